@@ -1,0 +1,145 @@
+"""Load a Phi checkpoint and its tokenizer, from the hub (revision pinned), a folder, or the demo."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.modeling.demo import checkpoint_path
+
+DEMO = "demo"
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A frozen base model with its tokenizer.
+
+    Args:
+        model: ``Phi3ForCausalLM`` (or its kin) in evaluation mode, gradients off.
+        tokenizer: Its tokenizer, with a chat template.
+        name: What the person asked for: ``demo``, a hub id or a folder.
+        revision: Commit of the hub repository; for a folder, the digest of its weights' index.
+        path: Where the checkpoint's files lie, or the hub id.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+    name: str
+    revision: str
+    path: str
+
+    @property
+    def template_sha256(self) -> str:
+        """SHA-256 of the chat template, to tell apart data rendered by different templates."""
+        return hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
+
+
+def resolve_checkpoint(name: str) -> str:
+    """Where the checkpoint ``name`` is loaded from: a folder as text, or the hub id itself.
+
+    Raises:
+        UsageError: ``name`` looks like a folder and there is none.
+    """
+    if name == DEMO:
+        return str(checkpoint_path())
+    if Path(name).is_dir():
+        return str(Path(name).resolve())
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UsageError(
+            "PHI3-U010",
+            f"no folder and no hub id: {name!r}",
+            where="model",
+            fix=f"name a folder, a hub id such as microsoft/Phi-4-mini-instruct, or {DEMO!r}",
+        )
+    return name
+
+
+def is_local(name: str) -> bool:
+    """Whether loading ``name`` needs no network."""
+    return Path(resolve_checkpoint(name)).is_dir()
+
+
+def load_tokenizer(name: str, *, revision: str | None = None) -> Tokenizer:
+    """Load the tokenizer of checkpoint ``name``.
+
+    Raises:
+        UsageError: It has no chat template.
+    """
+    path = resolve_checkpoint(name)
+    tokenizer = AutoTokenizer.from_pretrained(
+        path, revision=revision, local_files_only=_offline(path), trust_remote_code=False
+    )
+    if not tokenizer.chat_template:
+        raise UsageError(
+            "PHI3-U011",
+            "the tokenizer has no chat template",
+            where=name,
+            fix="use an instruct checkpoint, which brings one",
+        )
+    return tokenizer
+
+
+def load_base(
+    name: str,
+    *,
+    revision: str | None = None,
+    precision: Precision = "auto",
+    device: str = "cpu",
+) -> Base:
+    """Load checkpoint ``name`` frozen and in evaluation mode.
+
+    Args:
+        name: ``demo``, a folder, or a hub id.
+        revision: Commit, branch or tag of the hub repository.
+        precision: ``auto`` is float32 for the demo and on a CPU without fast bfloat16, else
+            bfloat16.
+        device: torch device the weights go to.
+
+    Raises:
+        UsageError: No such checkpoint, or no chat template.
+    """
+    path = resolve_checkpoint(name)
+    tokenizer = load_tokenizer(name, revision=revision)
+    model = AutoModelForCausalLM.from_pretrained(
+        path,
+        revision=revision,
+        dtype=choose_dtype(precision, name=name, device=device),
+        local_files_only=_offline(path),
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation="sdpa",
+    )
+    model.to(device).eval().requires_grad_(requires_grad=False)
+    found = getattr(model.config, "_commit_hash", None) or revision or _digest(Path(path))
+    return Base(model=model, tokenizer=tokenizer, name=name, revision=str(found), path=path)
+
+
+def choose_dtype(precision: Precision, *, name: str, device: str) -> torch.dtype:
+    """The dtype of the base's weights: see ``precision`` of :func:`load_base`."""
+    if precision != "auto":
+        return torch.float32 if precision == "float32" else torch.bfloat16
+    if name == DEMO:
+        return torch.float32
+    if device.startswith("cuda"):
+        return torch.bfloat16
+    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32  # noqa: SLF001 - torch has no public way to ask
+
+
+def _offline(path: str) -> bool:
+    return Path(path).is_dir() or os.environ.get("HF_HUB_OFFLINE") == "1"
+
+
+def _digest(folder: Path) -> str:
+    """SHA-256 over the checkpoint's configuration and weights."""
+    digest = hashlib.sha256()
+    for file in sorted([*folder.glob("*.safetensors"), folder / "config.json"]):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

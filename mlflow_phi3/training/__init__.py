@@ -1,0 +1,1 @@
+"""The training engine; knows neither MLflow nor Optuna."""

@@ -1,0 +1,95 @@
+"""What a training tells whoever pulls: the seam between the engine and the rest of the house.
+
+A training is a generator of these. Logging, pruning and stopping belong to the listener;
+to prune a trial is to drop it, to stop everything is to stop pulling.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One optimizer step of one trial.
+
+    Args:
+        trial: Name under which the trial was added.
+        step: Optimizer steps done, 1-based.
+        total_steps: Steps this trial will do.
+        epoch: Passes over the data done, fractional.
+        loss: Mean negative log-likelihood per supervised token of this step's batch, in nats.
+        learning_rate: Rate this step used.
+        grad_norm: Global norm of the adapter's gradient before clipping.
+        tokens: Real (unpadded) tokens of this step's batch.
+        supervised_tokens: Tokens of them that carry loss.
+        tokens_per_second: Real tokens per second of wall-clock over this step.
+        memory_bytes: Resident set (CPU) or allocated device memory (GPU) after the step.
+    """
+
+    trial: str
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    supervised_tokens: int
+    tokens_per_second: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationReport:
+    """One pass of one trial over the validation examples, at the end of each epoch.
+
+    Args:
+        trial: Name of the trial.
+        step: Optimizer steps done.
+        epoch: Passes over the training data done.
+        loss: Total negative log-likelihood divided by supervised tokens, in nats.
+        perplexity: ``exp(loss)``.
+        token_accuracy: Share of supervised tokens whose most likely token is right.
+        supervised_tokens: How many tokens that was.
+        best: True when no earlier evaluation of this trial was lower.
+        checkpoint: Folder in PEFT's adapter format holding the weights just evaluated.
+        example_losses: Per-example mean losses, in the order of the validation examples.
+    """
+
+    trial: str
+    step: int
+    epoch: int
+    loss: float
+    perplexity: float
+    token_accuracy: float
+    supervised_tokens: int
+    best: bool
+    checkpoint: Path
+    example_losses: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EndReport:
+    """The last word on a trial.
+
+    Args:
+        trial: Name of the trial.
+        outcome: ``complete``, ``dropped`` (the listener's wish) or ``failed``.
+        reason: For ``failed``: the message of the error; else empty.
+        steps: Optimizer steps done.
+        best_loss: Lowest validation loss seen, or NaN.
+        best_checkpoint: Its adapter, or None.
+        seconds: Wall-clock since the trial was added.
+    """
+
+    trial: str
+    outcome: Literal["complete", "dropped", "failed"]
+    reason: str
+    steps: int
+    best_loss: float
+    best_checkpoint: Path | None
+    seconds: float
+
+
+Report = StepReport | EvaluationReport | EndReport
