@@ -1,0 +1,27 @@
+"""Which base model, how exactly: shared by every word that loads one."""
+
+from typing import Literal
+
+from mlflow_phi3.config.base import Config
+
+
+class ModelConfig(Config):
+    """The base model and where it computes."""
+
+    model: str = "demo"
+    """Base model: `demo` (the small Phi-3 that comes with the package), a hub id such as
+    `microsoft/Phi-4-mini-instruct`, or a folder with a checkpoint."""
+
+    model_revision: str = ""
+    """Commit, branch or tag of the hub repository; empty takes the catalog's pinned commit, or the
+    newest one, which is then recorded."""
+
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of the frozen base. `auto`: float32 for the demo and where bfloat16 is slow,
+    else bfloat16. Adapters are always float32."""
+
+    device: str = "auto"
+    """Torch device: `auto` takes a CUDA GPU when there is one, else the CPU."""
+
+    seed: int = 0
+    """Seed of everything random: splits, adapters, data order, sampler, generation."""
