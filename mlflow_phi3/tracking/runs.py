@@ -1,0 +1,243 @@
+"""Runs: one tracker a store and experiment, one handle a run, and a status that is always told."""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Run as MlflowRun
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+from mlflow_phi3.errors import Interrupted, UsageError
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+STAGE = "phi3.stage"
+ERROR = "phi3.error"
+# Points of metrics wait in memory this long at most, so that a fast training is not held up by
+# one write to the store a step.
+FLUSH_AFTER_S = 1.0
+# MLflow refuses larger batches of metrics and parameters (mlflow.utils.validation).
+METRICS_PER_BATCH = 1000
+PARAMS_PER_BATCH = 100
+PARAM_LENGTH = 6000
+# What MLflow calls a run that nobody named: "bright-crane-123".
+_RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
+
+
+@dataclass(slots=True)
+class Run:
+    """A handle to one MLflow run; metrics are buffered, everything else is written at once."""
+
+    client: MlflowClient
+    run_id: str
+    experiment_id: str
+    name: str
+    _metrics: list[Metric] = field(default_factory=list, repr=False)
+    _flushed_at: float = field(default_factory=time.monotonic, repr=False)
+
+    def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
+        """Log numbers at an optimizer step."""
+        now_ms = int(time.time() * 1000)
+        self._metrics += [
+            Metric(key=key, value=float(value), timestamp=now_ms, step=step)
+            for key, value in metrics.items()
+        ]
+        overdue = time.monotonic() - self._flushed_at > FLUSH_AFTER_S
+        if overdue or len(self._metrics) >= METRICS_PER_BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the buffered metrics; they stay buffered when the store refuses."""
+        while self._metrics:
+            self.client.log_batch(self.run_id, metrics=self._metrics[:METRICS_PER_BATCH])
+            del self._metrics[:METRICS_PER_BATCH]
+        self._flushed_at = time.monotonic()
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Log parameters as text, cut at MLflow's longest."""
+        entries = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in params.items()]
+        for start in range(0, len(entries), PARAMS_PER_BATCH):
+            self.client.log_batch(self.run_id, params=entries[start : start + PARAMS_PER_BATCH])
+
+    def set_tags(self, tags: Mapping[str, object]) -> None:
+        """Set or overwrite tags."""
+        self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+
+    def tags(self) -> dict[str, str]:
+        """The run's tags as the store has them now."""
+        return dict(self.client.get_run(self.run_id).data.tags)
+
+    def log_json(self, value: object, name: str) -> None:
+        """Log a value as an indented JSON artifact called ``name`` (with its folder)."""
+        self.client.log_text(self.run_id, json.dumps(value, indent=2, ensure_ascii=False), name)
+
+    def log_text(self, text: str, name: str) -> None:
+        """Log text as an artifact called ``name`` (with its folder)."""
+        self.client.log_text(self.run_id, text, name)
+
+    def log_file(self, path: Path, folder: str = "") -> None:
+        """Log a file under ``folder``."""
+        self.client.log_artifact(self.run_id, str(path), folder or None)
+
+    def log_folder(self, path: Path, folder: str = "") -> None:
+        """Log a folder's content under ``folder``."""
+        self.client.log_artifacts(self.run_id, str(path), folder or None)
+
+    def download(self, name: str, into: Path) -> Path:
+        """Copy the artifact ``name`` into the folder ``into``; where it lies then."""
+        return Path(self.client.download_artifacts(self.run_id, name, str(into)))
+
+    def log_table(self, columns: Mapping[str, list[object]], name: str) -> None:
+        """Log a table that the MLflow UI can sort and compare across runs."""
+        self.client.log_table(self.run_id, data=dict(columns), artifact_file=name)
+
+    def end(self, status: Status) -> None:
+        """Write what is buffered and close the run."""
+        self.flush()
+        self.client.set_terminated(self.run_id, status)
+
+
+@dataclass(frozen=True, slots=True)
+class Tracker:
+    """One tracking store and one experiment in it."""
+
+    client: MlflowClient
+    uri: str
+    experiment_id: str
+
+    def start(
+        self,
+        name: str,
+        *,
+        stage: str,
+        parent: Run | None = None,
+        tags: Mapping[str, object] | None = None,
+    ) -> Run:
+        """Create a run that is RUNNING; a child of ``parent`` where one is given."""
+        all_tags = {STAGE: stage, **{key: str(value) for key, value in (tags or {}).items()}}
+        if parent is not None:
+            all_tags[MLFLOW_PARENT_RUN_ID] = parent.run_id
+        run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
+        return self._handle(run)
+
+    def resume(self, run_id: str, *, name: str | None = None) -> Run:
+        """Take up an existing run and set it RUNNING; named ``name`` if nobody named it."""
+        run = self.client.get_run(run_id)
+        if name and _RANDOM_NAME.fullmatch(run.info.run_name or ""):
+            self.client.set_tag(run_id, MLFLOW_RUN_NAME, name)
+        self.client.update_run(run_id, status="RUNNING")
+        return self._handle(self.client.get_run(run_id))
+
+    def get(self, run_id: str) -> Run:
+        """A handle to an existing run, its status untouched."""
+        return self._handle(self.client.get_run(run_id))
+
+    @contextmanager
+    def stage(
+        self,
+        name: str,
+        *,
+        stage: str,
+        parent: Run | None = None,
+        tags: Mapping[str, object] | None = None,
+        run_id: str | None = None,
+    ) -> Iterator[Run]:
+        """A run around a block: FINISHED at its end, FAILED on an error, KILLED on a stop."""
+        if run_id:
+            run = self.resume(run_id, name=name)
+            run.set_tags({STAGE: stage, **(tags or {})})
+        else:
+            run = self.start(name, stage=stage, parent=parent, tags=tags)
+        try:
+            yield run
+        except (KeyboardInterrupt, Interrupted) as stop:
+            _end_badly(run, "KILLED", stop)
+            raise
+        except BaseException as error:
+            _end_badly(run, "FAILED", error)
+            raise
+        run.end("FINISHED")
+
+    def children(self, parent_id: str) -> list[MlflowRun]:
+        """The child runs of a run, oldest first."""
+        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
+        return self._search(query, order="attributes.start_time ASC")
+
+    def latest(self, stage: str) -> MlflowRun:
+        """The newest FINISHED run of a stage.
+
+        Raises:
+            UsageError: There is none in this experiment.
+        """
+        query = f"tags.`{STAGE}` = '{stage}' AND attributes.status = 'FINISHED'"
+        found = self._search(query, order="attributes.start_time DESC", most=1)
+        if not found:
+            raise UsageError(
+                "PHI3-U020",
+                f"no finished {stage} run in this experiment",
+                where=f"{stage}_run",
+                fix=f"run the {stage} step first, or name its run",
+            )
+        return found[0]
+
+    def _search(self, query: str, *, order: str, most: int | None = None) -> list[MlflowRun]:
+        runs: list[MlflowRun] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                query,
+                max_results=most or 1000,
+                order_by=[order],
+                page_token=token,
+            )
+            runs += page
+            token = page.token
+            if not token or (most is not None and len(runs) >= most):
+                return runs
+
+    def _handle(self, run: MlflowRun) -> Run:
+        return Run(self.client, run.info.run_id, run.info.experiment_id, run.info.run_name or "")
+
+
+def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tracker:
+    """Connect to the tracking store that MLflow itself would use, its URI made absolute.
+
+    Args:
+        uri: Tracking URI; None takes ``MLFLOW_TRACKING_URI``, else MLflow's default.
+        experiment: Name; None takes the experiment of ``mlflow run``, else MLflow's default.
+    """
+    found = absolute_uri(uri or mlflow.get_tracking_uri())
+    mlflow.set_tracking_uri(found)
+    client = MlflowClient(tracking_uri=found)
+    if experiment is None:
+        experiment_id = mlflow.tracking.fluent._get_experiment_id()  # noqa: SLF001 - how MLflow reads MLFLOW_EXPERIMENT_ID and _NAME
+    else:
+        known = client.get_experiment_by_name(experiment)
+        experiment_id = known.experiment_id if known else client.create_experiment(experiment)
+    return Tracker(client, found, str(experiment_id))
+
+
+def absolute_uri(uri: str) -> str:
+    """``sqlite:///mlflow.db`` and plain folders, made independent of the working directory."""
+    scheme = "sqlite:///"
+    if uri.startswith(scheme) and not uri.startswith(f"{scheme}/"):
+        return scheme + str(Path(uri.removeprefix(scheme)).resolve())
+    return uri if "://" in uri or uri.startswith("file:") else Path(uri).resolve().as_uri()
+
+
+def _end_badly(run: Run, status: Status, error: BaseException) -> None:
+    """Close a run whose block did not end, without hiding why it did not."""
+    try:
+        run.set_tags({ERROR: f"{type(error).__name__}: {error}"[:5000]})
+        run.end(status)
+    except Exception as second:  # noqa: BLE001 - the first error is the one to show
+        error.add_note(f"and run {run.run_id} could not be closed as {status}: {second}")
