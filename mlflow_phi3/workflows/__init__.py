@@ -1,0 +1,1 @@
+"""One file a feature word: parse, call the rooms below, log."""

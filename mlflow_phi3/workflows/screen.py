@@ -1,0 +1,96 @@
+"""What the person sees: one live line on a terminal, plain lines elsewhere, or JSON lines."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Literal, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+# Seconds between two plain progress lines of one stage: enough to see life, little enough to read.
+_PLAIN_EVERY_S = 5.0
+
+
+class Update(Protocol):
+    """Tells how far a stage is."""
+
+    def __call__(self, text: str, done: float | None = None) -> None:
+        """Say ``text``; ``done`` is the share of the stage that is over, 0 to 1, if known."""
+
+
+class Screen:
+    """The one way a workflow speaks to a person or a machine.
+
+    Args:
+        output: As ``output`` of :class:`mlflow_phi3.config.job.JobConfig`.
+    """
+
+    def __init__(self, output: Literal["auto", "plain", "json"] = "auto") -> None:
+        self._json = output == "json"
+        self._live = output == "auto" and sys.stdout.isatty()
+        self.console = Console(highlight=False, soft_wrap=True)
+
+    def say(self, text: str, *, event: str = "message", **facts: object) -> None:
+        """Print a line (rich markup), or ``facts`` as a JSON object of kind ``event``."""
+        if self._json:
+            plain = self.console.render_str(text).plain
+            print(json.dumps({"event": event, "text": plain, **facts}), flush=True)  # noqa: T201 - JSON lines are for machines
+        else:
+            self.console.print(text)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Update]:
+        """A stage with progress; announces its end with the time it took."""
+        started = time.monotonic()
+        if self._live:
+            with self._bar() as bar:
+                task = bar.add_task(name, total=1.0, text="")
+                yield lambda text, done=None: bar.update(task, completed=done, text=text)
+        else:
+            yield self._lines(name)
+        seconds = time.monotonic() - started
+        self.say(
+            f"[green]✓[/] [bold]{name}[/] in {seconds:.1f} s", event="stage", stage=name, s=seconds
+        )
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Print a table."""
+        if self._json:
+            for row in rows:
+                self.say("", event=title, **dict(zip(columns, row, strict=True)))
+            return
+        table = Table(title=title, title_justify="left", header_style="bold")
+        for position, column in enumerate(columns):
+            table.add_column(column, justify="left" if position == 0 else "right")
+        for row in rows:
+            table.add_row(*row)
+        self.console.print(table)
+
+    def _bar(self) -> Progress:
+        return Progress(
+            TextColumn("  [bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+        )
+
+    def _lines(self, name: str) -> Update:
+        last = 0.0
+
+        def update(text: str, done: float | None = None) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < _PLAIN_EVERY_S:
+                return
+            last = now
+            share = "" if done is None else f" {done:4.0%}"
+            self.say(f"  {name}{share} {text}", event="progress", stage=name, done=done)
+
+        return update
