@@ -226,6 +226,13 @@ def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tr
     return Tracker(client, found, str(experiment_id))
 
 
+def close_orphan(run_id: str, status: Status) -> None:
+    """Close a run that is RUNNING though nobody will: whoever started it is gone."""
+    client = MlflowClient()
+    if client.get_run(run_id).info.status == "RUNNING":
+        client.set_terminated(run_id, status)
+
+
 def absolute_uri(uri: str) -> str:
     """``sqlite:///mlflow.db`` and plain folders, made independent of the working directory."""
     scheme = "sqlite:///"

@@ -4,10 +4,15 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
 
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Interrupted, Phi3Error
+from mlflow_phi3.tracking.launcher import find_launcher
+from mlflow_phi3.tracking.signals import is_alive, stoppable
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -15,6 +20,8 @@ _QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    # Its standing advice to install git concerns nobody here.
+    "GIT_PYTHON_REFRESH": "quiet",
 }
 
 
@@ -24,17 +31,19 @@ def run(word: str, arguments: Sequence[str]) -> int:
     Nothing heavy is imported before the arguments are known to be good, and the environment is
     settled before a library can read it.
     """
+    launcher = find_launcher()
     try:
-        config = parse_arguments(WORDS[word], arguments)
-        _settle(config.model_dump().get("model", "demo"))
-        workflow = importlib.import_module(f"mlflow_phi3.workflows.{word}")
-        signals = importlib.import_module("mlflow_phi3.tracking.signals")
-        with signals.stoppable():
-            workflow.run(config)
+        with stoppable(launcher):
+            config = parse_arguments(WORDS[word], arguments)
+            if launcher is not None:
+                # `mlflow run` starts us in the project's folder; paths mean where the person is.
+                os.chdir(launcher.cwd())
+            _settle(str(getattr(config, "model", "")))
+            importlib.import_module(f"mlflow_phi3.workflows.{word}").run(config)
     except KeyboardInterrupt:
-        return _tell(Interrupted("PHI3-T001", "stopped by Ctrl-C"))
+        return _tell(Interrupted("PHI3-T001", "stopped by Ctrl-C"), launcher)
     except Phi3Error as error:
-        return _tell(error)
+        return _tell(error, launcher)
     return 0
 
 
@@ -43,11 +52,15 @@ def _settle(model: str) -> None:
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     # A hub id is "owner/name"; whatever else names a model lies on this machine.
-    local = model.count("/") != 1 or os.path.isdir(model)  # noqa: PTH112 - text, and before pathlib is worth its import
-    if local:
+    if model.count("/") != 1 or Path(model).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def _tell(error: Phi3Error) -> int:
+def _tell(error: Phi3Error, launcher: psutil.Process | None) -> int:
+    """Say why it ended, and close the run that a dead ``mlflow run`` left to nobody."""
     print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)  # noqa: T201 - the last word belongs on the terminal
+    run_id = os.environ.get("MLFLOW_RUN_ID")
+    if run_id and not is_alive(launcher):
+        runs = importlib.import_module("mlflow_phi3.tracking.runs")
+        runs.close_orphan(run_id, "KILLED" if isinstance(error, Interrupted) else "FAILED")
     return error.exit_code

@@ -1,0 +1,1 @@
+"""The mlflow-phi3 command."""

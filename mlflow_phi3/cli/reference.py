@@ -1,0 +1,80 @@
+"""Reference pages, written from the code: ``python -m mlflow_phi3.cli.reference [--check]``."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.words import WORDS
+
+_PAGE = Path(__file__).parents[2] / "docs" / "parameters.md"
+
+_INTRODUCTION = """\
+# Parameters
+
+Written by `make docs` from the schemas in `mlflow_phi3/config/`. Give any of them to
+`mlflow run . -P name=value`, to an entry point of its own (`mlflow run . -e sweep -P name=value`),
+or to the command (`mlflow-phi3 sweep --name value`). An empty value stands for the default. An
+unknown name or a value of the wrong kind stops the program before anything runs.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter as a person reads it.
+
+    Args:
+        name: What is written before the ``=``.
+        default: Its default, as text.
+        meaning: Its documentation, on one line.
+    """
+
+    name: str
+    default: str
+    meaning: str
+
+
+def parameters(schema: type[Config]) -> list[Parameter]:
+    """The parameters of a schema, in order."""
+    return [
+        Parameter(
+            name,
+            str(field.get_default(call_default_factory=True)),
+            " ".join((field.description or "").split()),
+        )
+        for name, field in schema.model_fields.items()
+    ]
+
+
+def render_parameters() -> str:
+    """The page of all parameters: each once, with the words that know it."""
+    known: dict[str, tuple[Parameter, list[str]]] = {}
+    for word, schema in WORDS.items():
+        for parameter in parameters(schema):
+            known.setdefault(parameter.name, (parameter, []))[1].append(word)
+    lines = [
+        _INTRODUCTION,
+        "| parameter | default | known to | meaning |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, (parameter, words) in sorted(known.items()):
+        default = f"`{parameter.default}`" if parameter.default else ""
+        meaning = parameter.meaning.replace("|", "\\|")
+        lines.append(f"| `{name}` | {default} | {', '.join(words)} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with ``--check`` say whether they are as they would be written."""
+    page = render_parameters()
+    if "--check" not in arguments:
+        _PAGE.write_text(page, encoding="utf-8")
+        return 0
+    if _PAGE.exists() and _PAGE.read_text(encoding="utf-8") == page:
+        return 0
+    print(f"{_PAGE.name} is not what the code says. Fix: make docs", file=sys.stderr)  # noqa: T201 - a program
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

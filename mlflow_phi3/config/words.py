@@ -1,0 +1,50 @@
+"""The feature words and their schemas: what each entry point accepts."""
+
+from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.evaluate import EvaluateConfig
+from mlflow_phi3.config.hyperparameters import Hyperparameters
+from mlflow_phi3.config.job import JobConfig
+from mlflow_phi3.config.model import ModelConfig
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.config.register import RegisterConfig
+from mlflow_phi3.config.sweep import SweepConfig
+
+
+class PrepareWord(PrepareConfig, ModelConfig, JobConfig):
+    """`prepare`: check, clean, split and tokenise chat data."""
+
+
+class TrainWord(Hyperparameters, PrepareWord):
+    """`train`: one LoRA training with given hyperparameters."""
+
+
+class SweepWord(SweepConfig, PrepareWord):
+    """`sweep`: search hyperparameters over LoRA trainings."""
+
+
+class EvaluateWord(EvaluateConfig, JobConfig):
+    """`evaluate`: measure a sweep's winner and the untuned base on the test split."""
+
+    sweep_run: str = ""
+    """Run id of a finished sweep; empty takes the newest of the experiment."""
+
+
+class RegisterWord(RegisterConfig, JobConfig):
+    """`register`: prove the winner portable and make it a registered model version."""
+
+    evaluate_run: str = ""
+    """Run id of a finished evaluation; empty takes the newest of the experiment."""
+
+
+class MainWord(RegisterConfig, EvaluateConfig, SweepWord):
+    """`main`: prepare, sweep, evaluate and register, one after the other."""
+
+
+WORDS: dict[str, type[Config]] = {
+    "main": MainWord,
+    "prepare": PrepareWord,
+    "train": TrainWord,
+    "sweep": SweepWord,
+    "evaluate": EvaluateWord,
+    "register": RegisterWord,
+}

@@ -1,0 +1,87 @@
+"""What every step of a workflow is given: the store, the screen, the folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import yaml
+
+from mlflow_phi3 import __version__
+from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.job import JobConfig
+from mlflow_phi3.config.model import ModelConfig
+from mlflow_phi3.modeling.base import DEMO, Base, load_base
+from mlflow_phi3.tracking.runs import Run, Tracker, open_tracker
+from mlflow_phi3.workflows.screen import Screen
+
+RESOLVED = "config/resolved.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The surroundings of a running workflow.
+
+    Args:
+        tracker: Where runs go.
+        screen: How to speak.
+        workspace: Folder of prepared data and checkpoints, absolute.
+    """
+
+    tracker: Tracker
+    screen: Screen
+    workspace: Path
+
+
+def open_job(config: JobConfig) -> Job:
+    """Connect to the store and make the workspace."""
+    workspace = Path(config.workspace).resolve()
+    workspace.mkdir(parents=True, exist_ok=True)
+    return Job(open_tracker(), Screen(config.output), workspace)
+
+
+def greet(job: Job, config: ModelConfig) -> None:
+    """Say what is being tuned, and that the demo is a demo."""
+    job.screen.say(f"[bold]mlflow-phi3 {__version__}[/] tunes [bold]{config.model}[/]")
+    if config.model == DEMO:
+        job.screen.say(
+            "This is the demo model: a small Phi-3 made for trying the whole way on any machine. "
+            "For the real one:\n  "
+            "mlflow run . -P model=microsoft/Phi-4-mini-instruct -P train_data=<your chats.jsonl>"
+        )
+
+
+def open_base(config: ModelConfig) -> Base:
+    """Load the base model that a configuration names."""
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_base(
+        config.model,
+        revision=config.model_revision or None,
+        precision=config.precision,
+        device=device,
+    )
+
+
+def log_config(run: Run, config: Config) -> None:
+    """Log the configuration as it was understood, defaults included."""
+    run.log_text(dump_config(config), RESOLVED)
+
+
+def dump_config(config: Config) -> str:
+    """A configuration as YAML that :func:`mlflow_phi3.config.parse.parse_values` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_config(job: Job, run_id: str) -> Mapping[str, object]:
+    """The values that a finished run of the store was started with."""
+    path = job.tracker.get(run_id).download(RESOLVED, job.workspace)
+    values: Mapping[str, object] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return values
+
+
+def stamp() -> str:
+    """The time, as it stands in names of runs: ``20261123-101500``, UTC."""
+    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
