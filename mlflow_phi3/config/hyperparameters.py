@@ -1,0 +1,65 @@
+"""What a training is made of; each of it may be swept."""
+
+from typing import Annotated
+
+from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.swept import Auto, Choices, Element, Pin, Swept
+
+SCHEDULERS = ("constant", "linear", "cosine", "wsd")
+
+
+class Hyperparameters(Config):
+    """The training parameters: `3` pins one, `1e-5..5e-4` searches a range, `1,2,4` a list."""
+
+    learning_rate: Annotated[Swept, Element(float, above=0, below=1, log=True, auto=True)] = Auto()
+    """Peak learning rate, 0 < rate < 1; ranges are searched by ratio. `auto`: `1e-3..5e-3` for the
+    demo model, `2e-5..5e-4` for the real ones; when training once, their geometric middle."""
+
+    batch_size_multiplier: Annotated[Swept, Element(int, least=1)] = Choices((1, 2))
+    """Times `per_device_batch_size`, by accumulation: examples of one optimizer step."""
+
+    epochs: Annotated[Swept, Element(int, least=1)] = Choices((2, 3))
+    """Passes over the training examples, at least 1."""
+
+    per_device_batch_size: Annotated[Swept, Element(int, least=1)] = Pin(8)
+    """Examples of a micro-batch, at least 1."""
+
+    lora_r: Annotated[Swept, Element(int, least=1)] = Pin(16)
+    """Rank of the adapter, at least 1."""
+
+    lora_alpha: Annotated[Swept, Element(float, above=0)] = Pin(32.0)
+    """The adapter's update is scaled by `lora_alpha / lora_r`."""
+
+    lora_dropout: Annotated[Swept, Element(float, least=0, below=1)] = Pin(0.0)
+    """Probability of dropout on the adapter's input, 0 <= p < 1."""
+
+    target_modules: Annotated[Swept, Element(str)] = Pin("all-linear")
+    """Layers with an adapter: `all-linear`, or names joined by `+` such as `qkv_proj+o_proj`."""
+
+    rslora: Annotated[Swept, Element(bool)] = Pin(value=False)
+    """Rank-stabilised scale, `lora_alpha / sqrt(lora_r)`."""
+
+    dora: Annotated[Swept, Element(bool)] = Pin(value=False)
+    """Weight-decomposed adapter."""
+
+    scheduler: Annotated[Swept, Element(str, words=SCHEDULERS)] = Pin("constant")
+    """Learning rate after the warm-up: `constant` (trials that differ in `epochs` alone then share
+    one training), `linear`, `cosine`, or `wsd` (stable, then a decay over the last fifth)."""
+
+    warmup_ratio: Annotated[Swept, Element(float, least=0, below=1)] = Pin(0.03)
+    """Share of the first epoch's steps over which the learning rate rises from zero."""
+
+    weight_decay: Annotated[Swept, Element(float, least=0)] = Pin(0.0)
+    """AdamW's decoupled weight decay."""
+
+    max_grad_norm: Annotated[Swept, Element(float, least=0)] = Pin(1.0)
+    """Clip the adapter's gradient to this norm; 0 leaves it alone."""
+
+    optimizer: Annotated[Swept, Element(str)] = Pin("adamw")
+    """Optimizer by name."""
+
+    loss: Annotated[Swept, Element(str)] = Pin("cross_entropy")
+    """Training loss by name."""
+
+    label_smoothing: Annotated[Swept, Element(float, least=0, below=1)] = Pin(0.0)
+    """Share of the target that is spread over the vocabulary, 0 <= share < 1."""

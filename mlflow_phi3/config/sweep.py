@@ -1,0 +1,78 @@
+"""How the search for the best trial goes."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from mlflow_phi3.config.hyperparameters import Hyperparameters
+from mlflow_phi3.config.model import ModelConfig
+
+
+class SweepConfig(ModelConfig, Hyperparameters):
+    """A study: which trials, where, for how long."""
+
+    n_trials: int = Field(default=8, ge=1)
+    """Trials of the study in total, also after it was continued."""
+
+    space: str = ""
+    """YAML file with swept parameters (`learning_rate: 1e-5..5e-4`, `lora_r: [8, 16]`); what is
+    given directly wins."""
+
+    sampler: Literal["tpe", "random", "grid", "qmc", "gp", "cmaes"] = "tpe"
+    """How Optuna proposes trials. `grid` tries every combination and takes no ranges of reals."""
+
+    sampler_options: str = ""
+    """Further options of the sampler, as Optuna names them:
+    `n_startup_trials=5,multivariate=true`."""
+
+    pruner: Literal["none", "median", "halving", "asha", "hyperband", "patient"] = "median"
+    """When a trial is stopped early, judged at the end of each epoch. `halving` keeps the better
+    half of a group at each epoch; the others are Optuna's."""
+
+    pruner_options: str = ""
+    """Further options of the pruner, as Optuna names them: `n_warmup_steps=2`."""
+
+    share_epochs: bool = True
+    """When `epochs` is swept and the schedule is constant, try every number of epochs with each
+    proposal of the others: they share one training, so only the longest costs anything."""
+
+    concurrency: int = Field(default=0, ge=0)
+    """Trainings that go on together over one loaded base; 0 takes what fits the device."""
+
+    study: str = ""
+    """Name of the study. Give the name of an earlier one to continue it; empty begins a new one."""
+
+    storage: str = ""
+    """Optuna's storage: a database URL (`sqlite:///study.db`, `postgresql://...`) or the path of a
+    journal file ending in `.log`. Empty: an SQLite file beside the tracking store."""
+
+    budget_hours: float = Field(default=0.0, ge=0)
+    """Begin no further trial after so many hours, and stop those that run; 0 sets no limit."""
+
+    backend: Literal["local", "ray"] = "local"
+    """Where trials train: in this process, or on a Ray cluster (extra `ray`)."""
+
+    ray_address: str = ""
+    """Address of the Ray cluster; empty starts one on this machine."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_space(cls, values: Any) -> Any:
+        """Put the YAML file's parameters under those that were given directly."""
+        if not isinstance(values, dict) or not values.get("space"):
+            return values
+        path = Path(values["space"])
+        if not path.is_file():
+            raise ValueError(f"no file {str(path)!r} to read the search space from")
+        try:
+            found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is not YAML: {error}") from error
+        if not isinstance(found, dict):
+            raise ValueError(f"{path} holds no mapping of parameters")  # noqa: TRY004 - pydantic wants it
+        unknown = set(found) - set(Hyperparameters.model_fields)
+        if unknown:
+            raise ValueError(f"{path} names unknown parameters: {', '.join(sorted(unknown))}")
+        return {**found, **values}
