@@ -1,0 +1,27 @@
+import inspect
+
+from mlflow_phi3 import errors
+from mlflow_phi3.errors import AzureError, DataError, Phi3Error
+
+
+def test_a_message_says_code_place_problem_and_mend():
+    error = DataError("PHI3-D014", 'last message is "user"', where="train.jsonl:17", fix="end it")
+
+    assert str(error) == 'PHI3-D014 train.jsonl:17: last message is "user". Fix: end it.'
+
+
+def test_an_azure_error_keeps_what_support_asks_for():
+    error = AzureError("PHI3-A001", "refused", status=403, azure_code="Denied", request_id="r-1")
+
+    assert "status 403, code Denied, request id r-1" in str(error)
+
+
+def test_the_tree_is_drawn_with_every_class_and_its_exit_code():
+    drawn = inspect.getdoc(errors) or ""
+    classes = [
+        c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, Phi3Error)
+    ]
+
+    for cls in classes:
+        line = next(line for line in drawn.splitlines() if cls.__name__ in line)
+        assert f"exit {cls.exit_code}" in line

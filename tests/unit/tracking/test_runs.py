@@ -1,0 +1,100 @@
+import pytest
+
+from mlflow_phi3.errors import Interrupted, UsageError
+from mlflow_phi3.tracking.runs import absolute_uri, close_orphan
+
+
+def status(tracker, run):
+    return tracker.client.get_run(run.run_id).info.status
+
+
+def test_a_stage_that_ends_is_finished_and_its_numbers_are_written(tracker):
+    with tracker.stage("prepare", stage="prepare") as run:
+        for step in range(1, 4):
+            run.log_metrics({"train/loss": 1 / step}, step=step)
+
+    history = tracker.client.get_metric_history(run.run_id, "train/loss")
+    assert status(tracker, run) == "FINISHED"
+    assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("no"), "FAILED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (Interrupted("PHI3-T001", "stopped"), "KILLED"),
+        (SystemExit(1), "FAILED"),
+    ],
+)
+def test_a_stage_that_breaks_says_so_and_keeps_its_numbers(tracker, error, expected):
+    with (
+        pytest.raises(type(error)),
+        tracker.stage("outer", stage="main") as outer,
+        tracker.stage("inner", stage="sweep", parent=outer) as inner,
+    ):
+        inner.log_metrics({"train/loss": 1.0}, step=1)
+        raise error
+
+    assert [status(tracker, run) for run in (outer, inner)] == [expected, expected]
+    assert type(error).__name__ in inner.tags()["phi3.error"]
+    assert tracker.client.get_metric_history(inner.run_id, "train/loss")
+
+
+def test_children_are_found_by_their_parent_oldest_first(tracker):
+    parent = tracker.start("sweep", stage="sweep")
+    names = [f"trial-{number:03}" for number in range(3)]
+    for name in names:
+        tracker.start(name, stage="trial", parent=parent).end("FINISHED")
+
+    assert [run.info.run_name for run in tracker.children(parent.run_id)] == names
+
+
+def test_the_latest_finished_run_of_a_stage_is_found_or_its_lack_explained(tracker):
+    with pytest.raises(UsageError, match="no finished sweep run"):
+        tracker.latest("sweep")
+    with tracker.stage("sweep-a", stage="sweep") as first:
+        pass
+    with pytest.raises(ValueError, match="no"), tracker.stage("sweep-b", stage="sweep"):
+        raise ValueError("no")
+
+    assert tracker.latest("sweep").info.run_id == first.run_id
+
+
+def test_a_run_given_by_mlflow_run_is_taken_up_and_named(tracker):
+    given = tracker.client.create_run(tracker.experiment_id, run_name="bright-crane-123")
+    with tracker.stage("main-now", stage="main", run_id=given.info.run_id):
+        pass
+    named = tracker.client.create_run(tracker.experiment_id, run_name="mine")
+    with tracker.stage("main-now", stage="main", run_id=named.info.run_id):
+        pass
+
+    names = [tracker.client.get_run(r.info.run_id).info.run_name for r in (given, named)]
+    assert names == ["main-now", "mine"]
+
+
+def test_an_orphan_is_closed_and_an_ended_run_left_alone(tracker):
+    orphan = tracker.start("main", stage="main")
+    close_orphan(orphan.run_id, "KILLED")
+    close_orphan(orphan.run_id, "FAILED")
+
+    assert status(tracker, orphan) == "KILLED"
+
+
+def test_more_than_a_batch_of_metrics_and_parameters_is_written_whole(tracker):
+    run = tracker.start("big", stage="trial")
+    run.log_params({f"p{number}": number for number in range(150)})
+    run.log_metrics({f"m{number}": number for number in range(1500)})
+    run.end("FINISHED")
+
+    data = tracker.client.get_run(run.run_id).data
+    assert (len(data.params), len(data.metrics)) == (150, 1500)
+
+
+def test_uris_no_longer_depend_on_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    assert absolute_uri("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
+    assert absolute_uri("sqlite:////x/mlflow.db") == "sqlite:////x/mlflow.db"
+    assert absolute_uri("http://localhost:5000") == "http://localhost:5000"
+    assert absolute_uri("mlruns") == (tmp_path / "mlruns").as_uri()

@@ -1,0 +1,43 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.tracking.signals import is_alive, stoppable
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_an_order_to_stop_raises_where_the_work_is(number):
+    before = signal.getsignal(number)
+
+    with pytest.raises(Interrupted, match=signal.Signals(number).name), stoppable(None):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    assert signal.getsignal(number) is before
+
+
+def test_the_end_of_the_launcher_stops_the_work():
+    launcher = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    try:
+        with pytest.raises(Interrupted), stoppable(psutil.Process(launcher.pid)):
+            launcher.kill()
+            time.sleep(10)
+    finally:
+        launcher.kill()
+        launcher.wait()
+
+
+def test_a_process_that_ended_is_not_alive():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    handle = psutil.Process(process.pid)
+    process.wait()
+
+    assert not is_alive(handle)
+    assert not is_alive(None)
+    assert is_alive(psutil.Process())
