@@ -1,8 +1,8 @@
 """Registered models: log one portable model, make a version of it, move aliases."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Protocol
 
 import mlflow
 from mlflow import MlflowClient
@@ -18,41 +18,50 @@ CHALLENGER = "challenger"
 PREVIOUS = "previous"
 
 
-@dataclass(frozen=True, slots=True)
-class Servable:
-    """What MLflow needs to log a model that it can serve anywhere.
+class Servable(Protocol):
+    """What MLflow needs to log a model that it can serve anywhere; nothing of it is pickled."""
 
-    Args:
-        code: Python file that defines the model (models-from-code: nothing is pickled).
-        artifacts: Name to folder or file; copied into the model.
-        code_paths: Packages copied beside it.
-        signature: Its inputs and outputs.
-        input_example: A request that it answers.
-        pip_requirements: What its environment needs.
-        metadata: Facts kept in the ``MLmodel`` file.
-    """
+    @property
+    def python_model(self) -> str:
+        """Python file that defines it (MLflow's models-from-code)."""
 
-    code: Path
-    artifacts: Mapping[str, str]
-    signature: ModelSignature
-    input_example: object
-    pip_requirements: Sequence[str]
-    code_paths: Sequence[str] = ()
-    metadata: Mapping[str, object] | None = None
+    @property
+    def artifacts(self) -> dict[str, str]:
+        """Name to folder or file; copied into the model."""
+
+    @property
+    def code_paths(self) -> list[str]:
+        """Packages copied beside it."""
+
+    @property
+    def pip_requirements(self) -> list[str]:
+        """What its environment needs."""
+
+    @property
+    def model_config(self) -> dict[str, Any]:
+        """Settings it is loaded with."""
+
+    @property
+    def signature(self) -> dict[str, str]:
+        """``inputs`` and ``outputs``, as ``ModelSignature.from_dict`` reads them."""
+
+    @property
+    def input_example(self) -> dict[str, Any]:
+        """A request that it answers."""
 
 
 def log_model(run: Run, servable: Servable, *, name: str = "model") -> str:
-    """Log ``servable`` as a model of ``run``; its URI."""
+    """Log ``servable`` as a model of ``run``; its ``models:/`` URI."""
     with mlflow.start_run(run_id=run.run_id, nested=True):
         logged = mlflow.pyfunc.log_model(
             name=name,
-            python_model=str(servable.code),
-            artifacts=dict(servable.artifacts),
-            code_paths=list(servable.code_paths) or None,
-            signature=servable.signature,
+            python_model=servable.python_model,
+            artifacts=servable.artifacts,
+            code_paths=servable.code_paths,
+            pip_requirements=servable.pip_requirements,
+            model_config=servable.model_config,
+            signature=ModelSignature.from_dict(servable.signature),
             input_example=servable.input_example,
-            pip_requirements=list(servable.pip_requirements),
-            metadata=dict(servable.metadata or {}),
         )
     return str(logged.model_uri)
 
