@@ -1,0 +1,1 @@
+"""What a workspace holds: itself, datastores, models, data."""

@@ -1,0 +1,76 @@
+"""Requests for workspaces, datastores, models and data."""
+
+from collections.abc import Callable
+
+from mlflow_phi3.emulator.assets.state import Assets
+from mlflow_phi3.emulator.router import WORKSPACE, Call, Handler, Reply, Route
+
+
+def workspace_id(call: Call) -> str:
+    """Return the id of the workspace that a request is about."""
+    return WORKSPACE.format(**call.names)
+
+
+def routes(assets: Assets, *, sas: Callable[[], str]) -> list[Route]:
+    """Return the routes of a workspace's assets.
+
+    Args:
+        assets: The state.
+        sas: Makes a token for the datastore.
+    """
+
+    def workspace(call: Call) -> Reply:
+        return Reply(assets.get_workspace(workspace_id(call)))
+
+    def datastore(call: Call) -> Reply:
+        return Reply(assets.get_datastore(workspace_id(call), call.names["name"]))
+
+    def datastores(call: Call) -> Reply:
+        return Reply({"value": [assets.get_datastore(workspace_id(call), "workspaceblobstore")]})
+
+    def secrets(call: Call) -> Reply:
+        assets.get_datastore(workspace_id(call), call.names["name"])
+        return Reply({"secretsType": "Sas", "sasToken": sas()})
+
+    one = WORKSPACE + "/datastores/{name}"
+    found = [
+        Route("GET", WORKSPACE, workspace),
+        Route("GET", WORKSPACE + "/datastores", datastores),
+        Route("GET", one, datastore),
+        Route("POST", one + "/listSecrets", secrets),
+    ]
+    for kind in ("models", "data"):
+        found += _versioned(assets, kind)
+    return found
+
+
+def _versioned(assets: Assets, kind: str) -> list[Route]:
+    def put(call: Call) -> Reply:
+        properties = (call.body or {}).get("properties") or {}
+        body, new = assets.put_version(
+            workspace_id(call), kind, call.names["name"], call.names["version"], properties
+        )
+        return Reply(body, 201 if new else 200)
+
+    def get(call: Call) -> Reply:
+        names = call.names
+        return Reply(assets.get_version(workspace_id(call), kind, names["name"], names["version"]))
+
+    def versions(call: Call) -> Reply:
+        return Reply({"value": assets.list_versions(workspace_id(call), kind, call.names["name"])})
+
+    def container(call: Call) -> Reply:
+        return Reply(assets.get_container(workspace_id(call), kind, call.names["name"]))
+
+    def containers(call: Call) -> Reply:
+        return Reply({"value": assets.list_containers(workspace_id(call), kind)})
+
+    one = f"{WORKSPACE}/{kind}/{{name}}"
+    table: list[tuple[str, str, Handler]] = [
+        ("PUT", one + "/versions/{version}", put),
+        ("GET", one + "/versions/{version}", get),
+        ("GET", one + "/versions", versions),
+        ("GET", one, container),
+        ("GET", f"{WORKSPACE}/{kind}", containers),
+    ]
+    return [Route(method, template, handler) for method, template, handler in table]

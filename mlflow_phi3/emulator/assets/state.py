@@ -1,0 +1,169 @@
+"""A workspace and what lies in it; knows the rules, not HTTP."""
+
+import re
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from mlflow_phi3.emulator.operation import now
+from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.store import Resource, Store
+
+CONTAINER = "azureml-blobstore"
+DATASTORE = "workspaceblobstore"
+_PROVIDER = "Microsoft.MachineLearningServices"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
+
+
+class Assets:
+    """Workspaces, datastores, and versioned models and data.
+
+    Args:
+        store: Where they are kept.
+        account: Tells the storage account's name for this emulator's address.
+    """
+
+    def __init__(self, store: Store, *, account: Callable[[], str]) -> None:
+        self._store = store
+        self._account = account
+
+    def create_workspace(self, workspace_id: str, *, location: str, kind: str) -> Resource:
+        """Create a workspace with its default datastore; one that exists is returned as it is."""
+        with self._store.transaction():
+            known = self._store.get(workspace_id)
+            if known is not None:
+                return known
+            name = workspace_id.rsplit("/", 1)[1]
+            body = envelope(workspace_id, f"{_PROVIDER}/workspaces", {})
+            group = workspace_id.split("/providers/", maxsplit=1)[0]
+            body |= {"location": location, "kind": kind, "tags": {}}
+            body["sku"] = {"name": "Basic", "tier": "Basic"}
+            body["identity"] = {"type": "SystemAssigned", "principalId": str(uuid.uuid4())}
+            body["properties"] = {
+                "friendlyName": name,
+                "description": "",
+                "workspaceId": str(uuid.uuid4()),
+                "provisioningState": "Succeeded",
+                "storageAccount": f"{group}/providers/Microsoft.Storage/storageAccounts/{name}",
+                "publicNetworkAccess": "Enabled",
+                "hbiWorkspace": False,
+                "v1LegacyMode": False,
+            }
+            self._store.put(workspace_id, "workspace", body)
+            return body
+
+    def get_workspace(self, workspace_id: str) -> Resource:
+        """Return a workspace.
+
+        Raises:
+            Refusal: 404.
+        """
+        found = self._store.get(workspace_id)
+        if found is None:
+            raise Refusal(404, "ResourceNotFound", f"The Resource '{workspace_id}' was not found.")
+        return found
+
+    def get_datastore(self, workspace_id: str, name: str) -> Resource:
+        """Return the default datastore, the only one there is."""
+        self.get_workspace(workspace_id)
+        if name.lower() != DATASTORE:
+            raise Refusal(404, "UserError", f"Error when getting datastore {name}: not found.")
+        properties = {
+            "datastoreType": "AzureBlob",
+            "isDefault": True,
+            "accountName": self._account(),
+            "containerName": CONTAINER,
+            "endpoint": "localhost",
+            "protocol": "https",
+            "serviceDataAccessAuthIdentity": "None",
+            "credentials": {"credentialsType": "AccountKey"},
+        }
+        resource_id = f"{workspace_id}/datastores/{DATASTORE}"
+        return envelope(resource_id, f"{_PROVIDER}/workspaces/datastores", properties)
+
+    def put_version(
+        self, workspace_id: str, kind: str, name: str, version: str, properties: dict[str, Any]
+    ) -> tuple[Resource, bool]:
+        """Create or change a version of an asset; tell whether it is new.
+
+        Raises:
+            Refusal: A name that the service refuses, a missing address, or another address for a
+                version that exists: versions are immutable.
+        """
+        self.get_workspace(workspace_id)
+        place = "modelUri" if kind == "models" else "dataUri"
+        if not _NAME.fullmatch(name) or not _NAME.fullmatch(version):
+            raise Refusal(400, "UserError", f"'{name}:{version}' is not a valid name and version.")
+        if not properties.get(place):
+            raise Refusal(400, "UserError", f"{place} is required.")
+        asset_id = f"{workspace_id}/{kind}/{name}"
+        with self._store.transaction():
+            known = self._store.get(f"{asset_id}/versions/{version}")
+            if known and known["properties"][place] != properties[place]:
+                text = f"A {kind[:-1]} with this name and version already exists: {name}:{version}."
+                raise Refusal(409, "ImmutableError", text)
+            defaults = {"description": "", "tags": {}, "properties": {}, "isArchived": False}
+            if kind == "models":
+                defaults["flavors"] = {}  # the SDK fails on an answer without it
+            if self._store.get(asset_id) is None:
+                container = envelope(asset_id, f"{_PROVIDER}/workspaces/{kind}", {})
+                self._store.put(asset_id, kind, container)
+            body = envelope(
+                f"{asset_id}/versions/{version}",
+                f"{_PROVIDER}/workspaces/{kind}/versions",
+                {**defaults, **{k: v for k, v in properties.items() if v is not None}},
+            )
+            if known:
+                body["systemData"]["createdAt"] = known["systemData"]["createdAt"]
+            self._store.put(body["id"], f"{kind}/versions", body)
+        return body, known is None
+
+    def get_version(self, workspace_id: str, kind: str, name: str, version: str) -> Resource:
+        """Return one version of an asset.
+
+        Raises:
+            Refusal: 404.
+        """
+        found = self._store.get(f"{workspace_id}/{kind}/{name}/versions/{version}")
+        if found is None:
+            raise Refusal(404, "UserError", f"{kind} {name}:{version} was not found.")
+        return found
+
+    def list_versions(self, workspace_id: str, kind: str, name: str) -> list[Resource]:
+        """Return the versions of an asset, newest first."""
+        return self._store.beneath(f"{workspace_id}/{kind}/{name}", f"{kind}/versions")[::-1]
+
+    def list_containers(self, workspace_id: str, kind: str) -> list[Resource]:
+        """Return the assets of a kind."""
+        return self._store.beneath(workspace_id, kind)
+
+    def get_container(self, workspace_id: str, kind: str, name: str) -> Resource:
+        """Return an asset over all its versions, with the number that the next one would have.
+
+        Raises:
+            Refusal: 404.
+        """
+        versions = self.list_versions(workspace_id, kind, name)
+        found = self._store.get(f"{workspace_id}/{kind}/{name}")
+        if found is None:
+            raise Refusal(404, "UserError", f"{kind} {name} was not found.")
+        numbers = [int(v["name"]) for v in versions if v["name"].isdigit()]
+        found["properties"] = {
+            "isArchived": False,
+            "latestVersion": versions[0]["name"] if versions else None,
+            "nextVersion": str(max(numbers, default=0) + 1),
+        }
+        return found
+
+
+def envelope(resource_id: str, kind: str, properties: dict[str, Any]) -> Resource:
+    """Return what the resource manager puts around every resource."""
+    stamp = now()
+    who = {"createdBy": "emulator", "createdByType": "Application"}
+    return {
+        "id": resource_id,
+        "name": resource_id.rsplit("/", 1)[1],
+        "type": kind,
+        "properties": properties,
+        "systemData": {**who, "createdAt": stamp, "lastModifiedAt": stamp},
+    }

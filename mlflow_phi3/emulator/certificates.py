@@ -1,0 +1,79 @@
+"""A certificate authority of one's own, and the certificate of loopback under it."""
+
+import datetime as dt
+import ipaddress
+from pathlib import Path
+
+import certifi
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+_LIFE = dt.timedelta(days=365)
+
+
+def save_certificates(folder: Path) -> None:
+    """Write ``authority.pem``, ``server.pem``, ``server.key`` and ``bundle.pem`` when missing.
+
+    The bundle holds the public authorities too, so that trusting the emulator (by
+    ``REQUESTS_CA_BUNDLE``) does not cut a process off from everything else.
+    """
+    if (folder / "bundle.pem").exists():
+        return
+    authority_key = ec.generate_private_key(ec.SECP256R1())
+    server_key = ec.generate_private_key(ec.SECP256R1())
+    authority = _build("mlflow-phi3 emulator authority", authority_key, authority_key, issuer=None)
+    server = _build("localhost", server_key, authority_key, issuer=authority.subject)
+    pem = serialization.Encoding.PEM
+    key = server_key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    secret = folder / "server.key"
+    secret.touch(mode=0o600)
+    secret.write_bytes(key)
+    (folder / "server.pem").write_bytes(server.public_bytes(pem) + authority.public_bytes(pem))
+    (folder / "authority.pem").write_bytes(authority.public_bytes(pem))
+    public = Path(certifi.where()).read_bytes()
+    (folder / "bundle.pem").write_bytes(authority.public_bytes(pem) + public)
+
+
+def _build(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    *,
+    issuer: x509.Name | None,
+) -> x509.Certificate:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    start = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5)
+    is_authority = issuer is None
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+    signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    usage = x509.KeyUsage(
+        digital_signature=True,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    places = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer or subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + _LIFE)
+        .add_extension(x509.BasicConstraints(is_authority, 0 if is_authority else None), True)
+        .add_extension(usage, True)
+        .add_extension(identifier, False)
+        .add_extension(signed_by, False)
+        .add_extension(x509.SubjectAlternativeName(places), False)
+        .sign(signer, hashes.SHA256())
+    )

@@ -1,0 +1,1 @@
+"""Online endpoints, their deployments, and the processes that score."""

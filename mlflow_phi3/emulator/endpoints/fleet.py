@@ -1,0 +1,189 @@
+"""The scoring processes: one per deployment, each a real server on a loopback port."""
+
+import os
+import shutil
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from mlflow_phi3.emulator.operation import OperationFailed
+from mlflow_phi3.emulator.process import Guarded, free_port
+
+_DRAIN_S = 60.0
+_OURS = ("AZURE_", "ARM_", "AZUREML_", "MLFLOW_TRACKING", "MLFLOW_RUN", "MLFLOW_EXPERIMENT")
+
+
+@dataclass(slots=True)
+class Server:
+    """One scoring process and the requests that it is working on."""
+
+    process: Guarded
+    port: int
+    folder: Path
+    busy: int = 0
+    retired: bool = False
+    idle: threading.Condition = field(default_factory=threading.Condition)
+
+
+class Fleet:
+    """Starts, replaces and ends scoring processes.
+
+    Args:
+        folder: Where models are unpacked and logs are written.
+        ready_timeout_s: How long a process may take until its health probe answers, seconds.
+    """
+
+    def __init__(self, folder: Path, *, ready_timeout_s: float) -> None:
+        self._folder = folder
+        self._ready_timeout_s = ready_timeout_s
+        self._lock = threading.Lock()
+        self._servers: dict[str, Server] = {}
+        self._starting: list[Server] = []
+        self._logs: dict[str, Path] = {}
+        self._closed = False
+        shutil.rmtree(folder, ignore_errors=True)  # what a killed emulator left
+        folder.mkdir(parents=True)
+
+    def new_folder(self) -> Path:
+        """Return an empty folder for a model."""
+        folder = self._folder / uuid.uuid4().hex
+        folder.mkdir()
+        return folder
+
+    def start(self, deployment_id: str, folder: Path, variables: dict[str, str]) -> None:
+        """Start a process for a deployment, and let the one that it replaces finish and end.
+
+        Args:
+            deployment_id: Whose it is.
+            folder: Holds the MLflow model, at whatever depth its ``MLmodel`` file is.
+            variables: The deployment's environment variables.
+
+        Raises:
+            OperationFailed: No model, or the process ended or did not answer in time.
+        """
+        models = sorted(folder.rglob("MLmodel"), key=lambda path: len(path.parts))
+        if not models:
+            shutil.rmtree(folder, ignore_errors=True)
+            text = "The model holds no MLmodel file: no-code deployment needs an MLflow model."
+            raise OperationFailed("BadArgument", text)
+        server = self._launch(deployment_id, folder, models[0].parent, variables)
+        try:
+            self._await_ready(server)
+        except OperationFailed:
+            self._end(server)
+            raise
+        finally:
+            with self._lock:
+                self._starting.remove(server)
+        with self._lock:
+            old = self._servers.get(deployment_id.lower())
+            closed = self._closed
+            if not closed:
+                self._servers[deployment_id.lower()] = server
+        if closed:
+            self._end(server)
+        elif old is not None:
+            self._retire(old)
+
+    def stop(self, deployment_id: str) -> None:
+        """End a deployment's process once its requests are answered."""
+        with self._lock:
+            server = self._servers.pop(deployment_id.lower(), None)
+        if server is not None:
+            self._retire(server)
+
+    def log(self, deployment_id: str, lines: int) -> str:
+        """Return the end of what a deployment's latest process has printed."""
+        path = self._logs.get(deployment_id.lower())
+        if path is None or not path.exists():
+            return ""
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+    @contextmanager
+    def lease(self, deployment_id: str) -> Iterator[int | None]:
+        """Hold a deployment's process for one request; yields its port, None without one."""
+        with self._lock:
+            server = self._servers.get(deployment_id.lower())
+            if server is not None:
+                server.busy += 1
+        try:
+            yield None if server is None else server.port
+        finally:
+            if server is not None:
+                with server.idle, self._lock:
+                    server.busy -= 1
+                    server.idle.notify_all()
+
+    def close(self) -> None:
+        """End all processes at once."""
+        with self._lock:
+            self._closed = True
+            servers = [*self._servers.values(), *self._starting]
+            self._servers.clear()
+        threads = [threading.Thread(target=self._end, args=(server,)) for server in servers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _launch(
+        self, deployment_id: str, folder: Path, model: Path, variables: dict[str, str]
+    ) -> Server:
+        port = free_port()
+        log = self._folder / f"{folder.name}.log"
+        # MLflow's scoring application under uvicorn is what `mlflow models serve` ends in too.
+        # Azure's own server cannot share an environment with it: its pins on pydantic and
+        # opentelemetry (azureml-inference-server-http 1.5.1) exclude MLflow 3's.
+        command = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
+        process = Guarded(
+            [*command, "mlflow.pyfunc.scoring_server.app:app"],
+            log=log,
+            environment={
+                **kept,
+                **variables,
+                "__pyfunc_model_path__": model.as_uri(),
+                "AZUREML_MODEL_DIR": str(folder),
+            },
+            folder=folder,
+        )
+        server = Server(process, port, folder)
+        with self._lock:
+            self._logs[deployment_id.lower()] = log
+            self._starting.append(server)
+        return server
+
+    def _await_ready(self, server: Server) -> None:
+        deadline = time.monotonic() + self._ready_timeout_s
+        with httpx.Client(trust_env=False, timeout=5.0) as client:
+            while server.process.is_running() and not self._closed:
+                try:
+                    if client.get(f"http://127.0.0.1:{server.port}/ping").is_success:
+                        return
+                except httpx.TransportError:
+                    time.sleep(0.1)
+                if time.monotonic() > deadline:
+                    text = f"No answer to the liveness probe in {self._ready_timeout_s:.0f} s."
+                    raise OperationFailed("ResourceNotReady", text)
+        text = f"User container has crashed or terminated: {server.process.tail(15)}"
+        raise OperationFailed("ResourceNotReady", text)
+
+    def _retire(self, server: Server) -> None:
+        """Let a server that gets no more requests finish those it has, then end it."""
+        deadline = time.monotonic() + _DRAIN_S
+        with server.idle:
+            while server.busy and time.monotonic() < deadline:
+                server.idle.wait(1.0)
+        self._end(server)
+
+    @staticmethod
+    def _end(server: Server) -> None:
+        server.process.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)

@@ -1,0 +1,83 @@
+"""What the service refuses; pure functions of values."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mlflow_phi3.emulator.endpoints.skus import CORES, QUOTA_CORES
+from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.store import Resource
+
+_NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,30}[a-zA-Z0-9]")
+_BUSY = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuse a name that is not 3 to 32 letters, digits and dashes, beginning with a letter."""
+    if not _NAME.fullmatch(name):
+        text = (
+            f"{what} name '{name}' must be 3-32 characters of letters, digits and '-', "
+            "begin with a letter and end with a letter or digit."
+        )
+        raise bad(text)
+
+
+def check_idle(resource: Resource) -> None:
+    """Refuse to change what is being changed."""
+    state = resource["properties"].get("provisioningState")
+    if state in _BUSY:
+        text = f"{resource['name']} is in state {state}: another operation is in progress."
+        raise Refusal(409, "ResourceOperationInProgress", text)
+
+
+def check_traffic(traffic: Mapping[str, Any], deployments: Iterable[Resource]) -> None:
+    """Refuse traffic that is not whole, does not add up to 0 or 100, or goes nowhere."""
+    states = {d["name"].lower(): d["properties"]["provisioningState"] for d in deployments}
+    for name, share in traffic.items():
+        if isinstance(share, bool) or not isinstance(share, int) or not 0 <= share <= 100:
+            raise bad(f"Traffic of {name} must be a whole number from 0 to 100, not {share!r}.")
+        if name.lower() not in states:
+            raise bad(f"Traffic is set for deployment {name}, which does not exist.")
+        if share and states[name.lower()] == "Failed":
+            raise bad(f"Traffic is set for deployment {name}, which is in state Failed.")
+    if sum(traffic.values()) not in {0, 100}:
+        raise bad(f"Traffic percentages must add up to 0 or 100, not {sum(traffic.values())}.")
+
+
+def check_deployment(body: Mapping[str, Any]) -> None:
+    """Refuse a deployment without the fields that the service needs, or with an unknown machine."""
+    properties = body.get("properties") or {}
+    if properties.get("endpointComputeType") != "Managed":
+        raise bad("endpointComputeType must be Managed.")
+    if properties.get("instanceType") not in CORES:
+        known = ", ".join(sorted(CORES))
+        raise bad(f"The VM size {properties.get('instanceType')} is not supported; known: {known}.")
+    if not properties.get("model"):
+        raise bad("A deployment without a custom environment needs a model.")
+    if capacity(body) < 1:
+        raise bad("Instance count (sku.capacity) must be at least 1.")
+
+
+def check_quota(body: Mapping[str, Any], others: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse more cores than the subscription has, over all deployments."""
+    wanted, used = _cores(body), sum(_cores(other) for other in others)
+    if used + wanted > QUOTA_CORES:
+        text = (
+            f"Not enough quota available for {body['properties']['instanceType']}: "
+            f"{wanted} cores wanted, {QUOTA_CORES - used} of {QUOTA_CORES} left."
+        )
+        raise Refusal(400, "OutOfQuota", text)
+
+
+def capacity(body: Mapping[str, Any]) -> int:
+    """Return the instance count of a deployment's body."""
+    return int((body.get("sku") or {}).get("capacity") or 1)
+
+
+def bad(message: str) -> Refusal:
+    """Return a 400."""
+    return Refusal(400, "BadArgument", message)
+
+
+def _cores(body: Mapping[str, Any]) -> int:
+    return CORES[body["properties"]["instanceType"]] * capacity(body)

@@ -1,0 +1,100 @@
+"""Calls of an endpoint: key, routing, and the payload of Azure's no-code MLflow deployments."""
+
+import json
+import time
+from typing import Any
+
+import httpx
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
+
+from mlflow_phi3.emulator.endpoints.fleet import Fleet
+from mlflow_phi3.emulator.endpoints.state import Endpoints
+from mlflow_phi3.emulator.proxy import relay
+from mlflow_phi3.emulator.router import Refusal
+
+_CONNECT_RETRIES = 20
+
+
+class Scoring:
+    """Answers ``POST /online/{endpoint}/score``.
+
+    Args:
+        endpoints: Knows keys and traffic.
+        fleet: Knows the processes.
+        client: Reaches them.
+    """
+
+    def __init__(self, endpoints: Endpoints, fleet: Fleet, client: httpx.AsyncClient) -> None:
+        self._endpoints = endpoints
+        self._fleet = fleet
+        self._client = client
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> int:
+        """Answer one call; return the status.
+
+        Raises:
+            Refusal: Wrong path, key, payload or deployment, or nothing to answer.
+        """
+        request = Request(scope, receive)
+        parts = request.url.path.strip("/").split("/")
+        if len(parts) != 3 or parts[2] != "score" or request.method != "POST":
+            raise Refusal(404, "NotFound", "An endpoint is called by POST on /score.")
+        key = request.headers.get("authorization", "").removeprefix("Bearer ")
+        wanted = request.headers.get("azureml-model-deployment")
+        body = await request.body()
+        deadline = time.monotonic() + float(_CONNECT_RETRIES)
+        while True:
+            found, name = await run_in_threadpool(
+                self._endpoints.route, parts[1].lower(), key, wanted
+            )
+            payload = to_mlflow(body)
+            with self._fleet.lease(found) as port:
+                if port is not None:
+                    answer = await self._ask(port, payload)
+                    try:
+                        told = (b"azureml-model-deployment", name.encode())
+                        await relay(answer, send, extra=(told,))
+                    finally:
+                        await answer.aclose()
+                    return answer.status_code
+            # Traffic moved and the process went between the two looks: look again.
+            if wanted is not None or time.monotonic() > deadline:
+                raise Refusal(503, "ServiceUnavailable", f"Deployment {name} is not ready.")
+
+    async def _ask(self, port: int, payload: bytes) -> httpx.Response:
+        request = self._client.build_request(
+            "POST",
+            f"http://127.0.0.1:{port}/invocations",
+            content=payload,
+            headers={"content-type": "application/json"},
+        )
+        try:
+            return await self._client.send(request, stream=True)
+        except httpx.TransportError as gone:
+            text = f"The scoring process did not answer: {gone}"
+            raise Refusal(502, "BadGateway", text) from gone
+
+
+def to_mlflow(body: bytes) -> bytes:
+    """Translate what Azure's scoring script of MLflow models takes into what MLflow's server takes.
+
+    Azure's script wants a top-level ``input_data`` (a frame by columns and data, or plain values)
+    and optional ``params``; see "Deploy MLflow models to online endpoints".
+
+    Raises:
+        Refusal: 400, not JSON or without ``input_data``.
+    """
+    try:
+        sent: Any = json.loads(body)
+    except ValueError as wrong:
+        raise Refusal(400, "BadArgument", f"The request is not JSON: {wrong}") from wrong
+    if not isinstance(sent, dict) or "input_data" not in sent:
+        raise Refusal(400, "BadArgument", "Request must contain a top level key named 'input_data'")
+    data = sent["input_data"]
+    framed = isinstance(data, dict) and {"columns", "data"} <= data.keys()
+    translated: dict[str, Any] = {"dataframe_split": data} if framed else {"inputs": data}
+    if sent.get("params"):
+        translated["params"] = sent["params"]
+    return json.dumps(translated).encode()

@@ -1,0 +1,344 @@
+"""Online endpoints and deployments: states over time, keys, routing; knows no HTTP."""
+
+import random
+import re
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mlflow_phi3.emulator.assets.state import CONTAINER, envelope
+from mlflow_phi3.emulator.endpoints import rules
+from mlflow_phi3.emulator.endpoints.fleet import Fleet
+from mlflow_phi3.emulator.operation import OperationFailed, Operations
+from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.store import Resource, Store
+
+_TYPE = "Microsoft.MachineLearningServices/workspaces/onlineEndpoints"
+_MODEL = re.compile(
+    r"(?:azureml:/?)?(/?subscriptions/.+/models/[^/]+/versions/[^/]+)", re.IGNORECASE
+)
+_PATHS = re.compile(r"/paths/(.+)$")
+_SENT_ONCE = ("keys",)
+_KEPT = {"provisioningState", "scoringUri", "swaggerUri"}
+
+
+class Endpoints:
+    """The state of all online endpoints.
+
+    Args:
+        store: Where resources are kept; keys lie beside them, never in them.
+        operations: Runs what takes time.
+        fleet: The scoring processes.
+        download: Copies a blob prefix into a folder and returns how many blobs there were.
+        scoring_base: Tells the address under which endpoints are called.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        operations: Operations,
+        fleet: Fleet,
+        *,
+        download: Callable[[str, str, Path], int],
+        scoring_base: Callable[[], str],
+    ) -> None:
+        self._store = store
+        self._operations = operations
+        self._fleet = fleet
+        self._download = download
+        self._scoring_base = scoring_base
+
+    def resume(self) -> None:
+        """After a restart: end what was half done as failed, start what was being served."""
+        for kind in ("endpoint", "deployment"):
+            for resource in self._store.of_kind(kind):
+                if resource["properties"]["provisioningState"] not in {"Succeeded", "Failed"}:
+                    self._store.patch(resource["id"], provisioningState="Failed")
+        for resource in self._store.of_kind("deployment"):
+            if resource["properties"]["provisioningState"] == "Succeeded":
+                self._operations.begin(
+                    resource["id"],
+                    lambda resource=resource: self._serve(resource),  # type: ignore[misc]
+                    on_failure=self._failing(resource["id"]),
+                )
+
+    # endpoints -----------------------------------------------------------------------------
+
+    def put_endpoint(self, endpoint_id: str, body: dict[str, Any]) -> tuple[Resource, bool, str]:
+        """Create or change an endpoint; return it, whether it is new, and the operation.
+
+        Raises:
+            Refusal: A rule of the service is broken.
+        """
+        name = endpoint_id.rsplit("/", 1)[1]
+        rules.check_name(name, "Endpoint")
+        sent = {k: v for k, v in (body.get("properties") or {}).items() if v is not None}
+        if not body.get("location"):
+            raise rules.bad("location is required.")
+        if sent.get("authMode") not in {"Key", "AMLToken", "AADToken"}:
+            raise rules.bad("authMode must be Key, AMLToken or AADToken.")
+        with self._store.transaction():
+            known = self._store.get(endpoint_id)
+            if known is not None:
+                rules.check_idle(known)
+                if known["properties"]["authMode"] != sent["authMode"]:
+                    raise rules.bad("authMode of an endpoint cannot be changed.")
+            rules.check_traffic(sent.get("traffic") or {}, self.list_deployments(endpoint_id))
+            defaults = {"traffic": {}, "mirrorTraffic": {}, "publicNetworkAccess": "Enabled"}
+            fresh = envelope(endpoint_id, _TYPE, {})
+            properties = {k: v for k, v in sent.items() if k not in _SENT_ONCE and k not in _KEPT}
+            uri = f"{self._scoring_base()}/{name.lower()}/score"
+            resource = {
+                **(known or fresh),
+                "location": body["location"],
+                "tags": body.get("tags") or {},
+                "kind": "Managed",
+                "identity": {"type": "SystemAssigned", "principalId": name},
+                "properties": {
+                    **defaults,
+                    **properties,
+                    "provisioningState": "Updating" if known else "Creating",
+                    "scoringUri": uri if known else None,
+                },
+            }
+            self._store.put(endpoint_id, "endpoint", resource)
+            if known is None:
+                self._new_keys(endpoint_id)
+
+        def finish() -> None:
+            self._store.patch(endpoint_id, provisioningState="Succeeded", scoringUri=uri)
+
+        operation = self._operations.begin(
+            endpoint_id, finish, on_failure=self._failing(endpoint_id)
+        )
+        return resource, known is None, operation
+
+    def get_endpoint(self, endpoint_id: str) -> Resource:
+        """Return an endpoint.
+
+        Raises:
+            Refusal: 404.
+        """
+        return self._need(endpoint_id)
+
+    def list_endpoints(self, workspace_id: str) -> list[Resource]:
+        """Return the endpoints of a workspace."""
+        return self._store.beneath(workspace_id, "endpoint")
+
+    def delete_endpoint(self, endpoint_id: str) -> str | None:
+        """Delete an endpoint with its deployments; return the operation, None when it is gone."""
+        with self._store.transaction():
+            known = self._store.get(endpoint_id)
+            if known is None:
+                return None
+            rules.check_idle(known)
+            for deployment in self.list_deployments(endpoint_id):
+                rules.check_idle(deployment)
+            self._store.patch(endpoint_id, provisioningState="Deleting")
+
+        def finish() -> None:
+            deployments = self.list_deployments(endpoint_id)
+            self._store.delete(endpoint_id)
+            self._store.delete(f"/keys{endpoint_id}")
+            for deployment in deployments:
+                self._fleet.stop(deployment["id"])
+
+        return self._operations.begin(endpoint_id, finish, on_failure=self._failing(endpoint_id))
+
+    def keys(self, endpoint_id: str) -> dict[str, str]:
+        """Return the keys of an endpoint that is called with keys.
+
+        Raises:
+            Refusal: 404, or 400 when it is called with tokens.
+        """
+        endpoint = self._need(endpoint_id)
+        if endpoint["properties"]["authMode"] != "Key":
+            raise rules.bad("The endpoint's authMode is not Key.")
+        found = self._store.get(f"/keys{endpoint_id}") or {}
+        return {name: str(value) for name, value in found.items()}
+
+    def regenerate_key(self, endpoint_id: str, which: str, value: str | None) -> str:
+        """Replace one key; return the operation.
+
+        Raises:
+            Refusal: No such key.
+        """
+        keys = self.keys(endpoint_id)
+        name = f"{which.lower()}Key"
+        if name not in keys:
+            raise rules.bad(f"keyType must be Primary or Secondary, not {which}.")
+        changed = {**keys, name: value or secrets.token_urlsafe(24)}
+
+        def finish() -> None:
+            self._store.put(f"/keys{endpoint_id}", "keys", changed)
+
+        return self._operations.begin(endpoint_id, finish, on_failure=lambda _message: None)
+
+    # deployments ---------------------------------------------------------------------------
+
+    def put_deployment(
+        self, deployment_id: str, body: dict[str, Any]
+    ) -> tuple[Resource, bool, str]:
+        """Create or change a deployment; return it, whether it is new, and the operation.
+
+        Raises:
+            Refusal: A rule of the service is broken.
+        """
+        endpoint_id, name = deployment_id.rsplit("/deployments/", 1)
+        rules.check_name(name, "Deployment")
+        rules.check_deployment(body)
+        with self._store.transaction():
+            rules.check_idle(self._need(endpoint_id))
+            self._need_model(body["properties"]["model"])
+            known = self._store.get(deployment_id)
+            if known is not None:
+                rules.check_idle(known)
+            others = [d for d in self._store.of_kind("deployment") if d["name"] != name]
+            rules.check_quota(body, others)
+            sent = {k: v for k, v in body["properties"].items() if v is not None}
+            defaults = {"scaleSettings": {"scaleType": "Default"}, "properties": {}}
+            resource = {
+                **(known or envelope(deployment_id, f"{_TYPE}/deployments", {})),
+                "location": body.get("location"),
+                "tags": body.get("tags") or {},
+                "kind": "Managed",
+                "sku": {"name": "Default", "capacity": rules.capacity(body)},
+                "properties": {
+                    **defaults,
+                    **sent,
+                    "provisioningState": "Updating" if known else "Creating",
+                },
+            }
+            self._store.put(deployment_id, "deployment", resource)
+
+        def finish() -> None:
+            if known is None or self._needs_restart(known, resource):
+                self._serve(resource)
+            if self._store.get(deployment_id) is None:
+                self._fleet.stop(deployment_id)  # its endpoint was deleted meanwhile
+            self._store.patch(deployment_id, provisioningState="Succeeded")
+
+        operation = self._operations.begin(
+            deployment_id, finish, on_failure=self._failing(deployment_id)
+        )
+        return resource, known is None, operation
+
+    def get_deployment(self, deployment_id: str) -> Resource:
+        """Return a deployment.
+
+        Raises:
+            Refusal: 404.
+        """
+        return self._need(deployment_id)
+
+    def list_deployments(self, endpoint_id: str) -> list[Resource]:
+        """Return the deployments of an endpoint."""
+        return self._store.beneath(endpoint_id, "deployment")
+
+    def delete_deployment(self, deployment_id: str) -> str | None:
+        """Delete a deployment without traffic; return the operation, None when it is gone.
+
+        Raises:
+            Refusal: It gets traffic, or is being changed.
+        """
+        endpoint_id, name = deployment_id.rsplit("/deployments/", 1)
+        with self._store.transaction():
+            known = self._store.get(deployment_id)
+            if known is None:
+                return None
+            rules.check_idle(known)
+            share = (self._need(endpoint_id)["properties"].get("traffic") or {}).get(name, 0)
+            if share:
+                text = f"Deployment {name} has {share} % of the traffic: set it to 0 % first."
+                raise rules.bad(text)
+            self._store.patch(deployment_id, provisioningState="Deleting")
+
+        def finish() -> None:
+            self._store.delete(deployment_id)
+            self._fleet.stop(deployment_id)
+
+        return self._operations.begin(
+            deployment_id, finish, on_failure=self._failing(deployment_id)
+        )
+
+    def logs(self, deployment_id: str, lines: int) -> str:
+        """Return the end of a deployment's container log."""
+        self._need(deployment_id)
+        return self._fleet.log(deployment_id, lines)
+
+    # calls ---------------------------------------------------------------------------------
+
+    def route(self, endpoint_name: str, key: str, wanted: str | None) -> tuple[str, str]:
+        """Return id and name of the deployment that answers a call.
+
+        Args:
+            endpoint_name: Which endpoint is called; names are unique in a region.
+            key: What the caller sent as bearer token.
+            wanted: The deployment asked for by header, or None for traffic to decide.
+
+        Raises:
+            Refusal: 401 for a wrong key, 404 for an unknown name or no traffic.
+        """
+        found = [e for e in self._store.of_kind("endpoint") if e["name"].lower() == endpoint_name]
+        if not found:
+            raise Refusal(404, "NotFound", f"No endpoint {endpoint_name}.")
+        keys = self._store.get(f"/keys{found[0]['id']}") or {}
+        if not any(secrets.compare_digest(key.encode(), good.encode()) for good in keys.values()):
+            raise Refusal(401, "Unauthorized", "The key or token of the call is wrong or missing.")
+        traffic = found[0]["properties"].get("traffic") or {}
+        if wanted is None:
+            if not sum(traffic.values()):
+                raise Refusal(404, "NoTraffic", f"Endpoint {endpoint_name} has no traffic set.")
+            shares = list(traffic.values())
+            wanted = random.choices(list(traffic), weights=shares)[0]  # noqa: S311 - not a secret
+        deployment_id = f"{found[0]['id']}/deployments/{wanted}"
+        if self._store.get(deployment_id) is None:
+            raise Refusal(404, "NotFound", f"No deployment {wanted} in {endpoint_name}.")
+        return deployment_id, wanted
+
+    # inner ---------------------------------------------------------------------------------
+
+    def _serve(self, resource: Resource) -> None:
+        model = self._need_model(resource["properties"]["model"])
+        place = _PATHS.search(model["properties"]["modelUri"])
+        if place is None:
+            text = f"The model's address {model['properties']['modelUri']} cannot be read."
+            raise OperationFailed("BadArgument", text)
+        folder = self._fleet.new_folder()
+        if not self._download(CONTAINER, place.group(1), folder):
+            raise OperationFailed("BadArgument", f"There is nothing at {place.group(1)}.")
+        variables = resource["properties"].get("environmentVariables") or {}
+        self._fleet.start(resource["id"], folder, {k: str(v) for k, v in variables.items()})
+
+    @staticmethod
+    def _needs_restart(old: Resource, new: Resource) -> bool:
+        was = old["properties"]["provisioningState"]
+        changed = any(
+            old["properties"].get(name) != new["properties"].get(name)
+            for name in ("model", "environmentVariables", "instanceType")
+        )
+        return changed or was != "Succeeded"
+
+    def _need(self, resource_id: str) -> Resource:
+        found = self._store.get(resource_id)
+        if found is None:
+            raise Refusal(404, "ResourceNotFound", f"The Resource '{resource_id}' was not found.")
+        return found
+
+    def _need_model(self, reference: Any) -> Resource:
+        text = reference.get("assetId", "") if isinstance(reference, dict) else str(reference)
+        match = _MODEL.fullmatch(text)
+        if match is None:
+            raise rules.bad(f"Model {text} is not the id of a registered model version.")
+        return self._need("/" + match.group(1).lstrip("/"))
+
+    def _new_keys(self, endpoint_id: str) -> None:
+        keys = {name: secrets.token_urlsafe(24) for name in ("primaryKey", "secondaryKey")}
+        self._store.put(f"/keys{endpoint_id}", "keys", keys)
+
+    def _failing(self, resource_id: str) -> Callable[[str], None]:
+        def leave_failed(_message: str) -> None:
+            self._store.patch(resource_id, provisioningState="Failed")
+
+        return leave_failed

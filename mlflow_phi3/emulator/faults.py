@@ -1,0 +1,145 @@
+"""Faults on demand: what the cloud does on a bad day, told beforehand.
+
+A fault is posted to ``/emulator/faults`` and hits the next requests (or operations) that match it,
+as many times as it says.
+"""
+
+import re
+import threading
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+
+from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route
+
+
+class Kind(StrEnum):
+    """What can be made to go wrong."""
+
+    STATUS = "status"
+    """Answer with ``status`` (429, 500, 503 ...) and ``retry_after`` seconds."""
+    DROP = "drop"
+    """Close the connection without an answer, before the request is looked at."""
+    DROP_AFTER = "drop_after"
+    """Do what was asked, then close the connection without an answer."""
+    SLOW = "slow"
+    """Wait ``seconds`` first."""
+    FAIL_OPERATION = "fail_operation"
+    """The long-running operation on a matching resource fails."""
+    HANG_OPERATION = "hang_operation"
+    """The long-running operation on a matching resource never ends."""
+
+
+_OPERATION = (Kind.FAIL_OPERATION, Kind.HANG_OPERATION)
+
+
+@dataclass(slots=True)
+class Fault:
+    """One fault.
+
+    Args:
+        kind: What happens.
+        method: Which method it hits; empty for every one. Not for operations.
+        path: Regular expression searched in the path, or in the operation's resource id.
+        times: How many requests or operations it hits.
+        status: For ``status``.
+        retry_after: For ``status``, seconds; sent also in milliseconds.
+        seconds: For ``slow``.
+    """
+
+    kind: Kind
+    method: str = ""
+    path: str = ""
+    times: int = 1
+    status: int = 500
+    retry_after: float = 0.05
+    seconds: float = 1.0
+
+
+class Faults:
+    """The faults that are still to come; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: list[Fault] = []
+
+    def take(self, method: str, path: str) -> Fault | None:
+        """Return the fault that hits this request, and count it."""
+        return self._take(path, method, operations=False)
+
+    def during_operation(self, resource_id: str, stopping: threading.Event) -> None:
+        """Fail or never return when a fault hits the operation on this resource.
+
+        Raises:
+            RuntimeError: The operation shall fail.
+        """
+        fault = self._take(resource_id, "", operations=True)
+        if fault is None:
+            return
+        if fault.kind is Kind.HANG_OPERATION:
+            stopping.wait()
+        raise RuntimeError("an unexpected internal failure")
+
+    def _take(self, path: str, method: str, *, operations: bool) -> Fault | None:
+        with self._lock:
+            for fault in self._waiting:
+                if (fault.kind in _OPERATION) is not operations:
+                    continue
+                if fault.method and not operations and fault.method != method:
+                    continue
+                if re.search(fault.path, path, re.IGNORECASE):
+                    fault.times -= 1
+                    if fault.times <= 0:
+                        self._waiting.remove(fault)
+                    return fault
+        return None
+
+    def routes(self) -> list[Route]:
+        """Return the routes under which faults are told, counted and forgotten."""
+        path = "/emulator/faults"
+        return [
+            Route("POST", path, self._add, open=True),
+            Route("GET", path, self._list, open=True),
+            Route("DELETE", path, self._clear, open=True),
+        ]
+
+    def _add(self, call: Call) -> Reply:
+        try:
+            fault = Fault(**{**call.body, "kind": Kind(call.body["kind"])})
+            re.compile(fault.path)
+        except (TypeError, KeyError, ValueError, re.error) as wrong:
+            raise Refusal(400, "BadFault", str(wrong)) from wrong
+        with self._lock:
+            self._waiting.append(fault)
+        return Reply(status=204)
+
+    def _list(self, _call: Call) -> Reply:
+        with self._lock:
+            return Reply(
+                [{"kind": f.kind, "path": f.path, "times": f.times} for f in self._waiting]
+            )
+
+    def _clear(self, _call: Call) -> Reply:
+        with self._lock:
+            self._waiting.clear()
+        return Reply(status=204)
+
+
+def answer(fault: Fault) -> Reply | None:
+    """Return the answer of a ``status`` fault, wait out a ``slow`` one; None goes on."""
+    if fault.kind is Kind.SLOW:
+        time.sleep(fault.seconds)
+        return None
+    if fault.kind is not Kind.STATUS:
+        return None
+    milliseconds = str(int(fault.retry_after * 1000))
+    error = {"code": _NAMES.get(fault.status, "InternalServerError"), "message": "A bad day."}
+    headers = {
+        "Retry-After": str(max(1, round(fault.retry_after))),
+        "retry-after-ms": milliseconds,
+        "x-ms-retry-after-ms": milliseconds,
+    }
+    return Reply({"error": error}, fault.status, headers)
+
+
+_NAMES = {429: "TooManyRequests", 503: "ServiceUnavailable"}

@@ -1,0 +1,179 @@
+"""Puts the services together in one process: the only file that knows them all."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TextIO
+
+import httpx
+import uvicorn
+
+from mlflow_phi3.emulator.assets.routes import routes as asset_routes
+from mlflow_phi3.emulator.assets.state import CONTAINER, Assets
+from mlflow_phi3.emulator.certificates import save_certificates
+from mlflow_phi3.emulator.endpoints.fleet import Fleet
+from mlflow_phi3.emulator.endpoints.routes import EndpointRoutes
+from mlflow_phi3.emulator.endpoints.scoring import Scoring
+from mlflow_phi3.emulator.endpoints.state import Endpoints
+from mlflow_phi3.emulator.faults import Faults
+from mlflow_phi3.emulator.identity.routes import routes as identity_routes
+from mlflow_phi3.emulator.identity.state import Identity
+from mlflow_phi3.emulator.journal import Journal
+from mlflow_phi3.emulator.operation import Operations
+from mlflow_phi3.emulator.router import WORKSPACE as WORKSPACE_PATH
+from mlflow_phi3.emulator.router import Router
+from mlflow_phi3.emulator.server import Application
+from mlflow_phi3.emulator.settings import (
+    CLIENT,
+    GROUP,
+    LOCATION,
+    SUBSCRIPTION,
+    TENANT,
+    WORKSPACE,
+    Settings,
+)
+from mlflow_phi3.emulator.storage.azurite import ACCOUNT, Azurite, account_key, install_azurite
+from mlflow_phi3.emulator.storage.blobs import Blobs
+from mlflow_phi3.emulator.store import Store
+from mlflow_phi3.errors import PreflightError
+
+
+def serve(settings: Settings) -> None:
+    """Run the emulator until the process is told to stop.
+
+    Raises:
+        PreflightError: Another one runs in this home, or storage cannot be started.
+    """
+    os.umask(0o077)  # the home holds secrets
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "emulator.lock").open("w") as lock:
+        _hold(lock, settings)
+        save_certificates(settings.home)
+        # A signal may come while the parts are being started: SystemExit unwinds them.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        with _listen(settings) as listener, _parts(settings, listener) as parts:
+            _run(settings, listener, parts.application)
+            parts.operations.stop()
+            settings.record.unlink(missing_ok=True)
+
+
+def _hold(lock: TextIO, settings: Settings) -> None:
+    """Take the home for this process; whoever looks whether it is held holds it for a moment."""
+    for last in (False, False, False, True):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as held:
+            if last:
+                raise PreflightError(
+                    "PHI3-P705",
+                    "an emulator already runs with this home",
+                    where=str(settings.home),
+                    fix="mlflow-phi3 emulator status",
+                ) from held
+            time.sleep(0.1)
+        else:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    application: Application
+    operations: Operations
+
+
+@contextlib.contextmanager
+def _parts(settings: Settings, listener: socket.socket) -> Iterator[_Parts]:
+    port = listener.getsockname()[1]
+    key = account_key(settings.secret("storage"))
+    with contextlib.ExitStack() as stack:
+        azurite = Azurite(install_azurite(settings.cache), settings.home / "blobs", key)
+        stack.callback(azurite.stop)
+        blobs = Blobs(azurite.url, ACCOUNT, key)
+        blobs.create_container(CONTAINER)
+        store = Store(settings.home / "state.sqlite")
+        stack.callback(store.close)
+        fleet = Fleet(settings.home / "deployments", ready_timeout_s=settings.ready_timeout_s)
+        stack.callback(fleet.close)
+        faults, journal = Faults(), Journal()
+        operations = Operations(store, faults, poll_ms=settings.poll_ms)
+        # The account "localhost:PORT/name#" lets the SDK's https://{account}.blob.{suffix} come
+        # here: what follows lands in the fragment of the URL.
+        assets = Assets(store, account=lambda: f"localhost:{port}/{ACCOUNT}#")
+        names = {"subscription": SUBSCRIPTION, "group": GROUP, "workspace": WORKSPACE}
+        assets.create_workspace(WORKSPACE_PATH.format(**names), location=LOCATION, kind="Project")
+        endpoints = Endpoints(
+            store,
+            operations,
+            fleet,
+            download=blobs.download,
+            scoring_base=lambda: f"https://localhost:{port}/online",
+        )
+        identity = Identity(TENANT, CLIENT, settings.secret("client"), settings.secret("signing"))
+        limits = httpx.Limits(max_connections=None)
+        client = httpx.AsyncClient(trust_env=False, timeout=600.0, limits=limits)
+        router = Router(
+            [
+                *identity_routes(identity),
+                *faults.routes(),
+                *journal.routes(),
+                *operations.routes(),
+                *asset_routes(assets, sas=blobs.sas),
+                *EndpointRoutes(endpoints, operations, assets).routes(),
+            ]
+        )
+        application = Application(
+            router=router,
+            identity=identity,
+            faults=faults,
+            journal=journal,
+            scoring=Scoring(endpoints, fleet, client),
+            blobs=client,
+            blob_url=azurite.url,
+            account=ACCOUNT,
+        )
+        endpoints.resume()
+        yield _Parts(application, operations)
+
+
+def _run(settings: Settings, listener: socket.socket, application: Application) -> None:
+    config = uvicorn.Config(
+        application,
+        ssl_certfile=str(settings.home / "server.pem"),
+        ssl_keyfile=str(settings.home / "server.key"),
+        lifespan="off",
+        log_level="warning",
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=5,
+    )
+    port = listener.getsockname()[1]
+    record = {"pid": os.getpid(), "port": port, "url": f"https://localhost:{port}"}
+    half = settings.record.with_suffix(".half")
+    half.write_text(json.dumps(record))
+    half.rename(settings.record)
+    (settings.home / "port").write_text(str(port))
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again at its end
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Return a listening socket, on the port of last time where that is still free."""
+    last = settings.home / "port"
+    wanted = int(last.read_text()) if last.exists() else 0
+    for port in (wanted, 0):
+        listener = socket.socket()
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError:
+            listener.close()
+            continue
+        listener.listen(256)
+        return listener
+    raise PreflightError("PHI3-P706", "no loopback port can be listened on")

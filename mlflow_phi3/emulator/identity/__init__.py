@@ -1,0 +1,1 @@
+"""Sign-in: who gets a token, and whether a token is good."""

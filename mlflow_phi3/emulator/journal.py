@@ -1,0 +1,56 @@
+"""What was asked of the emulator, for tests and for the curious.
+
+Bodies of changes are kept as sent, to be held against Microsoft's published types; secrets are
+not: neither headers nor answers are written down.
+"""
+
+import threading
+from collections import deque
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mlflow_phi3.emulator.router import Call, Reply, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One request: method, path, api-version, body of a change, and the status it got."""
+
+    method: str
+    path: str
+    api_version: str
+    body: Any
+    status: int
+
+
+class Journal:
+    """The latest requests.
+
+    Args:
+        limit: How many are kept.
+    """
+
+    def __init__(self, limit: int = 5000) -> None:
+        self._lock = threading.Lock()
+        self._entries: deque[Entry] = deque(maxlen=limit)
+
+    def note(self, entry: Entry) -> None:
+        """Write one request down."""
+        with self._lock:
+            self._entries.append(entry)
+
+    def routes(self) -> list[Route]:
+        """Return the routes under which the journal is read and emptied."""
+        return [
+            Route("GET", "/emulator/journal", self._read, open=True),
+            Route("DELETE", "/emulator/journal", self._clear, open=True),
+        ]
+
+    def _read(self, _call: Call) -> Reply:
+        with self._lock:
+            return Reply([asdict(entry) for entry in self._entries])
+
+    def _clear(self, _call: Call) -> Reply:
+        with self._lock:
+            self._entries.clear()
+        return Reply(status=204)

@@ -1,0 +1,162 @@
+"""Long-running operations: one small state machine, InProgress to Succeeded or Failed.
+
+Headers as recorded from the service (a deployment PUT, 2022): 201 with ``Azure-AsyncOperation``
+for creations and updates, 202 with ``Location`` for deletions, ``x-ms-async-operation-timeout``.
+"""
+
+import datetime as dt
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+
+from mlflow_phi3.emulator.faults import Faults
+from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route
+from mlflow_phi3.emulator.store import Resource, Store
+
+_PLACE = "/subscriptions/{subscription}/providers/Microsoft.MachineLearningServices/locations"
+_KIND = "operation"
+
+
+class Status(StrEnum):
+    """States of an operation, as the service spells them."""
+
+    IN_PROGRESS = "InProgress"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+class OperationFailed(Exception):  # noqa: N818 - an outcome
+    """The work of an operation cannot be done.
+
+    Args:
+        code: Azure's error code.
+        message: The root cause, for the person who asked.
+    """
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class Operations:
+    """Starts operations and tells how they stand.
+
+    Args:
+        store: Where they are kept.
+        faults: Asked whether an operation shall fail or never end.
+        poll_ms: What a poller is told to wait, milliseconds.
+    """
+
+    def __init__(self, store: Store, faults: Faults, *, poll_ms: int) -> None:
+        self._store = store
+        self._faults = faults
+        self._poll_ms = poll_ms
+        self._stopping = threading.Event()
+        for lost in store.of_kind(_KIND):
+            if lost["status"] == Status.IN_PROGRESS:
+                why = {"code": "InternalServerError", "message": "The service was restarted."}
+                self._finish(lost, Status.FAILED, why)
+
+    def begin(
+        self, resource_id: str, work: Callable[[], None], *, on_failure: Callable[[str], None]
+    ) -> str:
+        """Run work on a thread of its own and return the operation's name.
+
+        Args:
+            resource_id: What is being changed; faults are matched against it.
+            work: The change; OperationFailed makes the operation Failed.
+            on_failure: Told the message when it failed, to leave the resource in its failed state.
+        """
+        name = f"oe:{uuid.uuid4()}"
+        record: Resource = {
+            "id": f"/operations/{name}",
+            "name": name,
+            "resource": resource_id,
+            "status": Status.IN_PROGRESS,
+            "startTime": now(),
+        }
+        self._save(record)
+        threading.Thread(
+            target=self._run, args=(record, work, on_failure), daemon=True, name=name
+        ).start()
+        return name
+
+    def headers(
+        self, call: Call, name: str, location: str, *, deletion: bool = False
+    ) -> dict[str, str]:
+        """Return the headers under which a poller finds an operation."""
+        place = _PLACE.format(subscription=call.names["subscription"])
+        version = f"api-version={call.query.get('api-version', '')}"
+        base = f"{call.origin}{place}/{location}"
+        told = {"x-ms-async-operation-timeout": "PT30M", "retry-after-ms": str(self._poll_ms)}
+        if deletion:
+            return {**told, "Location": f"{base}/mfeOperationResults/{name}?{version}"}
+        status = f"{base}/mfeOperationsStatus/{name}?{version}"
+        return {**told, "Azure-AsyncOperation": status}
+
+    def routes(self) -> list[Route]:
+        """Return the routes that pollers ask."""
+        return [
+            Route("GET", _PLACE + "/{location}/mfeOperationsStatus/{operation}", self._status),
+            Route("GET", _PLACE + "/{location}/mfeOperationResults/{operation}", self._result),
+        ]
+
+    def stop(self) -> None:
+        """Let operations that a fault keeps from ending go."""
+        self._stopping.set()
+
+    def _run(
+        self, record: Resource, work: Callable[[], None], on_failure: Callable[[str], None]
+    ) -> None:
+        error: Mapping[str, str] | None = None
+        try:
+            self._faults.during_operation(record["resource"], self._stopping)
+            work()
+        except OperationFailed as failed:
+            error = {"code": failed.code, "message": failed.message}
+        except Exception as bug:  # noqa: BLE001 - a thread's end must be told to the poller
+            error = {"code": "InternalServerError", "message": f"{type(bug).__name__}: {bug}"}
+        if self._stopping.is_set():
+            return
+        if error is not None:
+            on_failure(error["message"])
+        self._finish(record, Status.FAILED if error else Status.SUCCEEDED, error)
+
+    def _finish(self, record: Resource, status: Status, error: Mapping[str, str] | None) -> None:
+        record = {**record, "status": status, "endTime": now()}
+        self._save({**record, "error": error} if error else record)
+
+    def _save(self, record: Resource) -> None:
+        self._store.put(record["id"], _KIND, record)
+
+    def _status(self, call: Call) -> Reply:
+        record = self._get(call)
+        told = {name: value for name, value in record.items() if name != "resource"}
+        return Reply(told, headers={"retry-after-ms": str(self._poll_ms)})
+
+    def _result(self, call: Call) -> Reply:
+        record = self._get(call)
+        if record["status"] == Status.IN_PROGRESS:
+            told = {"Location": _self_url(call), "retry-after-ms": str(self._poll_ms)}
+            return Reply(status=202, headers=told)
+        if record["status"] == Status.FAILED:
+            raise Refusal(409, record["error"]["code"], record["error"]["message"])
+        return Reply(status=204)
+
+    def _get(self, call: Call) -> Resource:
+        record = self._store.get(f"/operations/{call.names['operation']}")
+        if record is None:
+            raise Refusal(404, "OperationNotFound", f"No operation {call.names['operation']}.")
+        return record
+
+
+def _self_url(call: Call) -> str:
+    query = "&".join(f"{name}={value}" for name, value in call.query.items())
+    return f"{call.origin}{call.path}?{query}"
+
+
+def now() -> str:
+    """Return the present as the service writes it."""
+    return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,152 @@
+"""The one TLS port: resource manager, sign-in, blobs and scoring, with faults and a journal."""
+
+import json
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from mlflow_phi3.emulator.faults import Fault, Faults, Kind, answer
+from mlflow_phi3.emulator.identity.state import Identity
+from mlflow_phi3.emulator.journal import Entry, Journal
+from mlflow_phi3.emulator.proxy import forward
+from mlflow_phi3.emulator.router import Call, Refusal, Reply, Router
+
+Scored = Callable[[Scope, Receive, Send], Awaitable[int]]
+
+
+class Application:
+    """The ASGI application.
+
+    Args:
+        router: Answers what is JSON.
+        identity: Checks bearer tokens.
+        faults: What shall go wrong.
+        journal: Notes every request.
+        scoring: Answers ``/online/``.
+        blobs: Reaches the blob service; its account's name begins the path.
+        blob_url: Where the blob service listens.
+        account: Name of the storage account.
+    """
+
+    def __init__(
+        self,
+        *,
+        router: Router,
+        identity: Identity,
+        faults: Faults,
+        journal: Journal,
+        scoring: Scored,
+        blobs: httpx.AsyncClient,
+        blob_url: str,
+        account: str,
+    ) -> None:
+        self._router = router
+        self._identity = identity
+        self._faults = faults
+        self._journal = journal
+        self._scoring = scoring
+        self._blobs = blobs
+        self._blob_url = blob_url
+        self._blob_prefix = f"/{account}/"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return
+        path, status = scope["path"], 0
+        body: Any = None
+        fault = None
+        if not path.startswith("/emulator/"):
+            fault = self._faults.take(scope["method"], path)
+        if fault is not None and fault.kind is Kind.DROP:
+            _drop(send)
+        else:
+            try:
+                status, body = await self._answer(scope, receive, send, fault)
+            except Refusal as refusal:
+                status = refusal.status
+                await _to_response(refusal.to_reply())(scope, receive, send)
+            except httpx.TransportError as gone:
+                status = 502
+                reply = Refusal(502, "BadGateway", str(gone)).to_reply()
+                await _to_response(reply)(scope, receive, send)
+        if not path.startswith("/emulator/"):
+            query = dict(parse_qsl(scope["query_string"].decode()))
+            version = query.get("api-version", "")
+            self._journal.note(Entry(scope["method"], path, version, body, status))
+
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, fault: Fault | None
+    ) -> tuple[int, Any]:
+        reply = None if fault is None else await run_in_threadpool(answer, fault)
+        if reply is not None:
+            await Request(scope, receive).body()  # else the connection could not be used again
+            await _to_response(reply)(scope, receive, send)
+            return reply.status, None
+        if scope["path"].startswith(self._blob_prefix):
+            return await forward(self._blobs, self._blob_url, scope, receive, send), None
+        if scope["path"].startswith("/online/"):
+            return await self._scoring(scope, receive, send), None
+        call = await _to_call(scope, receive)
+        reply = await run_in_threadpool(self._handle, call)
+        if fault is not None and fault.kind is Kind.DROP_AFTER:
+            _drop(send)
+        else:
+            await _to_response(reply)(scope, receive, send)
+        return reply.status, call.body if call.method in {"PUT", "PATCH"} else None
+
+    def _handle(self, call: Call) -> Reply:
+        route, names = self._router.find(call.method, call.path)
+        if not route.open:
+            token = call.headers.get("authorization", "").removeprefix("Bearer ")
+            if not self._identity.is_good(token):
+                text = "The access token is missing, expired or of another issuer."
+                raise Refusal(401, "InvalidAuthenticationToken", text)
+        return route.handler(
+            Call(call.method, call.path, names, call.query, call.headers, call.body, call.origin)
+        )
+
+
+async def _to_call(scope: Scope, receive: Receive) -> Call:
+    request = Request(scope, receive)
+    raw = await request.body()
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    return Call(
+        method=request.method,
+        path=request.url.path,
+        names={},
+        query=dict(request.query_params),
+        headers=headers,
+        body=_parse(raw, headers.get("content-type", "")),
+        origin=f"https://{headers.get('host', 'localhost')}",
+    )
+
+
+def _parse(raw: bytes, content_type: str) -> Any:
+    if not raw:
+        return None
+    if "x-www-form-urlencoded" in content_type:
+        return dict(parse_qsl(raw.decode()))
+    try:
+        return json.loads(raw)
+    except ValueError as wrong:
+        raise Refusal(400, "InvalidRequestContent", f"The body is not JSON: {wrong}") from wrong
+
+
+def _to_response(reply: Reply) -> Response:
+    headers = {**reply.headers, "x-ms-request-id": str(uuid.uuid4())}
+    if reply.body is None:
+        return Response(status_code=reply.status, headers=headers)
+    return JSONResponse(reply.body, reply.status, headers)
+
+
+def _drop(send: Send) -> None:
+    """Cut the connection: ASGI has no word for it, so uvicorn's own request cycle is asked."""
+    send.__self__.transport.abort()  # type: ignore[attr-defined]

@@ -1,0 +1,96 @@
+"""Where the emulator lives, who may sign in, and the settings under which Azure's tools find it."""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HOME_VARIABLE = "MLFLOW_PHI3_EMULATOR_HOME"
+"""Names the folder of the emulator's state; by default one beneath the cache folder."""
+CACHE_VARIABLE = "MLFLOW_PHI3_CACHE"
+"""Names the folder for what is downloaded once (Azurite)."""
+
+SUBSCRIPTION = "00000000-0000-4000-8000-000000000001"
+GROUP = "local"
+WORKSPACE = "phi3"
+TENANT = "00000000-0000-4000-8000-000000000002"
+CLIENT = "00000000-0000-4000-8000-000000000003"
+LOCATION = "eastus2"
+"""The region that offers every Phi model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The emulator's own settings.
+
+    Args:
+        home: Folder of state, certificates and logs.
+        cache: Folder of what is downloaded once for all emulators of a user.
+        poll_ms: What pollers of long-running operations are told to wait, milliseconds.
+        ready_timeout_s: How long a scoring process may take to answer its health probe, seconds.
+    """
+
+    home: Path
+    cache: Path
+    poll_ms: int = 200
+    ready_timeout_s: float = 300.0
+
+    @property
+    def record(self) -> Path:
+        """File that says how a running emulator is reached."""
+        return self.home / "emulator.json"
+
+    def running(self) -> dict[str, Any] | None:
+        """Return the record of the emulator that was started here last, or None."""
+        if not self.record.exists():
+            return None
+        return dict(json.loads(self.record.read_text()))
+
+    def secret(self, name: str) -> str:
+        """Return a secret of this home; made on first use, readable by its owner alone."""
+        path = self.home / f"{name}.secret"
+        if not path.exists():
+            path.touch(mode=0o600)
+            path.write_text(secrets.token_urlsafe(48))
+        return path.read_text()
+
+    def environment(self, port: int) -> dict[str, str]:
+        """Return the settings, all of Azure's own tools, that lead those tools to the emulator."""
+        url = f"https://localhost:{port}"
+        return {
+            "ARM_CLOUD_METADATA_URL": f"{url}/metadata/endpoints?api-version=2022-09-01",
+            "AZURE_AUTHORITY_HOST": url,
+            "AZURE_TENANT_ID": TENANT,
+            "AZURE_CLIENT_ID": CLIENT,
+            "AZURE_CLIENT_SECRET": self.secret("client"),
+            "AZURE_SUBSCRIPTION_ID": SUBSCRIPTION,
+            "AZURE_RESOURCE_GROUP": GROUP,
+            "AZUREML_WORKSPACE_NAME": WORKSPACE,
+            "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{url}/",
+            "REQUESTS_CA_BUNDLE": str(self.home / "bundle.pem"),
+            "NO_PROXY": "localhost,127.0.0.1",
+        }
+
+
+def settings_from(environment: Mapping[str, str]) -> Settings:
+    """Return the settings that a process environment asks for."""
+    cache = Path(
+        environment.get(CACHE_VARIABLE)
+        or Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlflow-phi3"
+    )
+    home = Path(environment.get(HOME_VARIABLE) or cache / "emulator")
+    return Settings(home=home.resolve(), cache=cache.resolve())
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether a process runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

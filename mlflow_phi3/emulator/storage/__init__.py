@@ -1,0 +1,1 @@
+"""Blob storage: Azurite beside the emulator."""

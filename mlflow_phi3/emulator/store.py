@@ -1,0 +1,101 @@
+"""Resources by id, in SQLite: what makes the emulator survive its own restart."""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+Resource = dict[str, Any]
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS resources (
+    id TEXT PRIMARY KEY COLLATE NOCASE,
+    parent TEXT NOT NULL COLLATE NOCASE,
+    kind TEXT NOT NULL COLLATE NOCASE,
+    body TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_parent ON resources (parent, kind);
+"""
+
+
+class Store:
+    """JSON documents by case-insensitive resource id; safe to use from several threads.
+
+    Args:
+        path: The database file; made when missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Hold all other writers off while a rule is checked and its change made."""
+        with self._lock:
+            yield
+
+    def get(self, resource_id: str) -> Resource | None:
+        """Return one document, or None."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT body FROM resources WHERE id = ?", (resource_id,)
+            ).fetchone()
+        return None if row is None else dict(json.loads(row[0]))
+
+    def put(self, resource_id: str, kind: str, body: Resource) -> None:
+        """Save one document; its parent is the id without its last type and name."""
+        parent = resource_id.rsplit("/", 2)[0]
+        with self._lock:
+            self._db.execute(
+                "INSERT INTO resources VALUES (?, ?, ?, ?)"
+                " ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+                (resource_id, parent, kind, json.dumps(body)),
+            )
+
+    def patch(self, resource_id: str, **properties: Any) -> None:
+        """Change some of a document's ``properties``; nothing happens when it is gone."""
+        with self._lock:
+            body = self.get(resource_id)
+            if body is None:
+                return
+            body.setdefault("properties", {}).update(properties)
+            self._db.execute(
+                "UPDATE resources SET body = ? WHERE id = ?", (json.dumps(body), resource_id)
+            )
+
+    def delete(self, resource_id: str) -> None:
+        """Forget one document and everything beneath it."""
+        with self._lock:
+            self._db.execute(
+                "DELETE FROM resources WHERE id = ? OR substr(id, 1, ?) = ? COLLATE NOCASE",
+                (resource_id, len(resource_id) + 1, resource_id + "/"),
+            )
+
+    def beneath(self, parent: str, kind: str) -> list[Resource]:
+        """Return the documents of a kind directly beneath a parent, oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT body FROM resources WHERE parent = ? AND kind = ? ORDER BY rowid",
+                (parent, kind),
+            ).fetchall()
+        return [dict(json.loads(row[0])) for row in rows]
+
+    def of_kind(self, kind: str) -> list[Resource]:
+        """Return every document of a kind, oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT body FROM resources WHERE kind = ? ORDER BY rowid", (kind,)
+            ).fetchall()
+        return [dict(json.loads(row[0])) for row in rows]
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._db.close()
