@@ -1,4 +1,4 @@
-"""Load a Phi checkpoint and its tokenizer, from the hub (revision pinned), a folder, or the demo."""
+"""Load a Phi checkpoint and its tokenizer: from the hub (pinned), a folder, or the demo."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mlflow_phi3.errors import UsageError
@@ -84,6 +84,15 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Tokenizer:
             fix="use an instruct checkpoint, which brings one",
         )
     return tokenizer
+
+
+def read_context_length(name: str, *, revision: str | None = None) -> int:
+    """Tokens that checkpoint ``name`` can read at once."""
+    path = resolve_checkpoint(name)
+    config = AutoConfig.from_pretrained(
+        path, revision=revision, local_files_only=_offline(path), trust_remote_code=False
+    )
+    return int(config.max_position_embeddings)
 
 
 def load_base(

@@ -1,0 +1,25 @@
+"""How a model is measured on the test split."""
+
+from pydantic import Field
+
+from mlflow_phi3.config.base import Config
+
+
+class EvaluateConfig(Config):
+    """What is measured, and how surely."""
+
+    answers: int = Field(default=64, ge=0)
+    """Test conversations that are answered and compared with the expected answer, from the first
+    on; 0 answers none. Losses are always taken over the whole test split."""
+
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Tokens of a generated answer, at most."""
+
+    generation_batch_size: int = Field(default=16, ge=1)
+    """Conversations that are answered together."""
+
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    """Level of the bootstrap intervals, such as 0.95."""
+
+    resamples: int = Field(default=2000, ge=100)
+    """Bootstrap resamples behind each interval."""

@@ -1,0 +1,1 @@
+"""Know how good a model is, and whether it is better."""

@@ -1,0 +1,121 @@
+"""Is the difference more than noise? A paired bootstrap over the test rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlflow_phi3.errors import DataError
+from mlflow_phi3.evaluation.losses import ExampleLoss
+
+# Resampled indices are drawn in slices of about this many, so that memory stays flat.
+_SLICE = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The token-weighted loss of ``a`` minus that of ``b``, on the same rows.
+
+    Args:
+        difference: In nats per token; negative when ``a`` is better.
+        low: Lower end of the bootstrap interval.
+        high: Upper end.
+        confidence: Level of the interval.
+        rows: How many rows were compared.
+    """
+
+    difference: float
+    low: float
+    high: float
+    confidence: float
+    rows: int
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+    @property
+    def better(self) -> bool:
+        """Whether ``a`` beats ``b`` beyond noise."""
+        return self.high < 0
+
+
+def compare(
+    a: Sequence[ExampleLoss],
+    b: Sequence[ExampleLoss],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare two models on the same rows by the percentile bootstrap.
+
+    Rows are drawn with replacement, the same rows for both models, and each draw gives a
+    token-weighted difference. Source: Koehn 2004, "Statistical significance tests for machine
+    translation evaluation"; Efron and Tibshirani 1993, chapter 13.
+
+    Args:
+        a: Losses of the model that is hoped to be better.
+        b: Losses of the other one, on the same rows in the same order.
+        confidence: Level of the interval, between 0 and 1.
+        resamples: How many draws.
+        seed: Of the draws.
+
+    Raises:
+        DataError: No row, no supervised token, or not the same rows.
+    """
+    _check_same_rows(a, b)
+    tokens = np.array([row.tokens for row in a], dtype=np.float64)
+    gaps = np.array([x.loss - y.loss for x, y in zip(a, b, strict=True)]) * tokens
+    draws = _bootstrap(gaps, tokens, resamples=resamples, seed=seed)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Comparison(
+        difference=float(gaps.sum() / tokens.sum()),
+        low=float(low),
+        high=float(high),
+        confidence=confidence,
+        rows=len(a),
+    )
+
+
+def _bootstrap(
+    gaps: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64], *, resamples: int, seed: int
+) -> npt.NDArray[np.float64]:
+    """float64 ``[resamples]``: the token-weighted difference of each draw."""
+    generator = np.random.default_rng(seed)
+    rows = len(gaps)
+    draws = np.empty(resamples)
+    step = max(1, _SLICE // rows)
+    for start in range(0, resamples, step):
+        stop = min(start + step, resamples)
+        index = generator.integers(rows, size=(stop - start, rows))
+        drawn = tokens[index].sum(axis=1)
+        # A draw of rows without a supervised token says nothing: no difference.
+        draws[start:stop] = gaps[index].sum(axis=1) / np.maximum(drawn, 1)
+    return draws
+
+
+def _check_same_rows(a: Sequence[ExampleLoss], b: Sequence[ExampleLoss]) -> None:
+    if len(a) != len(b):
+        raise _not_same_rows(f"{len(a)} and {len(b)} rows")
+    for x, y in zip(a, b, strict=True):
+        if (x.place, x.tokens) != (y.place, y.tokens):
+            raise _not_same_rows(x.place)
+    if not sum(row.tokens for row in a):
+        raise DataError(
+            "PHI3-D071",
+            "there is no supervised token to compare on",
+            fix="evaluate on conversations that end with an assistant's message",
+        )
+
+
+def _not_same_rows(where: str) -> DataError:
+    return DataError(
+        "PHI3-D070",
+        "the two models were not measured on the same rows",
+        where=where,
+        fix="evaluate both on the same test split",
+    )

@@ -1,0 +1,134 @@
+"""Every metric once, as a pure function; docs/metrics.md gives the same definitions in words."""
+
+import math
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from rouge_score import rouge_scorer
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+
+# Perplexities past e^700 do not fit a float64.
+_LARGEST_LOSS = 700.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenTotals:
+    """Sums over supervised tokens; totals add, so that nothing has to be kept.
+
+    Args:
+        loss: Total negative log-likelihood, in nats.
+        tokens: Supervised tokens.
+        right: Tokens of them whose most likely token was the right one.
+    """
+
+    loss: float = 0.0
+    tokens: int = 0
+    right: int = 0
+
+    def __add__(self, other: "TokenTotals") -> "TokenTotals":
+        return TokenTotals(
+            self.loss + other.loss, self.tokens + other.tokens, self.right + other.right
+        )
+
+
+def loss(totals: TokenTotals) -> float:
+    """Total negative log-likelihood per supervised token, in nats; NaN without a token."""
+    return totals.loss / totals.tokens if totals.tokens else math.nan
+
+
+def perplexity(totals: TokenTotals) -> float:
+    """``exp(loss)`` over the whole set, never a mean over batches; inf past float64."""
+    mean = loss(totals)
+    return math.inf if mean > _LARGEST_LOSS else math.exp(mean)
+
+
+def token_accuracy(totals: TokenTotals) -> float:
+    """Share of supervised tokens whose most likely token is right; NaN without a token."""
+    return totals.right / totals.tokens if totals.tokens else math.nan
+
+
+def normalise(text: str) -> str:
+    """Lower case, no punctuation, no English articles, single spaces.
+
+    Source: the official SQuAD v1.1 evaluation (arXiv:1606.05250), ``normalize_answer``.
+    """
+    bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def exact_match(expected: str, answer: str) -> float:
+    """1.0 when both are equal after :func:`normalise`, else 0.0."""
+    return float(normalise(expected) == normalise(answer))
+
+
+def token_f1(expected: str, answer: str) -> float:
+    """Harmonic mean of precision and recall over normalised words, counted as a bag.
+
+    Two empty texts agree (1.0); one empty text has nothing in common with another (0.0).
+    Source: the official SQuAD v2.0 evaluation (arXiv:1806.03822), ``compute_f1``.
+    """
+    wanted, given = normalise(expected).split(), normalise(answer).split()
+    if not wanted or not given:
+        return float(wanted == given)
+    common = sum((Counter(wanted) & Counter(given)).values())
+    return 2 * common / (len(wanted) + len(given))
+
+
+def rouge_l(expected: str, answer: str) -> float:
+    """ROUGE-L's F-measure with stemming: the longest common subsequence of words.
+
+    Source: Lin 2004, as google-research's ``rouge-score`` computes it.
+    """
+    return float(_rouge().score(expected, answer)["rougeL"].fmeasure)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMetrics:
+    """How well labels were predicted.
+
+    Args:
+        accuracy: Share of right labels.
+        f1_macro: Mean of each label's F1; a label that is neither expected nor predicted counts 0.
+        f1_weighted: The same, weighted by how often each label is expected.
+        confusion: int64 ``[labels, labels]``; row expected, column predicted.
+    """
+
+    accuracy: float
+    f1_macro: float
+    f1_weighted: float
+    confusion: npt.NDArray[np.int64]
+
+
+def label_metrics(
+    expected: Sequence[str], predicted: Sequence[str], *, labels: Sequence[str]
+) -> LabelMetrics:
+    """Score predicted labels with scikit-learn.
+
+    Args:
+        expected: The right label of each row; at least one.
+        predicted: The predicted label of each row, as many.
+        labels: All labels, in the order of the confusion matrix.
+    """
+    known = list(labels)
+    return LabelMetrics(
+        accuracy=float(accuracy_score(expected, predicted)),
+        f1_macro=_f1(expected, predicted, known, "macro"),
+        f1_weighted=_f1(expected, predicted, known, "weighted"),
+        confusion=confusion_matrix(expected, predicted, labels=known).astype(np.int64),
+    )
+
+
+def _f1(expected: Sequence[str], predicted: Sequence[str], labels: list[str], kind: str) -> float:
+    return float(f1_score(expected, predicted, labels=labels, average=kind, zero_division=0.0))
+
+
+@lru_cache(maxsize=1)
+def _rouge() -> rouge_scorer.RougeScorer:
+    """One scorer a process: building one costs more than a score."""
+    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)

@@ -1,0 +1,137 @@
+"""Measure a model on examples: losses of all, generated answers of some."""
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from mlflow_phi3.config.evaluate import EvaluateConfig
+from mlflow_phi3.data.messages import Conversation, Example, Message
+from mlflow_phi3.evaluation import metrics
+from mlflow_phi3.evaluation.losses import ExampleLoss, example_losses
+from mlflow_phi3.modeling.adapter import with_adapter
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.modeling.generate import generate
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One generated answer beside the expected one.
+
+    Args:
+        place: ``source:line`` of the conversation.
+        prompt: The messages before the answer.
+        expected: The conversation's own last message.
+        answer: What the model says.
+        exact_match: See :func:`mlflow_phi3.evaluation.metrics.exact_match`.
+        f1: See :func:`mlflow_phi3.evaluation.metrics.token_f1`.
+        rouge_l: See :func:`mlflow_phi3.evaluation.metrics.rouge_l`.
+    """
+
+    place: str
+    prompt: tuple[Message, ...]
+    expected: str
+    answer: str
+    exact_match: float
+    f1: float
+    rouge_l: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What is known of a model after reading the test split.
+
+    Args:
+        metrics: ``loss``, ``perplexity``, ``token_accuracy``, ``supervised_tokens``; and, when
+            answers were generated, ``exact_match``, ``f1``, ``rouge_l``.
+        per_example: Each example's loss with its place, in order: a few hundred bytes a row,
+            all that grows with the test set.
+        predictions: The generated answers, in order.
+    """
+
+    metrics: dict[str, float]
+    per_example: tuple[ExampleLoss, ...]
+    predictions: tuple[Prediction, ...]
+
+
+def evaluate(
+    base: Base,
+    adapter: Path | None,
+    examples: Iterable[Example],
+    conversations: Iterable[Conversation],
+    *,
+    config: EvaluateConfig,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> Evaluation:
+    """Measure base plus ``adapter`` (None: the untuned base).
+
+    Args:
+        base: The frozen base; left as it was.
+        adapter: Folder in PEFT's format.
+        examples: The test split, tokenised; read once, one after the other.
+        conversations: The same rows; only the first ``config.answers`` are read.
+        config: How much is generated.
+        on_progress: Called with (``loss`` or ``answers``, done, in all; 0 when not known).
+    """
+    asked = tuple(itertools.islice(conversations, config.answers))
+
+    def told(stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: on_progress(stage, done, total) if on_progress else None
+
+    totals = metrics.TokenTotals()
+    per_example: list[ExampleLoss] = []
+    with with_adapter(base, adapter) as model:
+        for found in example_losses(model, examples):
+            totals += metrics.TokenTotals(found.loss * found.tokens, found.tokens, found.right)
+            per_example.append(found)
+            told("loss")(len(per_example), 0)
+        answers = generate(
+            model,
+            base.tokenizer,
+            [conversation.messages[:-1] for conversation in asked],
+            max_new_tokens=config.max_new_tokens,
+            batch_size=config.generation_batch_size,
+            on_progress=told("answers"),
+        )
+    predictions = tuple(predict(row, text) for row, text in zip(asked, answers, strict=True))
+    return Evaluation(
+        metrics=token_metrics(totals) | answer_metrics(predictions),
+        per_example=tuple(per_example),
+        predictions=predictions,
+    )
+
+
+def predict(conversation: Conversation, answer: str) -> Prediction:
+    """Score one answer against its conversation."""
+    expected = conversation.messages[-1].content
+    return Prediction(
+        place=conversation.place,
+        prompt=conversation.messages[:-1],
+        expected=expected,
+        answer=answer,
+        exact_match=metrics.exact_match(expected, answer),
+        f1=metrics.token_f1(expected, answer),
+        rouge_l=metrics.rouge_l(expected, answer),
+    )
+
+
+def token_metrics(totals: metrics.TokenTotals) -> dict[str, float]:
+    """The metrics that follow from token totals, by name."""
+    return {
+        "loss": metrics.loss(totals),
+        "perplexity": metrics.perplexity(totals),
+        "token_accuracy": metrics.token_accuracy(totals),
+        "supervised_tokens": float(totals.tokens),
+    }
+
+
+def answer_metrics(predictions: Sequence[Prediction]) -> dict[str, float]:
+    """Means over the predictions, by name; empty without any."""
+    if not predictions:
+        return {}
+    return {
+        "exact_match": fmean(row.exact_match for row in predictions),
+        "f1": fmean(row.f1 for row in predictions),
+        "rouge_l": fmean(row.rouge_l for row in predictions),
+    }

@@ -1,0 +1,55 @@
+"""Put an adapter on a base for a while, and take it off again."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.modeling.base import Base
+
+
+@contextmanager
+def with_adapter(base: Base, adapter: Path | None) -> Iterator[PreTrainedModel]:
+    """The base's model with ``adapter`` on it; the bare model again afterwards.
+
+    PEFT puts its layers into the base's own module tree, so only one adapter at a time, and nobody
+    else may use ``base.model`` meanwhile. The frozen weights are shared, not copied.
+
+    Args:
+        base: The frozen base.
+        adapter: Folder in PEFT's format; None yields the untuned model.
+
+    Raises:
+        UsageError: ``adapter`` holds no adapter.
+    """
+    if adapter is None:
+        yield base.model
+        return
+    check_adapter(adapter)
+    tuned = PeftModel.from_pretrained(base.model, str(adapter)).eval()
+    try:
+        yield tuned
+    finally:
+        tuned.unload()
+        # PEFT leaves its configuration on the model, and warns of a second one when it is there.
+        if hasattr(base.model, "peft_config"):
+            del base.model.peft_config
+
+
+def check_adapter(adapter: Path) -> None:
+    """Refuse a folder that is not an adapter in PEFT's format, with safetensors weights.
+
+    Raises:
+        UsageError: A file is missing.
+    """
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        if not (adapter / name).is_file():
+            raise UsageError(
+                "PHI3-U030",
+                f"no {name}: this is not an adapter in PEFT's format",
+                where=str(adapter),
+                fix="name the folder of a checkpoint that a training wrote",
+            )

@@ -1,0 +1,125 @@
+"""Answers to prompts: batched, greedy, deterministic."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from mlflow_phi3.data.messages import Message
+from mlflow_phi3.errors import UsageError
+
+# Phi-3, Phi-3.5 and Phi-4-mini end a turn with <|end|>, Phi-4 with <|im_end|>. Not every checkpoint
+# names it in generation_config.json, and without it an answer runs on into the next turn.
+TURN_ENDS = ("<|end|>", "<|im_end|>")
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Sequence[Message]],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 16,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Answer each prompt greedily.
+
+    Prompts of like length share a batch, padded on the left, with a key-value cache.
+
+    Args:
+        model: A causal language model, bare or with an adapter on it.
+        tokenizer: Its tokenizer, with a chat template.
+        prompts: The messages before each answer; the last is the user's.
+        max_new_tokens: Tokens of an answer at most; capped to what is left of the context.
+        batch_size: Prompts generated together.
+        on_progress: Called with (prompts done, prompts in all) after each batch.
+
+    Returns:
+        One answer per prompt, in the order given, without special tokens and outer white space.
+
+    Raises:
+        UsageError: A prompt leaves no room for an answer in the model's context.
+    """
+    rendered = [render_prompt(tokenizer, prompt) for prompt in prompts]
+    order = sorted(range(len(rendered)), key=lambda index: len(rendered[index]))
+    answers = [""] * len(rendered)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        texts = _generate_batch(model, tokenizer, [rendered[i] for i in batch], max_new_tokens)
+        for index, text in zip(batch, texts, strict=True):
+            answers[index] = text
+        if on_progress:
+            on_progress(min(start + batch_size, len(order)), len(order))
+    return answers
+
+
+def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
+    """The token ids of ``messages`` through the chat template, up to where the answer begins."""
+    text = tokenizer.apply_chat_template(
+        [{"role": message.role, "content": message.content} for message in messages],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
+    """Ids that end an answer: those the checkpoint names, and the end of a turn; ascending."""
+    named = model.generation_config.eos_token_id if model.generation_config else None
+    found = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
+    vocabulary = tokenizer.get_vocab()
+    found.update(vocabulary.get(token) for token in TURN_ENDS)
+    return sorted(token for token in found if token is not None)
+
+
+def context_length(model: PreTrainedModel) -> int:
+    """Tokens of prompt and answer together, at most."""
+    return int(model.config.max_position_embeddings)
+
+
+def greedy(model: PreTrainedModel, tokenizer: Tokenizer, max_new_tokens: int) -> GenerationConfig:
+    """A configuration that always takes the most likely token and stops at the turn's end."""
+    ends = stop_ids(model, tokenizer)
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=ends,
+        pad_token_id=padding_id(model, tokenizer),
+        use_cache=True,
+    )
+
+
+def padding_id(model: PreTrainedModel, tokenizer: Tokenizer) -> int:
+    """The id that fills up short rows; it is masked, so any id will do where none is named."""
+    named = tokenizer.pad_token_id
+    return int(named) if named is not None else stop_ids(model, tokenizer)[0]
+
+
+@torch.inference_mode()
+def _generate_batch(
+    model: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[list[int]], wanted: int
+) -> list[str]:
+    width = max(len(prompt) for prompt in prompts)
+    room = context_length(model) - width
+    if room < 1:
+        raise UsageError(
+            "PHI3-U031",
+            f"the prompt has {width} tokens and the model's context {context_length(model)}",
+            where="generation",
+            fix="shorten the conversation",
+        )
+    fill = padding_id(model, tokenizer)
+    ids = torch.full((len(prompts), width), fill, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = 1
+    device = model.device
+    output = model.generate(
+        input_ids=ids.to(device),
+        attention_mask=mask.to(device),
+        generation_config=greedy(model, tokenizer, min(wanted, room)),
+    )
+    texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+    return [text.strip() for text in texts]

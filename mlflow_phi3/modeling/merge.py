@@ -1,0 +1,57 @@
+"""Fold an adapter into its base: a checkpoint that needs nothing beside it."""
+
+import copy
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import GenerationConfig, PreTrainedModel
+
+from mlflow_phi3.modeling.adapter import check_adapter
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.modeling.generate import padding_id, stop_ids
+
+
+def merge_adapter(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -> Path:
+    """Write base plus adapter as one portable checkpoint folder; the base is left untouched.
+
+    The sum is taken in float32 and rounded once to ``dtype``, layer by layer, so that beside the
+    copy of the base only one layer's float32 weights are held.
+
+    Args:
+        base: The frozen base the adapter was trained on.
+        adapter: Folder in PEFT's format.
+        out: Folder to write: safetensors, tokenizer with chat template, generation configuration.
+        dtype: Number format of the written weights.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UsageError: ``adapter`` holds no adapter.
+    """
+    check_adapter(adapter)
+    tuned = PeftModel.from_pretrained(copy.deepcopy(base.model), str(adapter)).eval()
+    for layer in tuned.modules():
+        if isinstance(layer, BaseTunerLayer):
+            layer.get_base_layer().to(torch.float32)
+            layer.merge(safe_merge=True)
+            layer.get_base_layer().to(dtype)
+    merged: PreTrainedModel = tuned.unload().to(dtype)
+    merged.config.dtype = dtype
+    save_checkpoint(merged, base, out)
+    return out
+
+
+def save_checkpoint(model: PreTrainedModel, base: Base, out: Path) -> None:
+    """Write ``model`` with the base's tokenizer and a generation configuration that stops."""
+    out.mkdir(parents=True, exist_ok=True)
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        bos_token_id=base.tokenizer.bos_token_id,
+        eos_token_id=stop_ids(base.model, base.tokenizer),
+        pad_token_id=padding_id(base.model, base.tokenizer),
+    )
+    model.save_pretrained(out)
+    base.tokenizer.save_pretrained(out)

@@ -1,0 +1,71 @@
+"""Is it the same model? Logits of two models on the same examples."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from mlflow_phi3.data.messages import Example
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far two models are apart on the same tokens.
+
+    Args:
+        max_abs: Largest absolute difference of a logit.
+        max_rel: ``max_abs`` relative to the largest absolute logit of the first model.
+        tokens_equal: Whether the most likely next token is the same at every position.
+        positions: How many positions were compared.
+        differing: At how many the most likely token differs.
+    """
+
+    max_abs: float
+    max_rel: float
+    tokens_equal: bool
+    positions: int = 0
+    differing: int = 0
+
+    def within(self, tolerance: float) -> bool:
+        """Whether tokens are equal and ``max_rel`` is a number of at most ``tolerance``."""
+        return self.tokens_equal and math.isfinite(self.max_rel) and self.max_rel <= tolerance
+
+
+@torch.inference_mode()
+def compare_logits(a: PreTrainedModel, b: PreTrainedModel, examples: Iterable[Example]) -> Parity:
+    """Compare the float32 logits of ``a`` and ``b`` at every position of ``examples``.
+
+    One example is held at a time. A NaN in either model gives a ``max_abs`` of NaN.
+
+    Args:
+        a: The reference, for instance base plus adapter as trained.
+        b: The model that is to be the same, for instance the reloaded merged one.
+        examples: What both read.
+    """
+    largest = scale = 0.0
+    positions = differing = 0
+    for example in examples:
+        logits_a = _logits(a, example)
+        logits_b = _logits(b, example).to(logits_a.device)
+        gap = (logits_a - logits_b).abs().max().item()
+        # max(x, nan) is x in Python: a NaN has to be carried by hand.
+        largest = gap if math.isnan(gap) or math.isnan(largest) else max(largest, gap)
+        scale = max(scale, logits_a.abs().max().item())
+        positions += logits_a.shape[0]
+        differing += int((logits_a.argmax(-1) != logits_b.argmax(-1)).sum())
+    return Parity(
+        max_abs=largest,
+        max_rel=largest / scale if scale else largest,
+        tokens_equal=positions > 0 and differing == 0 and not math.isnan(largest),
+        positions=positions,
+        differing=differing,
+    )
+
+
+def _logits(model: PreTrainedModel, example: Example) -> torch.Tensor:
+    """Float32 ``[length, vocabulary]``."""
+    ids = torch.as_tensor(example.input_ids, dtype=torch.long, device=model.device)
+    logits: torch.Tensor = model(input_ids=ids[None], use_cache=False).logits
+    return logits[0].float()

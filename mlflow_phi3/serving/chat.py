@@ -1,0 +1,92 @@
+"""The logged model: MLflow runs this file to make the pyfunc ("models from code"), so no pickle.
+
+Loaded by MLflow's own scoring server in another process, where the package's code travels beside
+the weights; see docs/serving.md.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import BAD_REQUEST
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.serving.local import LocalModel, load_checkpoint
+from mlflow_phi3.serving.protocol import completion, parse_request
+
+
+class PhiChat(PythonModel):  # type: ignore[misc]  # mlflow's types are not followed
+    """A portable checkpoint in the shape of OpenAI's chat completions."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the checkpoint that lies in the artifact ``checkpoint``."""
+        settings = context.model_config or {}
+        self._name = str(settings.get("model_name", "phi"))
+        self._model = LocalModel(
+            load_checkpoint(
+                Path(context.artifacts["checkpoint"]), device=str(settings.get("device", "auto"))
+            ),
+            default_max_tokens=int(settings.get("default_max_tokens", 512)),
+        )
+
+    # No type hints here: MLflow would take them for the schema of a list of inputs.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+        """Answer one request (a dict, or a frame of one row) or several (a frame of rows).
+
+        Raises:
+            MlflowException: A request is not one; HTTP status 400.
+        """
+        del context
+        requests = list(read_requests(model_input))
+        replies = [self._answer({**row, **(params or {})}) for row in requests]
+        return replies[0] if len(replies) == 1 else replies
+
+    def _answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            request = parse_request({**body, "stream": False})
+            reply = self._model.answer(request)
+        except UsageError as error:
+            raise MlflowException(str(error), error_code=BAD_REQUEST) from error
+        return completion(
+            request,
+            reply.answers,
+            prompt_tokens=reply.prompt_tokens,
+            model=request.model or self._name,
+        )
+
+
+def read_requests(model_input: Any) -> Iterator[dict[str, Any]]:
+    """Request bodies from whatever MLflow made of the input.
+
+    A chat that passed through pandas (``mlflow deployments predict -I`` reads JSON so) has become
+    a frame with one row per *message* and the scalars repeated: it is put together again.
+    """
+    if not isinstance(model_input, pd.DataFrame):
+        yield from model_input if isinstance(model_input, list) else [model_input]
+        return
+    rows = [_plain(row) for row in model_input.to_dict(orient="records")]
+    if rows and all(isinstance(row.get("messages"), dict) for row in rows):
+        yield {**rows[0], "messages": [row["messages"] for row in rows]}
+        return
+    yield from rows
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types for pandas' and NumPy's; keys whose value is missing are left out."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items() if not _missing(item)}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and np.isnan(value))
+
+
+mlflow.models.set_model(PhiChat())

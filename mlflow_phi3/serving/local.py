@@ -1,0 +1,216 @@
+"""A checkpoint in this process that answers chat requests, one at a time."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.modeling.generate import context_length, padding_id, render_prompt, stop_ids
+from mlflow_phi3.serving.protocol import (
+    Answer,
+    ChatRequest,
+    FinishReason,
+    TokenLogprob,
+    allowed_tokens,
+)
+from mlflow_phi3.serving.text import TextStream
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded portable checkpoint.
+
+    Args:
+        model: In evaluation mode, gradients off.
+        tokenizer: With a chat template.
+    """
+
+    model: PreTrainedModel
+    tokenizer: Tokenizer
+
+
+def load_checkpoint(folder: Path, *, device: str = "auto") -> Checkpoint:
+    """Load a portable checkpoint folder, in the number format it was written in.
+
+    Args:
+        folder: As :func:`mlflow_phi3.modeling.merge.merge_adapter` writes it.
+        device: torch device; ``auto`` takes a CUDA GPU when there is one.
+
+    Raises:
+        PreflightError: There is no checkpoint.
+    """
+    if not (folder / "config.json").is_file():
+        raise PreflightError(
+            "PHI3-P040",
+            "no config.json: this is not a checkpoint",
+            where=str(folder),
+            fix="name the folder of a merged model",
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype="auto",
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        attn_implementation="sdpa",
+    )
+    model.to(device).eval().requires_grad_(requires_grad=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return Checkpoint(model, tokenizer)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answers to one request.
+
+    Args:
+        answers: ``request.n`` of them.
+        prompt_tokens: Tokens of the rendered messages.
+    """
+
+    answers: tuple[Answer, ...]
+    prompt_tokens: int
+
+
+class LocalModel:
+    """Answers requests with ``transformers``' ``generate``, one request after the other.
+
+    Args:
+        checkpoint: What answers.
+        default_max_tokens: Length of an answer when the request names none.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, default_max_tokens: int = 512) -> None:
+        self._model, self._tokenizer = checkpoint.model, checkpoint.tokenizer
+        self._default = default_max_tokens
+        # A seed sets torch's global generator: two requests at once would disturb each other.
+        self._turn = threading.Lock()
+
+    def answer(self, request: ChatRequest) -> Reply:
+        """Answer ``request``; greedy at temperature 0, otherwise sampled, repeatably with a seed.
+
+        Raises:
+            UsageError: The messages fill the context.
+        """
+        prompt = render_prompt(self._tokenizer, request.to_messages())
+        length = allowed_tokens(
+            request,
+            prompt=len(prompt),
+            context=context_length(self._model),
+            default=self._default,
+        )
+        with self._turn, torch.random.fork_rng(), torch.inference_mode():
+            if request.seed is not None:
+                torch.manual_seed(request.seed)
+            rows, logits = self._generate(request, prompt, length)
+        answers = tuple(
+            self._to_answer(request, row, logits[index] if request.logprobs else None)
+            for index, row in enumerate(rows)
+        )
+        return Reply(answers, len(prompt))
+
+    def _generate(
+        self, request: ChatRequest, prompt: list[int], length: int
+    ) -> tuple[list[list[int]], torch.Tensor]:
+        """``n`` rows of generated ids, and logits ``[n, generated, vocabulary]``."""
+        ids = torch.tensor([prompt], device=self._model.device)
+        # Greedy answers are all the same: one is generated, and given n times.
+        sampled = request.temperature > 0
+        stops = StoppingCriteriaList(
+            [_StopText(self._tokenizer, request.stop, len(prompt))] if request.stop else []
+        )
+        output = self._model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            generation_config=self._generation_config(request, length),
+            stopping_criteria=stops,
+        )
+        copies = 1 if sampled else request.n
+        rows = [list(map(int, row)) for row in output.sequences[:, len(prompt) :]]
+        if not request.logprobs:
+            return rows * copies, torch.empty(0)
+        return rows * copies, torch.stack(output.logits, dim=1).repeat(copies, 1, 1)
+
+    def _generation_config(self, request: ChatRequest, length: int) -> GenerationConfig:
+        sampled = request.temperature > 0
+        choice = {"temperature": request.temperature, "top_p": request.top_p, "top_k": 0}
+        return GenerationConfig(
+            max_new_tokens=length,
+            do_sample=sampled,
+            num_return_sequences=request.n if sampled else 1,
+            eos_token_id=stop_ids(self._model, self._tokenizer),
+            pad_token_id=padding_id(self._model, self._tokenizer),
+            return_dict_in_generate=True,
+            output_logits=request.logprobs,
+            **(choice if sampled else {}),
+        )
+
+    def _to_answer(
+        self, request: ChatRequest, row: list[int], logits: torch.Tensor | None
+    ) -> Answer:
+        """Cut one row at its end, and read its text."""
+        ends = set(stop_ids(self._model, self._tokenizer))
+        stream = TextStream(self._tokenizer, request.stop)
+        pieces: list[str] = []
+        kept = 0
+        for used, token in enumerate(row, start=1):
+            if token in ends:
+                text = "".join([*pieces, stream.finish()])
+                return Answer(text, used, "stop", self._logprobs(request, row[:kept], logits))
+            pieces.append(stream.push(token))
+            kept = used
+            if stream.stopped:
+                break
+        text = "".join([*pieces, stream.finish()])
+        finish: FinishReason = "stop" if stream.stopped else "length"
+        return Answer(text, kept, finish, self._logprobs(request, row[:kept], logits))
+
+    def _logprobs(
+        self, request: ChatRequest, row: list[int], logits: torch.Tensor | None
+    ) -> tuple[TokenLogprob, ...]:
+        if logits is None or not row:
+            return ()
+        scores = logits[: len(row)].float().log_softmax(-1)
+        best = scores.topk(request.top_logprobs, dim=-1)
+        return tuple(
+            TokenLogprob(
+                token=self._tokenizer.decode([token]),
+                logprob=scores[at, token].item(),
+                top=tuple(
+                    (self._tokenizer.decode([other]), value)
+                    for other, value in zip(
+                        best.indices[at].tolist(), best.values[at].tolist(), strict=True
+                    )
+                ),
+            )
+            for at, token in enumerate(row)
+        )
+
+
+class _StopText(StoppingCriteria):  # type: ignore[misc]  # transformers' types are not followed
+    """Ends each row whose text holds a stop sequence."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...], prompt: int) -> None:
+        self._tokenizer, self._stop, self._prompt = tokenizer, stop, prompt
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object
+    ) -> torch.Tensor:
+        """Bool ``[rows]``: which are done."""
+        del scores, kwargs
+        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt :])
+        done = [any(stop in text for stop in self._stop) for text in texts]
+        return torch.tensor(done, device=input_ids.device)

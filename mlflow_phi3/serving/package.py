@@ -1,0 +1,119 @@
+"""All that is needed to log a servable model; the logging itself belongs to tracking."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow_phi3
+
+# What loading and answering import, no more: a serving image need not hold the training stack.
+_REQUIRED = ("mlflow", "torch", "transformers", "safetensors", "pydantic", "numpy", "pandas")
+
+
+@dataclass(frozen=True, slots=True)
+class ServableModel:
+    """What ``mlflow.pyfunc.log_model`` takes, by the names of its parameters.
+
+    Args:
+        python_model: The models-from-code file.
+        artifacts: Name to local folder; the weights.
+        code_paths: The package's own code, that travels with the model.
+        pip_requirements: Pinned to what is installed here.
+        model_config: Settings that may be overridden on loading.
+        signature: For ``ModelSignature.from_dict``: ``messages`` is required, the rest optional.
+        input_example: A request.
+    """
+
+    python_model: str
+    artifacts: dict[str, str]
+    code_paths: list[str]
+    pip_requirements: list[str]
+    model_config: dict[str, Any]
+    signature: dict[str, str]
+    input_example: dict[str, Any]
+
+
+def package_chat(
+    checkpoint: Path, staging: Path, *, name: str = "phi", default_max_tokens: int = 512
+) -> ServableModel:
+    """Describe how a portable checkpoint is logged as a chat model.
+
+    Args:
+        checkpoint: As :func:`mlflow_phi3.modeling.merge.merge_adapter` writes it.
+        staging: Empty folder for the copy of the package's code; may be deleted after logging.
+        name: What the model calls itself in its answers.
+        default_max_tokens: Length of an answer when a request names none.
+    """
+    return ServableModel(
+        python_model=str(Path(__file__).with_name("chat.py")),
+        artifacts={"checkpoint": str(checkpoint)},
+        code_paths=[str(stage_code(staging))],
+        pip_requirements=requirements(),
+        model_config={
+            "model_name": name,
+            "default_max_tokens": default_max_tokens,
+            "device": "auto",
+        },
+        signature={"inputs": json.dumps(_INPUTS), "outputs": json.dumps(_OUTPUTS)},
+        input_example={"messages": [{"role": "user", "content": "How do I turn it on?"}]},
+    )
+
+
+def stage_code(staging: Path) -> Path:
+    """Copy the package's Python files under ``staging``, without its data and weights.
+
+    The whole package and not a part of it: a part would hide the rest from a process that has
+    the package installed and loads the model first.
+
+    Returns:
+        The copied package.
+    """
+    source = Path(mlflow_phi3.__file__).parent
+    target = staging / source.name
+    for file in sorted(source.rglob("*.py")):
+        copy = target / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    return target
+
+
+def requirements() -> list[str]:
+    """``name==version`` of each package that serving imports, as installed here.
+
+    A local part such as torch's ``+cpu`` is cut: the public index has no such version.
+    """
+    return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
+
+
+def _column(name: str, kind: str) -> dict[str, Any]:
+    return {"name": name, "type": kind, "required": False}
+
+
+_TEXT = {"type": "string", "required": True}
+_INPUTS = [
+    {
+        "name": "messages",
+        "type": "array",
+        "items": {"type": "object", "properties": {"role": _TEXT, "content": _TEXT}},
+        "required": True,
+    },
+    _column("temperature", "double"),
+    _column("top_p", "double"),
+    _column("max_tokens", "long"),
+    _column("stop", "any"),  # one text or several
+    _column("n", "long"),
+    _column("seed", "long"),
+    _column("logprobs", "boolean"),
+    _column("top_logprobs", "long"),
+]
+_OUTPUTS = [
+    {"name": "id", "type": "string", "required": True},
+    {"name": "object", "type": "string", "required": True},
+    {"name": "created", "type": "long", "required": True},
+    {"name": "model", "type": "string", "required": True},
+    {"name": "choices", "type": "any", "required": True},
+    {"name": "usage", "type": "any", "required": True},
+]

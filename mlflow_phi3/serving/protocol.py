@@ -1,0 +1,228 @@
+"""The shape of a chat completion: what may be asked, and what is answered.
+
+Source: OpenAI's API reference, "Create chat completion".
+"""
+
+import math
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mlflow_phi3.data.messages import Message
+from mlflow_phi3.errors import UsageError
+
+FinishReason = Literal["stop", "length"]
+
+
+class TextPart(BaseModel):
+    """One part of a message's content; only text is understood."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """One turn as the API has it; ``developer`` is the newer word for ``system``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | tuple[TextPart, ...]
+    name: str | None = None
+
+    def to_message(self) -> Message:
+        """The turn as the chat template takes it."""
+        role = "system" if self.role == "developer" else self.role
+        if isinstance(self.content, str):
+            return Message(role, self.content)
+        return Message(role, "".join(part.text for part in self.content))
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells beside text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ChatRequest(BaseModel):
+    """One request; a name that is not here is refused, not dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
+    model: str = ""
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    """0, the default, is greedy."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    """Capped to what the context leaves."""
+    max_completion_tokens: int | None = Field(default=None, ge=1)
+    """The newer name of ``max_tokens``; wins over it."""
+    stop: Annotated[tuple[str, ...], Field(max_length=4)] = ()
+    n: int = Field(default=1, ge=1, le=16)
+    seed: int | None = None
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    logprobs: bool = False
+    top_logprobs: int = Field(default=0, ge=0, le=20)
+    user: str = ""
+    metadata: Mapping[str, str] = Field(default_factory=dict)
+    store: bool = False
+    frequency_penalty: float = Field(default=0.0, ge=0, le=0)
+    """Not supported: only 0, which changes nothing."""
+    presence_penalty: float = Field(default=0.0, ge=0, le=0)
+    """Not supported: only 0, which changes nothing."""
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _not_empty(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(value):
+            raise ValueError("a stop sequence is empty")
+        return value
+
+    @property
+    def wanted_tokens(self) -> int | None:
+        """Tokens of the answer asked for, or None."""
+        return self.max_completion_tokens or self.max_tokens
+
+    def to_messages(self) -> tuple[Message, ...]:
+        """The conversation as the chat template takes it."""
+        return tuple(message.to_message() for message in self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A generated token and how likely it was.
+
+    Args:
+        token: Its text.
+        logprob: Natural logarithm of its probability before temperature and ``top_p``.
+        top: The most likely tokens at that place with theirs, most likely first.
+    """
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One generated answer.
+
+    Args:
+        text: Without special tokens, cut before the first stop sequence.
+        tokens: How many were generated, the ending one included.
+        finish: ``stop`` when the model or a stop sequence ended it, else ``length``.
+        logprobs: One per token of the text, when they were asked for.
+    """
+
+    text: str
+    tokens: int
+    finish: FinishReason
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+def parse_request(body: object) -> ChatRequest:
+    """Turn a decoded JSON body into a request; keys whose value is null count as absent.
+
+    Raises:
+        UsageError: It is not one; the message names the first field that is wrong.
+    """
+    if not isinstance(body, Mapping):
+        raise UsageError("PHI3-U040", f"the body is {type(body).__name__}, not a JSON object")
+    given = {name: value for name, value in body.items() if value is not None}
+    try:
+        return ChatRequest.model_validate(given)
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_context=False)[0]
+        raise UsageError(
+            "PHI3-U041",
+            fault["msg"][:1].lower() + fault["msg"][1:],
+            where=".".join(str(part) for part in fault["loc"]),
+            fix="see docs/serving.md for what a request may hold",
+        ) from error
+
+
+def allowed_tokens(request: ChatRequest, *, prompt: int, context: int, default: int) -> int:
+    """How long the answer may be: as asked, or ``default``, and never past the context.
+
+    Raises:
+        UsageError: The prompt alone fills the context.
+    """
+    room = context - prompt
+    if room < 1:
+        raise UsageError(
+            "PHI3-U042",
+            f"the messages have {prompt} tokens and the model's context is {context} tokens",
+            where="messages",
+            fix=f"shorten the messages to at most {context - 1} tokens",
+        )
+    return min(request.wanted_tokens or default, room)
+
+
+def completion(
+    request: ChatRequest, answers: Sequence[Answer], *, prompt_tokens: int, model: str
+) -> dict[str, Any]:
+    """The answer to a request that does not stream."""
+    return {
+        "id": new_id(),
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": model,
+        "choices": [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": answer.text},
+                "logprobs": logprobs_content(answer.logprobs) if request.logprobs else None,
+                "finish_reason": answer.finish,
+            }
+            for index, answer in enumerate(answers)
+        ],
+        "usage": usage(prompt_tokens, sum(answer.tokens for answer in answers)),
+    }
+
+
+def usage(prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """Token counts; the prompt is counted once, however many answers it has."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt_tokens + completion_tokens,
+    }
+
+
+def logprobs_content(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """Log-probabilities as the API has them."""
+    return {
+        "content": [
+            _logprob(item.token, item.logprob)
+            | {"top_logprobs": [_logprob(token, value) for token, value in item.top]}
+            for item in logprobs
+        ],
+        "refusal": None,
+    }
+
+
+def new_id() -> str:
+    """A fresh id of a completion."""
+    return f"chatcmpl-{uuid.uuid4().hex}"
+
+
+def _logprob(token: str, logprob: float) -> dict[str, Any]:
+    # JSON knows no infinity; OpenAI says -9999.0 for "very unlikely".
+    value = logprob if math.isfinite(logprob) else -9999.0
+    return {"token": token, "logprob": value, "bytes": list(token.encode())}

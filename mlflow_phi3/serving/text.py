@@ -1,0 +1,51 @@
+"""Tokens to text as they come, cut at stop sequences."""
+
+from collections.abc import Sequence
+
+from tokenizers.decoders import DecodeStream
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+
+class TextStream:
+    """The text of one answer, piece by piece.
+
+    Text is held back while it could still become part of a stop sequence, or of a character whose
+    bytes are not all there.
+
+    Args:
+        tokenizer: Of the model that generates.
+        stop: Sequences that end the answer and do not belong to it.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._backend = tokenizer.backend_tokenizer
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._stop = tuple(stop)
+        self._held = ""
+        self.stopped = False
+
+    def push(self, token: int) -> str:
+        """Take the next token; return the text that is now certain, often empty."""
+        if self.stopped:
+            return ""
+        self._held += self._decoder.step(self._backend, token) or ""
+        cut = min((at for at in map(self._held.find, self._stop) if at >= 0), default=-1)
+        if cut >= 0:
+            self.stopped = True
+            self._held = self._held[:cut]
+            return self.finish()
+        keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        certain = self._held[: len(self._held) - keep]
+        self._held = self._held[len(certain) :]
+        return certain
+
+    def finish(self) -> str:
+        """There are no more tokens; return what was held back."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of ``text`` that begins ``stop``."""
+    longest = min(len(text), len(stop) - 1)
+    return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

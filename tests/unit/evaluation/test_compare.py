@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from mlflow_phi3.errors import DataError
+from mlflow_phi3.evaluation.compare import compare
+from mlflow_phi3.evaluation.losses import ExampleLoss
+
+
+def rows(losses, tokens=None):
+    tokens = tokens if tokens is not None else [10] * len(losses)
+    return [
+        ExampleLoss(f"t:{n}", float(loss), int(count), 0)
+        for n, (loss, count) in enumerate(zip(losses, tokens, strict=True))
+    ]
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0)
+
+
+def test_a_clear_win_is_better(noise):
+    base = noise.normal(3, 1, 50)
+    found = compare(rows(base - 0.5 + noise.normal(0, 0.1, 50)), rows(base))
+    assert found.better
+    assert found.significant
+    assert found.low < found.difference < found.high < 0
+
+
+def test_pairing_sees_what_unpaired_means_hide(noise):
+    """Rows differ by far more than models do; the same rows cancel out."""
+    base = noise.normal(3, 2, 40)
+    assert compare(rows(base - 0.05 + noise.normal(0, 0.02, 40)), rows(base)).better
+
+
+def test_a_clear_loss_is_significant_but_not_better(noise):
+    base = noise.normal(3, 1, 50)
+    found = compare(rows(base + 0.5), rows(base))
+    assert found.significant
+    assert not found.better
+
+
+def test_the_same_is_no_difference():
+    found = compare(rows([1, 2, 3]), rows([1, 2, 3]))
+    assert (found.difference, found.low, found.high, found.significant) == (0, 0, 0, False)
+
+
+def test_difference_is_weighted_by_tokens():
+    found = compare(rows([1, 2], [1, 99]), rows([2, 2], [1, 99]))
+    assert found.difference == pytest.approx(-0.01)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says(noise):
+    """200 experiments with a true difference of -0.1 at 90 %."""
+    covered = 0
+    for _ in range(200):
+        base = noise.normal(2, 1, 60)
+        found = compare(
+            rows(base + noise.normal(-0.1, 0.3, 60)), rows(base), confidence=0.9, resamples=400
+        )
+        covered += found.low <= -0.1 <= found.high
+    assert 0.83 <= covered / 200 <= 0.95
+
+
+def test_nan_is_never_better():
+    found = compare(rows([np.nan, 1]), rows([9, 9]))
+    assert not found.better
+    assert not found.significant
+
+
+def test_many_rows_are_drawn_in_slices(noise):
+    base = noise.normal(2, 1, 5000)
+    a, b = rows(base - 0.1), rows(base)
+    assert compare(a, b, resamples=1000).better
+
+
+def test_repeatable():
+    a, b = rows([1, 2, 4]), rows([2, 2, 2])
+    assert compare(a, b, seed=3) == compare(a, b, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "code"),
+    [
+        (rows([1]), rows([1, 2]), "PHI3-D070 1 and 2 rows"),
+        (rows([1, 2]), rows([1, 2], [10, 11]), "PHI3-D070 t:1"),
+        ([], [], "PHI3-D071"),
+        (rows([0], [0]), rows([0], [0]), "PHI3-D071"),
+    ],
+)
+def test_what_cannot_be_compared_is_told(a, b, code):
+    with pytest.raises(DataError, match=code):
+        compare(a, b)

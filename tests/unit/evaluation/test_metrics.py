@@ -1,0 +1,99 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score import rouge_scorer
+from sklearn.metrics import f1_score
+
+from mlflow_phi3.evaluation import metrics
+from mlflow_phi3.evaluation.metrics import TokenTotals
+
+WORDS = st.text(alphabet="abT .,\u00e9", max_size=40)
+LABELS = st.lists(st.tuples(*[st.sampled_from("xyz")] * 2), min_size=1, max_size=30)
+
+
+@given(st.lists(st.tuples(st.floats(0, 50), st.integers(1, 9)), min_size=1, max_size=20))
+def test_loss_is_weighted_by_tokens_whatever_the_batches(rows):
+    totals = sum((TokenTotals(mean * n, n, 0) for mean, n in rows), TokenTotals())
+    expected = np.average([mean for mean, _ in rows], weights=[n for _, n in rows])
+    assert metrics.loss(totals) == pytest.approx(expected)
+    assert metrics.perplexity(totals) == pytest.approx(math.exp(expected))
+
+
+def test_perplexity_is_no_mean_over_batches():
+    assert metrics.perplexity(TokenTotals(9.0, 1) + TokenTotals(1.0, 9)) == math.exp(1.0)
+
+
+def test_without_a_token_nothing_is_known():
+    empty = TokenTotals()
+    assert math.isnan(metrics.loss(empty))
+    assert math.isnan(metrics.perplexity(empty))
+    assert math.isnan(metrics.token_accuracy(empty))
+
+
+def test_a_huge_loss_overflows_to_infinity():
+    assert metrics.perplexity(TokenTotals(1e5, 10)) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "match", "f1"),
+    [
+        ("The blue light.", "blue light", 1.0, 1.0),
+        ("the light is blue", "light blue", 0.0, 0.8),
+        ("yes", "no", 0.0, 0.0),
+        ("", "...", 1.0, 1.0),
+        ("", "no", 0.0, 0.0),
+        ("a b b", "b b b", 0.0, 0.8),
+    ],
+)
+def test_match_and_f1_by_hand(expected, answer, match, f1):
+    assert metrics.exact_match(expected, answer) == match
+    assert metrics.token_f1(expected, answer) == pytest.approx(f1)
+
+
+@given(WORDS, WORDS)
+def test_f1_is_a_symmetric_share_and_one_for_matches(expected, answer):
+    found = metrics.token_f1(expected, answer)
+    assert 0.0 <= found <= 1.0
+    assert found == pytest.approx(metrics.token_f1(answer, expected))
+    if metrics.exact_match(expected, answer):
+        assert found == 1.0
+
+
+@given(WORDS, WORDS)
+def test_f1_agrees_with_scikit_learn_on_sets_of_words(expected, answer):
+    """With every word once, token F1 is the binary F1 over the vocabulary."""
+    wanted, given_ = (set(metrics.normalise(text).split()) for text in (expected, answer))
+    vocabulary = sorted(wanted | given_)
+    if not wanted or not given_:
+        return
+    reference = f1_score(
+        [word in wanted for word in vocabulary], [word in given_ for word in vocabulary]
+    )
+    assert metrics.token_f1(" ".join(wanted), " ".join(given_)) == pytest.approx(reference)
+
+
+@given(WORDS, WORDS)
+def test_rouge_l_agrees_with_rouge_score(expected, answer):
+    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    assert metrics.rouge_l(expected, answer) == scorer.score(expected, answer)["rougeL"].fmeasure
+
+
+@given(LABELS)
+def test_labels_by_hand(rows):
+    """From the definition, not from the library the code calls."""
+    expected, predicted = zip(*rows, strict=True)
+    found = metrics.label_metrics(expected, predicted, labels="wxyz")
+    f1, support = [], []
+    for label in "wxyz":
+        hits = sum(e == p == label for e, p in rows)
+        seen, said = expected.count(label), predicted.count(label)
+        f1.append(2 * hits / (seen + said) if seen + said else 0.0)
+        support.append(seen)
+    assert found.accuracy == pytest.approx(sum(e == p for e, p in rows) / len(rows))
+    assert found.f1_macro == pytest.approx(np.mean(f1))
+    assert found.f1_weighted == pytest.approx(np.average(f1, weights=support))
+    assert found.confusion.sum() == len(rows)
+    assert found.confusion[1, 2] == sum(row == ("x", "y") for row in rows)

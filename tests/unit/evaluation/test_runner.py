@@ -1,0 +1,137 @@
+import math
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from mlflow_phi3.config.evaluate import EvaluateConfig
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.evaluation.losses import example_losses
+from mlflow_phi3.evaluation.runner import evaluate
+from mlflow_phi3.modeling.adapter import with_adapter
+from mlflow_phi3.modeling.generate import generate
+from tests.tiny_phi3 import conversation, example
+
+TALKS = [
+    conversation("hold the button", "until the light turns blue", 1),
+    conversation("x", "y", 2),
+    conversation("the light?", "blue", 3),
+]
+CONFIG = EvaluateConfig(answers=2, max_new_tokens=8, generation_batch_size=2)
+
+
+def by_transformers(model, item):
+    """Hugging Face's own loss: labels of -100 are not counted."""
+    ids = torch.as_tensor(item.input_ids)[None].long()
+    labels = torch.where(torch.as_tensor(item.supervised)[None], ids, -100)
+    return float(model(input_ids=ids, labels=labels).loss)
+
+
+def test_losses_are_hugging_faces(base, adapter):
+    examples = [example(base, talk) for talk in TALKS]
+    with with_adapter(base, adapter) as model:
+        expected = [by_transformers(model, item) for item in examples]
+    found = evaluate(base, adapter, examples, [], config=CONFIG)
+    assert [row.loss for row in found.per_example] == pytest.approx(expected, rel=1e-5)
+    assert [row.place for row in found.per_example] == [f"test.jsonl:{n}" for n in (1, 2, 3)]
+    weights = [row.tokens for row in found.per_example]
+    assert weights == [int(item.supervised.sum()) for item in examples]
+    mean = float(np.average(expected, weights=weights))
+    assert found.metrics["loss"] == pytest.approx(mean, rel=1e-5)
+    assert found.metrics["perplexity"] == pytest.approx(math.exp(mean), rel=1e-4)
+
+
+def test_base_and_tuned_differ_and_the_base_stays(base, adapter):
+    examples = [example(base, talk) for talk in TALKS]
+    first = evaluate(base, None, examples, [], config=CONFIG)
+    tuned = evaluate(base, adapter, examples, [], config=CONFIG)
+    again = evaluate(base, None, examples, [], config=CONFIG)
+    assert first == again
+    assert tuned.metrics["loss"] != first.metrics["loss"]
+
+
+def test_token_accuracy_counts_most_likely_tokens(base):
+    item = example(base, TALKS[0])
+    ids = torch.as_tensor(item.input_ids)[None].long()
+    guess = base.model(ids).logits[0, :-1].argmax(-1)
+    right = (guess == ids[0, 1:])[torch.as_tensor(item.supervised)[1:]]
+    (found,) = example_losses(base.model, [item])
+    assert found.right == int(right.sum())
+
+
+def test_answers_are_those_of_generate(base, adapter):
+    found = evaluate(base, adapter, [], TALKS, config=CONFIG)
+    with with_adapter(base, adapter) as model:
+        expected = generate(
+            model, base.tokenizer, [talk.messages[:-1] for talk in TALKS[:2]], max_new_tokens=8
+        )
+    assert [row.answer for row in found.predictions] == expected
+    assert [row.expected for row in found.predictions] == ["until the light turns blue", "y"]
+    assert set(found.metrics) >= {"exact_match", "f1", "rouge_l"}
+
+
+def test_no_answers_wanted_none_read(base):
+    def unread():
+        raise AssertionError
+        yield
+
+    found = evaluate(base, None, [], unread(), config=EvaluateConfig(answers=0))
+    assert found.predictions == ()
+    assert "f1" not in found.metrics
+    assert math.isnan(found.metrics["loss"])
+
+
+def test_an_example_without_a_supervised_token_counts_nothing(base):
+    bare = Example(np.array([1, 2, 3], dtype=np.int32), np.zeros(3, dtype=np.bool_), "x:1")
+    both = evaluate(base, None, [bare, example(base, TALKS[0])], [], config=CONFIG)
+    alone = evaluate(base, None, [example(base, TALKS[0])], [], config=CONFIG)
+    assert both.metrics == alone.metrics
+
+
+def test_progress_tells_both_stages(base):
+    seen = []
+    evaluate(
+        base,
+        None,
+        [example(base, TALKS[0])],
+        TALKS,
+        config=CONFIG,
+        on_progress=lambda *step: seen.append(step),
+    )
+    assert seen == [("loss", 1, 0), ("answers", 2, 2)]
+
+
+def test_an_example_read_is_an_example_forgotten(base):
+    """So memory does not grow with the test set, beyond a number and a name for each row."""
+    alive, most = weakref.WeakSet(), 0
+
+    class Ids(np.ndarray):  # a bare array takes no weak references into a set
+        __hash__ = object.__hash__
+
+    def rows():
+        nonlocal most
+        for line in range(30):
+            ids = np.full(20, 7, dtype=np.int32).view(Ids)
+            alive.add(ids)
+            most = max(most, len(alive))
+            yield Example(ids, np.arange(20) > 18, f"test.jsonl:{line}")
+
+    evaluate(base, None, rows(), [], config=EvaluateConfig(answers=0))
+    assert most <= 2
+
+
+def test_logits_are_float32_in_bfloat16(base):
+    """A bfloat16 log-softmax would be off in the second digit."""
+    item = example(base, TALKS[0])
+    half = base.model.to(torch.bfloat16)
+    try:
+        (found,) = example_losses(half, [item])
+        ids = torch.as_tensor(item.input_ids)[None].long()
+        logits = half(ids).logits[0].float()
+    finally:
+        base.model.to(torch.float32)
+    places = np.flatnonzero(item.supervised)
+    wanted = functional.cross_entropy(logits[places - 1], ids[0, places])
+    assert found.loss == pytest.approx(float(wanted), rel=1e-2)
