@@ -1,4 +1,4 @@
-"""Load a Phi checkpoint and its tokenizer: from the hub (pinned), a folder, or the demo."""
+"""Load a Phi checkpoint and its tokenizer: the demo, a folder, or the hub (revision pinned)."""
 
 import hashlib
 import os

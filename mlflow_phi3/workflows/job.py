@@ -1,6 +1,8 @@
 """What every step of a workflow is given: the store, the screen, the folder."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,18 +29,29 @@ class Job:
         tracker: Where runs go.
         screen: How to speak.
         workspace: Folder of prepared data and checkpoints, absolute.
+        given_run: The run that ``mlflow run`` made for us, or None.
     """
 
     tracker: Tracker
     screen: Screen
     workspace: Path
+    given_run: str | None
+
+    @contextmanager
+    def root(self, word: str, config: Config) -> Iterator[Run]:
+        """The outermost run of a workflow: the one we were given, or a new one."""
+        name = f"{word}-{stamp()}"
+        with self.tracker.stage(name, stage=word, run_id=self.given_run) as run:
+            log_config(run, config)
+            yield run
 
 
 def open_job(config: JobConfig) -> Job:
     """Connect to the store and make the workspace."""
     workspace = Path(config.workspace).resolve()
     workspace.mkdir(parents=True, exist_ok=True)
-    return Job(open_tracker(), Screen(config.output), workspace)
+    tracker = open_tracker()
+    return Job(tracker, Screen(config.output), workspace, os.environ.get("MLFLOW_RUN_ID"))
 
 
 def greet(job: Job, config: ModelConfig) -> None:

@@ -1,0 +1,28 @@
+"""What has to hold before a model becomes a version, and what it is called."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from mlflow_phi3.config.base import Config
+
+
+class RegisterConfig(Config):
+    """From a winner to a registered version."""
+
+    registered_model: str = "phi3-chat"
+    """Name of the registered model that gets a new version."""
+
+    model_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of the registered weights."""
+
+    parity_tolerance: float = Field(default=0.02, gt=0)
+    """Largest difference of a logit between the trained model and the registered one, relative to
+    the largest logit; the most likely tokens must agree besides."""
+
+    parity_examples: int = Field(default=8, ge=1)
+    """Test conversations on which the two are compared."""
+
+    promote: Literal["better", "always", "never"] = "better"
+    """When the new version becomes `champion`: `better` than the one that is, beyond noise, on the
+    same test rows (or there is none), `always`, or `never`."""

@@ -1,0 +1,135 @@
+"""``evaluate``: the winner and the untuned base on the test split."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+from mlflow_phi3.config.evaluate import EvaluateConfig
+from mlflow_phi3.config.parse import narrow
+from mlflow_phi3.config.words import EvaluateWord
+from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.evaluation.compare import Comparison, compare
+from mlflow_phi3.evaluation.losses import ExampleLoss
+from mlflow_phi3.evaluation.runner import Evaluation
+from mlflow_phi3.evaluation.runner import evaluate as measure
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.tracking.datasets import log_datasets
+from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.workflows.job import Job, log_config, open_base, open_job
+from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
+from mlflow_phi3.workflows.screen import Update
+from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, load_winner
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What the test split says.
+
+    Args:
+        base: Of the untuned base.
+        tuned: Of the winner.
+        comparison: The winner's loss minus the base's, row by row.
+    """
+
+    base: Evaluation
+    tuned: Evaluation
+    comparison: Comparison
+
+
+def run(config: EvaluateWord) -> None:
+    """Run the step by itself, on a sweep of the store."""
+    job = open_job(config)
+    winner = load_winner(job, config.sweep_run)
+    with job.root("evaluate", config) as root:
+        data = prepare_as_child(job, winner.config, root)
+        measured = evaluate(job, config, open_base(winner.config), data, winner, root)
+    show_measures(job, measured)
+
+
+def evaluate_as_child(
+    job: Job, config: EvaluateConfig, base: Base, data: PreparedData, winner: Winner, parent: Run
+) -> Measured:
+    """Run the step as a child run of ``parent``."""
+    with job.tracker.stage("evaluate", stage="evaluate", parent=parent) as run:
+        log_config(run, config)
+        return evaluate(job, config, base, data, winner, run)
+
+
+def evaluate(
+    job: Job, config: EvaluateConfig, base: Base, data: PreparedData, winner: Winner, run: Run
+) -> Measured:
+    """Measure both; numbers, answers and the comparison go to ``run``."""
+    settings = narrow(config, EvaluateConfig)
+    run.set_tags({SWEEP_RUN: winner.sweep_run, WINNER_RUN: winner.run_id})
+    log_datasets(run, dataset_facts(data, ("test",)))
+    examples, conversations = data.examples("test"), data.conversations("test")
+    with job.screen.stage("evaluate") as update:
+        untuned = measure(
+            base, None, examples, conversations, config=settings, on_progress=_tell(update, "base")
+        )
+        tuned = measure(
+            base,
+            winner.adapter,
+            examples,
+            conversations,
+            config=settings,
+            on_progress=_tell(update, winner.name),
+        )
+    comparison = compare(
+        tuned.per_example,
+        untuned.per_example,
+        confidence=settings.confidence,
+        resamples=settings.resamples,
+    )
+    measured = Measured(untuned, tuned, comparison)
+    _log(run, measured)
+    return measured
+
+
+def load_evaluation(job: Job, evaluate_run: str) -> Evaluation:
+    """What a finished evaluation found of the winner, without its answers."""
+    run = job.tracker.get(evaluate_run)
+    folder = job.workspace / "fetched" / evaluate_run
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = json.loads(run.download("eval/metrics.json", folder).read_text())["test"]
+    rows = json.loads(run.download("eval/per_example.json", folder).read_text())
+    return Evaluation(metrics, tuple(ExampleLoss(**row) for row in rows), ())
+
+
+def show_measures(job: Job, measured: Measured) -> None:
+    """Print base beside tuned, and the first answers."""
+    base, tuned = measured.base.metrics, measured.tuned.metrics
+    rows = [[name, f"{base[name]:.4f}", f"{tuned[name]:.4f}"] for name in tuned if name in base]
+    job.screen.table("Test split", ["metric", "untuned base", "tuned"], rows)
+
+
+def _log(run: Run, measured: Measured) -> None:
+    base, tuned = measured.base, measured.tuned
+    run.log_metrics({f"base/{name}": value for name, value in base.metrics.items()})
+    run.log_metrics({f"test/{name}": value for name, value in tuned.metrics.items()})
+    run.log_json(
+        {"base": base.metrics, "test": tuned.metrics, "comparison": asdict(measured.comparison)},
+        "eval/metrics.json",
+    )
+    pairs = list(zip(base.predictions, tuned.predictions, strict=True))
+    run.log_table(
+        {
+            "place": [b.place for b, _ in pairs],
+            "question": [b.prompt[-1].content for b, _ in pairs],
+            "expected": [b.expected for b, _ in pairs],
+            "untuned base": [b.answer for b, _ in pairs],
+            "tuned": [t.answer for _, t in pairs],
+            "f1 base": [b.f1 for b, _ in pairs],
+            "f1 tuned": [t.f1 for _, t in pairs],
+        },
+        "eval/predictions.json",
+    )
+    run.log_json([asdict(row) for row in tuned.per_example], "eval/per_example.json")
+
+
+def _tell(update: Update, who: str) -> Callable[[str, int, int], None]:
+    def tell(stage: str, done: int, total: int) -> None:
+        share = f"/{total}" if total else ""
+        update(f"{who}: {stage} {done}{share}")
+
+    return tell

@@ -1,0 +1,39 @@
+"""``main``: prepare, sweep, evaluate, register, as child runs of one run, in one process."""
+
+from mlflow_phi3.config.parse import narrow
+from mlflow_phi3.config.words import MainWord, SweepWord
+from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.workflows.evaluate import evaluate_as_child, show_measures
+from mlflow_phi3.workflows.job import Job, greet, open_base, open_job
+from mlflow_phi3.workflows.prepare import prepare_as_child
+from mlflow_phi3.workflows.register import Registered, register_as_child
+from mlflow_phi3.workflows.sweep import show_trials, sweep_as_child
+
+
+def run(config: MainWord) -> None:
+    """Run all four steps and say what came of them."""
+    job = open_job(config)
+    greet(job, config)
+    with job.root("main", config) as root:
+        data = prepare_as_child(job, config, root)
+        base = open_base(config)
+        result, winner = sweep_as_child(job, narrow(config, SweepWord), base, data, root)
+        measured = evaluate_as_child(job, config, base, data, winner, root)
+        registered = register_as_child(job, config, base, data, winner, measured.tuned, root)
+        root.log_metrics({f"test/{k}": v for k, v in measured.tuned.metrics.items()})
+        root.log_metrics({f"base/{k}": v for k, v in measured.base.metrics.items()})
+    show_trials(job, result)
+    show_measures(job, measured)
+    _show_next(job, registered, root)
+
+
+def _show_next(job: Job, registered: Registered, root: Run) -> None:
+    """Say how to look at the runs, and how to deploy the winner."""
+    say = job.screen.say
+    say(f"\n[bold green]{registered.winner} is {registered.uri}[/] {registered.why}")
+    say(f"Look:    mlflow ui --backend-store-uri {job.tracker.uri}   (run {root.name})")
+    say(
+        "Deploy:  mlflow deployments create -t azure-foundry --name chat "
+        f"-m {registered.uri} -C instance_type=Standard_NC24ads_A100_v4"
+    )
+    say("Try it without an account: -t azure-foundry:/local")

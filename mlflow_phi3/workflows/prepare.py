@@ -1,0 +1,94 @@
+"""``prepare``: from the person's files to examples, checked and described."""
+
+from collections.abc import Sequence
+
+from mlflow_phi3.config.parse import narrow
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.config.words import PrepareWord
+from mlflow_phi3.data import pipeline
+from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.modeling.base import load_tokenizer, read_context_length
+from mlflow_phi3.tracking.datasets import DatasetFacts, log_datasets
+from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.workflows.job import Job, greet, log_config, open_job
+
+SPLITS = ("train", "validation", "test")
+
+
+def run(config: PrepareWord) -> None:
+    """Run the step by itself."""
+    job = open_job(config)
+    greet(job, config)
+    with job.root("prepare", config) as root:
+        prepare(job, config, root)
+
+
+def prepare_as_child(job: Job, config: PrepareWord, parent: Run) -> PreparedData:
+    """Run the step as a child run of ``parent``."""
+    with job.tracker.stage("prepare", stage="prepare", parent=parent) as run:
+        log_config(run, narrow(config, PrepareWord))
+        return prepare(job, config, run)
+
+
+def prepare(job: Job, config: PrepareWord, run: Run) -> PreparedData:
+    """Check, clean, split and tokenise; what came out is logged to ``run``."""
+    revision = config.model_revision or None
+    with job.screen.stage("prepare") as update:
+        data = pipeline.prepare(
+            narrow(config, PrepareConfig),
+            load_tokenizer(config.model, revision=revision),
+            folder=job.workspace / "prepared",
+            context_length=read_context_length(config.model, revision=revision),
+            on_progress=update,
+        )
+    _log(run, data)
+    counts = data.manifest.counts
+    sizes = ", ".join(f"{name} {facts.rows}" for name, facts in data.manifest.splits.items())
+    job.screen.say(
+        f"  {counts.rows_in} conversations: {sizes}; "
+        f"{counts.duplicates} duplicates, {counts.rejected} rejected"
+    )
+    return data
+
+
+def dataset_facts(data: PreparedData, splits: Sequence[str] = SPLITS) -> list[DatasetFacts]:
+    """The splits as MLflow's dataset inputs."""
+    sources = data.manifest.sources
+    return [
+        DatasetFacts(
+            name=sources[0].name,
+            split=split,
+            sha256=data.manifest.splits[split].sha256,
+            source=", ".join(source.name for source in sources),
+            rows=data.manifest.splits[split].rows,
+            tokens=data.manifest.splits[split].tokens,
+            supervised_tokens=data.manifest.splits[split].supervised,
+        )
+        for split in splits
+        if split in data.manifest.splits
+    ]
+
+
+def _log(run: Run, data: PreparedData) -> None:
+    manifest = data.manifest
+    run.set_tags(
+        {
+            "phi3.dataset_sha256": manifest.sha256,
+            "phi3.template_sha256": manifest.template_sha256,
+        }
+    )
+    log_datasets(run, dataset_facts(data))
+    counts = manifest.counts
+    metrics = {
+        "data/rows_in": counts.rows_in,
+        "data/kept": counts.kept,
+        "data/rejected": counts.rejected,
+        "data/duplicates": counts.duplicates,
+    }
+    for name, facts in manifest.splits.items():
+        metrics[f"data/{name}_rows"] = facts.rows
+        metrics[f"data/{name}_tokens"] = facts.tokens
+        metrics[f"data/{name}_supervised_tokens"] = facts.supervised
+    run.log_metrics(metrics)
+    for path in data.artifacts:
+        run.log_file(path, "data")

@@ -1,0 +1,151 @@
+"""``sweep``: search hyperparameters over LoRA trainings of one base."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_phi3.config.parse import narrow, parse_values
+from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.config.words import SweepWord
+from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.sweep.results import SweepProgress, SweepResult
+from mlflow_phi3.sweep.run import run_sweep
+from mlflow_phi3.tracking.datasets import log_datasets
+from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.workflows.job import Job, greet, load_config, log_config, open_base, open_job
+from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
+from mlflow_phi3.workflows.screen import Update
+
+SWEEP_RUN = "phi3.sweep_run"
+WINNER_RUN = "phi3.winner_run"
+ADAPTER = "checkpoints/best"
+
+
+@dataclass(frozen=True, slots=True)
+class Winner:
+    """The best trial of a sweep, wherever it was trained.
+
+    Args:
+        sweep_run: MLflow run of the sweep.
+        run_id: MLflow run of the trial.
+        name: ``trial-007``.
+        adapter: Folder with its adapter on this machine.
+        config: What the sweep was started with.
+    """
+
+    sweep_run: str
+    run_id: str
+    name: str
+    adapter: Path
+    config: SweepWord
+
+
+def run(config: SweepWord) -> None:
+    """Run the step by itself; its preparation is a child run."""
+    job = open_job(config)
+    greet(job, config)
+    with job.root("sweep", config) as root:
+        data = prepare_as_child(job, config, root)
+        result, _ = sweep(job, config, open_base(config), data, root)
+    show_trials(job, result)
+
+
+def sweep_as_child(
+    job: Job, config: SweepWord, base: Base, data: PreparedData, parent: Run
+) -> tuple[SweepResult, Winner]:
+    """Run the step as a child run of ``parent``."""
+    name = f"sweep-{config.study}" if config.study else "sweep"
+    with job.tracker.stage(name, stage="sweep", parent=parent) as run:
+        log_config(run, config)
+        return sweep(job, config, base, data, run)
+
+
+def sweep(
+    job: Job, config: SweepWord, base: Base, data: PreparedData, run: Run
+) -> tuple[SweepResult, Winner]:
+    """Search; the winner is named on ``run``."""
+    tags = {
+        "phi3.base_model": base.name,
+        "phi3.base_revision": base.revision,
+        "phi3.template_sha256": base.template_sha256,
+        "phi3.dataset_sha256": data.manifest.sha256,
+    }
+    run.set_tags(tags)
+    log_datasets(run, dataset_facts(data, ("train", "validation")))
+    with job.screen.stage("sweep") as update:
+        result = run_sweep(
+            narrow(config, SweepConfig),
+            base=base,
+            train=data.examples("train"),
+            validation=data.examples("validation"),
+            tracker=job.tracker,
+            parent=run,
+            folder=job.workspace / "trials",
+            tags=tags,
+            on_progress=_teller(update),
+        )
+    best = result.winner
+    run.set_tags({WINNER_RUN: best.run_id, "phi3.study": result.study})
+    return result, Winner(run.run_id, best.run_id, best.name, result.winner_adapter, config)
+
+
+def load_winner(job: Job, sweep_run: str) -> Winner:
+    """The winner of a finished sweep, its adapter fetched from the store.
+
+    Args:
+        job: The surroundings.
+        sweep_run: Run id; empty takes the newest finished sweep.
+
+    Raises:
+        UsageError: There is no such sweep.
+    """
+    run_id = sweep_run or job.tracker.latest("sweep").info.run_id
+    trial = job.tracker.get(job.tracker.get(run_id).tags()[WINNER_RUN])
+    config = parse_values(SweepWord, load_config(job, run_id))
+    return Winner(run_id, trial.run_id, trial.name, fetch_adapter(job, trial.run_id), config)
+
+
+def fetch_adapter(job: Job, trial_run: str) -> Path:
+    """Copy a trial's best adapter out of the store; where it lies then."""
+    into = job.workspace / "fetched" / trial_run
+    into.mkdir(parents=True, exist_ok=True)
+    return job.tracker.get(trial_run).download(ADAPTER, into)
+
+
+def show_trials(job: Job, result: SweepResult) -> None:
+    """Print the trials, best first."""
+    searched = sorted({name for trial in result.trials for name in trial.params})
+    ranked = sorted(result.trials, key=lambda t: (t.state != "complete", t.loss))
+    rows = [
+        [
+            f"{trial.name}{' *' if trial.number == result.winner.number else ''}",
+            *(_brief(trial.params.get(name, "")) for name in searched),
+            f"{trial.loss:.4f}",
+            f"{trial.perplexity:.3f}",
+            f"{trial.token_accuracy:.1%}",
+            trial.state,
+        ]
+        for trial in ranked
+    ]
+    columns = ["trial", *searched, "val loss", "perplexity", "token acc.", "state"]
+    job.screen.table(f"Study {result.study}: {len(result.trials)} trials", columns, rows)
+
+
+def _brief(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _teller(update: Update) -> Callable[[SweepProgress], None]:
+    def tell(progress: SweepProgress) -> None:
+        best = f", best {progress.best_loss:.4f} ({progress.best_trial})" * bool(
+            progress.best_trial
+        )
+        update(
+            f"{progress.finished}/{progress.n_trials} trials{best}; {progress.trial} step "
+            f"{progress.step}/{progress.total_steps} loss {progress.loss:.3f} "
+            f"{progress.tokens_per_second:,.0f} tokens/s",
+            progress.done,
+        )
+
+    return tell
