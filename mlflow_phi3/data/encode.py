@@ -1,0 +1,206 @@
+"""From messages to token ids, with the tokens of each turn known."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer
+
+from mlflow_phi3.data.messages import Message
+from mlflow_phi3.data.template import Renderer, Shape, TemplateSource, shape_of
+from mlflow_phi3.data.words import WordLane
+from mlflow_phi3.errors import DataError
+
+ALIAS = "\U0010fffe"  # a Unicode noncharacter: validation refuses it in content
+TrainOn = Literal["all-assistant", "last"]
+Ids = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A rendered conversation in tokens.
+
+    Args:
+        ids: int32 ``[length]``.
+        turns: int32 ``[messages, 3]``: first token of the content, the end of the content, and the
+            end of the turn (past its closing special token). Equal numbers for a message that the
+            template leaves out.
+    """
+
+    ids: Ids
+    turns: npt.NDArray[np.int32]
+
+    def supervised_spans(self, roles: Sequence[str], train_on: TrainOn) -> list[tuple[int, int]]:
+        """Token ranges ``[start, end)`` to learn: assistants' contents and their closing tokens."""
+        spans = [
+            (max(int(start), 1), int(close))
+            for role, (start, _, close) in zip(roles, self.turns, strict=True)
+            if role == "assistant" and close > max(start, 1)
+        ]
+        return spans[-1:] if train_on == "last" else spans
+
+
+class Encoder:
+    """Encodes conversations through the model's template; contents cannot forge a turn.
+
+    The reference is one pass of the tokenizer over the rendered text, in which the template's
+    special tokens carry private names (:data:`ALIAS`), so that only they are recognised. Where
+    it is provably the same, :class:`WordLane` takes over; ``check_every`` rows both are compared.
+
+    Args:
+        source: The tokenizer and its template.
+        fast: Allow the word lane.
+        check_every: Rows between two comparisons of the lane with the reference.
+    """
+
+    def __init__(
+        self, source: TemplateSource, *, fast: bool = True, check_every: int = 1000
+    ) -> None:
+        self._renderer = Renderer(source)
+        parsed = json.loads(source.tokenizer)
+        self._aliases = {token["content"]: _alias(token["id"]) for token in parsed["added_tokens"]}
+        self._specials = _any_of(self._aliases)
+        self._tokenizer = _aliased(parsed, self._aliases)
+        self._special_ids = frozenset(token["id"] for token in parsed["added_tokens"])
+        self._skeletons: dict[tuple[Shape, bool], list[str | int]] = {}
+        self._lane = WordLane.build(parsed, self._tokenizer, mark=ALIAS) if fast else None
+        self._check_every = check_every
+        self._seen = 0
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether the word lane is in use."""
+        return self._lane is not None
+
+    def find_special(self, text: str) -> str | None:
+        """The first special-token text within ``text``, if there is one."""
+        found = self._specials.search(text)
+        return found[0] if found else None
+
+    def encode(self, messages: Sequence[Message], *, prompt: bool = False) -> Encoded:
+        """Encode a conversation.
+
+        Args:
+            messages: The conversation, checked.
+            prompt: End with the opening of an assistant's turn, for generation.
+
+        Raises:
+            DataError: The template cannot render it.
+        """
+        shape = shape_of(messages)
+        skeleton = self._skeletons.get((shape, prompt))
+        if skeleton is None:
+            skeleton = self._skeleton(shape, messages, prompt=prompt)
+        if self._lane is None:
+            return self._reference(skeleton, messages)
+        taken = self._lane.encode((shape, prompt), skeleton, messages)
+        if taken is None:
+            return self._reference(skeleton, messages)
+        ids, turns = taken
+        encoded = Encoded(np.array(ids, np.int32), np.array(turns, np.int32).reshape(-1, 3))
+        self._seen += 1
+        if self._seen % self._check_every == 1:
+            self._compare(encoded, self._reference(skeleton, messages))
+        return encoded
+
+    def decode(self, ids: Sequence[int]) -> list[str]:
+        """The text of each token, for people to read; special tokens by their own names."""
+        names = {alias: name for name, alias in self._aliases.items()}
+        texts = []
+        for token in ids:
+            raw = self._tokenizer.id_to_token(int(token)) or ""
+            texts.append(names.get(raw) or self._tokenizer.decode([int(token)]) or raw)
+        return texts
+
+    def _skeleton(
+        self, shape: Shape, messages: Sequence[Message], *, prompt: bool
+    ) -> list[str | int]:
+        found = self._renderer.skeleton(shape, prompt=prompt)
+        filled = "".join(
+            messages[piece].content if isinstance(piece, int) else piece for piece in found
+        )
+        if filled != self._renderer.render(messages, prompt=prompt):
+            raise DataError(
+                "PHI3-D023",
+                "the chat template changes the contents it renders",
+                fix="use a template that writes contents as they are",
+            )
+        named: list[str | int] = [
+            piece
+            if isinstance(piece, int)
+            else self._specials.sub(lambda found: self._aliases[found[0]], piece)
+            for piece in found
+        ]
+        self._skeletons[shape, prompt] = named
+        return named
+
+    def _reference(self, skeleton: list[str | int], messages: Sequence[Message]) -> Encoded:
+        pieces: list[str] = []
+        where = np.zeros((len(messages), 2), np.int64) - 1
+        at = 0
+        for piece in skeleton:
+            text = messages[piece].content if isinstance(piece, int) else piece
+            if isinstance(piece, int):
+                where[piece] = at, at + len(text)
+            pieces.append(text)
+            at += len(text)
+        encoding = self._tokenizer.encode("".join(pieces), add_special_tokens=False)
+        ids = np.array(encoding.ids, np.int32)
+        offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
+        special = np.isin(ids, list(self._special_ids))
+        turns = [_turn(offsets, special, int(start), int(end)) for start, end in where]
+        return Encoded(ids, np.array(turns, np.int32).reshape(-1, 3))
+
+    def _compare(self, fast: Encoded, reference: Encoded) -> None:
+        if np.array_equal(fast.ids, reference.ids) and np.array_equal(fast.turns, reference.turns):
+            return
+        raise DataError(
+            "PHI3-D025",
+            "the word lane and the tokenizer disagree on a row",
+            fix="set fast_tokenizer=false and report the tokenizer's name",
+        )
+
+
+def _turn(
+    offsets: npt.NDArray[np.int64], special: npt.NDArray[np.bool_], start: int, end: int
+) -> tuple[int, int, int]:
+    """Tokens of the characters ``[start, end)``, and past the special token that closes them."""
+    if start < 0:
+        return 0, 0, 0
+    # A special token that strips to its right covers the content's leading blanks: not content.
+    first = int(np.searchsorted(offsets[:, 0], start, side="left"))
+    while first and offsets[first - 1, 1] > start and not special[first - 1]:
+        first -= 1
+    last = max(int(np.searchsorted(offsets[:, 0], end, side="left")), first)
+    closing = np.flatnonzero(special[last:])
+    return first, last, last + int(closing[0]) + 1 if len(closing) else last
+
+
+def _alias(token_id: int) -> str:
+    return f"{ALIAS}{token_id}{ALIAS}"
+
+
+def _any_of(texts: Sequence[str] | dict[str, str]) -> re.Pattern[str]:
+    """Matches the longest of ``texts`` first, as the tokenizer does; never, when there is none."""
+    ordered = sorted(texts, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
+
+
+def _aliased(parsed: dict[str, Any], aliases: dict[str, str]) -> Tokenizer:
+    """The same tokenizer, ids unchanged, whose special tokens answer to private names only."""
+    vocabulary = parsed["model"]["vocab"]
+    for token in parsed["added_tokens"]:
+        name = token["content"]
+        token["content"] = aliases[name]
+        if isinstance(vocabulary, dict) and name in vocabulary:
+            vocabulary[aliases[name]] = vocabulary.pop(name)
+        if parsed["model"].get("unk_token") == name:
+            parsed["model"]["unk_token"] = aliases[name]
+    # The template writes what stands around; a post-processor would add a second <s>.
+    parsed["post_processor"] = None
+    parsed["truncation"] = parsed["padding"] = None
+    return Tokenizer.from_str(json.dumps(parsed))

@@ -1,0 +1,201 @@
+"""What is wrong with rows: stable codes, the place, the value and the mend."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mlflow_phi3.errors import DataError
+
+Severity = Literal["error", "warning"]
+SHOWN_CODES = 8
+SHOWN_PLACES = 3
+_VALUE_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A thing that can be wrong.
+
+    Args:
+        title: What the rule asks for, in a few words.
+        fix: What the person can do.
+        severity: ``error`` keeps the row out; ``warning`` tells and keeps it.
+    """
+
+    title: str
+    fix: str
+    severity: Severity = "error"
+
+
+RULES: Mapping[str, Rule] = {
+    "PHI3-D001": Rule("text is UTF-8", "save the file as UTF-8"),
+    "PHI3-D002": Rule("a row is JSON", "write one complete JSON object on each line"),
+    "PHI3-D003": Rule("a row is an object", 'write {"messages": [...]} on each line'),
+    "PHI3-D004": Rule("nesting can be read", "flatten the row"),
+    "PHI3-D005": Rule("a row is at most 16 MiB", "split the conversation"),
+    "PHI3-D006": Rule("messages are a list", 'give "messages": [{"role": ..., "content": ...}]'),
+    "PHI3-D007": Rule("there are messages", "add a user's message and the assistant's answer"),
+    "PHI3-D008": Rule("a message has role and content", "give every message both"),
+    "PHI3-D009": Rule("a role is known", "use system, user or assistant"),
+    "PHI3-D010": Rule("content is text", "write the content as one string"),
+    "PHI3-D011": Rule("content is not empty", "fill in the text or remove the row"),
+    "PHI3-D012": Rule("the system message is first", "move it to the beginning, and keep only one"),
+    "PHI3-D013": Rule("user and assistant take turns", "join messages of one role that follow"),
+    "PHI3-D014": Rule("the last message is the assistant's", "end the row with the answer"),
+    "PHI3-D015": Rule("an exchange begins with the user", "put a user's message first"),
+    "PHI3-D016": Rule(
+        "content holds a special token's text",
+        "nothing, when it is meant: it is encoded as plain characters and cannot forge a turn",
+        "warning",
+    ),
+    "PHI3-D017": Rule(
+        "text can be written as UTF-8", "remove the lone surrogate (\\ud800-\\udfff)"
+    ),
+    "PHI3-D018": Rule("text holds no noncharacters", "remove U+10FFFE and U+10FFFF"),
+    "PHI3-D019": Rule("a row has a label", "fill in the label"),
+    "PHI3-D020": Rule(
+        "a message has only role and content",
+        "nothing, when the other keys may be left out of training",
+        "warning",
+    ),
+    "PHI3-D021": Rule(
+        "a conversation fits max_length",
+        "shorten it, raise max_length, or set overlength=drop or overlength=truncate",
+    ),
+    "PHI3-D022": Rule("a row teaches something", "give the assistant's message text"),
+    "PHI3-D023": Rule("the chat template renders the row", "follow the template's order of roles"),
+    "PHI3-D024": Rule(
+        "the chat template shows every message",
+        "say it in the user's message, or use a model whose template has this role",
+        "warning",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong at one place.
+
+    Args:
+        code: Key of :data:`RULES`.
+        source: File or dataset as errors cite it.
+        line: Line or row number, 1-based; 0 for the source as a whole.
+        problem: What is wrong there, with the value.
+        related: Another place that it has to do with, such as a duplicate's first row.
+    """
+
+    code: str
+    source: str
+    line: int
+    problem: str
+    related: str = ""
+
+    @property
+    def place(self) -> str:
+        """``source:line``."""
+        return f"{self.source}:{self.line}" if self.line else self.source
+
+    def to_json(self) -> str:
+        """One line of ``findings.jsonl``."""
+        rule = RULES[self.code]
+        facts = {
+            "code": self.code,
+            "severity": rule.severity,
+            "place": self.place,
+            "source": self.source,
+            "line": self.line,
+            "problem": self.problem,
+            "fix": rule.fix,
+        }
+        if self.related:
+            facts["related"] = self.related
+        return json.dumps(facts, ensure_ascii=False)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Findings counted by code, with the first few of each.
+
+    Args:
+        counts: Findings by code.
+        first: The first :data:`SHOWN_PLACES` findings by code.
+        rows: Rows with at least one error.
+    """
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first: dict[str, list[Finding]] = field(default_factory=dict)
+
+    def add(self, finding: Finding) -> None:
+        """Count one finding."""
+        self.counts[finding.code] += 1
+        shown = self.first.setdefault(finding.code, [])
+        if len(shown) < SHOWN_PLACES:
+            shown.append(finding)
+
+    def merge(self, other: "Tally") -> None:
+        """Count another tally's findings, which come after these."""
+        self.counts.update(other.counts)
+        for code, found in other.first.items():
+            shown = self.first.setdefault(code, [])
+            shown.extend(found[: SHOWN_PLACES - len(shown)])
+
+    def by_frequency(self, codes: Iterable[str] | None = None) -> list[tuple[str, int]]:
+        """Codes and counts, most frequent first."""
+        wanted = self.counts if codes is None else [code for code in codes if self.counts[code]]
+        return sorted(((code, self.counts[code]) for code in wanted), key=lambda pair: -pair[1])
+
+    def error(self, codes: Iterable[str], whole: Path) -> DataError:
+        """The exception for findings of ``codes``: the most frequent first, the rest beneath.
+
+        Args:
+            codes: Codes that stop the preparation; at least one has been counted.
+            whole: Where all findings are written.
+        """
+        ordered = self.by_frequency(codes)
+        code, _ = ordered[0]
+        lead = self.first[code][0]
+        total = sum(number for _, number in ordered)
+        lines = [lead.problem if total == 1 else f"{lead.problem}; {total} findings in all"]
+        for other, number in ordered[:SHOWN_CODES] if total > 1 else []:
+            places = ", ".join(finding.place for finding in self.first[other])
+            more = f" and {number - SHOWN_PLACES} more" if number > SHOWN_PLACES else ""
+            example = f" ({self.first[other][0].problem})" if other != code else ""
+            lines.append(f"\n  {number:>6} x {other} at {places}{more}{example}")
+        if len(ordered) > SHOWN_CODES:
+            lines.append(f"\n  {len(ordered) - SHOWN_CODES} further codes")
+        if total > 1:
+            lines.append("\n  ")
+        lines.append(f"{' ' if total == 1 else ''}(all: {whole})")
+        return DataError(code, "".join(lines), where=lead.place, fix=RULES[code].fix)
+
+
+def show(value: object) -> str:
+    """A value as a message quotes it: JSON-like, cut at 200 characters."""
+    text = repr(value)
+    return text if len(text) <= _VALUE_LENGTH else f"{text[:_VALUE_LENGTH]}... ({len(text)} long)"
+
+
+def join_findings(parts: Path, target: Path, tally: Tally) -> None:
+    """Write the findings of all pieces to one file, the most frequent code first."""
+    files = sorted(parts.glob("*.findings"))
+    with target.open("wb") as out:
+        for code, _ in tally.by_frequency():
+            wanted = f'{{"code": "{code}"'.encode()
+            for file in files:
+                with file.open("rb") as stream:
+                    out.writelines(line for line in stream if line.startswith(wanted))
+    for file in files:
+        file.unlink()
+
+
+def join_parts(parts: Path, suffix: str, target: Path) -> None:
+    """Append the pieces' files with ``suffix`` to one, in order, and remove them."""
+    with target.open("wb") as out:
+        for part in sorted(parts.glob(f"*.{suffix}")):
+            with part.open("rb") as stream:
+                shutil.copyfileobj(stream, out)
+            part.unlink()

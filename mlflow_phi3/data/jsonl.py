@@ -1,0 +1,136 @@
+"""JSON Lines in pieces of a file, with line numbers; memory does not grow with the file."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from mlflow_phi3.data.validate import Problem
+from mlflow_phi3.errors import DataError
+
+CHUNK_BYTES = 4 << 20
+MAX_ROW_BYTES = 16 << 20
+_BOM = b"\xef\xbb\xbf"
+_FOREIGN_BOMS = (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Whole lines of a file.
+
+    Args:
+        start: Byte at which the first line begins.
+        end: Byte after the last line.
+        line: Number of the first line, from 1.
+    """
+
+    start: int
+    end: int
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row as it was read.
+
+    Args:
+        line: Line or row number, from 1.
+        value: What it holds, when it could be read.
+        problem: Why it could not.
+        raw: The row's text as far as it can be shown, for ``rejected.jsonl``.
+    """
+
+    line: int
+    value: object = None
+    problem: Problem | None = None
+    raw: str = ""
+
+
+def plan_spans(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Span], str]:
+    """Cut a file at line ends into pieces, and hash it on the way.
+
+    Returns:
+        The pieces in order, and the SHA-256 of the file.
+
+    Raises:
+        DataError: The file is in UTF-16 or UTF-32.
+    """
+    digest = hashlib.sha256()
+    spans: list[Span] = []
+    start, line, at, lines = 0, 1, 0, 0
+    with path.open("rb") as stream:
+        while block := stream.read(chunk_bytes):
+            if at == 0 and block.startswith(_FOREIGN_BOMS):
+                raise DataError(
+                    "PHI3-D001",
+                    f"the file begins with {block[:2].hex(' ')}: it is UTF-16 or UTF-32",
+                    where=path.name,
+                    fix="save it as UTF-8",
+                )
+            digest.update(block)
+            last = block.rfind(b"\n")
+            if last >= 0:
+                spans.append(Span(start, at + last + 1, line))
+                line += lines + block.count(b"\n")
+                start, lines = at + last + 1, 0
+            at += len(block)
+    if start < at:
+        spans.append(Span(start, at, line))
+    return spans, digest.hexdigest()
+
+
+def read_rows(path: Path, span: Span) -> Iterator[Row]:
+    """Parse the lines of a piece; blank lines are none."""
+    with path.open("rb") as stream:
+        stream.seek(span.start)
+        number, left = span.line, span.end - span.start
+        while left > 0:
+            line = stream.readline(min(left, MAX_ROW_BYTES + 1))
+            if not line:
+                return
+            left -= len(line)
+            if len(line) > MAX_ROW_BYTES and not line.endswith(b"\n"):
+                size = len(line) + _skip_line(stream)
+                left = span.end - stream.tell()
+                yield _broken(number, line[:1000], "PHI3-D005", f"the row has {size:,} bytes")
+            elif stripped := line.removeprefix(_BOM).strip():
+                yield parse_row(number, stripped)
+            number += 1
+
+
+def parse_row(number: int, line: bytes) -> Row:
+    """One line to one value, or to the reason why not."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{line[error.start]:02x} at column {error.start + 1} is not UTF-8"
+        return _broken(number, line, "PHI3-D001", found)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        found = f"not JSON: {error.msg} at column {error.colno} ({_around(text, error.pos)})"
+        return Row(number, problem=Problem("PHI3-D002", found), raw=text)
+    except RecursionError:
+        return Row(number, problem=Problem("PHI3-D004", "nested too deeply"), raw=text)
+    except ValueError as error:  # a number of more digits than Python reads
+        return Row(number, problem=Problem("PHI3-D002", f"not JSON: {error}"), raw=text)
+    return Row(number, value, raw=text)
+
+
+def _skip_line(stream: BinaryIO) -> int:
+    skipped = 0
+    while part := stream.readline(CHUNK_BYTES):
+        skipped += len(part)
+        if part.endswith(b"\n"):
+            break
+    return skipped
+
+
+def _broken(number: int, line: bytes, code: str, text: str) -> Row:
+    return Row(number, problem=Problem(code, text), raw=line.decode(errors="backslashreplace"))
+
+
+def _around(text: str, position: int) -> str:
+    return repr(text[max(position - 20, 0) : position + 20])

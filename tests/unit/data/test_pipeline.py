@@ -1,0 +1,124 @@
+import json
+
+import numpy as np
+import pytest
+
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data.pipeline import load_prepared, prepare
+from mlflow_phi3.errors import DataError
+
+
+def test_samsum_as_the_template_writes_it(samsum, tokenizer, tmp_path):
+    config = PrepareConfig(
+        train_data=str(samsum / "train.jsonl"), validation_data=str(samsum / "validation.jsonl")
+    )
+    data = prepare(config, tokenizer, folder=tmp_path, context_length=4096)
+    assert data.manifest.counts.adds_up
+    assert data.manifest.counts.rows_in == 79 + 21
+    assert data.manifest.splits["validation"].rows == 21
+    rows = {
+        f"{name}.jsonl:{number}": json.loads(line)["messages"]
+        for name in ("train", "validation")
+        for number, line in enumerate((samsum / f"{name}.jsonl").read_text().splitlines(), 1)
+    }
+    seen = set()
+    for split in ("train", "validation", "test"):
+        conversations = data.conversations(split)
+        for example, conversation in zip(data.examples(split), conversations, strict=True):
+            seen.add(example.place)
+            assert conversation.place == example.place
+            messages = [
+                {"role": message.role, "content": message.content}
+                for message in conversation.messages
+            ]
+            expected = tokenizer.apply_chat_template(messages, return_dict=False)
+            assert example.input_ids.tolist() == expected
+            answer = tokenizer.decode(example.input_ids[example.supervised])
+            assert answer == rows[example.place][-1]["content"].lstrip() + "<|end|>"
+    assert seen == set(rows)
+
+
+def test_the_cache_answers_with_the_same_data(write, chat, tokenizer, tmp_path):
+    path = write([chat(f"What is {n} plus one?", f"It is {n + 1}.") for n in range(60)])
+    config = PrepareConfig(train_data=str(path))
+    said = []
+    first = prepare(config, tokenizer, folder=tmp_path / "cache")
+    again = prepare(
+        config, tokenizer, folder=tmp_path / "cache", on_progress=lambda what, _: said.append(what)
+    )
+    assert said[-1] == "found prepared"
+    assert again.manifest == first.manifest == load_prepared(first.folder).manifest
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.folder.name]
+
+
+def test_every_bad_row_is_named_at_once(write, chat, tokenizer, tmp_path):
+    good = chat("Hello?", "Hello.")
+    rows = [
+        good,
+        "{not json",
+        [1, 2],
+        {"messages": [{"role": "user", "content": "Hi"}]},
+        {"messages": [{"role": "user", "content": "Hi there"}]},
+        {"messages": [{"role": "robot", "content": "Hi"}]},
+    ]
+    path = write(rows)
+    with pytest.raises(DataError) as caught:
+        prepare(PrepareConfig(train_data=str(path)), tokenizer, folder=tmp_path / "cache")
+    assert caught.value.code == "PHI3-D014"
+    assert caught.value.where == "train.jsonl:4"
+    for place in ("train.jsonl:2", "train.jsonl:3", "train.jsonl:5", "train.jsonl:6"):
+        assert place in str(caught.value)
+    (findings,) = (tmp_path / "cache").glob("failed-*/findings.jsonl")
+    found = [json.loads(line) for line in findings.read_text().splitlines()]
+    assert [fact["code"] for fact in found] == [  # most frequent first
+        "PHI3-D014",
+        "PHI3-D014",
+        "PHI3-D002",
+        "PHI3-D003",
+        "PHI3-D009",
+    ]
+
+
+def test_rejected_rows_are_kept_with_their_reason(write, chat, tokenizer, tmp_path):
+    rows = [chat(f"Question {n}?", f"Answer {n}.") for n in range(40)]
+    path = write([*rows, rows[0], "{not json"])
+    config = PrepareConfig(train_data=str(path), on_error="reject", clean_near_duplicates=False)
+    data = prepare(config, tokenizer, folder=tmp_path / "cache")
+    counts = data.manifest.counts
+    assert (counts.rows_in, counts.kept, counts.rejected, counts.duplicates) == (42, 40, 1, 1)
+    rejected = json.loads((data.folder / "rejected.jsonl").read_text())
+    assert rejected["place"] == "train.jsonl:42"
+    assert rejected["row"] == "{not json"
+    duplicate = json.loads((data.folder / "duplicates.jsonl").read_text())
+    assert (duplicate["place"], duplicate["same_as"]) == ("train.jsonl:41", "train.jsonl:1")
+
+
+def test_adding_rows_moves_none(write, chat, tokenizer, tmp_path):
+    rows = [chat(f"What colour is thing {n}?", f"Colour {n * 7}.") for n in range(200)]
+    sides = []
+    for order in (rows[:100], rows[::-1]):
+        config = PrepareConfig(
+            train_data=str(write(order)), validation_split=0.2, clean_near_duplicates=False
+        )
+        data = prepare(config, tokenizer, folder=tmp_path / "cache")
+        sides.append(
+            {
+                conversation.messages[0].content: split
+                for split in ("train", "validation", "test")
+                for conversation in data.conversations(split)
+            }
+        )
+    assert sides[0].items() <= sides[1].items()
+    assert set(sides[0].values()) == {"train", "validation", "test"}
+
+
+def test_examples_are_views_that_never_supervise_the_first_token(write, chat, tokenizer, tmp_path):
+    path = write([chat("Hello?", "Hello.", system="Be kind."), chat("Bye?", "Bye.")])
+    config = PrepareConfig(train_data=str(path), validation_split=0, test_split=0)
+    examples = prepare(config, tokenizer, folder=tmp_path / "cache").examples("train")
+    assert len(examples[0:1]) == 1
+    for example in examples:
+        assert example.input_ids.dtype == np.int32
+        assert not example.supervised[0]
+        assert example.supervised[-2]  # the answer's <|end|>
+        assert not example.supervised[-1]  # the template's <|endoftext|>
