@@ -1,5 +1,7 @@
 """The feature words and their schemas: what each entry point accepts."""
 
+from typing import Annotated
+
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
@@ -8,6 +10,7 @@ from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.config.swept import Element, Pin, Swept
 
 
 class PrepareWord(PrepareConfig, ModelConfig, JobConfig):
@@ -16,6 +19,13 @@ class PrepareWord(PrepareConfig, ModelConfig, JobConfig):
 
 class TrainWord(Hyperparameters, PrepareWord):
     """`train`: one LoRA training with given hyperparameters."""
+
+    # A single training needs single values where a sweep has choices.
+    batch_size_multiplier: Annotated[Swept, Element(int, least=1)] = Pin(1)
+    """Times `per_device_batch_size`, by accumulation: examples of one optimizer step."""
+
+    epochs: Annotated[Swept, Element(int, least=1)] = Pin(3)
+    """Passes over the training examples, at least 1."""
 
 
 class SweepWord(SweepConfig, PrepareWord):

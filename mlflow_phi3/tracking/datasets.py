@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass
-from typing import Literal
 
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
@@ -19,7 +18,7 @@ class DatasetFacts:
 
     Args:
         name: Name of the data set.
-        split: Which part of it.
+        split: ``train``, ``validation`` or ``test``.
         sha256: Digest over all rows of the split, hexadecimal.
         source: Where the rows came from.
         rows: Conversations.
@@ -28,7 +27,7 @@ class DatasetFacts:
     """
 
     name: str
-    split: Literal["train", "validation", "test"]
+    split: str
     sha256: str
     source: str
     rows: int

@@ -75,6 +75,12 @@ class Run:
         """The run's tags as the store has them now."""
         return dict(self.client.get_run(self.run_id).data.tags)
 
+    def last_step(self, key: str) -> int:
+        """The highest step at which the store holds the metric ``key``; 0 when it has none."""
+        return max(
+            (point.step for point in self.client.get_metric_history(self.run_id, key)), default=0
+        )
+
     def log_json(self, value: object, name: str) -> None:
         """Log a value as an indented JSON artifact called ``name`` (with its folder)."""
         self.client.log_text(self.run_id, json.dumps(value, indent=2, ensure_ascii=False), name)
@@ -169,6 +175,11 @@ class Tracker:
     def children(self, parent_id: str) -> list[MlflowRun]:
         """The child runs of a run, oldest first."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
+        return self._search(query, order="attributes.start_time ASC")
+
+    def find(self, tags: Mapping[str, object]) -> list[MlflowRun]:
+        """The runs that carry all of ``tags``, oldest first."""
+        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         return self._search(query, order="attributes.start_time ASC")
 
     def latest(self, stage: str) -> MlflowRun:

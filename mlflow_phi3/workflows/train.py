@@ -1,0 +1,67 @@
+"""``train``: one LoRA training with given hyperparameters, as a run with its best adapter."""
+
+from mlflow_phi3.config.hyperparameters import Hyperparameters
+from mlflow_phi3.config.parse import narrow
+from mlflow_phi3.config.words import TrainWord
+from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.errors import TrainingError
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.sweep.space import flat_params, pinned_spec
+from mlflow_phi3.sweep.trial_run import BEST, TrialRun
+from mlflow_phi3.tracking.datasets import log_datasets
+from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.training.loop import Session
+from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
+from mlflow_phi3.workflows.job import Job, greet, open_base, open_job, stamp
+from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
+
+
+def run(config: TrainWord) -> None:
+    """Run the step by itself; its preparation is a child run."""
+    job = open_job(config)
+    greet(job, config)
+    with job.root("train", config) as root:
+        data = prepare_as_child(job, config, root)
+        end = train(job, config, open_base(config), data, root)
+    job.screen.say(
+        f"Best validation loss {end.best_loss:.4f}; its adapter is the artifact {BEST} of run "
+        f"{root.run_id}"
+    )
+
+
+def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run) -> EndReport:
+    """Train one adapter; numbers and the best checkpoint go to ``run``.
+
+    Raises:
+        TrainingError: The loss or the weights are no longer numbers.
+    """
+    spec = pinned_spec(narrow(config, Hyperparameters), model=config.model, seed=config.seed)
+    run.log_params({f"resolved.{name}": value for name, value in flat_params(spec).items()})
+    log_datasets(run, dataset_facts(data, ("train", "validation")))
+    log = TrialRun(run)
+    session = Session(
+        base,
+        data.examples("train"),
+        data.examples("validation"),
+        folder=job.workspace / "trials" / f"train-{stamp()}",
+    )
+    session.add("train", spec)
+    with job.screen.stage("train") as update:
+        for report in session.reports():
+            match report:
+                case StepReport():
+                    log.log_step(report)
+                    update(
+                        f"step {report.step}/{report.total_steps} loss {report.loss:.3f} "
+                        f"{report.tokens_per_second:,.0f} tokens/s",
+                        report.step / report.total_steps,
+                    )
+                case EvaluationReport():
+                    log.log_evaluation(report)
+                case EndReport():
+                    end = report
+    if end.outcome == "failed":
+        raise TrainingError("PHI3-T004", f"the training failed: {end.reason}")
+    if end.best_checkpoint is not None:
+        run.log_folder(end.best_checkpoint, BEST)
+    return end
