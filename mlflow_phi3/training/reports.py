@@ -81,6 +81,8 @@ class EndReport:
         best_loss: Lowest validation loss seen, or NaN.
         best_checkpoint: Its adapter, or None.
         seconds: Wall-clock since the trial was added.
+        shared_with: Trial whose trajectory this result was read off (the two differ in ``epochs``
+            alone); None when it was trained for its own sake.
     """
 
     trial: str
@@ -90,6 +92,7 @@ class EndReport:
     best_loss: float
     best_checkpoint: Path | None
     seconds: float
+    shared_with: str | None = None
 
 
 Report = StepReport | EvaluationReport | EndReport

@@ -1,9 +1,12 @@
 """What one trial trains with."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 LINEAR_LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+ALL_LINEAR = "all-linear"
+
+Scheduler = Literal["constant", "linear", "cosine", "wsd"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,17 +17,22 @@ class LoraSpec:
         r: Rank, at least 1.
         alpha: The update is scaled by ``alpha / r`` (``alpha / sqrt(r)`` with rsLoRA).
         dropout: Probability on the adapter's input, 0 <= p < 1.
-        target_modules: Names of the linear layers that get an adapter.
+        target_modules: Names of the linear layers that get an adapter, or ``("all-linear",)``.
         rslora: Rank-stabilised scale (arXiv:2312.03732).
-        dora: Weight-decomposed adapter (arXiv:2402.09353).
+        dora: Weight-decomposed adapter (arXiv:2402.09353); trained by the reference engine.
     """
 
     r: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
-    target_modules: tuple[str, ...] = LINEAR_LAYERS
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
     rslora: bool = False
     dora: bool = False
+
+    @property
+    def scale(self) -> float:
+        """What the product of the two LoRA matrices is multiplied by."""
+        return self.alpha / (self.r**0.5 if self.rslora else self.r)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +50,14 @@ class TrialSpec:
             (warm-up, stable, decay over the last fifth).
         warmup_ratio: Share of the first epoch's steps over which the rate rises from zero, so
             that trials that differ in ``epochs`` alone share their beginning.
-        weight_decay: AdamW's decoupled decay.
+        weight_decay: The optimizer's decoupled decay.
         max_grad_norm: Clip the adapter's global gradient norm; 0 leaves it alone.
         optimizer: Name in ``training.optimizer``.
         loss: Name in ``training.loss``.
         label_smoothing: Share of the target spread over the vocabulary, 0 <= s < 1.
+        class_weights: Weight of each class in the loss, for classification; empty weighs all alike.
         seed: Adapter initialisation, data order and dropout.
+        shuffle: A new order of the examples each epoch; otherwise they come as they lie.
     """
 
     learning_rate: float
@@ -55,11 +65,28 @@ class TrialSpec:
     epochs: int = 3
     per_device_batch_size: int = 8
     lora: LoraSpec = field(default_factory=LoraSpec)
-    scheduler: Literal["constant", "linear", "cosine", "wsd"] = "constant"
+    scheduler: Scheduler = "constant"
     warmup_ratio: float = 0.03
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     optimizer: str = "adamw"
     loss: str = "cross_entropy"
     label_smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
     seed: int = 0
+    shuffle: bool = True
+
+    @property
+    def batch_size(self) -> int:
+        """Examples of one optimizer step."""
+        return self.per_device_batch_size * self.batch_size_multiplier
+
+    @property
+    def trunk(self) -> "TrialSpec":
+        """The same for trials that walk one trajectory and merely leave it at different epochs.
+
+        Under a constant rate nothing before the end depends on ``epochs``; a decay does.
+        Only the product of the two batch sizes matters to what is learnt.
+        """
+        whole = replace(self, per_device_batch_size=self.batch_size, batch_size_multiplier=1)
+        return replace(whole, epochs=0) if self.scheduler == "constant" else whole

@@ -1,0 +1,165 @@
+"""Resumable state on disk: a folder that is either the old checkpoint or the new one, never half.
+
+``best`` holds PEFT's two files; ``last`` holds them and what continuing needs. There is no random
+state in it: order and dropout are functions of the seed and the step (see ``schedule``).
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mlflow_phi3.errors import TrainingError
+from mlflow_phi3.training.adapters import CONFIG_FILE, WEIGHTS_FILE, Layout, save_adapter
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a trial has come.
+
+    Args:
+        step: Optimizer steps done; the position in the data follows from it.
+        evaluated: Epochs after which it was evaluated.
+        best_loss: Lowest validation loss, infinite before the first.
+        identity: What must be the same for a continuation to mean anything: the specification,
+            the base and the examples, as JSON values.
+    """
+
+    step: int
+    evaluated: int
+    best_loss: float
+    identity: Mapping[str, Any]
+
+
+def save_checkpoint(
+    folder: Path,
+    layout: Layout,
+    weights: Tensor,
+    *,
+    base_name: str,
+    optimizer: Optimizer | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Write a checkpoint beside ``folder``, then put it in its place.
+
+    Args:
+        folder: ``.../best`` or ``.../last``.
+        layout: Where the adapter's tensors lie.
+        weights: float32 ``[layout.size]``.
+        base_name: Recorded in PEFT's configuration.
+        optimizer: Its state is stored; None for an adapter alone.
+        progress: Stored with it.
+    """
+    beside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    save_adapter(beside, layout, weights, base_name)
+    if optimizer is not None and progress is not None:
+        tensors, rest = _split_state(optimizer)
+        save_file(tensors, beside / OPTIMIZER_FILE)
+        best = progress.best_loss if progress.best_loss < float("inf") else None
+        state = {"step": progress.step, "evaluated": progress.evaluated, "best_loss": best}
+        text = json.dumps({**state, "identity": dict(progress.identity), "optimizer": rest})
+        (beside / STATE_FILE).write_text(text, encoding="utf-8")
+    _replace(beside, folder)
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Make ``target`` the same checkpoint as ``source``; the files are linked, not copied."""
+    beside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    # Linking is safe: a checkpoint's files are never written again, only replaced.
+    shutil.copytree(source, beside, copy_function=_link)
+    _replace(beside, target)
+
+
+def load_progress(folder: Path) -> Progress:
+    """Read how far the checkpoint in ``folder`` has come.
+
+    Raises:
+        TrainingError: There is no resumable checkpoint.
+    """
+    _finish_replacing(folder)
+    if not (folder / STATE_FILE).is_file():
+        raise TrainingError(
+            "PHI3-T002", "no resumable checkpoint", where=str(folder), fix="start the trial anew"
+        )
+    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    best = float("inf") if state["best_loss"] is None else state["best_loss"]
+    return Progress(state["step"], state["evaluated"], best, state["identity"])
+
+
+def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
+    """Put the stored state into a fresh ``optimizer`` over tensors of the same shapes."""
+    rest = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["optimizer"]
+    state: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in rest.items()}
+    for key, tensor in load_file(folder / OPTIMIZER_FILE).items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether ``folder`` holds PEFT's two files."""
+    return (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file()
+
+
+def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+    """The optimizer's state as tensors for safetensors and the rest for JSON."""
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, dict[str, Any]] = {}
+    for index, values in optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{name}"] = value.detach().cpu().clone()
+            else:
+                rest.setdefault(str(index), {})[name] = value
+    return tensors, rest
+
+
+def _replace(beside: Path, folder: Path) -> None:
+    """Let ``beside`` become ``folder``, all of it on the disk before the first rename."""
+    for path in (*sorted(beside.iterdir()), beside):
+        _sync(path)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    beside.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _finish_replacing(folder: Path) -> None:
+    """After a crash between the two renames: the complete new checkpoint takes its place."""
+    beside = folder.with_name(f".{folder.name}.new")
+    old = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and old.exists():
+        (beside if beside.exists() else old).rename(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)

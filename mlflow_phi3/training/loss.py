@@ -1,0 +1,68 @@
+"""Losses by name: differentiable functions from logits and targets to one loss a row."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import entry_points
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.training.spec import TrialSpec
+
+ENTRY_POINTS = "mlflow_phi3.losses"
+
+TokenLoss = Callable[..., Tensor]
+"""``(logits [n, classes] float32, targets [n], *, label_smoothing, class_weights) -> [n]``."""
+
+
+def cross_entropy(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, class_weights: Tensor | None
+) -> Tensor:
+    """Negative log-likelihood of the target, with PyTorch's label smoothing and class weights."""
+    return functional.cross_entropy(
+        logits, targets, weight=class_weights, reduction="none", label_smoothing=label_smoothing
+    )
+
+
+def focal(
+    logits: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, class_weights: Tensor | None
+) -> Tensor:
+    """Cross-entropy that looks away from what is already easy (arXiv:1708.02002, gamma 2)."""
+    plain = cross_entropy(logits, targets, label_smoothing=0.0, class_weights=None)
+    shaped = cross_entropy(
+        logits, targets, label_smoothing=label_smoothing, class_weights=class_weights
+    )
+    return (1.0 - torch.exp(-plain)).square() * shaped
+
+
+BUILT_IN: dict[str, TokenLoss] = {"cross_entropy": cross_entropy, "focal": focal}
+
+
+def get_loss(spec: TrialSpec, device: torch.device) -> TokenLoss:
+    """The loss of ``spec`` as ``(logits, targets) -> [n]``.
+
+    Other packages add names through the entry point group ``mlflow_phi3.losses``.
+
+    Raises:
+        UsageError: No loss has that name.
+    """
+    found = BUILT_IN.get(spec.loss)
+    if found is None:
+        others = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+        if spec.loss not in others:
+            raise UsageError(
+                "PHI3-U060",
+                f"no loss named {spec.loss!r}",
+                where="loss",
+                fix=f"choose one of {', '.join(sorted({*BUILT_IN, *others}))}",
+            )
+        found = others[spec.loss].load()
+    weights = torch.tensor(spec.class_weights, device=device) if spec.class_weights else None
+    return partial(found, label_smoothing=spec.label_smoothing, class_weights=weights)
+
+
+def is_plain(spec: TrialSpec) -> bool:
+    """Whether the loss is the bare negative log-likelihood, whose gradient has a short form."""
+    return spec.loss == "cross_entropy" and not spec.label_smoothing and not spec.class_weights

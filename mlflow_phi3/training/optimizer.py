@@ -1,0 +1,78 @@
+"""Optimizers by name, over the views of one trial's flat weights."""
+
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+
+import torch
+from torch import Tensor
+from torch.optim import SGD, Adafactor, AdamW, Optimizer
+
+from mlflow_phi3.errors import UsageError
+
+ENTRY_POINTS = "mlflow_phi3.optimizers"
+
+Make = Callable[[Iterable[Tensor], float, float], Optimizer]
+"""``(parameters, learning rate, weight decay) -> Optimizer``."""
+
+
+def make_adamw(parameters: Iterable[Tensor], rate: float, decay: float) -> Optimizer:
+    """AdamW (arXiv:1711.05101) with Hugging Face's defaults, in one kernel."""
+    return AdamW(parameters, lr=rate, weight_decay=decay, betas=(0.9, 0.999), eps=1e-8, fused=True)
+
+
+def make_adafactor(parameters: Iterable[Tensor], rate: float, decay: float) -> Optimizer:
+    """Adafactor (arXiv:1804.04235), whose state is a row and a column of each matrix."""
+    return Adafactor(parameters, lr=rate, weight_decay=decay)
+
+
+def make_sgd(parameters: Iterable[Tensor], rate: float, decay: float) -> Optimizer:
+    """Plain gradient descent with momentum 0.9."""
+    return SGD(parameters, lr=rate, weight_decay=decay, momentum=0.9)
+
+
+def make_adamw_8bit(parameters: Iterable[Tensor], rate: float, decay: float) -> Optimizer:
+    """AdamW with its moments in 8 bits (arXiv:2110.02861); needs bitsandbytes."""
+    from bitsandbytes.optim import AdamW8bit  # noqa: PLC0415 - optional, mostly on GPUs
+
+    return AdamW8bit(parameters, lr=rate, weight_decay=decay)  # type: ignore[no-any-return]
+
+
+BUILT_IN: dict[str, Make] = {
+    "adamw": make_adamw,
+    "adafactor": make_adafactor,
+    "sgd": make_sgd,
+    "adamw_8bit": make_adamw_8bit,
+}
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[Tensor], *, learning_rate: float, weight_decay: float
+) -> Optimizer:
+    """Make optimizer ``name``; other packages add names through ``mlflow_phi3.optimizers``.
+
+    Raises:
+        UsageError: No optimizer has that name.
+    """
+    make = BUILT_IN.get(name)
+    if make is None:
+        others = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
+        if name not in others:
+            raise UsageError(
+                "PHI3-U061",
+                f"no optimizer named {name!r}",
+                where="optimizer",
+                fix=f"choose one of {', '.join(sorted({*BUILT_IN, *others}))}",
+            )
+        make = others[name].load()
+    return make(parameters, learning_rate, weight_decay)
+
+
+def clip_gradient(gradient: Tensor, limit: float) -> float:
+    """Scale ``gradient`` (flat, float32) in place to norm ``limit``; 0 leaves it. Its norm before.
+
+    Source: ``torch.nn.utils.clip_grad_norm_``, whose 1e-6 is kept so that both agree.
+    """
+    norm = float(torch.linalg.vector_norm(gradient))
+    if limit and norm > limit:
+        gradient.mul_(limit / (norm + 1e-6))
+    return norm

@@ -1,0 +1,150 @@
+"""The plain way: Hugging Face's modules, PEFT's adapters, padded batches, autograd.
+
+Slow and obviously right: what the fused engine is tested against, and what trains the
+architectures and options it does not know (DoRA, other models than Phi-3's, 4-bit bases).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from peft import PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.training.adapters import PEFT_PREFIX, Layout, peft_config
+from mlflow_phi3.training.engine import Row, Scores
+from mlflow_phi3.training.loss import get_loss
+
+
+class ReferenceEngine:
+    """See :class:`mlflow_phi3.training.engine.Engine`; one row after the other."""
+
+    def __init__(self, base: Base) -> None:
+        self._base = base
+        self._peft: PeftModel | None = None
+        self._names: dict[Layout, str] = {}
+
+    def gradients(self, examples: Sequence[Example], rows: Sequence[Row]) -> list[float]:
+        """Summed training loss of ``examples`` for each row; gradients are added to the rows."""
+        return [self._train_row(examples, row) for row in rows]
+
+    def score(self, examples: Sequence[Example], rows: Sequence[Row | None]) -> list[Scores]:
+        """Negative log-likelihood and hits of each example for each row."""
+        return [self._score_row(examples, row) for row in rows]
+
+    def close(self) -> None:
+        """Take the adapters off the base."""
+        if self._peft is not None:
+            self._peft.unload()
+            if hasattr(self._base.model, "peft_config"):
+                del self._base.model.peft_config
+            self._base.model.eval().requires_grad_(requires_grad=False)
+            self._peft = None
+
+    def _train_row(self, examples: Sequence[Example], row: Row) -> float:
+        model, parameters = self._wear(row)
+        model.train()
+        random = [] if model.device.type == "cpu" else [model.device]
+        total = 0.0
+        with torch.random.fork_rng(random):
+            torch.manual_seed(hash((row.spec.seed, *row.moment)) & 0x7FFFFFFF)
+            for part in _same_rope(model, examples):
+                logits, targets, _ = self._predict(part)
+                loss = get_loss(row.spec, model.device)(logits.float(), targets).sum()
+                (loss * row.scale).backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+        views = row.layout.views(row.gradient) if row.gradient is not None else {}
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                views[name].add_(parameter.grad)
+                parameter.grad = None
+        return total
+
+    @torch.no_grad()
+    def _score_row(self, examples: Sequence[Example], row: Row | None) -> Scores:
+        if row is not None:
+            self._wear(row)[0].eval()
+        elif self._peft is not None:
+            with self._peft.disable_adapter():
+                return self._measure(examples)
+        return self._measure(examples)
+
+    def _measure(self, examples: Sequence[Example]) -> Scores:
+        nll, correct, tokens = np.zeros(len(examples)), [0] * len(examples), [0] * len(examples)
+        for at, example in enumerate(examples):
+            logits, targets, _ = self._predict([example])
+            nll[at] = float(functional.cross_entropy(logits.float(), targets, reduction="sum"))
+            correct[at] = int((logits.argmax(-1) == targets).sum())
+            tokens[at] = len(targets)
+        return Scores(nll, np.array(correct), np.array(tokens))
+
+    def _wear(self, row: Row) -> tuple[PeftModel, dict[str, nn.Parameter]]:
+        """Put the row's adapter on the base; the parameters by their name in PEFT's files."""
+        if row.layout not in self._names:
+            name = f"shape{len(self._names)}"
+            config = peft_config(row.layout, self._base.path)
+            # What PEFT would otherwise warn about putting there itself.
+            config.base_model_name_or_path = vars(self._base.model).get("name_or_path") or None
+            config.inference_mode = False
+            if self._peft is None:
+                self._peft = get_peft_model(self._base.model, config, adapter_name=name)
+            else:
+                self._peft.add_adapter(name, config)
+            self._names[row.layout] = name
+        model, name = self._peft, self._names[row.layout]
+        assert model is not None  # noqa: S101 - made above, which mypy cannot see
+        model.set_adapter(name)
+        parameters = {
+            _file_name(key, name): parameter
+            for key, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        with torch.no_grad():
+            for key, view in row.layout.views(row.weights).items():
+                parameters[key].copy_(view)
+        return model, parameters
+
+    def _predict(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits ``[n, classes]`` where something is to be predicted, targets, owners ``[n]``."""
+        model = self._base.model if self._peft is None else self._peft
+        longest = max(len(example.input_ids) for example in examples)
+        ids = torch.zeros(len(examples), longest, dtype=torch.long)
+        mask, supervised = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+        for at, example in enumerate(examples):
+            length = len(example.input_ids)
+            ids[at, :length] = torch.from_numpy(example.input_ids)
+            mask[at, :length] = 1
+            supervised[at, :length] = torch.from_numpy(example.supervised)
+        ids, mask, supervised = (t.to(model.device) for t in (ids, mask, supervised))
+        if hasattr(self._base.model, "score"):
+            labels = torch.tensor([example.label for example in examples], device=model.device)
+            # Its own pooling looks for the padding id, which may occur in the text.
+            hidden = self._base.model.model(input_ids=ids, attention_mask=mask, use_cache=False)
+            last = hidden.last_hidden_state[torch.arange(len(examples)), mask.sum(1) - 1]
+            return self._base.model.score(last), labels, torch.arange(len(examples))
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        owners = torch.arange(len(examples), device=model.device)[:, None].expand_as(ids)
+        where = supervised[:, 1:]
+        return logits[:, :-1][where], ids[:, 1:][where], owners[:, 1:][where]
+
+
+def _same_rope(model: PeftModel, examples: Sequence[Example]) -> Iterator[list[Example]]:
+    """Split off examples beyond the original context: longrope turns the others otherwise too."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    limit = rope.get("original_max_position_embeddings", float("inf"))
+    for beyond in (False, True):
+        part = [e for e in examples if (len(e.input_ids) > limit) is beyond]
+        if part:
+            yield part
+
+
+def _file_name(name: str, adapter: str) -> str:
+    """PEFT's name of a live parameter -> its name in the adapter's file."""
+    plain = name.replace(f".{adapter}.weight", ".weight").replace(f".{adapter}", "")
+    plain = plain.replace(f".modules_to_save.{adapter}", "").replace(".modules_to_save", "")
+    if plain.endswith("lora_magnitude_vector.weight"):
+        plain = plain.removesuffix(".weight")
+    return plain if plain.startswith(PEFT_PREFIX) else PEFT_PREFIX + plain

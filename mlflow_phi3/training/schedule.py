@@ -1,0 +1,69 @@
+"""When steps happen and at which learning rate: pure functions of the specification."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mlflow_phi3.training.spec import TrialSpec
+
+DECAY_SHARE = 0.2  # of all steps, at the end of ``wsd`` (MiniCPM, arXiv:2404.06395, uses 10-20 %)
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """The steps of one trial over ``n_examples`` training examples.
+
+    Args:
+        spec: The trial.
+        n_examples: Training examples, at least 1; the last batch of an epoch may be smaller.
+    """
+
+    spec: TrialSpec
+    n_examples: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the examples."""
+        return math.ceil(self.n_examples / self.spec.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole trial."""
+        return self.steps_per_epoch * self.spec.epochs
+
+    def batch(self, step: int) -> tuple[int, int, int]:
+        """Epoch (0-based) and bounds, within its order, of the batch after ``step`` steps."""
+        epoch, index = divmod(step, self.steps_per_epoch)
+        start = index * self.spec.batch_size
+        return epoch, start, min(start + self.spec.batch_size, self.n_examples)
+
+    def learning_rate(self, step: int) -> float:
+        """Rate of the update that follows ``step`` finished steps.
+
+        As in ``transformers.get_*_schedule_with_warmup``, the very first update of a warm-up
+        happens at rate zero, so that a trial can be set beside one of Hugging Face's Trainer.
+        """
+        spec, total = self.spec, self.total_steps
+        warmup = math.ceil(spec.warmup_ratio * self.steps_per_epoch)
+        if step < warmup:
+            return spec.learning_rate * step / warmup
+        if spec.scheduler == "constant":
+            return spec.learning_rate
+        begin = warmup if spec.scheduler != "wsd" else total - round(DECAY_SHARE * total)
+        done = max(0.0, (step - begin) / max(1, total - begin))
+        if spec.scheduler == "cosine":
+            return spec.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+        return spec.learning_rate * (1.0 - done)
+
+
+def order_examples(spec: TrialSpec, epoch: int, n_examples: int) -> npt.NDArray[np.int64]:
+    """Indices of the training examples in the order in which ``epoch`` visits them.
+
+    A function of seed and epoch alone: a resumed trial needs no stored random state, and trials
+    with the same seed see the same batches, which is what lets them be computed together.
+    """
+    if not spec.shuffle:
+        return np.arange(n_examples, dtype=np.int64)
+    return np.random.default_rng([spec.seed, epoch]).permutation(n_examples)

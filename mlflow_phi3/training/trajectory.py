@@ -1,0 +1,187 @@
+"""One line of weights through the data, and the trials that ride on it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.training.adapters import Layout
+from mlflow_phi3.training.engine import EngineKind, Row
+from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
+from mlflow_phi3.training.reports import EvaluationReport, StepReport
+from mlflow_phi3.training.schedule import Calendar, order_examples
+from mlflow_phi3.training.spec import TrialSpec
+
+
+@dataclass(slots=True)
+class Rider:
+    """A trial: where it gets off, where its files lie, and the best it has seen."""
+
+    trial: str
+    spec: TrialSpec
+    folder: Path
+    shared_with: str | None = None
+    best_loss: float = float("inf")
+    steps: int = 0
+    dropped: bool = False
+    began: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one optimizer step did, to whomever it is reported."""
+
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    targets: int
+    seconds: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether the numbers are still numbers."""
+        return bool(np.isfinite(self.loss) and np.isfinite(self.grad_norm))
+
+
+class Trajectory:
+    """Weights, gradient and optimizer of one specification, and its place in the data.
+
+    Args:
+        spec: What it trains with; ``epochs`` is that of the rider who goes farthest.
+        examples: The training examples.
+        loss_weights: float64 ``[examples]``, each one's part of the mean loss's denominator.
+        layout: Where the adapter's tensors lie.
+        weights: float32 ``[layout.size]`` to begin with.
+        engine: Which engine computes it.
+    """
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        examples: Sequence[Example],
+        loss_weights: npt.NDArray[np.float64],
+        layout: Layout,
+        weights: Tensor,
+        *,
+        engine: EngineKind,
+    ) -> None:
+        self.spec = spec
+        self.engine = engine
+        self.layout = layout
+        self.weights = weights
+        self.gradient = torch.zeros_like(weights)
+        self.riders: list[Rider] = []
+        self.history: list[StepReport | EvaluationReport] = []
+        self.step = 0
+        self.evaluated = 0
+        self.offset = 0  # examples of this epoch already seen
+        self._examples = examples
+        self._loss_weights = loss_weights
+        self._loss_sum = 0.0
+        self._order = (-1, np.empty(0, dtype=np.int64))
+        self._clock = time.perf_counter()
+        views = list(layout.views(weights).values())
+        for view, gradient in zip(views, layout.views(self.gradient).values(), strict=True):
+            view.grad = gradient
+        self.optimizer: Optimizer = make_optimizer(
+            spec.optimizer,
+            views,
+            learning_rate=spec.learning_rate,
+            weight_decay=spec.weight_decay,
+        )
+
+    @property
+    def calendar(self) -> Calendar:
+        """Its steps."""
+        return Calendar(self.spec, len(self._examples))
+
+    @property
+    def epochs(self) -> int:
+        """Epochs until the last rider gets off."""
+        return max(rider.spec.epochs for rider in self.riders)
+
+    @property
+    def evaluation_due(self) -> bool:
+        """Whether an epoch is complete and not yet evaluated."""
+        return self.step >= (self.evaluated + 1) * self.calendar.steps_per_epoch
+
+    @property
+    def seen(self) -> int:
+        """Examples seen since the beginning, repetitions included."""
+        return self.calendar.batch(self.step)[0] * len(self._examples) + self.offset
+
+    @property
+    def fuses_with(self) -> tuple[object, ...]:
+        """Trajectories with equal values see the same examples next and can share a pass."""
+        spec = self.spec
+        order = spec.seed if spec.shuffle else None
+        how = (spec.loss, spec.label_smoothing, spec.class_weights, spec.lora.dropout > 0)
+        return (order, self.seen, self.layout.modules, self.engine, *how)
+
+    def upcoming(self) -> npt.NDArray[np.int64]:
+        """Indices of the examples that are left of the current optimizer batch."""
+        epoch, _, end = self.calendar.batch(self.step)
+        return self._epoch_order(epoch)[self.offset : end]
+
+    def row(self) -> Row:
+        """Its part in a forward and backward pass over the next examples."""
+        return Row(
+            self.spec,
+            self.layout,
+            self.weights,
+            self.gradient,
+            scale=1.0 / self._denominator(),
+            moment=(self.step, self.offset),
+        )
+
+    def absorb(self, loss_sum: float, n_examples: int) -> Update | None:
+        """Count a pass over the next ``n_examples``; at the end of the batch, take the step.
+
+        An update that is not finite is returned without having been applied.
+        """
+        self._loss_sum += loss_sum
+        self.offset += n_examples
+        epoch, start, end = self.calendar.batch(self.step)
+        if self.offset < end:
+            return None
+        batch = self._epoch_order(epoch)[start:end]
+        now = time.perf_counter()
+        update = Update(
+            loss=self._loss_sum / self._denominator(),
+            learning_rate=self.calendar.learning_rate(self.step),
+            grad_norm=clip_gradient(self.gradient, self.spec.max_grad_norm),
+            tokens=sum(len(self._examples[at].input_ids) for at in batch),
+            targets=sum(int(np.count_nonzero(self._examples[at].supervised)) for at in batch),
+            seconds=now - self._clock,
+        )
+        if update.finite:
+            self.optimizer.param_groups[0]["lr"] = update.learning_rate
+            self.optimizer.step()
+            self.gradient.zero_()
+            self._loss_sum, self._clock = 0.0, now
+            self.step += 1
+            self.offset = 0 if end == len(self._examples) else end
+        return update
+
+    def jump(self, step: int, evaluated: int) -> None:
+        """Stand where a checkpoint stood."""
+        self.step, self.evaluated = step, evaluated
+        self.offset = self.calendar.batch(step)[1]
+
+    def _denominator(self) -> float:
+        epoch, start, end = self.calendar.batch(self.step)
+        # A batch in which nothing is supervised has no loss to divide.
+        return float(self._loss_weights[self._epoch_order(epoch)[start:end]].sum()) or 1.0
+
+    def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
+        if self._order[0] != epoch:
+            self._order = (epoch, order_examples(self.spec, epoch, len(self._examples)))
+        return self._order[1]

@@ -1,0 +1,264 @@
+"""The session: who trains when, what is told, what is kept, and what survives."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+
+from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.training.loop import Session
+from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
+from mlflow_phi3.training.spec import LoraSpec, TrialSpec
+
+LENGTHS = (10, 12, 20, 15, 9, 18, 22, 11, 13, 14)
+SPEC = TrialSpec(1e-2, epochs=2, per_device_batch_size=2, warmup_ratio=0.2, lora=LoraSpec(r=4))
+
+
+@pytest.fixture(params=["reference", "auto"])
+def session(request, new_base, new_examples, tmp_path):
+    """Make sessions on the same data, each on a base of its own."""
+
+    def make(name="s", **options):
+        return Session(
+            new_base(),
+            new_examples(LENGTHS, prefix=4),
+            new_examples((10, 15, 12), prefix=4, seed=5),
+            folder=tmp_path / name,
+            engine=request.param,
+            **options,
+        )
+
+    return make
+
+
+def collect(session):
+    told = defaultdict(list)
+    for report in session.reports():
+        told[report.trial].append(report)
+    return dict(told)
+
+
+def losses(reports, kind=StepReport):
+    return [report.loss for report in reports if isinstance(report, kind)]
+
+
+def adapter(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_a_trial_tells_its_steps_its_epochs_and_its_end(session, tmp_path):
+    one = session()
+    one.add("a", SPEC)
+    *told, end = collect(one)["a"]
+    steps = [report for report in told if isinstance(report, StepReport)]
+    assert [report.step for report in steps] == list(range(1, 11))
+    assert {report.total_steps for report in steps} == {10}
+    assert sum(report.tokens for report in steps) == 2 * sum(LENGTHS)
+    evaluations = [report for report in told if isinstance(report, EvaluationReport)]
+    assert [report.epoch for report in evaluations] == [1, 2]
+    assert len(evaluations[0].example_losses) == 3
+    assert end.outcome == "complete"
+    assert end.best_loss == min(losses(told, EvaluationReport))
+    assert end.best_checkpoint == tmp_path / "s/a/best"
+    assert sorted(path.name for path in (tmp_path / "s/a").iterdir()) == ["best", "last"]
+
+
+def test_together_as_apart(session):
+    others = replace(SPEC, learning_rate=3e-3, batch_size_multiplier=2)
+    specs = {
+        "a": SPEC,
+        "b": others,
+        "c": replace(SPEC, lora=LoraSpec(r=2, alpha=7, rslora=True), scheduler="cosine"),
+        "d": replace(SPEC, seed=4, weight_decay=0.1),
+        "e": replace(SPEC, lora=LoraSpec(r=4, target_modules=("qkv_proj",))),
+    }
+    together = session("together")
+    for name, spec in specs.items():
+        together.add(name, spec)
+    told = collect(together)
+    for name, spec in specs.items():
+        alone = session(name)
+        alone.add(name, spec)
+        expected = collect(alone)[name]
+        for kind in (StepReport, EvaluationReport):
+            assert losses(told[name], kind) == pytest.approx(losses(expected, kind), rel=1e-5)
+
+
+def test_one_who_comes_late_catches_up_and_changes_nothing(session):
+    alone = session("alone")
+    alone.add("b", SPEC)
+    expected = collect(alone)["b"]
+    both = session("both")
+    both.add("a", replace(SPEC, learning_rate=1e-3))
+    told = defaultdict(list)
+    for report in both.reports():
+        told[report.trial].append(report)
+        if report.trial == "a" and isinstance(report, StepReport) and report.step == 3:
+            both.add("b", SPEC)
+    assert losses(told["b"]) == pytest.approx(losses(expected), rel=1e-5)
+    assert len(losses(told["a"])) == 10
+
+
+def test_a_dropped_trial_ends_and_the_other_goes_on(session):
+    both = session()
+    both.add("a", SPEC)
+    both.add("b", replace(SPEC, learning_rate=1e-3))
+    told = defaultdict(list)
+    for report in both.reports():
+        told[report.trial].append(report)
+        if report.trial == "a" and isinstance(report, StepReport) and report.step == 3:
+            both.drop("a")
+    assert told["a"][-1].outcome == "dropped"
+    assert told["a"][-1].steps == 3
+    assert told["b"][-1].outcome == "complete"
+
+
+def test_epochs_are_read_off_one_trajectory(session, tmp_path):
+    shared = session("shared")
+    for epochs in (1, 3, 2):
+        shared.add(f"e{epochs}", replace(SPEC, epochs=epochs))
+    told = collect(shared)
+    assert told["e1"][-1].shared_with is None
+    assert told["e3"][-1].shared_with == told["e2"][-1].shared_with == "e1"
+    for epochs in (1, 2, 3):
+        alone = session(f"alone{epochs}")
+        alone.add("a", replace(SPEC, epochs=epochs))
+        expected = collect(alone)["a"]
+        for kind in (StepReport, EvaluationReport):
+            assert losses(told[f"e{epochs}"], kind) == losses(expected, kind)
+        for name in ("best", "last"):
+            theirs = adapter(tmp_path / f"alone{epochs}/a/{name}")
+            assert same(adapter(tmp_path / f"shared/e{epochs}/{name}"), theirs)
+
+
+def test_a_longer_trial_goes_on_where_a_finished_one_ended(session):
+    alone = session("alone")
+    alone.add("a", SPEC)
+    expected = collect(alone)["a"]
+    one = session("one")
+    one.add("short", replace(SPEC, epochs=1))
+    told = []
+    for report in one.reports():
+        if report.trial == "long":
+            told.append(report)
+        if isinstance(report, EndReport) and report.trial == "short":
+            one.add("long", SPEC)
+    assert losses(told) == losses(expected)
+    assert losses(told, EvaluationReport) == losses(expected, EvaluationReport)
+    assert told[-1].shared_with == "short"
+
+
+def test_a_decaying_rate_is_not_shared(session):
+    both = session()
+    both.add("a", replace(SPEC, scheduler="linear", epochs=1))
+    both.add("b", replace(SPEC, scheduler="linear"))
+    told = collect(both)
+    assert told["b"][-1].shared_with is None
+    assert losses(told["a"]) != losses(told["b"])[:5]
+
+
+@pytest.mark.parametrize("stop", [3, 5, 7])
+@pytest.mark.parametrize("multiplier", [1, 3])
+@pytest.mark.parametrize("optimizer", ["adamw", "adafactor", "sgd"])
+def test_resumed_is_undisturbed_bit_for_bit(session, tmp_path, stop, multiplier, optimizer):
+    lora = LoraSpec(r=4, dropout=0.1)
+    spec = replace(SPEC, batch_size_multiplier=multiplier, epochs=3, optimizer=optimizer, lora=lora)
+    whole = session("whole")
+    whole.add("a", spec)
+    expected = collect(whole)["a"]
+    first = session("torn")
+    first.add("a", spec)
+    reports = first.reports()
+    told = [next(reports) for _ in range(stop)]
+    reports.close()
+    second = session("torn")
+    second.add("a", spec, resume=True)
+    told += collect(second)["a"]
+    assert losses(told) == losses(expected)
+    assert told[-1].best_loss == expected[-1].best_loss
+    assert same(adapter(tmp_path / "torn/a/last"), adapter(tmp_path / "whole/a/last"))
+    assert same(adapter(tmp_path / "torn/a/best"), adapter(tmp_path / "whole/a/best"))
+
+
+def test_resuming_something_else_is_refused(session):
+    one = session()
+    one.add("a", replace(SPEC, epochs=1))
+    collect(one)
+    again = session()
+    with pytest.raises(TrainingError, match="PHI3-T004"):
+        again.add("a", replace(SPEC, learning_rate=1e-4), resume=True)
+    with pytest.raises(TrainingError, match="PHI3-T002"):
+        again.add("nobody", SPEC, resume=True)
+
+
+def test_a_trial_that_diverges_fails_alone(session):
+    both = session()
+    both.add("mad", replace(SPEC, learning_rate=1e38, max_grad_norm=0.0, optimizer="sgd"))
+    both.add("sane", SPEC)
+    told = collect(both)
+    assert told["mad"][-1].outcome == "failed"
+    assert "PHI3-T003" in told["mad"][-1].reason
+    assert f"step {told['mad'][-1].steps + 1}" in told["mad"][-1].reason
+    assert told["sane"][-1].outcome == "complete"
+
+
+def test_a_small_budget_changes_how_but_not_what(session):
+    results = []
+    for budget in (1, 30, 4096):
+        one = session(f"b{budget}", token_budget=budget)
+        one.add("a", replace(SPEC, batch_size_multiplier=2))
+        results.append(losses(collect(one)["a"]))
+    assert results[1] == pytest.approx(results[0], rel=1e-5)
+    assert results[2] == pytest.approx(results[0], rel=1e-5)
+
+
+def test_without_validation_best_is_the_latest(new_base, new_examples, tmp_path):
+    one = Session(new_base(), new_examples(LENGTHS), [], folder=tmp_path)
+    one.add("a", SPEC)
+    end = collect(one)["a"][-1]
+    assert same(adapter(end.best_checkpoint), adapter(tmp_path / "a/last"))
+
+
+def test_plain_peft_loads_the_checkpoint_and_sees_the_same_loss(
+    session, new_base, new_examples, tmp_path
+):
+    one = session()
+    one.add("a", SPEC)
+    told = collect(one)["a"]
+    model = PeftModel.from_pretrained(new_base().model, str(tmp_path / "s/a/last"))
+    reported = [r for r in told if isinstance(r, EvaluationReport)][-1]
+    example = new_examples((10, 15, 12), prefix=4, seed=5)[1]
+    ids = torch.from_numpy(example.input_ids).long()[None]
+    labels = torch.where(torch.from_numpy(example.supervised)[None], ids, -100)
+    loss = float(model(input_ids=ids, labels=labels).loss)
+    assert reported.example_losses[1] == pytest.approx(loss, rel=1e-5)
+
+
+def test_an_adapter_to_begin_with(session, tmp_path):
+    one = session("one")
+    one.add("a", replace(SPEC, epochs=1))
+    collect(one)
+    two = session("two")
+    two.add("b", replace(SPEC, epochs=1, learning_rate=0.0), adapter=tmp_path / "one/a/last")
+    collect(two)
+    assert same(adapter(tmp_path / "one/a/last"), adapter(tmp_path / "two/b/last"))
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"optimizer": "nobody"}, "PHI3-U061"),
+        ({"loss": "nobody"}, "PHI3-U060"),
+        ({"lora": LoraSpec(target_modules=("nothing",))}, "PHI3-U062"),
+    ],
+)
+def test_unknown_names_stop_before_anything_runs(session, change, code):
+    with pytest.raises(UsageError, match=code):
+        session().add("a", replace(SPEC, **change))
