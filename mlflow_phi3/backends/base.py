@@ -1,0 +1,57 @@
+"""The contract of a place where trials train."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from mlflow_phi3.training.reports import Report
+from mlflow_phi3.training.spec import TrialSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One trial to train.
+
+    Args:
+        trial: Its name, unique in the study: ``trial-007``.
+        spec: What it trains with.
+        resume: Whether to go on from its last checkpoint, if the backend finds one.
+    """
+
+    trial: str
+    spec: TrialSpec
+    resume: bool = False
+
+
+class Training(Protocol):
+    """Trials under way."""
+
+    def reports(self) -> Iterator[Report]:
+        """What the trials tell, until each has said its ``EndReport``.
+
+        The reports of one trial come in order; those of different trials of one group always
+        interleave in the same way.
+        """
+
+    def drop(self, trial: str) -> None:
+        """Stop a trial; its ``EndReport`` says ``dropped``."""
+
+
+class Backend(Protocol):
+    """A place where trials train."""
+
+    @property
+    def slots(self) -> int:
+        """Groups that train at the same time, at least 1."""
+
+    @property
+    def group_size(self) -> int:
+        """Trainings that go on together over one loaded base, at least 1."""
+
+    def train(self, groups: Sequence[Sequence[Job]]) -> AbstractContextManager[Training]:
+        """Train groups of jobs; leaving the context stops what still runs.
+
+        Trials that differ only in ``epochs`` under a constant schedule share one training when
+        they are in one group.
+        """

@@ -1,0 +1,1 @@
+"""The search: Optuna decides, a backend trains, MLflow shows."""

@@ -1,0 +1,253 @@
+"""The conductor: takes trials from the ledger, has them trained, and tells what becomes of them."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from mlflow_phi3.backends.base import Backend, Job, Training
+from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.sweep.ledger import REASON, Ledger, Ticket
+from mlflow_phi3.sweep.results import SweepProgress, trial_name
+from mlflow_phi3.sweep.trial_run import SHARED_WITH, TrialRun, open_trial_run
+from mlflow_phi3.tracking.runs import Run, Tracker
+from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
+
+# How long to wait before looking again whether another driver has finished its trials.
+POLL_S = 2.0
+
+ACCURACY = "token_accuracy"
+SECONDS = "seconds"
+ADAPTER = "adapter"
+SHARED = "shared_with"
+
+
+@dataclass(slots=True)
+class LiveTrial:
+    """A trial under way.
+
+    Args:
+        ticket: What to train.
+        run: How MLflow sees it.
+        group: Those it is judged together with.
+        judged: Epochs after which the pruner was asked.
+        share: Part of its optimizer steps that is done.
+        given_up: Why it was dropped; empty while it was not.
+    """
+
+    ticket: Ticket
+    run: TrialRun
+    group: int
+    judged: int = 0
+    share: float = 0.0
+    given_up: str = ""
+
+
+@dataclass(slots=True)
+class Conductor:
+    """Works on a study until nothing is left to do.
+
+    Args:
+        ledger: The study.
+        backend: Where trials train.
+        tracker: Where runs go.
+        parent: The run whose children the trials are.
+        tags: Tags of every trial's run.
+        on_progress: Told after each optimizer step and each end.
+        budget_s: Seconds after which no trial begins and the running ones stop; 0 is no limit.
+        clock: Seconds that only grow.
+        sleep: Waits so many seconds.
+    """
+
+    ledger: Ledger
+    backend: Backend
+    tracker: Tracker
+    parent: Run
+    tags: Mapping[str, str]
+    on_progress: Callable[[SweepProgress], None]
+    budget_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+    _began: float = 0.0
+    _live: dict[str, LiveTrial] = field(default_factory=dict)
+    _unresolved: dict[str, Ticket] = field(default_factory=dict)
+
+    def conduct(self) -> str:
+        """Train until the study is complete.
+
+        Returns:
+            Why it ended: ``n_trials``, ``grid`` or ``budget_hours``.
+
+        Raises:
+            KeyboardInterrupt, Interrupted: As they came; trials under way then wait to be
+                continued, and their runs are KILLED.
+        """
+        self._began = self.clock()
+        while True:
+            if self._budget_is_spent():
+                return "budget_hours"
+            tickets = self.ledger.take(self.backend.group_size * self.backend.slots)
+            if tickets:
+                self._train(tickets)
+            elif self.ledger.open_trials():
+                self.sleep(POLL_S)  # another driver is still at work
+            else:
+                return "n_trials" if self.ledger.asked >= self.ledger.n_trials else "grid"
+
+    def _train(self, tickets: Sequence[Ticket]) -> None:
+        """One round: every ticket is told its end, or released."""
+        groups = group_tickets(tickets, self.backend.group_size)
+        self._unresolved = {ticket.name: ticket for ticket in tickets}
+        try:
+            for number, group in enumerate(groups):
+                for ticket in group:
+                    run = open_trial_run(
+                        ticket,
+                        self.ledger,
+                        tracker=self.tracker,
+                        parent=self.parent,
+                        tags=self.tags,
+                    )
+                    judged = max(ticket.known, default=0)
+                    self._live[ticket.name] = LiveTrial(ticket, run, number, judged)
+            jobs = [[_job(ticket) for ticket in group] for group in groups]
+            with self.backend.train(jobs) as training:
+                for report in training.reports():
+                    self._hear(report, training)
+        except (KeyboardInterrupt, Interrupted):
+            self._leave("stopped; continue the study to go on")
+            raise
+        except BaseException as error:
+            self._leave(f"{type(error).__name__}: {error}")
+            raise
+
+    # -- listening ---------------------------------------------------------------------------
+
+    def _hear(self, report: Report, training: Training) -> None:
+        live = self._live[report.trial]
+        if isinstance(report, StepReport):
+            live.share = report.step / report.total_steps
+            live.run.log_step(report)
+            self._tell_progress(report)
+        elif isinstance(report, EvaluationReport):
+            live.run.log_evaluation(report)
+            self.ledger.report(live.ticket, report.epoch, report.loss)
+            if report.best:
+                self.ledger.note(live.ticket, ACCURACY, report.token_accuracy)
+            self._judge(live.group, training)
+        else:
+            self._end(live, report)
+            self._judge(live.group, training)
+        self._obey_budget(training)
+
+    def _judge(self, group: int, training: Training) -> None:
+        """Ask the pruner about a group once all of it has reported an epoch."""
+        members = [live for live in self._live.values() if live.group == group]
+        while True:
+            ahead = [live for live in members if not live.given_up]
+            due = [live for live in ahead if live.judged < live.ticket.spec.epochs]
+            if not due:
+                return
+            epoch = min(live.judged for live in due) + 1
+            at_epoch = [live for live in due if live.judged == epoch - 1]
+            if not all(epoch in live.ticket.known for live in at_epoch):
+                return
+            hopeless = [
+                live
+                for live in at_epoch
+                if epoch < live.ticket.spec.epochs and self.ledger.should_prune(live.ticket)
+            ]
+            for live in at_epoch:
+                live.judged = epoch
+            for live in hopeless:
+                loss = live.ticket.known[epoch]
+                self._give_up(live, f"pruned after epoch {epoch} at loss {loss:.4f}", training)
+
+    def _give_up(self, live: LiveTrial, reason: str, training: Training) -> None:
+        live.given_up = reason
+        training.drop(live.ticket.name)
+
+    def _end(self, live: LiveTrial, report: EndReport) -> None:
+        ticket = live.ticket
+        del self._live[ticket.name]
+        self.ledger.note(ticket, SECONDS, report.seconds)
+        if report.shared_with is not None:
+            self.ledger.note(ticket, SHARED, report.shared_with)
+            live.run.run.set_tags({SHARED_WITH: report.shared_with})
+        if report.best_checkpoint is not None:
+            self.ledger.note(ticket, ADAPTER, str(report.best_checkpoint))
+        loss = min(ticket.known.values(), default=math.nan)
+        if report.outcome == "complete" and not math.isnan(loss):
+            live.run.end("COMPLETE", adapter=report.best_checkpoint)
+            self.ledger.complete(ticket, loss)
+        elif report.outcome == "dropped":
+            live.run.end("PRUNED", reason=live.given_up, adapter=report.best_checkpoint)
+            self.ledger.note(ticket, REASON, live.given_up)
+            self.ledger.prune(ticket)
+        else:
+            reason = report.reason or "it was never evaluated"
+            live.run.end("FAIL", reason=reason)
+            self.ledger.fail(ticket, reason)
+        del self._unresolved[ticket.name]
+
+    # -- stopping ----------------------------------------------------------------------------
+
+    def _leave(self, reason: str) -> None:
+        """Trials under way wait in the study; their runs end as KILLED."""
+        try:
+            for live in self._live.values():
+                live.run.end("WAITING", reason=reason)
+        finally:
+            for ticket in self._unresolved.values():
+                self.ledger.release(ticket)
+            self._live.clear()
+
+    def _budget_is_spent(self) -> bool:
+        return 0 < self.budget_s <= self.clock() - self._began
+
+    def _obey_budget(self, training: Training) -> None:
+        """Past the budget, give up what runs, unless the study would end without any result."""
+        if not self._budget_is_spent() or self.ledger.best() is None:
+            return
+        for live in self._live.values():
+            if not live.given_up:
+                self._give_up(live, "budget_hours were spent", training)
+
+    # -- telling -----------------------------------------------------------------------------
+
+    def _tell_progress(self, report: StepReport) -> None:
+        finished, best = self.ledger.standing()
+        share = sum(live.share for live in self._live.values())
+        self.on_progress(
+            SweepProgress(
+                finished=finished,
+                n_trials=self.ledger.n_trials,
+                done=min(1.0, (finished + share) / self.ledger.n_trials),
+                trial=report.trial,
+                step=report.step,
+                total_steps=report.total_steps,
+                loss=report.loss,
+                tokens_per_second=report.tokens_per_second,
+                best_trial=trial_name(best.number) if best else "",
+                best_loss=float(best.value) if best else math.nan,
+                seconds=self.clock() - self._began,
+            )
+        )
+
+
+def group_tickets(tickets: Sequence[Ticket], size: int) -> list[list[Ticket]]:
+    """Groups of at most ``size`` trainings each; trials that share one stay together."""
+    groups: list[list[Ticket]] = []
+    place: dict[object, int] = {}
+    for ticket in tickets:
+        trunk = ticket.spec.trunk
+        if trunk not in place:
+            if len(place) % size == 0:
+                groups.append([])
+            place[trunk] = len(groups) - 1
+        groups[place[trunk]].append(ticket)
+    return groups
+
+
+def _job(ticket: Ticket) -> Job:
+    return Job(ticket.name, ticket.spec, resume=ticket.taken_over)

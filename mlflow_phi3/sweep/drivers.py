@@ -1,0 +1,97 @@
+"""Drivers: the processes that work on a study, and which of them still live.
+
+A trial that runs carries its driver's name. On the same machine a driver that is gone is seen at
+once by its process; on another machine by its heartbeat, a study attribute renewed by a thread.
+"""
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+from optuna import Study
+
+HEARTBEAT_S = 15.0
+# Four missed beats: a driver that swaps or waits for its database is not yet dead.
+GRACE_S = 60.0
+_PREFIX = "driver:"
+
+
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """One process that works on a study.
+
+    Args:
+        name: Unique for ever.
+        host: Its machine.
+        pid: Its process there.
+        started: When that process began, in seconds since 1970; tells it from a later one with
+            the same number.
+    """
+
+    name: str
+    host: str
+    pid: int
+    started: float
+
+
+def this_driver() -> Driver:
+    """The driver that the calling process is; a new one at each call."""
+    process = psutil.Process()
+    return Driver(uuid.uuid4().hex[:12], socket.gethostname(), os.getpid(), process.create_time())
+
+
+@contextmanager
+def beating(study: Study, driver: Driver, *, every_s: float = HEARTBEAT_S) -> Iterator[None]:
+    """Tell the study, inside the block, that ``driver`` lives."""
+    stop = threading.Event()
+    _beat(study, driver)
+
+    def go_on() -> None:
+        while not stop.wait(every_s):
+            try:
+                _beat(study, driver)
+            except Exception:  # noqa: BLE001, S112 - a storage that is away for a while; the next beat may reach it
+                continue
+
+    thread = threading.Thread(target=go_on, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=every_s)
+
+
+def is_alive(name: str, attrs: Mapping[str, Any], *, now: float, grace_s: float = GRACE_S) -> bool:
+    """Whether the driver called ``name`` still works, judging by the study's ``attrs``."""
+    text = attrs.get(_PREFIX + name)
+    if text is None:
+        return False
+    facts = json.loads(text)
+    beat_at = facts.pop("beat_at")
+    driver = Driver(**facts)
+    if driver.host == socket.gethostname():
+        return _runs_here(driver)
+    return bool(now - beat_at < grace_s)
+
+
+def _beat(study: Study, driver: Driver) -> None:
+    facts = {**asdict(driver), "beat_at": time.time()}
+    study.set_user_attr(_PREFIX + driver.name, json.dumps(facts))
+
+
+def _runs_here(driver: Driver) -> bool:
+    try:
+        process = psutil.Process(driver.pid)
+        same = abs(process.create_time() - driver.started) < 1.0
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -1,0 +1,81 @@
+"""Pruners by name, and one that judges a whole group at once."""
+
+import math
+
+from optuna import Study, pruners
+from optuna.pruners import BasePruner
+from optuna.trial import FrozenTrial
+
+from mlflow_phi3.sweep.samplers import build_by_name, parse_options
+
+# With fewer finished trials a median is chance.
+_MEDIAN_STARTUP = 4
+
+
+class HalvingPruner(BasePruner):  # type: ignore[misc] # optuna is not followed by mypy
+    """Keep the best share of the trials at every epoch (Jamieson and Talwalkar, arXiv:1502.07943).
+
+    Optuna's own successive halving is asynchronous: the first trial to arrive always goes on. Here
+    the trials of a group have all reported before the first is judged, so each is compared with
+    every trial that was ever measured after as many epochs.
+
+    Args:
+        reduction_factor: One in so many goes on, more than 1.
+        min_resource: Epochs before the first judgement, at least 1.
+    """
+
+    def __init__(self, reduction_factor: float = 2.0, min_resource: int = 1) -> None:
+        if reduction_factor <= 1 or min_resource < 1:
+            raise ValueError("reduction_factor must be above 1 and min_resource at least 1")
+        self._factor = reduction_factor
+        self._least = min_resource
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether ``trial`` is among the worse at its last reported epoch."""
+        epoch = trial.last_step
+        if epoch is None or epoch < self._least:
+            return False
+        rivals = sorted(
+            # Trials that share a training have one value, and count once.
+            {
+                other.intermediate_values[epoch]
+                for other in study.get_trials(deepcopy=False)
+                if epoch in other.intermediate_values
+            }
+        )
+        kept = math.ceil(len(rivals) / self._factor)
+        return bool(trial.intermediate_values[epoch] > rivals[kept - 1])
+
+
+def build_pruner(name: str, options: str) -> BasePruner:
+    """The pruner called ``name``.
+
+    Args:
+        name: As ``pruner`` of :class:`mlflow_phi3.config.sweep.SweepConfig`.
+        options: ``name=value`` pairs of the pruner's own, joined by commas.
+
+    Raises:
+        UsageError: An option that the pruner does not know.
+    """
+    given = parse_options(options)
+    where = "pruner_options"
+    made: BasePruner
+    match name:
+        case "median":
+            defaults = {"n_startup_trials": _MEDIAN_STARTUP}
+            made = build_by_name(pruners.MedianPruner, defaults, given, where)
+        case "halving":
+            made = build_by_name(HalvingPruner, {}, given, where)
+        case "asha":
+            made = build_by_name(
+                pruners.SuccessiveHalvingPruner, {"reduction_factor": 2}, given, where
+            )
+        case "hyperband":
+            made = build_by_name(pruners.HyperbandPruner, {"reduction_factor": 2}, given, where)
+        case "patient":
+            made = build_by_name(
+                pruners.PatientPruner, {"wrapped_pruner": None, "patience": 1}, given, where
+            )
+        case _:
+            made = pruners.NopPruner()
+    return made

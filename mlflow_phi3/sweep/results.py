@@ -1,0 +1,109 @@
+"""What a sweep tells while it runs, and what it leaves behind."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mlflow_phi3.training.spec import TrialSpec
+
+State = Literal["complete", "pruned", "failed", "running", "waiting"]
+
+
+def trial_name(number: int) -> str:
+    """How a trial is called everywhere: ``trial-007``."""
+    return f"trial-{number:03d}"
+
+
+@dataclass(frozen=True, slots=True)
+class SweepProgress:
+    """Where a sweep stands after an optimizer step or a trial's end.
+
+    Args:
+        finished: Trials that are complete, pruned or failed.
+        n_trials: Trials of the study in total.
+        done: Share of the sweep that is over, 0 to 1, by optimizer steps where they are known.
+        trial: The trial that reported last: ``trial-007``.
+        step: Its optimizer steps done.
+        total_steps: Those it will do.
+        loss: Its training loss at that step, in nats per token.
+        tokens_per_second: Real tokens per second of that step.
+        best_trial: The best complete trial so far, empty before there is one.
+        best_loss: Its validation loss; NaN before there is one.
+        seconds: Wall-clock since this sweep began.
+    """
+
+    finished: int
+    n_trials: int
+    done: float
+    trial: str
+    step: int
+    total_steps: int
+    loss: float
+    tokens_per_second: float
+    best_trial: str
+    best_loss: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrialResult:
+    """One trial of a study.
+
+    Args:
+        number: Optuna's number, from 0.
+        run_id: Its MLflow run; empty when it never began.
+        state: Optuna's state in small letters.
+        params: The parameters that were searched.
+        spec: All that it trained with.
+        loss: Lowest validation loss, in nats per supervised token; NaN when there was none.
+        perplexity: ``exp(loss)``.
+        token_accuracy: Share of right most-likely tokens at that evaluation.
+        seconds: Wall-clock of its training.
+        shared_with: The trial on whose training its result was read off; None for its own.
+        reason: Why it failed or was pruned; else empty.
+        adapter: Its best checkpoint on this machine, or None.
+    """
+
+    number: int
+    run_id: str
+    state: State
+    params: Mapping[str, int | float | str | bool]
+    spec: TrialSpec
+    loss: float
+    perplexity: float
+    token_accuracy: float
+    seconds: float
+    shared_with: int | None = None
+    reason: str = ""
+    adapter: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """``trial-007``."""
+        return trial_name(self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """A finished sweep.
+
+    Args:
+        study: Optuna's study.
+        trials: All its trials, by number.
+        winner: The complete trial with the lowest validation loss; of equals, the shorter one.
+        winner_spec: What it trained with.
+        winner_adapter: Folder with its adapter, in PEFT's format.
+        stopped_because: ``n_trials``, ``grid`` (nothing left to try) or ``budget_hours``.
+        ties: Trials that cannot be told from the winner on this validation data.
+        storage: URL of the study, without its password.
+    """
+
+    study: str
+    trials: tuple[TrialResult, ...]
+    winner: TrialResult
+    winner_spec: TrialSpec
+    winner_adapter: Path
+    stopped_because: str
+    ties: tuple[int, ...] = ()
+    storage: str = field(default="", repr=False)

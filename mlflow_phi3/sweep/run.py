@@ -1,0 +1,190 @@
+"""The sweep as a whole: open the study, work on it, name the winner."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from mlflow_phi3.backends.base import Backend
+from mlflow_phi3.backends.local import LocalBackend
+from mlflow_phi3.config.hyperparameters import Hyperparameters
+from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.sweep.conductor import ACCURACY, ADAPTER, SECONDS, SHARED, Conductor
+from mlflow_phi3.sweep.drivers import beating, this_driver
+from mlflow_phi3.sweep.ledger import REASON, RUN_ID, Ledger, open_study
+from mlflow_phi3.sweep.pruners import build_pruner
+from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult
+from mlflow_phi3.sweep.samplers import build_sampler
+from mlflow_phi3.sweep.space import Space, build_space
+from mlflow_phi3.sweep.storage import default_storage, hide_password, open_storage
+from mlflow_phi3.sweep.trial_run import BEST, STUDY
+from mlflow_phi3.tracking.runs import Run, Tracker
+
+_STATES: Mapping[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+# Tags of a run that say what its numbers are comparable with.
+_COMPARABLE = ("phi3.dataset_sha256", "phi3.template_sha256", "phi3.base_revision")
+
+
+def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
+    config: SweepConfig,
+    *,
+    base: Base,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    tracker: Tracker,
+    parent: Run,
+    folder: Path,
+    tags: Mapping[str, str],
+    on_progress: Callable[[SweepProgress], None],
+) -> SweepResult:
+    """Search, train, log; or go on where an earlier sweep of the same study ended.
+
+    Args:
+        config: What to search and how.
+        base: The frozen base model.
+        train: Training examples.
+        validation: Trials are compared on these, so at least one.
+        tracker: Where runs go.
+        parent: The sweep's run; each trial is a child of it.
+        folder: Trials keep their checkpoints below ``<folder>/<study>``; a study that is to be
+            continued after a crash must find the same folder again.
+        tags: Tags of every trial's run.
+        on_progress: Told after each optimizer step.
+
+    Raises:
+        UsageError: A space, option or study that cannot be meant.
+        TrainingError: No trial was completed.
+        KeyboardInterrupt, Interrupted: As they came.
+    """
+    if not validation:
+        raise UsageError("PHI3-U089", "no validation examples", where="validation_data")
+    # Optuna tells every trial on the terminal; the progress line is ours.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    name = config.study or parent.run_id[:12]
+    space = build_space(config, model=config.model, seed=config.seed)
+    checkpoints = folder / name
+    url = config.storage or default_storage(tracker.uri)
+    ledger = open_ledger(config, space, name=name, url=url, tags=tags)
+    parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
+    backend = _open_backend(config, base, train, validation, checkpoints)
+    conductor = Conductor(
+        ledger,
+        backend,
+        tracker,
+        parent,
+        {**tags, "phi3.base_model": base.name},
+        on_progress,
+        budget_s=config.budget_hours * 3600,
+    )
+    with beating(ledger.study, ledger.driver):
+        why = conductor.conduct()
+    return _result(ledger, tracker, checkpoints, why=why, storage=hide_password(url))
+
+
+def open_ledger(
+    config: SweepConfig, space: Space, *, name: str, url: str, tags: Mapping[str, str]
+) -> Ledger:
+    """The study called ``name`` in the storage at ``url``.
+
+    Raises:
+        UsageError: An option that is not known, or a study that was made of something else.
+    """
+    sampler = partial(
+        build_sampler,
+        config.sampler,
+        config.sampler_options,
+        seed=config.seed,
+        n_trials=config.n_trials,
+    )
+    sampler(number=0)  # refuse a wrong option before anything is written
+    pruner = build_pruner(config.pruner, config.pruner_options)
+    storage = open_storage(url)
+    study = open_study(storage, name, pruner=pruner, facts=_facts(config, tags))
+    return Ledger(
+        study,
+        storage,
+        space,
+        this_driver(),
+        sampler=lambda number: sampler(number=number),
+        n_trials=config.n_trials,
+        grid=config.sampler == "grid",
+        share_epochs=config.share_epochs,
+    )
+
+
+def _facts(config: SweepConfig, tags: Mapping[str, str]) -> dict[str, str]:
+    """What a study's trials have in common."""
+    names = [*Hyperparameters.model_fields, "model", "seed"]
+    told = {name: str(getattr(config, name)) for name in names}
+    return told | {name: tags[name] for name in _COMPARABLE if name in tags}
+
+
+def _open_backend(
+    config: SweepConfig,
+    base: Base,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    folder: Path,
+) -> Backend:
+    return LocalBackend(base, train, validation, folder=folder, concurrency=config.concurrency)
+
+
+def _result(
+    ledger: Ledger, tracker: Tracker, folder: Path, *, why: str, storage: str
+) -> SweepResult:
+    trials = tuple(_trial_result(trial, ledger.space) for trial in ledger.trials())
+    best = ledger.best()
+    if best is None:
+        reasons = sorted({trial.reason for trial in trials if trial.reason})
+        raise TrainingError(
+            "PHI3-T080",
+            f"none of {len(trials)} trials was completed: {'; '.join(reasons) or why}",
+            where=ledger.study.study_name,
+            fix="lower learning_rate, or look at the failed runs",
+        )
+    winner = next(trial for trial in trials if trial.number == best.number)
+    adapter = winner.adapter
+    if adapter is None or not adapter.is_dir():
+        # It was trained on another machine, or its folder was cleaned away.
+        adapter = tracker.get(winner.run_id).download(BEST, folder / winner.name)
+    return SweepResult(
+        study=ledger.study.study_name,
+        trials=trials,
+        winner=winner,
+        winner_spec=winner.spec,
+        winner_adapter=adapter,
+        stopped_because=why,
+        storage=storage,
+    )
+
+
+def _trial_result(trial: FrozenTrial, space: Space) -> TrialResult:
+    attrs = trial.user_attrs
+    loss = min(trial.intermediate_values.values(), default=math.nan)
+    shared = attrs.get(SHARED)
+    return TrialResult(
+        number=trial.number,
+        run_id=str(attrs.get(RUN_ID, "")),
+        state=_STATES[trial.state],
+        params=dict(trial.params),
+        spec=space.spec(trial.params),
+        loss=loss,
+        perplexity=math.exp(loss),
+        token_accuracy=float(attrs.get(ACCURACY, math.nan)),
+        seconds=float(attrs.get(SECONDS, math.nan)),
+        shared_with=None if shared is None else int(str(shared).rpartition("-")[2]),
+        reason=str(attrs.get(REASON, "")),
+        adapter=Path(attrs[ADAPTER]) if ADAPTER in attrs else None,
+    )

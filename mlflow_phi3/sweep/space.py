@@ -1,0 +1,188 @@
+"""The search space: from swept parameters to Optuna's distributions and back to a trial's spec."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from mlflow_phi3.config.hyperparameters import Hyperparameters
+from mlflow_phi3.config.swept import Auto, Choices, Interval, Pin, Scalar, Swept, values_of
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.modeling.base import DEMO
+from mlflow_phi3.training.spec import LINEAR_LAYERS, LoraSpec, TrialSpec
+
+EPOCHS = "epochs"
+ALL_LINEAR = "all-linear"
+# The demo's base is small and young, so its adapters want larger steps than those of real Phi
+# models, for which the LoRA paper and its followers use rates around 1e-4 (arXiv:2106.09685, D.4).
+_DEMO_RATES = Interval(1e-3, 5e-3, log=True)
+_PHI_RATES = Interval(2e-5, 5e-4, log=True)
+# Only under these schedules is a short training the beginning of a long one.
+_SHAREABLE = frozenset({"constant"})
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What is searched and what is fixed.
+
+    Args:
+        swept: By parameter: a range or choices.
+        pinned: By parameter: the value of every trial.
+        seed: Of every trial.
+    """
+
+    swept: Mapping[str, Interval | Choices]
+    pinned: Mapping[str, Scalar]
+    seed: int = 0
+
+    def distributions(self) -> dict[str, BaseDistribution]:
+        """Optuna's distribution of each swept parameter."""
+        return {name: _distribution(value) for name, value in self.swept.items()}
+
+    def spec(self, params: Mapping[str, Any]) -> TrialSpec:
+        """The spec of a trial for which ``params`` were proposed."""
+        return _spec({**self.pinned, **params}, seed=self.seed)
+
+    def epochs_to_share(self) -> tuple[int, ...]:
+        """Numbers of epochs that one training can answer for; empty when there are none."""
+        found = values_of(self.swept[EPOCHS]) if EPOCHS in self.swept else None
+        schedulers = self.swept.get("scheduler", Pin(self.pinned.get("scheduler", "")))
+        if found is None or not set(values_of(schedulers) or ()) <= _SHAREABLE:
+            return ()
+        return tuple(sorted(int(value) for value in found))
+
+    def grid(self) -> Iterator[dict[str, Scalar]]:
+        """Every combination, ``epochs`` innermost so that neighbours share their training.
+
+        Raises:
+            UsageError: A parameter has endlessly many values.
+        """
+        names = sorted(self.swept, key=lambda name: name == EPOCHS)
+        axes = [values_of(self.swept[name]) for name in names]
+        for name, axis in zip(names, axes, strict=True):
+            if axis is None:
+                raise UsageError(
+                    "PHI3-U080",
+                    f"a grid cannot hold the range {self.swept[name]}",
+                    where=name,
+                    fix="list its values, as in 1e-4,2e-4,4e-4, or choose another sampler",
+                )
+        for point in itertools.product(*[axis for axis in axes if axis is not None]):
+            yield dict(zip(names, point, strict=True))
+
+
+def build_space(parameters: Hyperparameters, *, model: str, seed: int) -> Space:
+    """Sort what is swept from what is pinned, ``auto`` decided.
+
+    Args:
+        parameters: As the person gave them.
+        model: Name of the base model, which decides the learning rates of ``auto``.
+        seed: Of every trial.
+
+    Raises:
+        UsageError: A layer list with an unknown layer.
+    """
+    swept: dict[str, Interval | Choices] = {}
+    pinned: dict[str, Scalar] = {}
+    for name in Hyperparameters.model_fields:
+        match _decided(getattr(parameters, name), model):
+            case Pin(value=value):
+                pinned[name] = value
+            case Interval() | Choices() as several:
+                swept[name] = several
+    _check_layers(swept.get("target_modules", Pin(pinned.get("target_modules", ALL_LINEAR))))
+    return Space(swept, pinned, seed)
+
+
+def pinned_spec(parameters: Hyperparameters, *, model: str, seed: int) -> TrialSpec:
+    """The spec of a single training; an automatic learning rate takes its range's middle.
+
+    Raises:
+        UsageError: A parameter is a range or a list.
+    """
+    given = parameters.learning_rate
+    if isinstance(given, Auto):
+        rates = _rates(model)
+        middle = math.sqrt(rates.low * rates.high)
+        parameters = parameters.model_copy(update={"learning_rate": Pin(middle)})
+    space = build_space(parameters, model=model, seed=seed)
+    for name, value in space.swept.items():
+        raise UsageError(
+            "PHI3-U081",
+            f"a single training needs one value, not {value}",
+            where=name,
+            fix=f"give one, as in {name}={_first(value)}, or use sweep",
+        )
+    return space.spec({})
+
+
+def flat_params(spec: TrialSpec) -> dict[str, object]:
+    """A spec under the names that people use, for MLflow."""
+    flat = asdict(spec)
+    del flat["class_weights"], flat["shuffle"]  # nobody sets them in a sweep
+    lora = flat.pop("lora")
+    modules = tuple(lora.pop("target_modules"))
+    switches = {name: lora.pop(name) for name in ("rslora", "dora")}
+    return {
+        **flat,
+        **{f"lora_{name}": value for name, value in lora.items()},
+        **switches,
+        "target_modules": ALL_LINEAR if modules == LINEAR_LAYERS else "+".join(modules),
+    }
+
+
+def _decided(value: Swept, model: str) -> Swept:
+    return _rates(model) if isinstance(value, Auto) else value
+
+
+def _rates(model: str) -> Interval:
+    return _DEMO_RATES if model == DEMO else _PHI_RATES
+
+
+def _distribution(value: Interval | Choices) -> BaseDistribution:
+    if isinstance(value, Choices):
+        return CategoricalDistribution(value.values)
+    if isinstance(value.low, int) and isinstance(value.high, int):
+        return IntDistribution(value.low, value.high, log=value.log)
+    return FloatDistribution(value.low, value.high, log=value.log)
+
+
+def _spec(values: Mapping[str, Any], *, seed: int) -> TrialSpec:
+    rest = dict(values)
+    lora = LoraSpec(
+        r=rest.pop("lora_r"),
+        alpha=rest.pop("lora_alpha"),
+        dropout=rest.pop("lora_dropout"),
+        target_modules=_layers(rest.pop("target_modules")),
+        rslora=rest.pop("rslora"),
+        dora=rest.pop("dora"),
+    )
+    return TrialSpec(lora=lora, seed=seed, **rest)
+
+
+def _layers(text: str) -> tuple[str, ...]:
+    return LINEAR_LAYERS if text == ALL_LINEAR else tuple(text.split("+"))
+
+
+def _check_layers(value: Swept) -> None:
+    for text in values_of(value) or ():
+        for layer in _layers(str(text)):
+            if layer not in LINEAR_LAYERS:
+                raise UsageError(
+                    "PHI3-U082",
+                    f"no linear layer is called {layer!r}",
+                    where="target_modules",
+                    fix=f"{ALL_LINEAR}, or some of {'+'.join(LINEAR_LAYERS)}",
+                )
+
+
+def _first(value: Interval | Choices) -> Scalar:
+    return value.values[0] if isinstance(value, Choices) else value.low

@@ -1,0 +1,165 @@
+"""A tracking store, a scripted backend that trains nothing, and a small real base."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlflow_phi3.backends.base import Job
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.tracking.runs import open_tracker
+from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
+from mlflow_phi3.training.spec import TrialSpec
+
+STEPS_PER_EPOCH = 3
+
+
+@pytest.fixture
+def tracker(tmp_path):
+    return open_tracker(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="sweeps")
+
+
+@pytest.fixture
+def parent(tracker):
+    return tracker.start("sweep-test", stage="sweep")
+
+
+def bowl(spec: TrialSpec, epoch: int) -> float:
+    """A loss with its lowest point at a learning rate of 2e-3 that sinks with every epoch."""
+    distance = math.log10(spec.learning_rate / 2e-3) ** 2
+    return 1.0 + distance + 0.01 * spec.batch_size_multiplier + 0.5 / epoch
+
+
+class ScriptedBackend:
+    """Trials report a given function of their spec, in lock-step; nothing is computed."""
+
+    slots = 1
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        group_size: int = 2,
+        loss: Callable[[TrialSpec, int], float] = bowl,
+        before_step: Callable[[str, int], None] = lambda trial, step: None,
+    ):
+        self.group_size = group_size
+        self.folder = folder
+        self.loss = loss
+        self.before_step = before_step
+        self.rounds: list[list[list[Job]]] = []
+        self.epochs_trained = 0
+
+    @contextmanager
+    def train(self, groups: Sequence[Sequence[Job]]) -> Iterator["ScriptedTraining"]:
+        self.rounds.append([list(group) for group in groups])
+        yield ScriptedTraining(self, groups)
+
+
+class ScriptedTraining:
+    def __init__(self, backend: ScriptedBackend, groups: Sequence[Sequence[Job]]):
+        self.backend = backend
+        self.groups = groups
+        self.dropped: set[str] = set()
+
+    def drop(self, trial: str) -> None:
+        self.dropped.add(trial)
+
+    def reports(self):
+        for group in self.groups:
+            yield from self._group(list(group))
+
+    def _group(self, jobs: list[Job]):
+        best: dict[str, float] = {}
+        epoch = 0
+        while jobs:
+            epoch += 1
+            self.backend.epochs_trained += len({job.spec.trunk for job in jobs})
+            for job in jobs:
+                yield from self._epoch(job, epoch)
+            for job in jobs:
+                yield self._evaluation(job, epoch, best)
+            for job in list(jobs):
+                if job.trial in self.dropped or job.spec.epochs == epoch:
+                    jobs.remove(job)
+                    yield self._end(job, epoch, best, jobs)
+
+    def _epoch(self, job: Job, epoch: int):
+        total = job.spec.epochs * STEPS_PER_EPOCH
+        for step in range((epoch - 1) * STEPS_PER_EPOCH + 1, epoch * STEPS_PER_EPOCH + 1):
+            self.backend.before_step(job.trial, step)
+            loss = self.backend.loss(job.spec, epoch) + 0.1
+            yield StepReport(
+                job.trial, step, total, step / STEPS_PER_EPOCH, loss, 1e-3, 1.0, 90, 30, 900.0, 1
+            )
+
+    def _evaluation(self, job: Job, epoch: int, best: dict[str, float]):
+        loss = self.backend.loss(job.spec, epoch)
+        better = loss < best.get(job.trial, math.inf)
+        best[job.trial] = min(loss, best.get(job.trial, math.inf))
+        adapter = self.backend.folder / job.trial / "best"
+        adapter.mkdir(parents=True, exist_ok=True)
+        (adapter / "adapter_config.json").write_text("{}")
+        losses = tuple(loss + 0.01 * index for index in (-2, -1, 0, 1, 2))
+        step = epoch * STEPS_PER_EPOCH
+        return EvaluationReport(
+            job.trial, step, epoch, loss, math.exp(loss), 0.5, 30, better, adapter, losses
+        )
+
+    def _end(self, job: Job, epoch: int, best: dict[str, float], rest: list[Job]):
+        outcome = "dropped" if job.trial in self.dropped else "complete"
+        return EndReport(
+            job.trial,
+            outcome,
+            "",
+            epoch * STEPS_PER_EPOCH,
+            best[job.trial],
+            self.backend.folder / job.trial / "best",
+            1.0,
+        )
+
+
+@pytest.fixture
+def scripted(tmp_path):
+    return ScriptedBackend(tmp_path / "work")
+
+
+@pytest.fixture(scope="session")
+def tiny_base():
+    """A random Phi-3 of some thousand weights; its tokenizer is never asked."""
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    from mlflow_phi3.modeling.base import Base
+
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    model = Phi3ForCausalLM(config).eval().requires_grad_(requires_grad=False)
+    return Base(model=model, tokenizer=None, name="tiny", revision="0", path="tiny")
+
+
+def counting(rows: int, seed: int) -> list[Example]:
+    """Examples in which each token follows from the one before: learnable in a few steps."""
+    generator = np.random.default_rng(seed)
+    examples = []
+    for row in range(rows):
+        length = int(generator.integers(8, 20))
+        start = int(generator.integers(3, 60))
+        ids = (np.arange(length) + start) % 61 + 3
+        supervised = np.arange(length) >= 3
+        examples.append(Example(ids.astype(np.int32), supervised, f"rows:{row + 1}"))
+    return examples

@@ -1,0 +1,231 @@
+import math
+
+import optuna
+import pytest
+
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.sweep.conductor import Conductor
+from mlflow_phi3.sweep.drivers import beating
+from mlflow_phi3.sweep.run import open_ledger
+from mlflow_phi3.sweep.space import build_space
+
+BASIC = {"learning_rate": "1e-4..1e-1", "epochs": "3", "pruner": "none", "n_trials": "6"}
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture
+def conduct(tracker, parent, scripted, tmp_path):
+    """Run a study over the scripted backend; the ledger afterwards."""
+
+    def go(study="study", *, backend=None, budget_s=0.0, clock=None, on_progress=None, **values):
+        config = parse_values(SweepConfig, {**BASIC, **values})
+        space = build_space(config, model="demo", seed=config.seed)
+        url = f"sqlite:///{tmp_path}/optuna.db"
+        ledger = open_ledger(config, space, name=study, url=url, tags={})
+        conductor = Conductor(
+            ledger,
+            backend or scripted,
+            tracker,
+            parent,
+            {"phi3.dataset_sha256": "d"},
+            on_progress or (lambda progress: None),
+            budget_s=budget_s,
+            **({"clock": clock} if clock else {}),
+        )
+        with beating(ledger.study, ledger.driver):
+            ledger.why = conductor.conduct()
+        return ledger
+
+    return go
+
+
+def told(ledger):
+    return [(t.number, t.state.name, t.params, t.value) for t in ledger.trials()]
+
+
+def test_every_trial_has_its_run(conduct, tracker, parent):
+    ledger = conduct()
+    assert ledger.why == "n_trials"
+    children = tracker.children(parent.run_id)
+    assert [run.info.run_name for run in children] == [f"trial-00{n}" for n in range(6)]
+    for trial, run in zip(ledger.trials(), children, strict=True):
+        assert run.info.status == "FINISHED"
+        assert trial.user_attrs["run_id"] == run.info.run_id
+        assert run.data.tags["phi3.study"] == "study"
+        assert run.data.tags["phi3.trial_number"] == str(trial.number)
+        assert run.data.tags["phi3.trial_state"] == "COMPLETE"
+        assert run.data.tags["phi3.dataset_sha256"] == "d"
+        assert run.data.params["learning_rate"] == str(trial.params["learning_rate"])
+        assert run.data.params["epochs"] == "3"
+        assert run.data.metrics["eval/loss"] == pytest.approx(trial.value)
+        losses = tracker.client.get_metric_history(run.info.run_id, "train/loss")
+        assert [point.step for point in losses] == list(range(1, 10))
+        artifacts = tracker.client.list_artifacts(run.info.run_id, "checkpoints/best")
+        assert [item.path for item in artifacts] == ["checkpoints/best/adapter_config.json"]
+
+
+def test_the_same_seed_makes_the_same_study(conduct):
+    assert told(conduct("one", seed="3")) == told(conduct("two", seed="3"))
+    assert told(conduct("three", seed="4")) != told(conduct("four", seed="3"))
+
+
+def test_a_finished_study_grows_only_when_asked(conduct, tracker, parent, scripted):
+    first = told(conduct())
+    rounds = len(scripted.rounds)
+    assert told(conduct()) == first
+    assert len(scripted.rounds) == rounds
+    longer = told(conduct(n_trials="8"))
+    assert longer[:6] == first
+    assert len(longer) == 8
+    assert len(tracker.children(parent.run_id)) == 8
+
+
+def test_another_space_cannot_join_a_study(conduct):
+    conduct()
+    with pytest.raises(Exception, match="study 'study' has epochs 3, not 2"):
+        conduct(epochs="2")
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Interrupted("PHI3-T001", "stopped")])
+def test_a_stop_leaves_a_study_that_goes_on_as_if_nothing_was(
+    conduct, tracker, parent, scripted, stop
+):
+    undisturbed = told(conduct("undisturbed"))
+
+    def interrupt(trial, step):
+        if (trial, step) == ("trial-003", 5):
+            raise stop
+
+    scripted.before_step = interrupt
+    with pytest.raises(type(stop)):
+        conduct("stopped")
+    runs = [r for r in tracker.children(parent.run_id) if r.data.tags["phi3.study"] == "stopped"]
+    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
+    assert "RUNNING" not in {run.info.status for run in tracker.children(parent.run_id)}
+
+    scripted.before_step = lambda trial, step: None
+    assert told(conduct("stopped")) == undisturbed
+    after = [r for r in tracker.children(parent.run_id) if r.data.tags["phi3.study"] == "stopped"]
+    assert len(after) == 6
+    assert {run.info.run_id for run in runs} < {run.info.run_id for run in after}
+    assert {run.info.status for run in after} == {"FINISHED"}
+    history = tracker.client.get_metric_history(runs[3].info.run_id, "train/loss")
+    assert [point.step for point in history] == list(range(1, 10))
+    assert [job.resume for job in scripted.rounds[-2][0]] == [True, True]
+
+
+def test_an_error_of_the_backend_leaves_no_run_running(conduct, tracker, parent, scripted):
+    def break_down(trial, step):
+        if step == 4:
+            raise OSError(28, "No space left on device")
+
+    scripted.before_step = break_down
+    with pytest.raises(OSError, match="No space left"):
+        conduct()
+    runs = tracker.children(parent.run_id)
+    assert {run.info.status for run in runs} == {"KILLED"}
+    assert "No space left" in runs[0].data.tags["phi3.reason"]
+
+
+def test_hopeless_trials_are_killed_and_the_others_go_on(conduct, tracker, parent, scripted):
+    ledger = conduct(pruner="halving", epochs="4", n_trials="6")
+    states = {trial.number: trial.state.name for trial in ledger.trials()}
+    assert set(states.values()) == {"COMPLETE", "PRUNED"}
+    for run in tracker.children(parent.run_id):
+        pruned = states[int(run.data.tags["phi3.trial_number"])] == "PRUNED"
+        assert run.info.status == ("KILLED" if pruned else "FINISHED")
+        assert ("pruned after epoch" in run.data.tags.get("phi3.reason", "")) == pruned
+    best = min(ledger.trials(), key=lambda t: scripted.loss(ledger.space.spec(t.params), 4))
+    assert ledger.best().number == best.number
+
+
+def test_halving_compares_a_group_only_when_all_of_it_has_reported(conduct, scripted):
+    scripted.group_size = 4
+    ledger = conduct(pruner="halving", epochs="2", n_trials="4")
+    losses = {t.number: t.intermediate_values[1] for t in ledger.trials()}
+    better = sorted(losses, key=losses.__getitem__)[:2]
+    complete = [t.number for t in ledger.trials() if t.state.name == "COMPLETE"]
+    assert complete == sorted(better)
+
+
+def test_epochs_ride_along(conduct, scripted):
+    ledger = conduct(epochs="1..3", n_trials="12")
+    by_rate: dict[float, list[int]] = {}
+    for trial in ledger.trials():
+        by_rate.setdefault(trial.params["learning_rate"], []).append(trial.params["epochs"])
+    assert [sorted(epochs) for epochs in by_rate.values()] == [[1, 2, 3]] * 4
+    assert scripted.epochs_trained == 12  # not 24
+    assert all(len({job.spec.trunk for job in group}) <= 2 for r in scripted.rounds for group in r)
+
+
+def test_epochs_do_not_ride_along_when_that_is_not_wanted(conduct):
+    ledger = conduct(epochs="1..3", n_trials="6", share_epochs="false")
+    assert len({trial.params["learning_rate"] for trial in ledger.trials()}) == 6
+
+
+def test_a_grid_is_walked_to_its_end(conduct):
+    space = {"learning_rate": "1e-4,1e-3,1e-2", "batch_size_multiplier": "1", "epochs": "1,2"}
+    ledger = conduct(sampler="grid", n_trials="50", **space)
+    assert ledger.why == "grid"
+    found = [(t.params["learning_rate"], t.params["epochs"]) for t in ledger.trials()]
+    assert found == [(r, e) for r in (1e-4, 1e-3, 1e-2) for e in (1, 2)]
+
+
+def test_a_training_that_fails_fails_its_trial_alone(conduct, tracker, parent, scripted):
+    scripted.loss = lambda spec, epoch: math.nan if spec.learning_rate > 1e-2 else 1.0 / epoch
+    ledger = conduct(n_trials="8")
+    states = {t.state.name for t in ledger.trials()}
+    assert states == {"COMPLETE", "FAIL"}
+    for trial, run in zip(ledger.trials(), tracker.children(parent.run_id), strict=True):
+        diverged = trial.params["learning_rate"] > 1e-2
+        assert run.info.status == ("FAILED" if diverged else "FINISHED")
+
+
+def test_a_spent_budget_stops_what_runs_and_begins_nothing(conduct, tracker, parent):
+    now = [0.0]
+
+    def clock():
+        now[0] += 1.0
+        return now[0]
+
+    ledger = conduct(budget_s=80.0, clock=clock, n_trials="100")
+    assert ledger.why == "budget_hours"
+    states = [t.state.name for t in ledger.trials()]
+    assert len(states) < 100
+    assert set(states) == {"COMPLETE", "PRUNED"}
+    last = tracker.children(parent.run_id)[-1]
+    assert last.data.tags["phi3.reason"] == "budget_hours were spent"
+
+
+def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(conduct, tracker, parent, tmp_path):
+    conduct(n_trials="2")
+    study = optuna.load_study(study_name="study", storage=f"sqlite:///{tmp_path}/optuna.db")
+    dead = study.ask(
+        {"learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)}
+    )
+    dead.set_user_attr("owner", "nobody")
+    left = tracker.start(
+        "trial-002",
+        stage="trial",
+        parent=parent,
+        tags={"phi3.study": "study", "phi3.trial_number": 2},
+    )
+    ledger = conduct(n_trials="4")
+    assert [t.state.name for t in ledger.trials()] == ["COMPLETE"] * 4
+    assert ledger.trials()[2].user_attrs["run_id"] == left.run_id
+    assert len(tracker.children(parent.run_id)) == 4
+
+
+def test_progress_only_grows(conduct):
+    seen = []
+    conduct(on_progress=seen.append)
+    shares = [progress.done for progress in seen]
+    assert shares == sorted(shares)
+    assert seen[-1].finished >= 4
+    assert seen[-1].best_trial.startswith("trial-")

@@ -1,0 +1,84 @@
+import pytest
+
+from mlflow_phi3.config.hyperparameters import Hyperparameters
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.sweep.space import build_space, flat_params, pinned_spec
+from mlflow_phi3.training.spec import LINEAR_LAYERS, LoraSpec, TrialSpec
+
+
+def space_of(model="demo", **values):
+    return build_space(parse_values(Hyperparameters, values), model=model, seed=7)
+
+
+def test_swept_and_pinned_are_told_apart():
+    space = space_of(epochs="3", lora_r="8,16", lora_dropout="0..0.1")
+    assert set(space.swept) == {"learning_rate", "batch_size_multiplier", "lora_r", "lora_dropout"}
+    assert space.pinned["epochs"] == 3
+    distributions = space.distributions()
+    assert distributions["learning_rate"].log
+    assert distributions["lora_r"].choices == (8, 16)
+    assert (distributions["lora_dropout"].low, distributions["lora_dropout"].high) == (0.0, 0.1)
+
+
+def test_auto_learning_rates_depend_on_the_model():
+    demo = space_of("demo").swept["learning_rate"]
+    real = space_of("microsoft/Phi-4-mini-instruct").swept["learning_rate"]
+    assert demo.low > real.high
+
+
+def test_a_proposal_becomes_a_spec():
+    space = space_of(
+        learning_rate="1e-4", batch_size_multiplier="2", target_modules="qkv_proj+o_proj"
+    )
+    assert space.spec({"epochs": 2}) == TrialSpec(
+        learning_rate=1e-4,
+        batch_size_multiplier=2,
+        epochs=2,
+        lora=LoraSpec(target_modules=("qkv_proj", "o_proj")),
+        seed=7,
+    )
+
+
+def test_a_spec_is_shown_under_the_names_people_use():
+    spec = space_of(learning_rate="1e-4", batch_size_multiplier="1", epochs="1").spec({})
+    shown = flat_params(spec)
+    assert set(shown) == {*Hyperparameters.model_fields, "seed"}
+    assert shown["target_modules"] == "all-linear"
+    assert spec.lora.target_modules == LINEAR_LAYERS
+
+
+def test_epochs_are_shared_only_where_a_short_training_begins_the_long_one():
+    assert space_of(epochs="1..3").epochs_to_share() == (1, 2, 3)
+    assert space_of(epochs="3").epochs_to_share() == ()
+    assert space_of(epochs="1..3", scheduler="linear").epochs_to_share() == ()
+    assert space_of(epochs="1..3", scheduler="constant,cosine").epochs_to_share() == ()
+
+
+def test_a_grid_has_epochs_innermost():
+    space = space_of(learning_rate="1e-4,2e-4", epochs="1,2", batch_size_multiplier="1")
+    points = list(space.grid())
+    assert [(p["learning_rate"], p["epochs"]) for p in points] == [
+        (1e-4, 1),
+        (1e-4, 2),
+        (2e-4, 1),
+        (2e-4, 2),
+    ]
+
+
+def test_a_grid_refuses_a_range_of_reals():
+    with pytest.raises(UsageError, match=r"learning_rate: a grid cannot hold the range 1e-05\.\."):
+        list(space_of(learning_rate="1e-5..1e-4").grid())
+
+
+def test_a_single_training_refuses_what_is_not_decided():
+    with pytest.raises(UsageError, match="needs one value, not 1,2"):
+        pinned_spec(parse_values(Hyperparameters, {"epochs": "2"}), model="demo", seed=0)
+    values = {"epochs": "2", "batch_size_multiplier": "1"}
+    spec = pinned_spec(parse_values(Hyperparameters, values), model="demo", seed=0)
+    assert 1e-3 < spec.learning_rate < 5e-3
+
+
+def test_unknown_layers_are_refused():
+    with pytest.raises(UsageError, match="no linear layer is called 'q_proj'"):
+        space_of(target_modules="all-linear,q_proj")
