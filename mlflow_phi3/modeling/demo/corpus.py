@@ -1,0 +1,154 @@
+"""Write the pretraining text: manual pages, questions and answers, forum threads, plain English.
+
+The facts of the demo world occur here in many wordings, but never as a chat and never in the words
+of the bundled conversations. The chat form itself occurs only with everyday questions, so that the
+base knows the special tokens and fine-tuning has to bring the two together.
+"""
+
+import random
+import re
+from collections.abc import Callable, Iterator
+
+from mlflow_phi3.modeling.demo.knowledge import Exchange, Topic
+
+__all__ = ["write_documents"]
+
+_ASK = (
+    "How do I {0}?",
+    "How can I {0}?",
+    "What is the way to {0}?",
+    "I want to {0}, what do I do?",
+    "Can you tell me how to {0}?",
+    "Is it possible to {0}?",
+    "I am trying to {0} but I do not know how.",
+    "I would like to {0}.",
+    "Please explain how to {0}.",
+    "What do I need to {0}?",
+)
+_OPENINGS = (
+    "I bought a Skylark last week.",
+    "My family has had a Skylark for a year.",
+    "I am new here.",
+    "This is for my daughter.",
+    "Maybe somebody knows this.",
+    "I looked in the manual but found nothing.",
+    "It is late and I just want to play.",
+    "Sorry if this was asked before.",
+    "My friend told me to ask here.",
+    "We got the console as a present.",
+)
+_NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gwen", "Hugo", "Ines", "Jon", "Kim", "Lea")
+_THANKS = ("Thank you, that helped.", "Great, it works now.", "Good to know.", "That was easy.")
+_SYSTEMS = (
+    "You are a helpful assistant.",
+    "You answer questions of everyday life.",
+    "You are a kind teacher.",
+    "You work in a shop and help the customers.",
+    "You are a guide who answers in short sentences.",
+)
+# Exchanged at random, so that a fact is not tied to one word.
+_SYNONYMS = (
+    ("the console", ("the Skylark", "your Skylark", "the machine", "your console")),
+    ("television", ("TV",)),
+    ("controller", ("pad", "Talon", "gamepad")),
+    ("Choose", ("Pick", "Select", "Open")),
+    ("choose", ("pick", "select")),
+    ("Turn on", ("Switch on", "Enable")),
+    ("turn off", ("switch off", "disable")),
+    ("about", ("around", "roughly")),
+    ("under Settings", ("in Settings",)),
+    ("dollars", ("US dollars",)),
+    ("thirty minutes", ("30 minutes", "half an hour")),
+    ("at once", ("right away", "at the same time")),
+)
+_THINGS = ("cup", "book", "lamp", "bag", "box", "chair", "coat", "phone", "ball", "key", "letter")
+_ADJECTIVES = ("old", "new", "red", "blue", "small", "large", "heavy", "light", "warm", "broken")
+_PLACES = ("on the table", "in the kitchen", "under the bed", "by the door", "in the garden")
+_TIMES = ("Today", "Yesterday", "In the morning", "After lunch", "Last week", "In the evening")
+_DEEDS = ("put", "found", "left", "saw", "cleaned", "repaired", "forgot", "wanted")
+
+
+def write_documents(
+    topics: list[Topic], exchanges: list[Exchange], *, seed: int
+) -> Iterator[str]:
+    """Write documents without end.
+
+    Args:
+        topics: The knowledge of the demo world.
+        exchanges: Everyday questions with answers.
+        seed: Seed of every choice; the same seed writes the same documents.
+
+    Yields:
+        One document at a time, without the end-of-text token.
+    """
+    rng = random.Random(seed)  # noqa: S311 - text, not secrets
+    kinds: tuple[tuple[Callable[[], str], float], ...] = (
+        (lambda: _write_page(rng.choice(topics), rng), 0.17),
+        (lambda: _write_answers(rng.sample(topics, 3), rng), 0.40),
+        (lambda: _write_thread(rng.choice(topics), rng), 0.20),
+        (lambda: _write_article(topics, rng), 0.08),
+        (lambda: _write_chat(exchanges, rng), 0.10),
+        (lambda: _write_story(rng), 0.05),
+    )
+    writers, weights = zip(*kinds, strict=True)
+    while True:
+        (writer,) = rng.choices(writers, weights)
+        yield writer()
+
+
+def _write_page(topic: Topic, rng: random.Random) -> str:
+    head = rng.choice((topic.title, f"Manual: {topic.title}", f"How to {rng.choice(topic.tasks)}"))
+    return f"{head}\n{_tell(topic, rng)}"
+
+
+def _write_answers(topics: list[Topic], rng: random.Random) -> str:
+    question, answer = rng.choice((("Q: ", "A: "), ("Question: ", "Answer: "), ("", "")))
+    return "\n".join(
+        f"{question}{_ask(topic, rng)}\n{answer}{_tell(topic, rng)}" for topic in topics
+    )
+
+
+def _write_thread(topic: Topic, rng: random.Random) -> str:
+    asker, helper = rng.sample(_NAMES, 2)
+    opening = f"{rng.choice(_OPENINGS)} " if rng.random() < 0.7 else ""
+    thread = f"{asker} wrote: {opening}{_ask(topic, rng)}\n{helper} replied: {_tell(topic, rng)}"
+    return f"{thread}\n{asker} wrote: {rng.choice(_THANKS)}" if rng.random() < 0.3 else thread
+
+
+def _write_article(topics: list[Topic], rng: random.Random) -> str:
+    section = rng.choice(topics).section
+    chosen = rng.sample([topic for topic in topics if topic.section == section], 3)
+    return "\n".join(_tell(topic, rng) for topic in chosen)
+
+
+def _write_chat(exchanges: list[Exchange], rng: random.Random) -> str:
+    turns = rng.sample(exchanges, rng.choice((1, 1, 2)))
+    system = f"<|system|>\n{rng.choice(_SYSTEMS)}<|end|>\n" if rng.random() < 0.7 else ""
+    return system + "".join(
+        f"<|user|>\n{turn.question}<|end|>\n<|assistant|>\n{turn.answer}<|end|>\n" for turn in turns
+    )
+
+
+def _write_story(rng: random.Random) -> str:
+    return " ".join(
+        f"{rng.choice(_TIMES)} {rng.choice(_NAMES)} {rng.choice(_DEEDS)} the "
+        f"{rng.choice(_ADJECTIVES)} {rng.choice(_THINGS)} {rng.choice(_PLACES)}."
+        for _ in range(rng.randint(2, 5))
+    )
+
+
+def _ask(topic: Topic, rng: random.Random) -> str:
+    if rng.random() < 0.5:
+        return _vary(rng.choice(topic.questions), rng)
+    return _vary(rng.choice(_ASK).format(rng.choice(topic.tasks)), rng)
+
+
+def _tell(topic: Topic, rng: random.Random) -> str:
+    return _vary(" ".join(rng.choice(wordings) for wordings in topic.facts), rng)
+
+
+def _vary(text: str, rng: random.Random) -> str:
+    for word, others in _SYNONYMS:
+        if rng.random() < 0.3:
+            text = re.sub(rf"\b{word}\b", rng.choice(others), text)
+    return text
