@@ -1,4 +1,4 @@
-"""A random Phi-3 of 0.1 M weights with a tokenizer of its own: all that is real but the knowledge."""
+"""A random Phi-3 of 0.1 M weights, with its own tokenizer: all that is real but the knowledge."""
 
 from pathlib import Path
 

@@ -20,6 +20,9 @@ class Parity:
         tokens_equal: Whether the most likely next token is the same at every position.
         positions: How many positions were compared.
         differing: At how many the most likely token differs.
+        widest_flip: Of those, the largest lead that the first model gave its token over the one the
+            second prefers, relative as ``max_rel``: near zero means that only ties were decided
+            otherwise, as rounding to bfloat16 does.
     """
 
     max_abs: float
@@ -27,10 +30,20 @@ class Parity:
     tokens_equal: bool
     positions: int = 0
     differing: int = 0
+    widest_flip: float = 0.0
 
     def within(self, tolerance: float) -> bool:
-        """Whether tokens are equal and ``max_rel`` is a number of at most ``tolerance``."""
-        return self.tokens_equal and math.isfinite(self.max_rel) and self.max_rel <= tolerance
+        """Whether something was compared, all is a number, and nothing is further apart.
+
+        Most likely tokens may differ only where the first model itself led by no more than
+        ``tolerance``.
+        """
+        return (
+            self.positions > 0
+            and math.isfinite(self.max_rel)
+            and self.max_rel <= tolerance
+            and self.widest_flip <= tolerance
+        )
 
 
 @torch.inference_mode()
@@ -44,7 +57,7 @@ def compare_logits(a: PreTrainedModel, b: PreTrainedModel, examples: Iterable[Ex
         b: The model that is to be the same, for instance the reloaded merged one.
         examples: What both read.
     """
-    largest = scale = 0.0
+    largest = scale = lead = 0.0
     positions = differing = 0
     for example in examples:
         logits_a = _logits(a, example)
@@ -54,13 +67,17 @@ def compare_logits(a: PreTrainedModel, b: PreTrainedModel, examples: Iterable[Ex
         largest = gap if math.isnan(gap) or math.isnan(largest) else max(largest, gap)
         scale = max(scale, logits_a.abs().max().item())
         positions += logits_a.shape[0]
-        differing += int((logits_a.argmax(-1) != logits_b.argmax(-1)).sum())
+        best_a, best_b = logits_a.argmax(-1, keepdim=True), logits_b.argmax(-1, keepdim=True)
+        differing += int((best_a != best_b).sum())
+        leads = logits_a.gather(-1, best_a) - logits_a.gather(-1, best_b)
+        lead = max(lead, leads.max().item())
     return Parity(
         max_abs=largest,
         max_rel=largest / scale if scale else largest,
         tokens_equal=positions > 0 and differing == 0 and not math.isnan(largest),
         positions=positions,
         differing=differing,
+        widest_flip=lead / scale if scale else lead,
     )
 
 

@@ -1,6 +1,7 @@
 """All that is needed to log a servable model; the logging itself belongs to tracking."""
 
 import json
+import os
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import mlflow_phi3
+
+CHECKPOINT = "artifacts/checkpoint"
+"""Where the weights lie within a logged model."""
 
 # What loading and answering import, no more: a serving image need not hold the training stack.
 _REQUIRED = ("mlflow", "torch", "transformers", "safetensors", "pydantic", "numpy", "pandas")
@@ -43,13 +47,14 @@ def package_chat(
 
     Args:
         checkpoint: As :func:`mlflow_phi3.modeling.merge.merge_adapter` writes it.
-        staging: Empty folder for the copy of the package's code; may be deleted after logging.
+        staging: Empty folder for copies of the package's code and, by hard links where they can
+            be made, of the checkpoint; may be deleted after logging.
         name: What the model calls itself in its answers.
         default_max_tokens: Length of an answer when a request names none.
     """
     return ServableModel(
         python_model=str(Path(__file__).with_name("chat.py")),
-        artifacts={"checkpoint": str(checkpoint)},
+        artifacts={"checkpoint": str(stage_checkpoint(checkpoint, staging))},
         code_paths=[str(stage_code(staging))],
         pip_requirements=requirements(),
         model_config={
@@ -60,6 +65,25 @@ def package_chat(
         signature={"inputs": json.dumps(_INPUTS), "outputs": json.dumps(_OUTPUTS)},
         input_example={"messages": [{"role": "user", "content": "How do I turn it on?"}]},
     )
+
+
+def stage_checkpoint(checkpoint: Path, staging: Path) -> Path:
+    """Give the checkpoint the folder name under which it is to lie in the logged model.
+
+    MLflow names an artifact after its source folder, not after its key.
+
+    Returns:
+        The folder ``staging/checkpoint``.
+    """
+    return Path(shutil.copytree(checkpoint, staging / "checkpoint", copy_function=_link))
+
+
+def _link(source: str, target: str) -> None:
+    """Weights are gigabytes: link them, and copy only where a link cannot be made."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def stage_code(staging: Path) -> Path:

@@ -18,8 +18,9 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        self._backend = tokenizer.backend_tokenizer
+        self._tokenizer = tokenizer
         self._decoder = DecodeStream(skip_special_tokens=True)
+        self._unread: list[int] = []  # tokens whose bytes are not yet a character
         self._stop = tuple(stop)
         self._held = ""
         self.stopped = False
@@ -28,11 +29,17 @@ class TextStream:
         """Take the next token; return the text that is now certain, often empty."""
         if self.stopped:
             return ""
-        self._held += self._decoder.step(self._backend, token) or ""
-        cut = min((at for at in map(self._held.find, self._stop) if at >= 0), default=-1)
-        if cut >= 0:
+        self._unread.append(token)
+        text = self._decoder.step(self._tokenizer.backend_tokenizer, token)
+        if text is not None:
+            self._unread.clear()
+            self._held += text
+        found = [(self._held.find(stop), len(stop)) for stop in self._stop]
+        # The sequence that is complete first ends the answer, as if letters came one by one.
+        ended = min(((at + size, at) for at, size in found if at >= 0), default=None)
+        if ended:
             self.stopped = True
-            self._held = self._held[:cut]
+            self._held = self._held[: ended[1]]
             return self.finish()
         keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
         certain = self._held[: len(self._held) - keep]
@@ -42,6 +49,9 @@ class TextStream:
     def finish(self) -> str:
         """There are no more tokens; return what was held back."""
         rest, self._held = self._held, ""
+        if self._unread and not self.stopped:
+            rest += self._tokenizer.decode(self._unread, skip_special_tokens=True)
+            self._unread.clear()
         return rest
 
 

@@ -59,3 +59,20 @@ def test_memory_stays_one_example(base):
 
     assert compare_logits(base.model, base.model, endless()).positions > 0
     assert torch.is_grad_enabled()
+
+
+def test_a_flip_at_a_tie_is_within_and_a_wide_one_is_not(base, examples):
+    """Two tokens with the same row of the head are tied everywhere; a hair decides."""
+    tied = copy.deepcopy(base.model)
+    best = int(tied(torch.as_tensor(examples[0].input_ids)[None].long()).logits[0, -1].argmax())
+    twin = 9 if best != 9 else 8
+    tied.lm_head.weight[twin] = tied.lm_head.weight[best]
+    nudged = copy.deepcopy(tied)
+    nudged.lm_head.weight[twin] *= 1 + 1e-4
+    nudged.lm_head.weight[best] *= 1 - 1e-4
+    parity = compare_logits(tied, nudged, examples)
+    assert parity.differing > 0
+    assert not parity.tokens_equal
+    assert parity.widest_flip < 1e-3
+    assert parity.within(1e-3)
+    assert not parity.within(1e-7)

@@ -3,14 +3,25 @@ from pathlib import Path
 import pytest
 
 from mlflow_phi3.modeling.base import Base, load_base
-from tests.tiny_phi3 import write_adapter, write_checkpoint
+from mlflow_phi3.serving.local import Checkpoint, LocalModel, load_checkpoint
+from tests.tiny_phi3 import write_checkpoint
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory) -> Base:
-    return load_base(str(write_checkpoint(tmp_path_factory.mktemp("tiny"))), precision="float32")
+def folder(tmp_path_factory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("served"))
 
 
 @pytest.fixture(scope="session")
-def adapter(base, tmp_path_factory) -> Path:
-    return write_adapter(base, tmp_path_factory.mktemp("adapter"))
+def base(folder) -> Base:
+    return load_base(str(folder), precision="float32")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(folder) -> Checkpoint:
+    return load_checkpoint(folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def local(checkpoint) -> LocalModel:
+    return LocalModel(checkpoint, default_max_tokens=12)

@@ -1,0 +1,156 @@
+"""The logged model as MLflow sees it: logged, loaded, and served in another process."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import mlflow
+import pandas as pd
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+
+from mlflow_phi3.serving.package import CHECKPOINT, package_chat, requirements, stage_code
+
+HELLO = [{"role": "user", "content": "hold the light"}]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow.*")
+
+
+@pytest.fixture(scope="module")
+def model_path(folder, tmp_path_factory) -> Path:
+    tmp = tmp_path_factory.mktemp("mlflow")
+    servable = package_chat(folder, tmp / "code", name="tiny", default_max_tokens=6)
+    mlflow.pyfunc.save_model(
+        str(tmp / "model"),
+        python_model=servable.python_model,
+        artifacts=servable.artifacts,
+        code_paths=servable.code_paths,
+        pip_requirements=servable.pip_requirements,
+        model_config=servable.model_config,
+        signature=ModelSignature.from_dict(servable.signature),
+        input_example=servable.input_example,
+    )
+    return tmp / "model"
+
+
+@pytest.fixture(scope="module")
+def pyfunc(model_path):
+    return mlflow.pyfunc.load_model(str(model_path))
+
+
+def text(completion):
+    return completion["choices"][0]["message"]["content"]
+
+
+def test_no_pickle_and_no_weights_of_the_package_in_the_logged_model(model_path):
+    files = [file for file in model_path.rglob("*") if file.is_file()]
+    assert not [file for file in files if file.suffix in {".pkl", ".bin", ".pt", ".pickle"}]
+    weights = [file.parent for file in files if file.suffix == ".safetensors"]
+    assert weights == [model_path / CHECKPOINT]
+
+
+def test_pyfunc_answers_as_the_local_model(pyfunc, local):
+    from mlflow_phi3.serving.protocol import parse_request
+
+    body = {"messages": HELLO, "max_tokens": 8}
+    expected = local.answer(parse_request(body)).answers[0]
+    found = pyfunc.predict(body)
+    assert text(found) == expected.text
+    assert found["usage"]["completion_tokens"] == 8
+    assert found["model"] == "tiny"
+
+
+def test_settings_travel_with_the_model(pyfunc):
+    assert pyfunc.predict({"messages": HELLO})["usage"]["completion_tokens"] == 6
+
+
+def test_a_frame_of_requests_is_answered_row_by_row(pyfunc):
+    frame = pd.DataFrame({"messages": [HELLO, HELLO], "max_tokens": [2, 4]})
+    assert [row["usage"]["completion_tokens"] for row in pyfunc.predict(frame)] == [2, 4]
+
+
+def test_a_chat_that_pandas_took_apart_is_put_together(pyfunc):
+    """What `mlflow deployments predict -I` makes of {"messages": [...], "max_tokens": 3}."""
+    from mlflow_phi3.serving import chat
+
+    talk = [{"role": "system", "content": "Be brief."}, *HELLO]
+    frame = pd.read_json(
+        pd.io.common.StringIO(json.dumps({"messages": talk, "max_tokens": 3})), orient=None
+    )
+    assert len(frame) == 2
+    assert list(chat.read_requests(frame)) == [{"messages": talk, "max_tokens": 3}]
+
+
+def test_a_wrong_request_is_a_400_with_its_name(pyfunc):
+    with pytest.raises(MlflowException, match="PHI3-U041 temperature") as told:
+        pyfunc.predict({"messages": HELLO, "temperature": 9.0})
+    assert told.value.get_http_status_code() == 400
+
+
+def test_staged_code_is_the_whole_package_without_data(tmp_path):
+    staged = stage_code(tmp_path)
+    assert (staged / "serving" / "chat.py").is_file()
+    assert {file.suffix for file in staged.rglob("*") if file.is_file()} == {".py"}
+
+
+def test_requirements_are_pinned_without_local_parts():
+    pinned = dict(item.split("==") for item in requirements())
+    assert {"mlflow", "torch", "transformers"} <= set(pinned)
+    assert not [version for version in pinned.values() if "+" in version]
+
+
+@pytest.fixture(scope="module")
+def scoring_server(model_path):
+    """MLflow's own server in a process that knows the package from the logged code alone."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # -S leaves out the installed (editable) package: its path is put in by site.
+    libraries = [path for path in sys.path if path.endswith("site-packages")]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(libraries),
+        "__pyfunc_model_path__": str(model_path),
+    }
+    command = [sys.executable, "-S", "-m", "uvicorn", "mlflow.pyfunc.scoring_server.app:app"]
+    process = subprocess.Popen(
+        [*command, "--port", str(port), "--log-level", "error"],
+        env=environment,
+        cwd=model_path.parent,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            if process.poll() is not None:
+                pytest.fail(process.stderr.read())
+            try:
+                if httpx.get(f"{url}/ping").is_success:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+
+
+@pytest.mark.slow
+def test_mlflows_server_answers_in_the_same_words(scoring_server, pyfunc):
+    body = {"messages": HELLO, "max_tokens": 8, "temperature": 0}
+    found = httpx.post(f"{scoring_server}/invocations", json=body, timeout=60)
+    assert found.status_code == 200, found.text
+    assert text(found.json()) == text(pyfunc.predict(body))
+
+
+@pytest.mark.slow
+def test_mlflows_server_tells_what_is_wrong(scoring_server):
+    body = {"messages": [{"role": "robot", "content": "x"}]}
+    found = httpx.post(f"{scoring_server}/invocations", json=body, timeout=60)
+    assert found.status_code == 400
+    assert "messages.0.role" in found.text

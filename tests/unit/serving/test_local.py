@@ -1,0 +1,88 @@
+import math
+
+import pytest
+import torch
+
+from mlflow_phi3.data.messages import Message
+from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.modeling.generate import generate, render_prompt
+from mlflow_phi3.serving.local import load_checkpoint
+from mlflow_phi3.serving.protocol import parse_request
+
+HELLO = [{"role": "user", "content": "hold the light"}]
+
+
+def ask(local, **more):
+    return local.answer(parse_request({"messages": HELLO} | more))
+
+
+def test_greedy_equals_the_evaluations_generate(local, base):
+    (answer,) = ask(local, max_tokens=9).answers
+    expected = generate(
+        base.model, base.tokenizer, [[Message("user", "hold the light")]], max_new_tokens=9
+    )
+    assert answer.text.strip() == expected[0]
+    assert (answer.tokens, answer.finish) == (9, "length")
+
+
+def test_the_default_length_holds_when_none_is_asked(local):
+    assert ask(local).answers[0].tokens == 12
+
+
+def test_a_seed_repeats_and_another_does_not(local):
+    first, again, other = (
+        ask(local, temperature=1.5, n=3, seed=seed, max_tokens=10).answers for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    assert len({answer.text for answer in first}) > 1
+
+
+def test_a_seed_leaves_the_global_generator_alone(local):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    ask(local, temperature=1, seed=1, max_tokens=2)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_a_tiny_top_p_is_greedy(local):
+    greedy = ask(local, max_tokens=8).answers[0].text
+    assert ask(local, max_tokens=8, temperature=1, top_p=1e-6).answers[0].text == greedy
+
+
+def test_greedy_answers_are_all_the_same(local):
+    one, two = ask(local, n=2, max_tokens=5).answers
+    assert one == two
+
+
+def test_stops_at_a_stop_sequence(local):
+    whole = ask(local, max_tokens=40).answers[0].text
+    stop = whole[3:5]
+    (answer,) = ask(local, max_tokens=40, stop=[stop]).answers
+    assert answer.text == whole[: whole.index(stop)]
+    assert answer.finish == "stop"
+    assert answer.tokens < 40
+
+
+def test_logprobs_are_the_models_own(local, base):
+    (answer,) = ask(local, max_tokens=4, logprobs=True, top_logprobs=2).answers
+    ids = render_prompt(base.tokenizer, [Message("user", "hold the light")])
+    scores = base.model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+    assert len(answer.logprobs) == 4
+    assert answer.logprobs[0].logprob == pytest.approx(float(scores.max()), rel=1e-4)
+    assert [value for _, value in answer.logprobs[0].top] == pytest.approx(
+        scores.topk(2).values.tolist(), rel=1e-4
+    )
+    assert all(math.isfinite(item.logprob) for item in answer.logprobs)
+
+
+def test_messages_past_the_context_are_refused_with_numbers(local):
+    request = parse_request({"messages": [{"role": "user", "content": "x" * 300}]})
+    with pytest.raises(UsageError, match=r"PHI3-U042 .* \d+ tokens .* context is 256"):
+        local.answer(request)
+
+
+def test_an_empty_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(PreflightError, match="PHI3-P040"):
+        load_checkpoint(tmp_path)

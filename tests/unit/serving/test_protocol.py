@@ -1,0 +1,105 @@
+import math
+
+import pytest
+
+from mlflow_phi3.data.messages import Message
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.serving.protocol import (
+    Answer,
+    TokenLogprob,
+    allowed_tokens,
+    completion,
+    parse_request,
+)
+
+HELLO = [{"role": "user", "content": "Hello"}]
+PICTURE = {"role": "user", "content": [{"type": "image_url"}]}
+
+
+def text_part(text):
+    return {"type": "text", "text": text}
+
+
+def test_defaults_are_greedy():
+    request = parse_request({"messages": HELLO, "model": None, "stop": None})
+    assert (request.temperature, request.n, request.stop, request.wanted_tokens) == (0, 1, (), None)
+
+
+def test_what_openai_clients_send_is_understood():
+    request = parse_request(
+        {
+            "messages": [
+                {"role": "developer", "content": "Be brief."},
+                {
+                    "role": "user",
+                    "content": [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}],
+                },
+            ],
+            "max_tokens": 5,
+            "max_completion_tokens": 7,
+            "stop": "END",
+            "stream_options": {"include_usage": True},
+            "user": "someone",
+        }
+    )
+    assert request.to_messages() == (Message("system", "Be brief."), Message("user", "Hello"))
+    assert request.wanted_tokens == 7
+    assert request.stop == ("END",)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"messages": []}, "messages: .*at least 1"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages.0.content",
+        ),
+        ({"temperature": -1}, "temperature"),
+        ({"temperature": 2.5}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"top_p": 0}, "top_p"),
+        ({"n": 0}, "n: "),
+        ({"stop": ["a", ""]}, "stop: .*empty"),
+        ({"stop": list("abcde")}, "stop"),
+        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"tools": [{}]}, "tools: extra inputs are not permitted"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_by_name(change, told):
+    with pytest.raises(UsageError, match=rf"PHI3-U041 {told}"):
+        parse_request({"messages": HELLO} | change)
+
+
+@pytest.mark.parametrize("body", [None, [], "x", 3])
+def test_a_body_that_is_no_object_is_refused(body):
+    with pytest.raises(UsageError, match="PHI3-U040"):
+        parse_request(body)
+
+
+def test_an_answer_never_passes_the_context():
+    ask = parse_request({"messages": HELLO, "max_tokens": 50})
+    assert allowed_tokens(ask, prompt=10, context=100, default=7) == 50
+    assert allowed_tokens(ask, prompt=80, context=100, default=7) == 20
+    silent = parse_request({"messages": HELLO})
+    assert allowed_tokens(silent, prompt=80, context=100, default=7) == 7
+    with pytest.raises(UsageError, match=r"PHI3-U042 .*100 tokens .* context is 100"):
+        allowed_tokens(silent, prompt=100, context=100, default=7)
+
+
+def test_a_completion_counts_the_prompt_once():
+    request = parse_request({"messages": HELLO, "n": 2, "logprobs": True})
+    sure = TokenLogprob("a", -0.5, (("a", -0.5), ("b", -math.inf)))
+    found = completion(
+        request,
+        [Answer("a", 3, "stop", (sure,)), Answer("b", 4, "length")],
+        prompt_tokens=9,
+        model="m",
+    )
+    assert found["usage"] == {"prompt_tokens": 9, "completion_tokens": 7, "total_tokens": 16}
+    assert [choice["finish_reason"] for choice in found["choices"]] == ["stop", "length"]
+    (first,) = found["choices"][0]["logprobs"]["content"]
+    assert first["bytes"] == [97]
+    assert first["top_logprobs"][1]["logprob"] == -9999.0
