@@ -100,16 +100,28 @@ def choose_engine(base: Base, wanted: EngineName, spec: TrialSpec) -> EngineKind
     return "reference"
 
 
-def find_obstacle(base: Base, spec: TrialSpec) -> str:  # noqa: ARG001
+def find_obstacle(base: Base, spec: TrialSpec) -> str:
     """Why the fused engine cannot train ``spec`` on ``base``; empty when it can."""
-    return "the fused engine is not built yet"
+    model, config = base.model, base.model.config
+    kind = type(model).__name__
+    dropout = ("resid_pdrop", "embd_pdrop", "attention_dropout")
+    if kind not in {"Phi3ForCausalLM", "Phi3ForSequenceClassification"}:
+        return f"the architecture {kind} is not Phi-3's"
+    if spec.lora.dora:
+        return "dora"
+    if config.hidden_act != "silu" or any(getattr(config, name, 0) for name in dropout):
+        return "the base has another activation than silu, or dropout of its own"
+    if not all(p.is_floating_point() for p in model.parameters()):
+        return "the base is quantised"
+    return ""
 
 
-def make_engine(base: Base, kind: EngineKind) -> Engine:  # noqa: ARG001
+def make_engine(base: Base, kind: EngineKind) -> Engine:
     """Build an engine over ``base``."""
-    from mlflow_phi3.training.reference import ReferenceEngine  # noqa: PLC0415 - it needs Row
+    from mlflow_phi3.training.fused import FusedEngine  # noqa: PLC0415 - both need Row from here
+    from mlflow_phi3.training.reference import ReferenceEngine  # noqa: PLC0415
 
-    return ReferenceEngine(base)
+    return FusedEngine(base) if kind == "fused" else ReferenceEngine(base)
 
 
 def loss_weight(spec: TrialSpec, example: Example, *, classifies: bool) -> float:

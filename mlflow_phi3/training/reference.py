@@ -54,7 +54,7 @@ class ReferenceEngine:
             for part in _same_rope(model, examples):
                 logits, targets, _ = self._predict(part)
                 loss = get_loss(row.spec, model.device)(logits.float(), targets).sum()
-                (loss * row.scale).backward()  # type: ignore[no-untyped-call]
+                (loss * row.scale).backward()
                 total += float(loss.detach())
         views = row.layout.views(row.gradient) if row.gradient is not None else {}
         for name, parameter in parameters.items():

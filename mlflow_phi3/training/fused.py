@@ -1,0 +1,177 @@
+"""The fused engine: K trials that see the same examples, in one pass over the frozen base."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Slot
+from mlflow_phi3.training.batching import Batch, pack
+from mlflow_phi3.training.engine import Row, Scores
+from mlflow_phi3.training.forward import forward, freeze
+from mlflow_phi3.training.head import frozen_head_loss, measure
+from mlflow_phi3.training.linear import Adapters, Dropout
+from mlflow_phi3.training.loss import get_loss, is_plain
+
+
+class FusedEngine:
+    """See :class:`mlflow_phi3.training.engine.Engine`.
+
+    Args:
+        base: A Phi-3 architecture; its weights are read, nothing of it is changed.
+        share_prefix: Compute a common beginning of the sequences once.
+        trim: Leave out tokens on which no loss depends.
+        recompute: Trade time for memory: keep only each layer's input.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        *,
+        share_prefix: bool = True,
+        trim: bool = True,
+        recompute: bool = False,
+    ) -> None:
+        self._frozen = freeze(base.model)
+        self._classifier = base.model.score.weight.detach() if self._frozen.head is None else None
+        self._share_prefix, self._trim, self._recompute = share_prefix, trim, recompute
+
+    def gradients(self, examples: Sequence[Example], rows: Sequence[Row]) -> list[float]:
+        """Summed training loss of ``examples`` for each row; gradients are added to the rows."""
+        dropout = any(row.spec.lora.dropout for row in rows)
+        # Dropout masks differ between sequences, so that nothing of them is common.
+        batch = self._pack(examples, share_prefix=self._share_prefix and not dropout)
+        if not len(batch.targets):
+            return [0.0] * len(rows)
+        stacked = stack_rows(rows, self._frozen.embedding.dtype)
+        leaves = {name: tensor.requires_grad_() for name, tensor in stacked.items()}
+        adapters = find_adapters(leaves, rows, train=True)
+        with torch.enable_grad():
+            hidden = forward(self._frozen, batch, adapters, len(rows), recompute=self._recompute)
+            scales = torch.tensor([row.scale for row in rows], device=hidden.device)
+            total, losses = self._loss(hidden, batch, rows, scales, leaves)
+            found = torch.autograd.grad(total, list(leaves.values()))
+        _scatter(rows, dict(zip(leaves, found, strict=True)))
+        return [float(loss) for loss in losses]
+
+    @torch.no_grad()
+    def score(self, examples: Sequence[Example], rows: Sequence[Row | None]) -> list[Scores]:
+        """Negative log-likelihood and hits of each example for each row."""
+        batch = self._pack(examples, share_prefix=self._share_prefix)
+        if any(row is None for row in rows):
+            return [self._score(batch, len(examples), [r] if r else [])[0] for r in rows]
+        return self._score(batch, len(examples), [row for row in rows if row is not None])
+
+    def close(self) -> None:
+        """Nothing to undo."""
+
+    def _pack(self, examples: Sequence[Example], *, share_prefix: bool) -> Batch:
+        return pack(
+            examples,
+            classifies=self._frozen.head is None,
+            share_prefix=share_prefix,
+            trim=self._trim,
+            limits=self._frozen.limits,
+        )
+
+    def _loss(
+        self,
+        hidden: Tensor,
+        batch: Batch,
+        rows: Sequence[Row],
+        scales: Tensor,
+        leaves: Mapping[str, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """What is differentiated, and the summed loss of each row ``[K]``."""
+        targets = torch.from_numpy(batch.targets).to(hidden.device)
+        spec = rows[0].spec  # the loss is the same for all: see Trajectory.fuses_with
+        loss = get_loss(spec, hidden.device)
+        if self._frozen.head is not None:
+            loss_or_plain = None if is_plain(spec) else loss
+            return frozen_head_loss(hidden, self._frozen.head, targets, scales, loss_or_plain)
+        logits = torch.bmm(hidden, leaves[f"{PEFT_PREFIX}{HEAD}.weight"].mT).float()
+        each = loss(logits.flatten(0, 1), targets.repeat(len(rows))).view(len(rows), -1).sum(1)
+        return (each * scales).sum(), each.detach()
+
+    def _score(self, batch: Batch, n_examples: int, rows: Sequence[Row]) -> list[Scores]:
+        count = max(1, len(rows))
+        stacked = stack_rows(rows, self._frozen.embedding.dtype)
+        hidden = forward(self._frozen, batch, find_adapters(stacked, rows, train=False), count)
+        head = self._frozen.head if self._classifier is None else self._classifier
+        assert head is not None  # noqa: S101 - a base has one of the two
+        targets = torch.from_numpy(batch.targets).to(hidden.device)
+        trained = stacked.get(f"{PEFT_PREFIX}{HEAD}.weight", head.expand(count, -1, -1))
+        scores = []
+        for at in range(count):
+            weight = head if self._classifier is None else trained[at]
+            nll, hit = measure(hidden[at], weight, targets)
+            scores.append(
+                Scores(
+                    np.bincount(batch.owners, nll.cpu().numpy(), n_examples).astype(np.float64),
+                    np.bincount(batch.owners, hit.cpu().numpy(), n_examples).astype(np.int64),
+                    np.bincount(batch.owners, minlength=n_examples),
+                )
+            )
+        return scores
+
+
+def stack_rows(rows: Sequence[Row], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Each slot's tensors of all rows ``[K, *shape]`` in the base's precision.
+
+    Rows of smaller rank are padded with zeros. A zero row of A meets a zero column of B, so that
+    neither ever gets a gradient: the padding is exact.
+    """
+    if not rows:
+        return {}
+    first = rows[0].layout
+    if len(rows) == 1 or all(row.layout.slots == first.slots for row in rows):
+        flat = (
+            torch.stack([row.weights for row in rows]) if len(rows) > 1 else rows[0].weights[None]
+        )
+        flat = flat.to(dtype)
+        return {slot.name: slot.view(flat).detach() for slot in first.slots}
+    stacked = {}
+    for slots in zip(*(row.layout.slots for row in rows), strict=True):
+        shape = [max(sizes) for sizes in zip(*(slot.shape for slot in slots), strict=True)]
+        tensor = rows[0].weights.new_zeros(len(rows), *shape, dtype=dtype)
+        for part, slot, row in zip(tensor, slots, rows, strict=True):
+            _corner(part, slot).copy_(slot.view(row.weights))
+        stacked[slots[0].name] = tensor
+    return stacked
+
+
+def find_adapters(
+    stacked: Mapping[str, Tensor], rows: Sequence[Row], *, train: bool
+) -> dict[str, Adapters]:
+    """The K adapters of each linear layer, by the layer's name."""
+    if not rows:
+        return {}
+    device, dtype = rows[0].weights.device, next(iter(stacked.values())).dtype
+    scale = torch.tensor([row.spec.lora.scale for row in rows], device=device, dtype=dtype)
+    rates = [row.spec.lora.dropout if train else 0.0 for row in rows]
+    adapters = {}
+    for at, module in enumerate(rows[0].layout.modules):
+        seeds = [hash((row.spec.seed, *row.moment, at)) & 0x7FFFFFFFFFFFFFFF for row in rows]
+        adapters[module] = Adapters(
+            stacked[f"{PEFT_PREFIX}{module}.lora_A.weight"],
+            stacked[f"{PEFT_PREFIX}{module}.lora_B.weight"],
+            scale.view(-1, 1, 1),
+            Dropout(rates, seeds) if any(rates) else None,
+        )
+    return adapters
+
+
+def _scatter(rows: Sequence[Row], found: Mapping[str, Tensor]) -> None:
+    """Add the gradients ``[K, *shape]`` to each row's flat one."""
+    for at, row in enumerate(rows):
+        assert row.gradient is not None  # noqa: S101 - the caller trains
+        for slot in row.layout.slots:
+            slot.view(row.gradient).add_(_corner(found[slot.name][at], slot))
+
+
+def _corner(tensor: Tensor, slot: Slot) -> Tensor:
+    """The part of a padded tensor that is the slot's."""
+    return tensor[tuple(slice(size) for size in slot.shape)]
