@@ -1,13 +1,12 @@
-"""The loss of each example, one at a time."""
+"""The loss of each example, as reports and comparisons keep it."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import torch
-from torch.nn import functional
-from transformers import PreTrainedModel
+from pathlib import Path
 
 from mlflow_phi3.data.messages import Example
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.training.scoring import score
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +26,16 @@ class ExampleLoss:
     right: int
 
 
-def example_losses(model: PreTrainedModel, examples: Iterable[Example]) -> Iterator[ExampleLoss]:
-    """Read ``examples`` one after the other; only one example's logits are held at a time.
+def example_losses(
+    base: Base, adapter: Path | None, examples: Iterable[Example]
+) -> Iterator[ExampleLoss]:
+    """Read ``examples`` in order with the training engine's own forward pass.
 
-    Logits are taken in float32 at supervised positions alone. An example without a supervised token
-    has loss 0 over 0 tokens.
+    Only one pass of it is held at a time. An example without a supervised token has loss 0 over 0
+    tokens.
+
+    Raises:
+        TrainingError: The adapter does not fit the base.
     """
-    for example in examples:
-        yield _example_loss(model, example)
-
-
-@torch.inference_mode()
-def _example_loss(model: PreTrainedModel, example: Example) -> ExampleLoss:
-    ids = torch.as_tensor(example.input_ids, dtype=torch.long, device=model.device)
-    # The token at t is predicted by the position before it.
-    targets = torch.as_tensor(example.supervised.nonzero()[0], device=model.device)
-    if not len(targets):
-        return ExampleLoss(example.place, 0.0, 0, 0)
-    logits = model(input_ids=ids[None], use_cache=False, logits_to_keep=targets - 1).logits[0]
-    wanted = ids[targets]
-    total = functional.cross_entropy(logits.float(), wanted, reduction="sum").item()
-    right = int((logits.argmax(-1) == wanted).sum())
-    return ExampleLoss(example.place, total / len(targets), len(targets), right)
+    for found in score(base, adapter, examples):
+        yield ExampleLoss(found.place, found.loss, found.tokens, found.correct)

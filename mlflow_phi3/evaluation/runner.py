@@ -81,11 +81,11 @@ def evaluate(
 
     totals = metrics.TokenTotals()
     per_example: list[ExampleLoss] = []
+    for found in example_losses(base, adapter, examples):
+        totals += metrics.TokenTotals(found.loss * found.tokens, found.tokens, found.right)
+        per_example.append(found)
+        told("loss")(len(per_example), 0)
     with with_adapter(base, adapter) as model:
-        for found in example_losses(model, examples):
-            totals += metrics.TokenTotals(found.loss * found.tokens, found.tokens, found.right)
-            per_example.append(found)
-            told("loss")(len(per_example), 0)
         answers = generate(
             model,
             base.tokenizer,

@@ -34,7 +34,7 @@ def test_swapped_tokens_are_seen(base, examples):
     other.lm_head.weight.copy_(other.lm_head.weight.roll(1, 0))
     parity = compare_logits(base.model, other, examples)
     assert parity.differing == parity.positions
-    assert not parity.within(math.inf)
+    assert not parity.within(0.01)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -68,8 +68,9 @@ def test_a_flip_at_a_tie_is_within_and_a_wide_one_is_not(base, examples):
     twin = 9 if best != 9 else 8
     tied.lm_head.weight[twin] = tied.lm_head.weight[best]
     nudged = copy.deepcopy(tied)
-    nudged.lm_head.weight[twin] *= 1 + 1e-4
-    nudged.lm_head.weight[best] *= 1 - 1e-4
+    # Of two equal logits argmax takes the first: the second one gets the hair.
+    nudged.lm_head.weight[max(best, twin)] *= 1 + 1e-4
+    nudged.lm_head.weight[min(best, twin)] *= 1 - 1e-4
     parity = compare_logits(tied, nudged, examples)
     assert parity.differing > 0
     assert not parity.tokens_equal
