@@ -1,0 +1,1 @@
+"""Azure, through Microsoft's own SDK: the only room that imports it."""

@@ -1,0 +1,83 @@
+"""Model versions of a project: content-addressed, so that the same content is sent once."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.target import Target
+
+DIGEST_TAG = "phi3.sha256"
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAsset:
+    """A model version as Azure names it.
+
+    Args:
+        name: Model name.
+        version: The MLflow version and the begin of the content's digest.
+        digest: SHA-256 over all files.
+    """
+
+    name: str
+    version: str
+    digest: str
+
+    def id_in(self, target: Target) -> str:
+        """Return its resource id."""
+        return f"{target.path}/models/{self.name}/versions/{self.version}"
+
+
+def name_asset(name: str, version: str, folder: Path) -> ModelAsset:
+    """Return how a model folder is called in Azure.
+
+    The digest in the version makes it impossible that two MLflow servers' ``chat`` version 1 meet.
+    """
+    digest = digest_folder(folder)
+    clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._")[:200] or "model"
+    return ModelAsset(clean, f"{version}-{digest[:12]}" if version else digest[:12], digest)
+
+
+def digest_folder(folder: Path) -> str:
+    """Return a SHA-256 over names and contents of all files that would be uploaded."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = path.relative_to(folder).as_posix()
+        total.update(f"{name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while part := file.read(_CHUNK):
+                total.update(part)
+    return total.hexdigest()
+
+
+def upload_model(
+    workspace: Workspace, asset: ModelAsset, folder: Path, tags: dict[str, str]
+) -> bool:
+    """Make the model version when it is not there; tell whether anything was sent.
+
+    Raises:
+        AzureError: The upload or the registration failed; a re-run goes on.
+    """
+    from azure.ai.ml.entities import Model  # noqa: PLC0415 - seconds
+    from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415
+
+    with workspace.session(f"model {asset.name}:{asset.version}", progress=True) as ml:
+        try:
+            ml.models.get(asset.name, asset.version)
+        except ResourceNotFoundError:
+            pass
+        else:
+            return False
+        ml.models.create_or_update(
+            Model(
+                name=asset.name,
+                version=asset.version,
+                path=folder,
+                type="mlflow_model",
+                tags={**tags, DIGEST_TAG: asset.digest},
+            )
+        )
+        return True

@@ -1,0 +1,83 @@
+"""The only place that builds Microsoft's client."""
+
+import contextlib
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow_phi3.azure.quiet import applied, quiet
+from mlflow_phi3.azure.target import Target
+
+_PUBLIC_AUTHORITIES = (
+    "login.microsoftonline.com",
+    "login.microsoftonline.us",
+    "login.chinacloudapi.cn",
+    "login.partner.microsoftonline.cn",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """An open project.
+
+    Args:
+        target: Which one.
+        ml: Microsoft's client; used inside :meth:`session` only.
+        location: Azure region.
+        environment: Settings that hold while the client works.
+    """
+
+    target: Target
+    ml: Any = field(repr=False)
+    location: str
+    environment: Mapping[str, str] = field(repr=False)
+
+    @contextlib.contextmanager
+    def session(self, where: str, *, progress: bool = False) -> Iterator[Any]:
+        """Yield the client, quiet and with its errors translated, for work on ``where``."""
+        from mlflow_phi3.azure.failures import translated  # noqa: PLC0415 - azure.core: slow
+
+        with translated(where), applied(self.environment), quiet(progress=progress):
+            yield self.ml
+
+    def trust(self) -> ssl.SSLContext:
+        """Return whom calls of endpoints trust: what ``REQUESTS_CA_BUNDLE`` names, as the SDK."""
+        bundle = self.environment.get("REQUESTS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
+        if bundle and Path(bundle).is_dir():
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle or None)
+
+
+def open_workspace(target: Target, environment: Mapping[str, str] | None = None) -> Workspace:
+    """Sign in and look the project up.
+
+    Args:
+        target: Which one.
+        environment: Settings to lay over this process's, such as the emulator's.
+
+    Raises:
+        AzureError: Sign-in fails, or there is no such project.
+    """
+    settings = dict(environment or {})
+    with applied(settings), quiet():
+        from azure.ai.ml import MLClient  # noqa: PLC0415 - seconds
+        from azure.identity import DefaultAzureCredential  # noqa: PLC0415
+
+        from mlflow_phi3.azure.failures import translated  # noqa: PLC0415
+
+        authority = os.environ.get("AZURE_AUTHORITY_HOST", _PUBLIC_AUTHORITIES[0])
+        # An authority of a private cloud cannot be vouched for by the public one.
+        private = not any(host in authority for host in _PUBLIC_AUTHORITIES)
+        with translated(target.path):
+            ml = MLClient(
+                DefaultAzureCredential(disable_instance_discovery=private),
+                target.subscription,
+                target.group,
+                target.project,
+                enable_telemetry=False,
+            )
+            location = str(ml.workspaces.get(target.project).location)
+    return Workspace(target, ml, location, settings)

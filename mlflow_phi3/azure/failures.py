@@ -1,0 +1,94 @@
+"""Azure's errors as ours: status, code and request id kept, secrets removed."""
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+from azure.core.exceptions import (
+    AzureError as SdkError,
+)
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
+
+from mlflow_phi3.errors import AzureError
+
+_SECRETS = (
+    (re.compile(r"(?i)(bearer\s+)[A-Za-z0-9._~+/=-]{8,}"), r"\1[secret]"),
+    (re.compile(r"(?i)(\bsig=)[^&\s\"']+"), r"\1[secret]"),
+    (re.compile(r"(?i)(account_?key=)[^;\s\"']+"), r"\1[secret]"),
+    (
+        re.compile(
+            r"(?i)(\"?(?:primary_?key|secondary_?key|client_?secret|access_?token|api[-_]?key)"
+            r"\"?\s*[:=]\s*\"?)[^\",\s}]+"
+        ),
+        r"\1[secret]",
+    ),
+    (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), "[secret]"),
+)
+
+_FIXES = {
+    401: "sign in again (az login), or check AZURE_TENANT_ID, AZURE_CLIENT_ID and its secret",
+    403: "ask for the role Azure AI Developer on the resource group",
+    404: "check the name, and the target's subscription, resource group and project",
+    409: "wait until the other operation has ended, then run the same command again",
+    429: "wait a minute, then run the same command again; it goes on where it stopped",
+}
+_FIX_LATER = "run the same command again; it goes on where it stopped"
+
+
+def redact(text: str) -> str:
+    """Return the text without keys, tokens and signatures."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+@contextlib.contextmanager
+def translated(where: str) -> Iterator[None]:
+    """Raise what the SDK raises as an AzureError about ``where``."""
+    try:
+        yield
+    except ClientAuthenticationError as error:
+        raise _from_response(error, where, "PHI3-A702") from error
+    except HttpResponseError as error:
+        raise _from_response(error, where, "PHI3-A701") from error
+    except (ServiceRequestError, ServiceResponseError) as error:
+        raise AzureError(
+            "PHI3-A703",
+            f"no answer: {redact(_first_line(error))}",
+            where=where,
+            fix=f"check the network; {_FIX_LATER}",
+        ) from error
+    except SdkError as error:
+        raise AzureError(
+            "PHI3-A704", redact(_first_line(error)), where=where, fix=_FIX_LATER
+        ) from error
+
+
+def _from_response(error: HttpResponseError, where: str, code: str) -> AzureError:
+    told = getattr(error, "error", None)
+    headers = getattr(error.response, "headers", {}) or {}
+    text = (told.message if told is not None and told.message else None) or _first_line(error)
+    status = error.status_code
+    fix = _FIXES.get(status or 401 if code == "PHI3-A702" else status or 0)
+    if fix is None:
+        server_side = status is None or status >= 500
+        fix = _FIX_LATER if server_side else "change what the service names, then run it again"
+    return AzureError(
+        code,
+        redact(str(text)).rstrip(". "),
+        where=where,
+        fix=fix,
+        status=status,
+        azure_code=str(getattr(told, "code", "") or ""),
+        request_id=str(headers.get("x-ms-request-id", "")),
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(getattr(error, "message", None) or error).strip().splitlines()
+    return lines[0].rstrip(". ") if lines else type(error).__name__

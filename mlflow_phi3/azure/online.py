@@ -1,0 +1,263 @@
+"""Managed online endpoints and deployments, through the SDK."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.operation import Deadline, DeadlinePassed, finish
+
+_CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An endpoint as it is in Azure.
+
+    Args:
+        name: Unique in the region.
+        state: ``Succeeded``, ``Creating``, ``Updating``, ``Failed`` ...
+        scoring_uri: Where it is called; empty while it is being created.
+        traffic: Percent by deployment, only those above 0.
+        tags: Its tags.
+        auth_mode: ``key``, ``aml_token`` or ``aad_token``.
+    """
+
+    name: str
+    state: str
+    scoring_uri: str
+    traffic: Mapping[str, int]
+    tags: Mapping[str, str]
+    auth_mode: str = "key"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment as it is in Azure, or as it is wanted.
+
+    Args:
+        name: Unique in its endpoint.
+        model: Resource id of the model version.
+        instance_type: Machine type.
+        instance_count: How many machines.
+        tags: Its tags.
+        variables: Environment variables of the scoring process.
+        request_timeout_s: How long one request may take, seconds.
+        state: As of an endpoint; empty when wanted.
+    """
+
+    name: str
+    model: str
+    instance_type: str
+    instance_count: int
+    tags: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    request_timeout_s: int = 90
+    state: str = ""
+
+
+class OnlineService:
+    """All remote calls for endpoints and deployments of one project.
+
+    Args:
+        workspace: The open project.
+        deadline: What all waiting shares.
+    """
+
+    def __init__(self, workspace: Workspace, deadline: Deadline) -> None:
+        self._workspace = workspace
+        self._deadline = deadline
+
+    # reading -------------------------------------------------------------------------------
+
+    def get_endpoint(self, name: str) -> Endpoint | None:
+        """Return an endpoint, or None."""
+        with self._session(f"endpoint {name}") as ml, _absent():
+            return _to_endpoint(ml.online_endpoints.get(name))
+        return None
+
+    def list_endpoints(self) -> list[Endpoint]:
+        """Return all endpoints of the project."""
+        with self._session("endpoints") as ml:
+            return [_to_endpoint(found) for found in ml.online_endpoints.list()]
+
+    def get_deployment(self, endpoint: str, name: str) -> Deployment | None:
+        """Return a deployment, or None."""
+        with self._session(f"deployment {endpoint}/{name}") as ml, _absent():
+            return _to_deployment(ml.online_deployments.get(name, endpoint))
+        return None
+
+    def list_deployments(self, endpoint: str) -> list[Deployment]:
+        """Return the deployments of an endpoint; none when there is no endpoint."""
+        with self._session(f"endpoint {endpoint}") as ml, _absent():
+            return [_to_deployment(found) for found in ml.online_deployments.list(endpoint)]
+        return []
+
+    def get_key(self, endpoint: str) -> str:
+        """Return what the endpoint is called with: keep it in memory, never write it anywhere."""
+        with self._session(f"endpoint {endpoint}") as ml:
+            keys = ml.online_endpoints.get_keys(endpoint)
+            return str(getattr(keys, "primary_key", None) or keys.access_token)
+
+    def get_logs(self, endpoint: str, name: str, lines: int = 60) -> str:
+        """Return the end of a deployment's container log; empty when there is none yet."""
+        with self._session(f"deployment {endpoint}/{name}") as ml:
+            return str(ml.online_deployments.get_logs(name, endpoint, lines))
+
+    def await_idle(self, endpoint: str) -> None:
+        """Wait until neither the endpoint nor a deployment of it is changing.
+
+        Raises:
+            DeadlinePassed: Time is over.
+        """
+        pause_s = 0.2
+        while busy := self._busy(endpoint):
+            if self._deadline.left_s() <= 0:
+                raise DeadlinePassed(
+                    "PHI3-A708",
+                    f"{busy} is still being changed after {self._deadline.timeout_s:.0f} s",
+                    where=f"endpoint {endpoint}",
+                    fix="run the same command again, with a longer -C timeout_s=",
+                )
+            time.sleep(min(pause_s, self._deadline.left_s()))
+            pause_s = min(pause_s * 1.5, 5.0)
+
+    # writing -------------------------------------------------------------------------------
+
+    def put_endpoint(self, endpoint: Endpoint, *, wait: bool = True) -> None:
+        """Create or change an endpoint: all of its traffic, tags and authentication."""
+        where = f"endpoint {endpoint.name}"
+        with self._session(where) as ml:
+            poller = ml.online_endpoints.begin_create_or_update(endpoint_entity(endpoint))
+            if wait:
+                finish(poller, self._deadline, where=where)
+
+    def delete_endpoint(self, name: str, *, wait: bool = True) -> None:
+        """Delete an endpoint and its deployments; one that is gone is no error."""
+        where = f"endpoint {name}"
+        with self._session(where) as ml, _absent():
+            poller = ml.online_endpoints.begin_delete(name)
+            if wait:
+                finish(poller, self._deadline, where=where)
+
+    def put_deployment(self, endpoint: str, deployment: Deployment, *, wait: bool = True) -> None:
+        """Create or change a deployment."""
+        where = f"deployment {endpoint}/{deployment.name}"
+        with self._session(where) as ml:
+            entity = deployment_entity(endpoint, deployment)
+            poller = ml.online_deployments.begin_create_or_update(entity)
+            if wait:
+                finish(poller, self._deadline, where=where)
+
+    def delete_deployment(self, endpoint: str, name: str, *, wait: bool = True) -> None:
+        """Delete a deployment; one that is gone is no error."""
+        where = f"deployment {endpoint}/{name}"
+        with self._session(where) as ml, _absent():
+            poller = ml.online_deployments.begin_delete(name, endpoint)
+            if wait:
+                finish(poller, self._deadline, where=where)
+
+    # showing -------------------------------------------------------------------------------
+
+    def body_of(self, wanted: Endpoint | Deployment, endpoint: str = "") -> dict[str, Any]:
+        """Return exactly what a PUT would send, for a dry run."""
+        with self._session("request"):
+            if isinstance(wanted, Endpoint):
+                rest = endpoint_entity(wanted)._to_rest_online_endpoint(  # noqa: SLF001 - as the SDK
+                    location=self._workspace.location
+                )
+            else:
+                entity = deployment_entity(endpoint, wanted)
+                rest = entity._to_rest_object(location=self._workspace.location)  # noqa: SLF001
+            return dict(rest.serialize())
+
+    def _busy(self, endpoint: str) -> str:
+        found = self.get_endpoint(endpoint)
+        if found is None:
+            return ""
+        things: list[Endpoint | Deployment] = [found, *self.list_deployments(endpoint)]
+        for thing in things:
+            if thing.state in _CHANGING:
+                return f"{thing.name} ({thing.state})"
+        return ""
+
+    @contextlib.contextmanager
+    def _session(self, where: str) -> Iterator[Any]:
+        with self._workspace.session(where) as ml:
+            yield ml
+
+
+def endpoint_entity(endpoint: Endpoint) -> Any:
+    """Return the SDK's object; fresh, as one read before would echo read-only properties."""
+    from azure.ai.ml.entities import ManagedOnlineEndpoint  # noqa: PLC0415 - seconds
+
+    return ManagedOnlineEndpoint(
+        name=endpoint.name,
+        auth_mode=endpoint.auth_mode,
+        traffic={name: share for name, share in endpoint.traffic.items() if share},
+        tags=dict(endpoint.tags),
+    )
+
+
+def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
+    """Return the SDK's object."""
+    from azure.ai.ml.entities import (  # noqa: PLC0415 - seconds
+        ManagedOnlineDeployment,
+        OnlineRequestSettings,
+        ProbeSettings,
+    )
+
+    # Large models load for minutes: Microsoft's sample of Phi on managed compute waits 600 s.
+    probe = {"initial_delay": 600, "period": 10, "timeout": 10, "failure_threshold": 30}
+    return ManagedOnlineDeployment(
+        name=deployment.name,
+        endpoint_name=endpoint,
+        model=deployment.model,
+        instance_type=deployment.instance_type,
+        instance_count=deployment.instance_count,
+        tags=dict(deployment.tags),
+        environment_variables=dict(deployment.variables),
+        request_settings=OnlineRequestSettings(
+            request_timeout_ms=deployment.request_timeout_s * 1000
+        ),
+        liveness_probe=ProbeSettings(**probe),
+        readiness_probe=ProbeSettings(**{**probe, "initial_delay": 10}),
+    )
+
+
+def _absent() -> contextlib.suppress:
+    """What is not there is None, not an error."""
+    from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415 - loaded by now
+
+    return contextlib.suppress(ResourceNotFoundError)
+
+
+def _to_endpoint(found: Any) -> Endpoint:
+    return Endpoint(
+        name=str(found.name),
+        state=_state(found),
+        scoring_uri=str(found.scoring_uri or ""),
+        traffic={str(k): int(v) for k, v in (found.traffic or {}).items() if int(v)},
+        tags={str(k): str(v) for k, v in (found.tags or {}).items()},
+        auth_mode=str(found.auth_mode or "key").lower(),
+    )
+
+
+def _to_deployment(found: Any) -> Deployment:
+    timeout_ms = getattr(found.request_settings, "request_timeout_ms", None)
+    return Deployment(
+        name=str(found.name),
+        model=str(found.model or ""),
+        instance_type=str(found.instance_type or ""),
+        instance_count=int(found.instance_count or 1),
+        tags={str(k): str(v) for k, v in (found.tags or {}).items()},
+        variables={str(k): str(v) for k, v in (found.environment_variables or {}).items()},
+        request_timeout_s=int(timeout_ms or 90_000) // 1000,
+        state=_state(found),
+    )
+
+
+def _state(found: Any) -> str:
+    return str(getattr(found.provisioning_state, "value", found.provisioning_state) or "")

@@ -1,0 +1,54 @@
+"""Waiting for long-running operations, with an end that is told."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mlflow_phi3.errors import AzureError
+
+_SLICE_S = 0.25
+
+
+class Deadline:
+    """A point in time that all waiting of one command shares.
+
+    Args:
+        timeout_s: Seconds from now.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.timeout_s = timeout_s
+        self._clock = clock
+        self._end = clock() + timeout_s
+
+    def left_s(self) -> float:
+        """Return the seconds that are left, at least 0."""
+        return max(0.0, self._end - self._clock())
+
+
+class DeadlinePassed(AzureError):  # noqa: N818 - as Interrupted: not a fault
+    """An operation that had not ended when the time given was over; it goes on in Azure."""
+
+
+def finish(poller: Any, deadline: Deadline, *, where: str) -> Any:
+    """Wait for an operation of the SDK and return its result.
+
+    ``poller.result(timeout)`` of an unfinished operation raises AttributeError (azure-core 1.41),
+    so the poller is waited for in slices, between which Ctrl-C is heard.
+
+    Raises:
+        DeadlinePassed: Time is over.
+    """
+    while not poller.done():
+        left_s = deadline.left_s()
+        if left_s <= 0:
+            raise DeadlinePassed(
+                "PHI3-A705",
+                f"not finished after {deadline.timeout_s:.0f} s (state {poller.status()}); "
+                "the operation goes on in Azure",
+                where=where,
+                fix="run the same command again to take it up, with a longer -C timeout_s=",
+            )
+        poller.wait(min(_SLICE_S, left_s))
+    return poller.result()

@@ -1,0 +1,85 @@
+"""Inputs of ``predict`` as Azure's no-code deployments of MLflow models take them, and back.
+
+Azure's scoring script wants ``{"input_data": {"columns", "index", "data"}}``; a chat is one row
+whose column ``messages`` holds the list.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mlflow_phi3.errors import UsageError
+
+_READY = "input_data"
+
+
+def to_request(inputs: Any) -> dict[str, Any]:
+    """Return the request body for inputs.
+
+    Args:
+        inputs: A chat (``{"messages": [...], ...}``), a list of chats or of records, a pandas
+            frame, a list of values, or a body that already has ``input_data``.
+
+    Raises:
+        UsageError: None of these.
+    """
+    if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):
+        rows = [_plain(row) for row in inputs.to_dict(orient="records")]
+        return _framed(_rejoined(rows))
+    if isinstance(inputs, Mapping):
+        if _READY in inputs:
+            return dict(inputs)
+        return _framed([_plain(inputs)])
+    if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes) and inputs:
+        if all(isinstance(row, Mapping) for row in inputs):
+            is_chat = all({"role", "content"} <= row.keys() for row in inputs)
+            return _framed([{"messages": list(inputs)}] if is_chat else [_plain(r) for r in inputs])
+        return {_READY: list(inputs)}
+    raise UsageError(
+        "PHI3-U718",
+        f"cannot make a request of {type(inputs).__name__}",
+        where="inputs",
+        fix='give {"messages": [{"role": "user", "content": "..."}]}, a list of those, or a frame',
+    )
+
+
+def from_answer(answer: Any) -> dict[str, Any]:
+    """Return the prediction in an answer: a chat completion as it is, others under one key."""
+    found = answer
+    if isinstance(found, Mapping) and set(found) == {"predictions"}:
+        found = found["predictions"]
+    if isinstance(found, list) and len(found) == 1:
+        found = found[0]
+    if isinstance(found, Mapping) and "choices" in found:
+        return dict(found)
+    return dict(answer) if isinstance(answer, Mapping) else {"predictions": answer}
+
+
+def _rejoined(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Undo what pandas does to a chat when MLflow's command line reads it.
+
+    One chat of two messages becomes two rows, with every scalar repeated.
+    """
+    if rows and all(isinstance(row.get("messages"), Mapping) for row in rows):
+        return [{**rows[0], "messages": [row["messages"] for row in rows]}]
+    return rows
+
+
+def _framed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    data = [[row.get(name) for name in columns] for row in rows]
+    return {_READY: {"columns": columns, "index": list(range(len(rows))), "data": data}}
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row in JSON's own types, without what is missing."""
+    plain = {str(name): _scalar(value) for name, value in row.items()}
+    return {name: value for name, value in plain.items() if value is not None}
+
+
+def _scalar(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
+        value = value.tolist()
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    return value

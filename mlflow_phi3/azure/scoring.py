@@ -1,0 +1,151 @@
+"""Calling an endpoint: key, one deployment on demand, retries within a deadline, streams."""
+
+import json
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import httpx
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
+
+from mlflow_phi3.azure.failures import redact
+from mlflow_phi3.errors import AzureError
+
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+"""As MLflow's Databricks client; an answer costs nothing but time, so asking again is safe."""
+_TOTAL_S = 180.0
+_LONGEST_WAIT_S = 20.0
+
+
+class _Busy(Exception):  # noqa: N818 - a state, not a fault
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__(response.status_code)
+        self.response = response
+
+
+class ScoringClient:
+    """A client of one endpoint.
+
+    Args:
+        uri: The endpoint's scoring URI.
+        key: Its key; kept in memory only.
+        trust: Whose certificates are accepted.
+        total_s: How long one question may take with all retries, seconds.
+    """
+
+    def __init__(
+        self, uri: str, key: str, trust: ssl.SSLContext, *, total_s: float = _TOTAL_S
+    ) -> None:
+        self._uri = uri
+        self._total_s = total_s
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {key}"},
+            verify=trust,
+            timeout=httpx.Timeout(total_s, connect=10.0),
+        )
+
+    def ask(self, body: Mapping[str, Any], *, deployment: str = "", path: str = "") -> Any:
+        """Return the JSON answer to a request.
+
+        Args:
+            body: The request.
+            deployment: Ask this deployment, whatever the traffic; empty leaves it to traffic.
+            path: What follows the scoring URI.
+
+        Raises:
+            AzureError: Refused, or no answer within the time for all tries.
+        """
+        retrying = Retrying(
+            retry=retry_if_exception(lambda e: isinstance(e, _Busy | httpx.TransportError)),
+            stop=stop_after_delay(self._total_s),
+            wait=_wait_s,
+            sleep=time.sleep,
+            reraise=True,
+        )
+        try:
+            response = retrying(self._post, body, deployment, path)
+        except _Busy as busy:
+            response = busy.response
+        except httpx.TransportError as gone:
+            raise AzureError(
+                "PHI3-A706",
+                f"no answer: {redact(str(gone)) or type(gone).__name__}",
+                where=self._uri,
+                fix="check the network, and the deployment's state by mlflow deployments get",
+            ) from gone
+        self._check(response)
+        return response.json()
+
+    def stream(self, body: Mapping[str, Any], *, path: str = "") -> Iterator[dict[str, Any]]:
+        """Yield the events of a server-sent stream.
+
+        Raises:
+            AzureError: Refused.
+        """
+        sent = {**body, "stream": True}
+        with self._client.stream("POST", self._uri + path, json=sent) as response:
+            if not response.is_success:
+                response.read()
+                self._check(response)
+            for line in response.iter_lines():
+                data = line.removeprefix("data:").strip()
+                if line.startswith("data:") and data and data != "[DONE]":
+                    yield json.loads(data)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _post(self, body: Mapping[str, Any], deployment: str, path: str) -> httpx.Response:
+        headers = {"azureml-model-deployment": deployment} if deployment else {}
+        response = self._client.post(self._uri + path, json=body, headers=headers)
+        if response.status_code in _RETRIED:
+            raise _Busy(response)
+        return response
+
+    def _check(self, response: httpx.Response) -> None:
+        if response.is_success:
+            return
+        fixes = {
+            401: "the key was changed: run the command again",
+            404: "check the name, and the endpoint's traffic by mlflow deployments get",
+        }
+        raise AzureError(
+            "PHI3-A707",
+            redact(_told(response)),
+            where=self._uri,
+            fix=fixes.get(response.status_code, "see the deployment's log, or change the request"),
+            status=response.status_code,
+            request_id=response.headers.get("x-ms-request-id", ""),
+        )
+
+
+def _wait_s(state: RetryCallState) -> float:
+    """Return how long to wait: as told by the service, else doubling from a tenth of a second."""
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _Busy):
+        headers = error.response.headers
+        try:
+            told = float(headers.get("retry-after-ms", "nan")) / 1000
+            told = float(headers.get("retry-after", "nan")) if told != told else told  # noqa: PLR0124
+        except ValueError:
+            told = float("nan")
+        if told == told:  # noqa: PLR0124 - not NaN
+            return min(told, _LONGEST_WAIT_S)
+    return min(0.1 * 2.0 ** (state.attempt_number - 1), _LONGEST_WAIT_S)
+
+
+def _told(response: httpx.Response) -> str:
+    """Return the reason in an answer's body, in Azure's, MLflow's or no shape."""
+    try:
+        body = response.json()
+    except ValueError:
+        return response.text.strip()[:500] or response.reason_phrase
+    if isinstance(body, dict):
+        error = body.get("error")
+        if isinstance(error, dict) and error.get("message"):
+            return str(error["message"])
+        if body.get("message"):
+            return str(body["message"])[:2000]
+    return response.text[:500]

@@ -1,0 +1,77 @@
+"""What ``-C`` takes: how a model version is deployed to Azure AI Foundry."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from mlflow_phi3.config.base import Config
+
+
+class DeployConfig(Config):
+    """The keys of ``mlflow deployments create|update -C name=value``."""
+
+    mode: Literal["auto", "managed", "serverless"] = "auto"
+    """Where it runs: `managed` (machines of your own, billed by the hour, any MLflow model),
+    `serverless` (a model that Foundry tuned, billed by token), or `auto`: by where the model
+    version came from."""
+
+    instance_type: str = ""
+    """Machine type of a managed deployment, such as `Standard_NC24ads_A100_v4`. Empty keeps what it
+    has; a new one gets `Standard_DS3_v2` below 2 GB of weights, else `Standard_NC24ads_A100_v4`."""
+
+    instance_count: int | None = Field(default=None, ge=1, le=20)
+    """How many machines. Empty keeps what it has; a new deployment gets 1."""
+
+    traffic: int | None = Field(default=None, ge=0, le=100)
+    """Percent of the endpoint's requests that go to this deployment. Empty: all for a service, and
+    for a named deployment what it has."""
+
+    keep_previous: bool = True
+    """Keep the deployment that a new version takes over from, without traffic, so that `rollback`
+    takes seconds. It is billed until it is deleted or replaced."""
+
+    golden: str = ""
+    """JSONL file of golden queries (`{"messages": [...], "expected": "..."}`, `expected` may be
+    left out), asked of a new deployment before it gets traffic. Empty asks the model's own input
+    example."""
+
+    verify: bool = True
+    """Ask golden queries before traffic moves."""
+
+    content_safety: bool = True
+    """Azure AI Content Safety for a serverless deployment. Off needs a reason."""
+
+    content_safety_reason: str = ""
+    """Why content safety is off; written into a tag."""
+
+    environment_variables: str = ""
+    """Variables of the scoring process, as `NAME=value,OTHER=value`. Not for secrets: Azure shows
+    them to every reader of the project."""
+
+    request_timeout_s: int = Field(default=90, ge=1, le=180)
+    """How long one request may take, seconds; Azure allows at most 180."""
+
+    usd_per_hour: float | None = Field(default=None, gt=0)
+    """Price of one machine, for the cost that a dry run prints; no price list is built in, as
+    prices depend on region and contract."""
+
+    ttl_hours: float | None = Field(default=None, gt=0)
+    """Hours after which `mlflow-phi3 reap` deletes the endpoint. Empty: never."""
+
+    timeout_s: float = Field(default=3600, gt=0)
+    """How long the command waits in all, seconds. What was begun goes on in Azure; the same command
+    run again takes it up."""
+
+    synchronous: bool = True
+    """Wait until it serves. `false` returns once the deployment has been begun; the same command
+    run again checks it and gives it traffic."""
+
+    dry_run: bool = False
+    """Print what would be done, with the exact requests, and do nothing."""
+
+    @model_validator(mode="after")
+    def _off_with_reason(self) -> "DeployConfig":
+        if not self.content_safety and not self.content_safety_reason.strip():
+            message = "content_safety=false needs content_safety_reason="
+            raise ValueError(message)
+        return self

@@ -1,0 +1,417 @@
+"""Deployment as a whole: from a model's name to an endpoint that answers, and all that follows."""
+
+import datetime as dt
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mlflow_phi3.azure.assets import ModelAsset, name_asset, upload_model
+from mlflow_phi3.azure.client import Workspace, open_workspace
+from mlflow_phi3.azure.online import OnlineService
+from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.payload import from_answer, to_request
+from mlflow_phi3.azure.portable import check_portable
+from mlflow_phi3.azure.scoring import ScoringClient
+from mlflow_phi3.azure.target import find_target, is_local
+from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.golden import GoldenQuery, check_answers, load_golden
+from mlflow_phi3.deployment.names import Names
+from mlflow_phi3.deployment.plan import (
+    CreateEndpoint,
+    Current,
+    Plan,
+    PutDeployment,
+    Wanted,
+    plan_deployment,
+    plan_removal,
+)
+from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
+from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired
+from mlflow_phi3.deployment.report import describe, describe_plan
+from mlflow_phi3.deployment.rollout import get_current, roll_out
+from mlflow_phi3.emulator.lifecycle import start_emulator
+from mlflow_phi3.emulator.settings import settings_from
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.deployed import DeployedModel, DeploymentRegistry, opened_model
+
+FLAVOR = "python_function"
+_SMALL_BYTES = 2 * 10**9
+_SMALL, _LARGE = "Standard_DS3_v2", "Standard_NC24ads_A100_v4"
+_READ_TIMEOUT_S = 300.0
+
+
+class Deployer:
+    """One target and what can be done with it.
+
+    Args:
+        target_uri: As MLflow's ``--target``.
+        told: Gets lines of progress.
+    """
+
+    def __init__(self, target_uri: str, *, told: Callable[[str], None]) -> None:
+        self._uri = target_uri
+        self._local = is_local(target_uri)
+        self._told = told
+        self._workspace: Workspace | None = None
+        self._clients: dict[str, ScoringClient] = {}
+        self.registry = DeploymentRegistry()
+
+    # deployments ---------------------------------------------------------------------------
+
+    def deploy(
+        self, names: Names, model_uri: str, config: DeployConfig, *, new: bool
+    ) -> dict[str, Any]:
+        """Bring a model to where it is wanted.
+
+        Args:
+            names: Where.
+            model_uri: Which model; empty changes only settings.
+            config: How.
+            new: True for ``create``, which does not touch what runs another model.
+
+        Raises:
+            Phi3Error: It cannot be done; what was made is taken back.
+        """
+        service = self.service(config.timeout_s)
+        if not model_uri:
+            return self._change(names, config, service)
+        with opened_model(model_uri) as model:
+            check_portable(model.mlmodel, where=model_uri)
+            queries = _queries(config, model.example)
+            asset = name_asset(model.name or names.endpoint, model.version, model.folder)
+            wanted = _wanted(names, config, self._open(), model, asset)
+            current = get_current(service, names.endpoint)
+            _check_purpose(current, wanted, new=new)
+            plan = plan_deployment(current, wanted)
+            if config.dry_run:
+                return self._show(plan, service, asset, config.usd_per_hour)
+            if any(isinstance(action, PutDeployment) for action in plan.actions):
+                self._told(f"upload model {asset.name}:{asset.version}")
+                if not upload_model(self._open(), asset, model.folder, _model_tags(model)):
+                    self._told("the same content is there already: nothing was sent")
+            found = self._run(plan, names, service, config, queries=queries)
+            if not found["left"]:
+                self.registry.tag(model, self._version_tags(found, asset, wanted))
+            return found
+
+    def remove(self, names: Names, config: DeployConfig) -> None:
+        """Delete a service, or one deployment of an endpoint; what is gone is no error."""
+        service = self.service(config.timeout_s)
+        current = get_current(service, names.endpoint)
+        if current.endpoint is None:
+            return
+        if names.deployment:
+            plan = plan_removal(current, names.deployment)
+            removed = [d for d in current.deployments if d.name == names.deployment]
+        else:
+            plan, removed = Plan(names.endpoint, ()), list(current.deployments)
+        if config.dry_run:
+            self._told(describe_plan(plan, []))
+            return
+        if names.deployment:
+            roll_out(plan, service, lambda _endpoint, _name: None, told=self._told)
+        else:
+            self._told(f"delete endpoint {names.endpoint} with its deployments")
+            service.delete_endpoint(names.endpoint)
+        for deployment in removed:
+            if deployment.tags.get(MODEL_TAG):
+                self.registry.tag_version(
+                    deployment.tags[MODEL_TAG],
+                    deployment.tags[VERSION_TAG],
+                    {"azure.state": "deleted"},
+                )
+
+    def describe(self, names: Names) -> dict[str, Any]:
+        """Return how a service or a deployment stands, without secrets.
+
+        Raises:
+            UsageError: There is none.
+        """
+        service = self.service(_READ_TIMEOUT_S)
+        endpoint = service.get_endpoint(names.endpoint)
+        found = [] if endpoint is None else service.list_deployments(names.endpoint)
+        if endpoint is None or (
+            names.deployment and names.deployment not in {d.name for d in found}
+        ):
+            raise UsageError(
+                "PHI3-U735",
+                "there is no such deployment",
+                where=names.given,
+                fix=f"list them by mlflow deployments list -t {self._uri}",
+            )
+        return describe(Current(endpoint, tuple(found)), names.deployment, FLAVOR)
+
+    def list_services(self) -> list[dict[str, Any]]:
+        """Return all endpoints."""
+        service = self.service(_READ_TIMEOUT_S)
+        return [
+            describe(Current(e, tuple(service.list_deployments(e.name))), "", FLAVOR)
+            for e in service.list_endpoints()
+        ]
+
+    def list_deployments(self, endpoint: str) -> list[dict[str, Any]]:
+        """Return the deployments of one endpoint."""
+        service = self.service(_READ_TIMEOUT_S)
+        found = service.get_endpoint(endpoint)
+        deployments = tuple(service.list_deployments(endpoint)) if found else ()
+        return [describe(Current(found, deployments), d.name, FLAVOR) for d in deployments]
+
+    # calls ---------------------------------------------------------------------------------
+
+    def predict(self, names: Names, inputs: Any) -> dict[str, Any]:
+        """Ask an endpoint (by its traffic) or one deployment of it."""
+        client = self._client(names.endpoint)
+        return from_answer(client.ask(to_request(inputs), deployment=names.deployment))
+
+    def predict_stream(self, names: Names, inputs: Any) -> Iterator[dict[str, Any]]:
+        """Yield a chat's answer in parts.
+
+        Managed no-code deployments answer whole: they yield one part, in a stream's shape.
+        """
+        answer = self.predict(names, inputs)
+        choices = answer.get("choices")
+        if not choices:
+            yield answer
+            return
+        parts = [
+            {
+                "index": choice.get("index", number),
+                "delta": choice.get("message", {}),
+                "finish_reason": choice.get("finish_reason"),
+            }
+            for number, choice in enumerate(choices)
+        ]
+        yield {**answer, "object": "chat.completion.chunk", "choices": parts}
+
+    # clean-up ------------------------------------------------------------------------------
+
+    def reap(self, now: dt.datetime, *, dry_run: bool, timeout_s: float) -> list[str]:
+        """Delete the endpoints whose time is over; return their names."""
+        service = self.service(timeout_s)
+        expired = find_expired(service.list_endpoints(), now)
+        for endpoint in expired:
+            if not dry_run:
+                self.remove(Names(endpoint.name), DeployConfig(timeout_s=timeout_s))
+        return [endpoint.name for endpoint in expired]
+
+    def service(self, timeout_s: float) -> OnlineService:
+        """Return the remote calls, which all together may wait so long."""
+        return OnlineService(self._open(), Deadline(timeout_s))
+
+    # inner ---------------------------------------------------------------------------------
+
+    def _change(self, names: Names, config: DeployConfig, service: OnlineService) -> dict[str, Any]:
+        current = get_current(service, names.endpoint)
+        active = current.find(names.deployment) if names.deployment else current.active()
+        if active is None:
+            raise UsageError(
+                "PHI3-U736",
+                "there is nothing to update",
+                where=names.given,
+                fix="mlflow deployments create, with --model-uri",
+            )
+        wanted = Wanted(
+            endpoint=names.endpoint,
+            deployment=active.name,
+            instance_type=config.instance_type or None,
+            instance_count=config.instance_count,
+            traffic=config.traffic,
+            tags={},
+            variables=_variables(config) if config.environment_variables else None,
+            request_timeout_s=config.request_timeout_s,
+            verify=config.verify and bool(config.golden),
+        )
+        plan = plan_deployment(current, wanted)
+        if config.dry_run:
+            return self._show(plan, service, None, config.usd_per_hour)
+        return self._run(plan, names, service, config, queries=_queries(config, None))
+
+    def _run(
+        self,
+        plan: Plan,
+        names: Names,
+        service: OnlineService,
+        config: DeployConfig,
+        *,
+        queries: tuple[GoldenQuery, ...],
+    ) -> dict[str, Any]:
+        if not plan.actions:
+            self._told("nothing to do: it is as wanted")
+        outcome = roll_out(
+            plan,
+            service,
+            lambda endpoint, name: self._check(endpoint, name, queries),
+            told=self._told,
+            wait=config.synchronous,
+        )
+        if config.ttl_hours is not None:
+            self._let_expire(names.endpoint, service, config.ttl_hours)
+        for action in outcome.left:
+            self._told(f"left for the same command run again: {action}")
+        found = self.describe(names)
+        left = [str(action) for action in outcome.left]
+        return {**found, "name": names.given, "deployment": plan.deployment, "left": left}
+
+    def _let_expire(self, endpoint: str, service: OnlineService, ttl_hours: float) -> None:
+        found = service.get_endpoint(endpoint)
+        if found is not None:
+            tags = {**found.tags, EXPIRES_TAG: expiry(dt.datetime.now(dt.UTC), ttl_hours)}
+            service.put_endpoint(replace(found, tags=tags))
+
+    def _show(
+        self,
+        plan: Plan,
+        service: OnlineService,
+        asset: ModelAsset | None,
+        usd_per_hour: float | None,
+    ) -> dict[str, Any]:
+        target = self._open().target
+        requests: list[tuple[str, Any]] = []
+        for action in plan.actions:
+            match action:
+                case CreateEndpoint(wanted):
+                    path = f"{target.path}/onlineEndpoints/{wanted.name}"
+                    requests.append((f"PUT {path}", service.body_of(wanted)))
+                case PutDeployment(endpoint, deployment):
+                    path = f"{target.path}/onlineEndpoints/{endpoint}/deployments/{deployment.name}"
+                    if asset is not None:
+                        requests.append((f"PUT {asset.id_in(target)}", None))
+                    requests.append((f"PUT {path}", service.body_of(deployment, endpoint)))
+                case _:
+                    pass
+        self._told(describe_plan(plan, requests, usd_per_hour=usd_per_hour))
+        return {"name": f"{plan.deployment} (dry run)", "flavor": FLAVOR, "left": []}
+
+    def _check(self, endpoint: str, name: str, queries: tuple[GoldenQuery, ...]) -> None:
+        if not queries:
+            self._told("no golden queries: the model has no input example, and -C golden= is empty")
+            return
+        client = self._client(endpoint)
+
+        def ask(inputs: Mapping[str, Any]) -> dict[str, Any]:
+            return from_answer(client.ask(to_request(inputs), deployment=name))
+
+        check_answers(queries, ask, where=f"deployment {endpoint}/{name}")
+
+    def _client(self, endpoint: str) -> ScoringClient:
+        if endpoint not in self._clients:
+            service = self.service(_READ_TIMEOUT_S)
+            found = service.get_endpoint(endpoint)
+            if found is None or not found.scoring_uri:
+                raise UsageError(
+                    "PHI3-U737",
+                    "there is no such endpoint, or it is still being created",
+                    where=f"endpoint {endpoint}",
+                    fix=f"mlflow deployments list -t {self._uri}",
+                )
+            key = service.get_key(endpoint)
+            self._clients[endpoint] = ScoringClient(found.scoring_uri, key, self._open().trust())
+        return self._clients[endpoint]
+
+    def _open(self) -> Workspace:
+        if self._workspace is None:
+            environment: dict[str, str] = {}
+            if self._local:
+                settings = settings_from(os.environ)
+                environment = settings.environment(start_emulator(settings).port)
+            uri = self._uri.removesuffix("/local") if self._local else self._uri
+            target = find_target(uri.rstrip(":"), {**os.environ, **environment}, Path.cwd())
+            self._workspace = open_workspace(target, environment)
+        return self._workspace
+
+    def _version_tags(
+        self, found: Mapping[str, Any], asset: ModelAsset, wanted: Wanted
+    ) -> dict[str, str]:
+        target = self._open().target
+        tags = {
+            "azure.target": target.path,
+            "azure.endpoint": str(found["endpoint"]),
+            "azure.deployment": str(found["deployment"]),
+            "azure.scoring_uri": str(found["scoring_uri"]),
+            "azure.model_id": asset.id_in(target),
+            "azure.state": "deployed",
+        }
+        if EXPIRES_TAG in wanted.endpoint_tags:
+            tags[EXPIRES_TAG] = wanted.endpoint_tags[EXPIRES_TAG]
+        return tags
+
+
+def _wanted(
+    names: Names,
+    config: DeployConfig,
+    workspace: Workspace,
+    model: DeployedModel,
+    asset: ModelAsset,
+) -> Wanted:
+    size_bytes = sum(p.stat().st_size for p in model.folder.rglob("*") if p.is_file())
+    endpoint_tags = {}
+    if config.ttl_hours is not None:
+        endpoint_tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
+    tags = {MODEL_TAG: model.name, VERSION_TAG: model.version} if model.name else {}
+    return Wanted(
+        endpoint=names.endpoint,
+        deployment=names.deployment,
+        model=asset.id_in(workspace.target),
+        instance_type=config.instance_type or None,
+        default_instance_type=_SMALL if size_bytes < _SMALL_BYTES else _LARGE,
+        instance_count=config.instance_count,
+        traffic=config.traffic,
+        tags=tags,
+        endpoint_tags=endpoint_tags,
+        variables=_variables(config) if config.environment_variables else None,
+        request_timeout_s=config.request_timeout_s,
+        keep_previous=config.keep_previous,
+        verify=config.verify,
+    )
+
+
+def _check_purpose(current: Current, wanted: Wanted, *, new: bool) -> None:
+    """Refuse ``create`` over another model, and ``update`` of nothing."""
+    name = wanted.deployment or wanted.endpoint
+    running = current.find(wanted.deployment) if wanted.deployment else current.active()
+    if new and running is not None and running.model != wanted.model:
+        raise UsageError(
+            "PHI3-U738",
+            f"it exists and serves {'/'.join(running.model.split('/')[-3::2])}",
+            where=f"deployment {name}",
+            fix="mlflow deployments update takes it to another model, by blue/green",
+        )
+    if not new and (current.endpoint is None or not current.deployments):
+        raise UsageError(
+            "PHI3-U736",
+            "there is nothing to update",
+            where=f"deployment {name}",
+            fix="mlflow deployments create",
+        )
+
+
+def _queries(config: DeployConfig, example: Any) -> tuple[GoldenQuery, ...]:
+    if config.golden:
+        return load_golden(Path(config.golden))
+    if isinstance(example, Mapping):
+        return (GoldenQuery(example),)
+    if isinstance(example, list) and example and isinstance(example[0], Mapping):
+        return (GoldenQuery(example[0]),)
+    return ()
+
+
+def _variables(config: DeployConfig) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in filter(None, config.environment_variables.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise UsageError(
+                "PHI3-U739",
+                f"{part!r} is not NAME=value",
+                where="environment_variables",
+                fix="NAME=value,OTHER=value",
+            )
+        found[name.strip()] = value
+    return found
+
+
+def _model_tags(model: DeployedModel) -> dict[str, str]:
+    tags = {MODEL_TAG: model.name, VERSION_TAG: model.version, "mlflow.run_id": model.run_id}
+    return {name: value for name, value in tags.items() if value}

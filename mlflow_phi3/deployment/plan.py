@@ -1,0 +1,297 @@
+"""What has to be done to get from what is there to what is wanted: values in, actions out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.deployment.traffic import WHOLE, with_share, without
+from mlflow_phi3.errors import UsageError
+
+SLOTS = ("blue", "green")
+"""Names of a service's deployments: a new version takes the one that is free."""
+RUNS = "Succeeded"
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """What is there.
+
+    Args:
+        endpoint: None when there is none.
+        deployments: Those of the endpoint.
+    """
+
+    endpoint: Endpoint | None = None
+    deployments: tuple[Deployment, ...] = ()
+
+    def find(self, name: str) -> Deployment | None:
+        """Return a deployment by name."""
+        return next((found for found in self.deployments if found.name == name), None)
+
+    def active(self) -> Deployment | None:
+        """Return the deployment that gets most of the traffic."""
+        traffic = self.endpoint.traffic if self.endpoint else {}
+        if not traffic:
+            return None
+        return self.find(max(sorted(traffic), key=lambda name: traffic[name]))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What shall be there.
+
+    Args:
+        endpoint: Its name.
+        deployment: Its name; empty lets blue/green choose.
+        model: Resource id of the model version; empty keeps the model.
+        instance_type: None keeps what is there.
+        default_instance_type: Of a new deployment with nothing to keep it from.
+        instance_count: None keeps what is there.
+        traffic: Percent; None as DeployConfig says.
+        tags: Of the deployment.
+        endpoint_tags: Of the endpoint.
+        variables: Environment variables; None keeps what is there.
+        request_timeout_s: Seconds.
+        keep_previous: Leave the deployment that is taken over from.
+        verify: Ask golden queries before traffic moves.
+    """
+
+    endpoint: str
+    deployment: str = ""
+    model: str = ""
+    instance_type: str | None = None
+    default_instance_type: str = ""
+    instance_count: int | None = None
+    traffic: int | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    endpoint_tags: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] | None = None
+    request_timeout_s: int = 90
+    keep_previous: bool = True
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CreateEndpoint:
+    """Make the endpoint."""
+
+    endpoint: Endpoint
+
+    def __str__(self) -> str:
+        return f"create endpoint {self.endpoint.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class PutDeployment:
+    """Create a deployment, or change one (``before`` is then what it was)."""
+
+    endpoint: str
+    deployment: Deployment
+    before: Deployment | None = None
+
+    def __str__(self) -> str:
+        wanted = self.deployment
+        verb = "update" if self.before else "create"
+        machines = f"{wanted.instance_count} x {wanted.instance_type}"
+        model = "/".join(wanted.model.split("/")[-3::2])
+        return f"{verb} deployment {self.endpoint}/{wanted.name}: {model} on {machines}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Ask golden queries of one deployment."""
+
+    endpoint: str
+    deployment: str
+
+    def __str__(self) -> str:
+        return f"ask golden queries of {self.endpoint}/{self.deployment}"
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftTraffic:
+    """Change where requests go."""
+
+    endpoint: str
+    traffic: Mapping[str, int]
+    before: Mapping[str, int]
+
+    def __str__(self) -> str:
+        shares = ", ".join(f"{name} {share} %" for name, share in self.traffic.items()) or "nobody"
+        return f"traffic of {self.endpoint} to {shares}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDeployment:
+    """Delete a deployment that gets no traffic (any more)."""
+
+    endpoint: str
+    deployment: str
+
+    def __str__(self) -> str:
+        return f"delete deployment {self.endpoint}/{self.deployment}"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveEndpoint:
+    """Delete an endpoint with all its deployments."""
+
+    endpoint: str
+
+    def __str__(self) -> str:
+        return f"delete endpoint {self.endpoint} with its deployments"
+
+
+Action = CreateEndpoint | PutDeployment | Verify | ShiftTraffic | RemoveDeployment | RemoveEndpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be done, in order; no action means that all is as wanted.
+
+    Args:
+        deployment: The deployment that it is about.
+        actions: In order.
+    """
+
+    deployment: str
+    actions: tuple[Action, ...]
+
+
+def plan_deployment(current: Current, wanted: Wanted) -> Plan:
+    """Return how to bring a model version to where it is wanted.
+
+    Args:
+        current: What is there; nothing of it may be changing.
+        wanted: What shall be there.
+
+    Raises:
+        UsageError: It cannot be meant: a new deployment without a model, traffic that nobody
+            could take.
+    """
+    if wanted.deployment:
+        return _plan_named(current, wanted)
+    return _plan_service(current, wanted)
+
+
+def plan_removal(current: Current, name: str) -> Plan:
+    """Return how to delete one deployment without losing requests.
+
+    Raises:
+        UsageError: It gets all the traffic.
+    """
+    if current.endpoint is None or current.find(name) is None:
+        return Plan(name, ())
+    before = current.endpoint.traffic
+    after = without(before, name)
+    actions: list[Action] = []
+    if after != dict(before):
+        actions.append(ShiftTraffic(current.endpoint.name, after, before))
+    actions.append(RemoveDeployment(current.endpoint.name, name))
+    return Plan(name, tuple(actions))
+
+
+def _plan_service(current: Current, wanted: Wanted) -> Plan:
+    """Blue/green: the free slot gets the new version, then the traffic."""
+    active = current.active()
+    if active is not None:
+        target = _merged(active, wanted, active.name)
+        alone = target.model == active.model and target.instance_type == active.instance_type
+        if alone and active.state == RUNS:  # same version, same machines: at most scale it
+            return _plan_named(current, replace(wanted, deployment=active.name))
+    slot = next(name for name in SLOTS if active is None or name != active.name)
+    ready = next((d for d in current.deployments if _is_ready(d, wanted, active)), None)
+    name = slot if ready is None else ready.name
+    actions: list[Action] = []
+    if current.endpoint is None:
+        actions.append(_new_endpoint(wanted))
+    elif ready is None and current.find(slot) is not None:
+        actions.append(RemoveDeployment(wanted.endpoint, slot))
+    if ready is None:
+        actions.append(PutDeployment(wanted.endpoint, _merged(active, wanted, slot)))
+    if wanted.verify:
+        actions.append(Verify(wanted.endpoint, name))
+    before = dict(current.endpoint.traffic) if current.endpoint else {}
+    share = WHOLE if wanted.traffic is None or active is None else wanted.traffic
+    # One takes over from all: shares of a canary before belong to the past.
+    old = {active.name: WHOLE} if active is not None else {}
+    after = with_share(old, name, share)
+    if after != before:
+        actions.append(ShiftTraffic(wanted.endpoint, after, before))
+    if not wanted.keep_previous and share == WHOLE:
+        actions += [
+            RemoveDeployment(wanted.endpoint, other.name)
+            for other in current.deployments
+            if other.name != name and not (ready is None and other.name == slot)
+        ]
+    return Plan(name, tuple(actions))
+
+
+def _plan_named(current: Current, wanted: Wanted) -> Plan:
+    """One deployment that the caller named: created or changed where it is."""
+    name = wanted.deployment
+    known = current.find(name)
+    actions: list[Action] = []
+    if current.endpoint is None:
+        actions.append(_new_endpoint(wanted))
+    if known is not None and known.state != RUNS and not _share(current, name):
+        actions.append(RemoveDeployment(wanted.endpoint, name))  # a failed one is not repaired
+        known = None
+    target = _merged(known, wanted, name)
+    changed = known is None or replace(known, tags=target.tags) != replace(target, state=RUNS)
+    if changed:
+        actions.append(PutDeployment(wanted.endpoint, target, known))
+    before = dict(current.endpoint.traffic) if current.endpoint else {}
+    share = wanted.traffic
+    if share is None:
+        share = before.get(name, 0) if before else WHOLE
+    after = with_share(before, name, share) if share != before.get(name, 0) else before
+    moves = after != before
+    model_changed = known is None or known.model != target.model
+    if wanted.verify and (model_changed or (moves and share)):
+        actions.append(Verify(wanted.endpoint, name))
+    if moves:
+        actions.append(ShiftTraffic(wanted.endpoint, after, before))
+    return Plan(name, tuple(actions))
+
+
+def _merged(known: Deployment | None, wanted: Wanted, name: str) -> Deployment:
+    """Return the deployment that is wanted, with what is not told kept from ``known``."""
+    model = wanted.model or (known.model if known else "")
+    if not model:
+        raise UsageError(
+            "PHI3-U716",
+            "a new deployment needs a model",
+            where=f"deployment {name}",
+            fix="name one by --model-uri models:/<name>@champion",
+        )
+    variables = wanted.variables
+    if variables is None:
+        variables = known.variables if known else {}
+    return Deployment(
+        name=name,
+        model=model,
+        instance_type=wanted.instance_type
+        or (known.instance_type if known else wanted.default_instance_type),
+        instance_count=wanted.instance_count or (known.instance_count if known else 1),
+        tags={**(known.tags if known and not wanted.model else {}), **wanted.tags},
+        variables=dict(variables),
+        request_timeout_s=wanted.request_timeout_s,
+    )
+
+
+def _is_ready(found: Deployment, wanted: Wanted, active: Deployment | None) -> bool:
+    """Tell whether an idle deployment is what is wanted: an interrupted command left it so."""
+    if active is not None and found.name == active.name:
+        return False
+    target = _merged(active, wanted, found.name)
+    same = replace(found, tags={}, state="") == replace(target, tags={}, state="")
+    return found.state == RUNS and same
+
+
+def _share(current: Current, name: str) -> int:
+    return current.endpoint.traffic.get(name, 0) if current.endpoint else 0
+
+
+def _new_endpoint(wanted: Wanted) -> CreateEndpoint:
+    return CreateEndpoint(Endpoint(wanted.endpoint, "", "", {}, dict(wanted.endpoint_tags)))

@@ -1,0 +1,59 @@
+"""How plans and deployments are shown: text and plain values, without secrets."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from mlflow_phi3.deployment.plan import Current, Plan, PutDeployment
+
+
+def describe(current: Current, name: str, flavor: str) -> dict[str, Any]:
+    """Return an endpoint, or one deployment of it, as MLflow's command line prints it."""
+    endpoint = current.endpoint
+    shown: dict[str, Any] = {
+        "name": name or (endpoint.name if endpoint else ""),
+        "flavor": flavor,
+        "endpoint": endpoint.name if endpoint else "",
+        "state": endpoint.state if endpoint else "",
+        "scoring_uri": endpoint.scoring_uri if endpoint else "",
+        "traffic": dict(endpoint.traffic) if endpoint else {},
+    }
+    for deployment in current.deployments:
+        facts = {
+            "state": deployment.state,
+            "model": "/".join(deployment.model.split("/")[-3::2]),
+            "instance_type": deployment.instance_type,
+            "instance_count": deployment.instance_count,
+        }
+        if name == deployment.name:
+            return {**shown, **facts}
+        shown.setdefault("deployments", {})[deployment.name] = facts
+    return shown
+
+
+def describe_plan(
+    plan: Plan, requests: Sequence[tuple[str, Any]], *, usd_per_hour: float | None = None
+) -> str:
+    """Return a plan as text: actions, cost, and the exact requests."""
+    if not plan.actions:
+        return "nothing to do: it is as wanted"
+    lines = ["plan:", *(f"  {number}. {step}" for number, step in enumerate(plan.actions, 1))]
+    lines += [
+        f"  cost of {step.deployment.name}: {_cost(step, usd_per_hour)}"
+        for step in plan.actions
+        if isinstance(step, PutDeployment)
+    ]
+    for line, body in requests:
+        lines.append(line)
+        if body is not None:
+            lines.append(json.dumps(body, indent=2))
+    return "\n".join(lines)
+
+
+def _cost(step: PutDeployment, usd_per_hour: float | None) -> str:
+    wanted = step.deployment
+    machines = f"{wanted.instance_count} x {wanted.instance_type}"
+    if usd_per_hour is None:
+        return f"{machines}, by the hour, also when idle; -C usd_per_hour= computes it"
+    total = usd_per_hour * wanted.instance_count
+    return f"{machines} at {usd_per_hour:g} USD: {total:.2f} USD an hour, also when idle"

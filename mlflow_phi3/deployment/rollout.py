@@ -1,0 +1,204 @@
+"""Does a plan; on failure takes back what it has made, so that nothing is left to be billed."""
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.azure.operation import DeadlinePassed
+from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
+from mlflow_phi3.deployment.plan import (
+    Action,
+    CreateEndpoint,
+    Current,
+    Plan,
+    PutDeployment,
+    RemoveDeployment,
+    RemoveEndpoint,
+    ShiftTraffic,
+    Verify,
+)
+from mlflow_phi3.errors import AzureError, Phi3Error
+
+
+class Service(Protocol):
+    """The remote calls that a rollout needs; :class:`~mlflow_phi3.azure.online.OnlineService`."""
+
+    def get_endpoint(self, name: str) -> Endpoint | None:
+        """Return an endpoint, or None."""
+
+    def list_deployments(self, endpoint: str) -> list[Deployment]:
+        """Return an endpoint's deployments."""
+
+    def get_logs(self, endpoint: str, name: str, lines: int = 60) -> str:
+        """Return the end of a deployment's log."""
+
+    def put_endpoint(self, endpoint: Endpoint, *, wait: bool = True) -> None:
+        """Create or change an endpoint."""
+
+    def delete_endpoint(self, name: str, *, wait: bool = True) -> None:
+        """Delete an endpoint."""
+
+    def put_deployment(self, endpoint: str, deployment: Deployment, *, wait: bool = True) -> None:
+        """Create or change a deployment."""
+
+    def delete_deployment(self, endpoint: str, name: str, *, wait: bool = True) -> None:
+        """Delete a deployment."""
+
+    def await_idle(self, endpoint: str) -> None:
+        """Wait until nothing of an endpoint is changing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How far a rollout came.
+
+    Args:
+        deployment: Which one it was about.
+        done: What was done.
+        left: What is still to be done, by the same command run again.
+    """
+
+    deployment: str
+    done: tuple[Action, ...]
+    left: tuple[Action, ...]
+
+
+Check = Callable[[str, str], None]
+"""Asks golden queries of (endpoint, deployment); raises GateError."""
+
+
+def get_current(service: Service, endpoint: str) -> Current:
+    """Return what is there, once nothing of it is changing any more."""
+    service.await_idle(endpoint)
+    found = service.get_endpoint(endpoint)
+    if found is None:
+        return Current()
+    return Current(found, tuple(service.list_deployments(endpoint)))
+
+
+def roll_out(
+    plan: Plan,
+    service: Service,
+    check: Check,
+    *,
+    told: Callable[[str], None],
+    wait: bool = True,
+) -> Outcome:
+    """Do a plan's actions in order.
+
+    Args:
+        plan: What to do.
+        service: The remote calls.
+        check: Asks golden queries.
+        told: Gets a line before each action.
+        wait: Stop after the first deployment was begun, without waiting for it, when false.
+
+    Raises:
+        Phi3Error: An action failed. What this rollout made was removed; the message says so, with
+            the end of the container's log. After a deadline nothing is removed: Azure goes on, and
+            the same command takes it up.
+    """
+    done: list[Action] = []
+    for number, action in enumerate(plan.actions):
+        told(str(action))
+        try:
+            if isinstance(action, PutDeployment) and not wait:
+                service.put_deployment(action.endpoint, action.deployment, wait=False)
+                return Outcome(plan.deployment, (*done, action), plan.actions[number + 1 :])
+            _do(action, service, check)
+        except DeadlinePassed as late:
+            raise _unfinished(late, action, plan.actions[number:], service) from late
+        except Phi3Error as failed:
+            _take_back([*done, action], failed, service, told=told)
+            raise
+        done.append(action)
+    return Outcome(plan.deployment, tuple(done), ())
+
+
+def shifted(endpoint: Endpoint, action: ShiftTraffic, *, at: dt.datetime) -> Endpoint:
+    """Return the endpoint with its new traffic and the ledger's new entry: one PUT for both."""
+    entry = Entry(at.isoformat(timespec="seconds"), action.before, action.traffic)
+    tags = with_entries(endpoint.tags, [*read_ledger(endpoint.tags), entry])
+    return replace(endpoint, traffic=dict(action.traffic), tags=tags)
+
+
+def _do(action: Action, service: Service, check: Check) -> None:
+    match action:
+        case CreateEndpoint(endpoint):
+            service.put_endpoint(endpoint)
+        case PutDeployment(endpoint, deployment):
+            service.put_deployment(endpoint, deployment)
+        case Verify(endpoint, name):
+            check(endpoint, name)
+        case ShiftTraffic(name):
+            found = service.get_endpoint(name)
+            if found is None:
+                raise AzureError("PHI3-A710", "it was deleted meanwhile", where=f"endpoint {name}")
+            service.put_endpoint(shifted(found, action, at=dt.datetime.now(dt.UTC)))
+        case RemoveDeployment(endpoint, name):
+            service.delete_deployment(endpoint, name)
+        case RemoveEndpoint(name):
+            service.delete_endpoint(name)
+
+
+def _unfinished(
+    late: DeadlinePassed, action: Action, left: tuple[Action, ...], service: Service
+) -> AzureError:
+    rest = "; ".join(str(step) for step in left)
+    log = _log(action, service)
+    return DeadlinePassed(
+        late.code, f"{late.problem}. Still to do: {rest}{log}", where=late.where, fix=late.fix
+    )
+
+
+def _take_back(
+    made: list[Action], failed: Phi3Error, service: Service, *, told: Callable[[str], None]
+) -> None:
+    """Remove what was made, last first, and add to the error what became of it."""
+    log = _log(made[-1], service)
+    notes: list[str] = []
+    moved = any(isinstance(step, ShiftTraffic) for step in made[:-1])
+    steps = () if moved else tuple(reversed(made))  # traffic is on it: it stays
+    for step in steps:
+        undo = _opposite(step)
+        if undo is None:
+            continue
+        told(f"take back: {undo}")
+        try:
+            _do(undo, service, lambda _endpoint, _name: None)
+        except Phi3Error as stuck:
+            notes.append(f"could not {undo} ({stuck.problem}): do it by mlflow deployments delete")
+        else:
+            notes.append(f"done: {undo}")
+    taken_back = f". Taken back: {'; '.join(notes)}" if notes else ""
+    failed.args = (f"{failed.args[0]}{taken_back}{log}",)
+
+
+def _opposite(step: Action) -> Action | None:
+    match step:
+        case CreateEndpoint(endpoint):
+            return RemoveEndpoint(endpoint.name)
+        case PutDeployment(endpoint, deployment, None):
+            return RemoveDeployment(endpoint, deployment.name)
+        case PutDeployment(endpoint, deployment, Deployment() as before):
+            return PutDeployment(endpoint, before, deployment)
+        case _:
+            return None
+
+
+def _log(action: Action, service: Service) -> str:
+    """Return the end of the container's log of the deployment that an action is about."""
+    match action:
+        case PutDeployment(endpoint, deployment):
+            name = deployment.name
+        case Verify(endpoint, name):
+            pass
+        case _:
+            return ""
+    try:
+        text = service.get_logs(endpoint, name, 30).strip()
+    except Phi3Error:
+        return ""  # there is no container yet
+    return f"\nEnd of the log of {endpoint}/{name}:\n{text}" if text else ""

@@ -1,0 +1,1 @@
+"""What MLflow loads by entry point, one module each."""

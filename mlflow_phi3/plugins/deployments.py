@@ -1,0 +1,216 @@
+"""MLflow's ``azure-foundry`` deployment target: thin; what it does is in ``deployment``.
+
+MLflow wants exactly one client class in this module, ``target_help`` and ``run_local``.
+"""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mlflow.deployments import PredictionsResponse
+from mlflow.deployments import base as mlflow_base
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    INVALID_PARAMETER_VALUE,
+    NOT_IMPLEMENTED,
+    PERMISSION_DENIED,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+    UNAUTHENTICATED,
+)
+
+from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.endpoints import create_endpoint, update_endpoint
+from mlflow_phi3.deployment.help import help_text
+from mlflow_phi3.deployment.names import names_of
+from mlflow_phi3.errors import AzureError, Phi3Error, UsageError
+
+_STATUS = {
+    401: UNAUTHENTICATED,
+    403: PERMISSION_DENIED,
+    404: RESOURCE_DOES_NOT_EXIST,
+    429: REQUEST_LIMIT_EXCEEDED,
+    500: TEMPORARILY_UNAVAILABLE,
+    502: TEMPORARILY_UNAVAILABLE,
+    503: TEMPORARILY_UNAVAILABLE,
+}
+
+Config = Mapping[str, Any]
+
+
+class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc]
+    """Deploys MLflow models to Azure AI Foundry, or to the emulator on this machine.
+
+    Args:
+        target_uri: ``azure-foundry``, ``azure-foundry:/<subscription>/<group>/<project>`` or
+            ``azure-foundry:/local``.
+    """
+
+    def __init__(self, target_uri: str) -> None:
+        super().__init__(target_uri)
+        with _as_mlflow():
+            self._deployer = Deployer(target_uri, told=_tell)
+
+    def create_deployment(
+        self,
+        name: str,
+        model_uri: str,
+        flavor: str | None = None,
+        config: Config | None = None,
+        endpoint: str | None = None,
+    ) -> dict[str, Any]:
+        """Deploy a model; see :func:`target_help`.
+
+        Raises:
+            MlflowException: It could not be done; what was made is taken back.
+        """
+        with _as_mlflow():
+            _check_flavor(flavor)
+            names = names_of(name, endpoint)
+            return self._deployer.deploy(names, model_uri, _parsed(config), new=True)
+
+    def update_deployment(
+        self,
+        name: str,
+        model_uri: str | None = None,
+        flavor: str | None = None,
+        config: Config | None = None,
+        endpoint: str | None = None,
+    ) -> dict[str, Any]:
+        """Take a deployment to another model by blue/green, or change what ``config`` names."""
+        with _as_mlflow():
+            _check_flavor(flavor)
+            names = names_of(name, endpoint)
+            return self._deployer.deploy(names, model_uri or "", _parsed(config), new=False)
+
+    def delete_deployment(
+        self, name: str, config: Config | None = None, endpoint: str | None = None
+    ) -> None:
+        """Delete a service, or one deployment of an endpoint; what is gone is no error."""
+        with _as_mlflow():
+            self._deployer.remove(names_of(name, endpoint), _parsed(config))
+
+    def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
+        """Return all services, or the deployments of one endpoint."""
+        with _as_mlflow():
+            if endpoint:
+                return self._deployer.list_deployments(endpoint)
+            return self._deployer.list_services()
+
+    def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:
+        """Return how a service or deployment stands; no keys."""
+        with _as_mlflow():
+            return self._deployer.describe(names_of(name, endpoint))
+
+    def predict(
+        self,
+        deployment_name: str | None = None,
+        inputs: Any = None,
+        endpoint: str | None = None,
+    ) -> PredictionsResponse:
+        """Ask for a prediction: a chat (``{"messages": [...]}``), chats, records or a frame."""
+        with _as_mlflow():
+            names = names_of(deployment_name, endpoint)
+            return PredictionsResponse(self._deployer.predict(names, inputs))
+
+    def predict_stream(
+        self,
+        deployment_name: str | None = None,
+        inputs: Any = None,
+        endpoint: str | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Yield a chat's answer in parts, in OpenAI's shape of a stream."""
+        with _as_mlflow():
+            yield from self._deployer.predict_stream(names_of(deployment_name, endpoint), inputs)
+
+    def explain(
+        self, deployment_name: str | None = None, df: Any = None, endpoint: str | None = None
+    ) -> Any:
+        """Refuse: language models have no explanations of this kind.
+
+        Raises:
+            MlflowException: Always.
+        """
+        del df
+        raise MlflowException(
+            f"PHI3-U740 {deployment_name or endpoint}: explain is not supported: "
+            "a chat model has no feature attributions. Fix: use predict.",
+            error_code=NOT_IMPLEMENTED,
+        )
+
+    def create_endpoint(self, name: str, config: Config | None = None) -> dict[str, Any]:
+        """Create an endpoint without deployments; one that exists is left as it is."""
+        with _as_mlflow():
+            return create_endpoint(self._deployer, names_of(None, name), _parsed(config))
+
+    def update_endpoint(self, endpoint: str, config: Config | None = None) -> dict[str, Any]:
+        """Change an endpoint's traffic (``{"traffic": "blue=90,green=10"}``) or ``ttl_hours``."""
+        with _as_mlflow():
+            return update_endpoint(self._deployer, names_of(None, endpoint), dict(config or {}))
+
+    def delete_endpoint(self, endpoint: str) -> None:
+        """Delete an endpoint with its deployments; one that is gone is no error."""
+        with _as_mlflow():
+            self._deployer.remove(names_of(None, endpoint), DeployConfig())
+
+    def list_endpoints(self) -> list[dict[str, Any]]:
+        """Return all endpoints."""
+        with _as_mlflow():
+            return self._deployer.list_services()
+
+    def get_endpoint(self, endpoint: str) -> dict[str, Any]:
+        """Return how an endpoint stands."""
+        with _as_mlflow():
+            return self._deployer.describe(names_of(None, endpoint))
+
+
+def run_local(
+    name: str, model_uri: str, flavor: str | None = None, config: Config | None = None
+) -> None:
+    """Deploy to the emulator on this machine, as ``-t azure-foundry:/local`` does."""
+    client = AzureFoundryClient("azure-foundry:/local")
+    found = client.create_deployment(name, model_uri, flavor, config)
+    _tell(f"{name} answers at {found.get('scoring_uri')}; end it by mlflow-phi3 emulator stop")
+
+
+def target_help() -> str:
+    """Return what ``mlflow deployments help`` prints: made from the config's schema."""
+    return help_text()
+
+
+@contextlib.contextmanager
+def _as_mlflow() -> Iterator[None]:
+    try:
+        yield
+    except UsageError as error:
+        raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+    except AzureError as error:
+        code = _STATUS.get(error.status or 0, BAD_REQUEST)
+        facts = {"status": error.status, "code": error.azure_code, "request_id": error.request_id}
+        told = {f"azure_{name}": value for name, value in facts.items() if value}
+        raise MlflowException(str(error), error_code=code, **told) from error
+    except Phi3Error as error:
+        raise MlflowException(str(error), error_code=BAD_REQUEST) from error
+
+
+def _parsed(config: Config | None) -> DeployConfig:
+    return parse_values(DeployConfig, dict(config or {}))
+
+
+def _check_flavor(flavor: str | None) -> None:
+    if flavor not in {None, "python_function"}:
+        raise UsageError(
+            "PHI3-U741",
+            f"flavor {flavor!r} is not deployed as such",
+            where="--flavor",
+            fix="leave it out: models are served as python_function",
+        )
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - progress of a command

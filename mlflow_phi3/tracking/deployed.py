@@ -1,0 +1,164 @@
+"""The registry's side of a deployment: which model it is, and tags that say where it lives."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import yaml
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.registry import CHAMPION, PREVIOUS, find_alias
+
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+))")
+_LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", ".ipynb_checkpoints")
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedModel:
+    """A model that is to be deployed.
+
+    Args:
+        uri: As the caller named it.
+        folder: Where its files lie, for reading only.
+        name: Registered model, or empty.
+        version: Its version, or empty.
+        run_id: The run that logged it, or empty.
+        tags: Of the version.
+        mlmodel: Content of its ``MLmodel`` file.
+        example: Its input example, or None.
+    """
+
+    uri: str
+    folder: Path
+    name: str
+    version: str
+    run_id: str
+    tags: Mapping[str, str]
+    mlmodel: Mapping[str, Any] = field(repr=False)
+    example: Any = field(repr=False)
+
+
+@contextlib.contextmanager
+def opened_model(uri: str) -> Iterator[DeployedModel]:
+    """Yield a model's files and what the registry knows of it; the files are gone afterwards.
+
+    Raises:
+        UsageError: There is no such model.
+    """
+    client = MlflowClient()
+    version = _find_version(client, uri)
+    with tempfile.TemporaryDirectory(prefix="mlflow-phi3-") as temporary:
+        fetched = Path(temporary) / "fetched"
+        fetched.mkdir()
+        try:
+            found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+            if not (found / "MLmodel").is_file():
+                raise UsageError(
+                    "PHI3-U731",
+                    "no MLmodel file: this is not an MLflow model",
+                    where=uri,
+                    fix="name a model by models:/<name>@champion or its folder",
+                )
+        except (MlflowException, OSError) as missing:
+            raise UsageError(
+                "PHI3-U732",
+                f"cannot be read: {str(missing).splitlines()[0]}",
+                where=uri,
+                fix="check the name, and MLFLOW_TRACKING_URI",
+            ) from missing
+        # A folder of our own: always called "model", and without caches that would be uploaded.
+        folder = Path(temporary) / "model"
+        shutil.copytree(found, folder, ignore=_LEFT_OUT, copy_function=_link)
+        mlmodel = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
+        yield DeployedModel(
+            uri=uri,
+            folder=folder,
+            name=version.name if version else "",
+            version=str(version.version) if version else "",
+            run_id=(version.run_id if version else mlmodel.get("run_id")) or "",
+            tags=dict(version.tags) if version else {},
+            mlmodel=mlmodel,
+            example=_example(folder, mlmodel),
+        )
+
+
+class DeploymentRegistry:
+    """Aliases and tags of registered models, as promotion and deployment move them."""
+
+    def __init__(self, client: MlflowClient | None = None) -> None:
+        self._client = client or MlflowClient()
+
+    def get_champion(self, name: str) -> str:
+        """Return the champion's version, or an empty text."""
+        found = find_alias(self._client, name, CHAMPION)
+        return "" if found is None else str(found.version)
+
+    def set_champion(self, name: str, version: str, previous: str) -> None:
+        """Point ``champion`` at a version and ``previous`` at another; empty removes an alias."""
+        for alias, target in ((CHAMPION, version), (PREVIOUS, previous)):
+            if target:
+                self._client.set_registered_model_alias(name, alias, target)
+            elif find_alias(self._client, name, alias) is not None:
+                self._client.delete_registered_model_alias(name, alias)
+
+    def tag(self, model: DeployedModel, tags: Mapping[str, str]) -> None:
+        """Write tags on the version and on the run that it came from."""
+        for key, value in tags.items():
+            if model.name:
+                self._client.set_model_version_tag(model.name, model.version, key, value)
+            if model.run_id:
+                with contextlib.suppress(MlflowException):  # the run may live on another server
+                    self._client.set_tag(model.run_id, key, value)
+
+    def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Write tags on a version; one that is gone is no error."""
+        for key, value in tags.items():
+            with contextlib.suppress(MlflowException):
+                self._client.set_model_version_tag(name, version, key, value)
+
+
+def _find_version(client: MlflowClient, uri: str) -> Any:
+    named = _REGISTERED.fullmatch(uri)
+    if named is None:
+        return None
+    try:
+        if named["alias"]:
+            return client.get_model_version_by_alias(named["name"], named["alias"])
+        return client.get_model_version(named["name"], named["version"])
+    except MlflowException as missing:
+        raise UsageError(
+            "PHI3-U733",
+            "no such registered model, version or alias",
+            where=uri,
+            fix="list them in the UI, or register one by mlflow-phi3 register",
+        ) from missing
+
+
+def _link(source: str, target: str) -> None:
+    """Copy a file without copying its bytes where the disk allows that."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _example(folder: Path, mlmodel: Mapping[str, Any]) -> Any:
+    info = mlmodel.get("saved_input_example_info") or {}
+    path = folder / str(info.get("artifact_path") or "input_example.json")
+    if not path.is_file():
+        return None
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if info.get("pandas_orient") == "split" and isinstance(content, dict):
+        columns = content.get("columns") or []
+        return [dict(zip(columns, row, strict=False)) for row in content.get("data", [])]
+    return content
