@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from mlflow_phi3.backends.base import Backend, Job, Training
 from mlflow_phi3.errors import Interrupted
-from mlflow_phi3.sweep.ledger import REASON, Ledger, Ticket
+from mlflow_phi3.sweep.ledger import OUTCOME, Ledger, Ticket
 from mlflow_phi3.sweep.results import SweepProgress, trial_name
 from mlflow_phi3.sweep.trial_run import SHARED_WITH, TrialRun, open_trial_run
 from mlflow_phi3.tracking.runs import Run, Tracker
@@ -15,11 +15,6 @@ from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, St
 
 # How long to wait before looking again whether another driver has finished its trials.
 POLL_S = 2.0
-
-ACCURACY = "token_accuracy"
-SECONDS = "seconds"
-ADAPTER = "adapter"
-SHARED = "shared_with"
 
 
 @dataclass(slots=True)
@@ -33,6 +28,7 @@ class LiveTrial:
         judged: Epochs after which the pruner was asked.
         share: Part of its optimizer steps that is done.
         given_up: Why it was dropped; empty while it was not.
+        accuracy: Token accuracy at its best evaluation.
     """
 
     ticket: Ticket
@@ -41,6 +37,7 @@ class LiveTrial:
     judged: int = 0
     share: float = 0.0
     given_up: str = ""
+    accuracy: float = math.nan
 
 
 @dataclass(slots=True)
@@ -92,7 +89,7 @@ class Conductor:
             elif self.ledger.open_trials():
                 self.sleep(POLL_S)  # another driver is still at work
             else:
-                return "n_trials" if self.ledger.asked >= self.ledger.n_trials else "grid"
+                return "n_trials" if len(self.ledger.trials()) >= self.ledger.n_trials else "grid"
 
     def _train(self, tickets: Sequence[Ticket]) -> None:
         """One round: every ticket is told its end, or released."""
@@ -133,7 +130,7 @@ class Conductor:
             live.run.log_evaluation(report)
             self.ledger.report(live.ticket, report.epoch, report.loss)
             if report.best:
-                self.ledger.note(live.ticket, ACCURACY, report.token_accuracy)
+                live.accuracy = report.token_accuracy
             self._judge(live.group, training)
         else:
             self._end(live, report)
@@ -170,20 +167,16 @@ class Conductor:
     def _end(self, live: LiveTrial, report: EndReport) -> None:
         ticket = live.ticket
         del self._live[ticket.name]
-        self.ledger.note(ticket, SECONDS, report.seconds)
         if report.shared_with is not None:
-            self.ledger.note(ticket, SHARED, report.shared_with)
             live.run.run.set_tags({SHARED_WITH: report.shared_with})
-        if report.best_checkpoint is not None:
-            self.ledger.note(ticket, ADAPTER, str(report.best_checkpoint))
+        self.ledger.note(ticket, OUTCOME, _outcome(live, report))
         loss = min(ticket.known.values(), default=math.nan)
         if report.outcome == "complete" and not math.isnan(loss):
             live.run.end("COMPLETE", adapter=report.best_checkpoint)
             self.ledger.complete(ticket, loss)
         elif report.outcome == "dropped":
             live.run.end("PRUNED", reason=live.given_up, adapter=report.best_checkpoint)
-            self.ledger.note(ticket, REASON, live.given_up)
-            self.ledger.prune(ticket)
+            self.ledger.prune(ticket, live.given_up)
         else:
             reason = report.reason or "it was never evaluated"
             live.run.end("FAIL", reason=reason)
@@ -216,20 +209,20 @@ class Conductor:
     # -- telling -----------------------------------------------------------------------------
 
     def _tell_progress(self, report: StepReport) -> None:
-        finished, best = self.ledger.standing()
+        stand = self.ledger.standing()
         share = sum(live.share for live in self._live.values())
         self.on_progress(
             SweepProgress(
-                finished=finished,
+                finished=stand.finished,
                 n_trials=self.ledger.n_trials,
-                done=min(1.0, (finished + share) / self.ledger.n_trials),
+                done=min(1.0, (stand.finished + share) / self.ledger.n_trials),
                 trial=report.trial,
                 step=report.step,
                 total_steps=report.total_steps,
                 loss=report.loss,
                 tokens_per_second=report.tokens_per_second,
-                best_trial=trial_name(best.number) if best else "",
-                best_loss=float(best.value) if best else math.nan,
+                best_trial="" if stand.best is None else trial_name(stand.best),
+                best_loss=stand.best_loss,
                 seconds=self.clock() - self._began,
             )
         )
@@ -247,6 +240,17 @@ def group_tickets(tickets: Sequence[Ticket], size: int) -> list[list[Ticket]]:
             place[trunk] = len(groups) - 1
         groups[place[trunk]].append(ticket)
     return groups
+
+
+def _outcome(live: LiveTrial, report: EndReport) -> dict[str, float | str | None]:
+    """What the study keeps of a trial beside its losses."""
+    adapter = report.best_checkpoint
+    return {
+        "token_accuracy": live.accuracy,
+        "seconds": report.seconds,
+        "shared_with": report.shared_with,
+        "adapter": None if adapter is None else str(adapter),
+    }
 
 
 def _job(ticket: Ticket) -> Job:

@@ -1,31 +1,31 @@
 """The ledger: everything that is asked of, and told to, a study in Optuna's storage."""
 
 import itertools
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import optuna
 from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mlflow_phi3.errors import UsageError
-from mlflow_phi3.sweep.drivers import Driver, is_alive
+from mlflow_phi3.sweep.drivers import GRACE_S, Driver, is_alive
 from mlflow_phi3.sweep.results import trial_name
 from mlflow_phi3.sweep.space import EPOCHS, Space
 from mlflow_phi3.training.spec import TrialSpec
 
-OWNER = "owner"
 RUN_ID = "run_id"
 REASON = "reason"
+OUTCOME = "outcome"
+# One attribute for what is always written together: each costs a round trip to the storage.
+_LEASE = "lease"
+_OWNER = "driver"
 _ROUND = "round"
 _SURPLUS = "surplus"
-_FACTS = "made_of"
 
 
 @dataclass(slots=True)
@@ -53,6 +53,21 @@ class Ticket:
     def run_id(self) -> str:
         """The MLflow run that an earlier attempt began, or empty."""
         return str(self.trial.user_attrs.get(RUN_ID, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How far a study is.
+
+    Args:
+        finished: Trials that are complete, pruned or failed.
+        best: Number of the best complete trial; None before there is one.
+        best_loss: Its loss, else NaN.
+    """
+
+    finished: int = 0
+    best: int | None = None
+    best_loss: float = math.nan
 
 
 class Ledger:
@@ -90,8 +105,7 @@ class Ledger:
         self._grid = list(space.grid()) if grid else None
         self._companions = space.epochs_to_share() if share_epochs and not grid else ()
         self._distributions = space.distributions()
-        self._standing: tuple[int, FrozenTrial | None] = (0, None)
-        self._refresh()
+        self._standing = Standing()
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -100,29 +114,17 @@ class Ledger:
         found = self.study.get_trials(deepcopy=False)
         return [trial for trial in found if _SURPLUS not in trial.user_attrs]
 
-    def standing(self) -> tuple[int, FrozenTrial | None]:
-        """How many trials are over, and the best complete one, as this driver knows."""
+    def standing(self) -> Standing:
+        """How far the study is, as this driver knows: others' trials count from the next round."""
         return self._standing
 
     def best(self) -> FrozenTrial | None:
         """The complete trial with the lowest loss; of equals the shorter, then the earlier."""
-        complete = [trial for trial in self.trials() if trial.state is TrialState.COMPLETE]
-        return min(complete, key=self._rank, default=None)
+        return self._best_of(self.trials())
 
     def open_trials(self) -> list[FrozenTrial]:
         """Those that wait or run, here or elsewhere."""
         return [trial for trial in self.trials() if not trial.state.is_finished()]
-
-    @property
-    def asked(self) -> int:
-        """How many trials were ever proposed."""
-        return len(self.trials())
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether nothing is left to propose."""
-        asked = len(self.trials())
-        return asked >= self.n_trials or (self._grid is not None and asked >= len(self._grid))
 
     # -- asking ------------------------------------------------------------------------------
 
@@ -139,25 +141,28 @@ class Ledger:
             Tickets by number; none when nothing is left to propose.
         """
         self.reclaim()
-        self._refresh()
         tickets: list[Ticket] = []
         trunks: set[TrialSpec] = set()
         first: int | None = None
         while True:
-            waiting = self._next_waiting()
-            if waiting is None and (len(trunks) >= trainings or self.exhausted):
+            # The storage is read once a proposal: with a thousand trials that is what costs.
+            known = self.trials()
+            waiting = next((trial for trial in known if trial.state is TrialState.WAITING), None)
+            if waiting is None and (len(trunks) >= trainings or self._left(known) <= 0):
                 break
             if waiting is not None and self._overflows(waiting, tickets, trainings):
                 break
-            ticket = self._ask(waiting, first)
+            ticket = self._ask(waiting, known, first)
             if ticket is None:
                 continue
             tickets.append(ticket)
             if first is None:
-                first = int(ticket.trial.user_attrs[_ROUND])
-                trunks = self._trunks(first)
+                first = int(ticket.trial.user_attrs[_LEASE][_ROUND])
+                trunks = self._trunks(first, known)
             trunks.add(ticket.spec.trunk)
-            self._enqueue_siblings(ticket, first)
+            if waiting is None or ticket.taken_over:
+                self._enqueue_siblings(ticket, known, first)
+        self._standing = self._stand(known)
         return sorted(tickets, key=lambda ticket: ticket.trial.number)
 
     def reclaim(self) -> list[int]:
@@ -165,11 +170,12 @@ class Ledger:
         attrs = self.study.user_attrs
         found: list[int] = []
         for trial in self.trials():
-            owner = str(trial.user_attrs.get(OWNER, ""))
-            mine = owner == self.driver.name
-            if trial.state is not TrialState.RUNNING or mine:
+            owner = str(trial.user_attrs.get(_LEASE, {}).get(_OWNER, ""))
+            if trial.state is not TrialState.RUNNING or owner == self.driver.name:
                 continue
-            if is_alive(owner, attrs, now=time.time()):
+            began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
+            just_asked = not owner and time.time() - began < GRACE_S
+            if just_asked or is_alive(owner, attrs, now=time.time()):
                 continue
             self._set_waiting(trial._trial_id)  # noqa: SLF001 - Optuna's storages know no other name
             found.append(trial.number)
@@ -194,18 +200,25 @@ class Ledger:
     def complete(self, ticket: Ticket, loss: float) -> None:
         """The trial is over with this loss."""
         self.study.tell(ticket.trial.number, loss, skip_if_finished=True)
-        self._refresh()
+        before = self._standing
+        better = math.isnan(before.best_loss) or loss < before.best_loss
+        self._standing = Standing(
+            before.finished + 1,
+            ticket.trial.number if better else before.best,
+            loss if better else before.best_loss,
+        )
 
-    def prune(self, ticket: Ticket) -> None:
+    def prune(self, ticket: Ticket, reason: str) -> None:
         """The trial was given up."""
+        self.note(ticket, REASON, reason)
         self.study.tell(ticket.trial.number, state=TrialState.PRUNED, skip_if_finished=True)
-        self._refresh()
+        self._standing = replace(self._standing, finished=self._standing.finished + 1)
 
     def fail(self, ticket: Ticket, reason: str) -> None:
         """The trial cannot be finished; it is not tried again."""
         self.note(ticket, REASON, reason)
         self.study.tell(ticket.trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        self._refresh()
+        self._standing = replace(self._standing, finished=self._standing.finished + 1)
 
     def release(self, ticket: Ticket) -> None:
         """Leave the trial to whoever continues the study."""
@@ -213,17 +226,24 @@ class Ledger:
 
     # -- below -------------------------------------------------------------------------------
 
-    def _refresh(self) -> None:
-        over = sum(trial.state.is_finished() for trial in self.trials())
-        self._standing = (over, self.best())
+    def _left(self, known: Sequence[FrozenTrial]) -> int:
+        """How many trials may still be proposed."""
+        total = self.n_trials if self._grid is None else min(self.n_trials, len(self._grid))
+        return total - len(known)
+
+    def _best_of(self, known: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        complete = [trial for trial in known if trial.state is TrialState.COMPLETE]
+        return min(complete, key=self._rank, default=None)
 
     def _rank(self, trial: FrozenTrial) -> tuple[float, int, int]:
         return (float(trial.value), self.space.spec(trial.params).epochs, trial.number)
 
-    def _next_waiting(self) -> FrozenTrial | None:
-        """The waiting trial that Optuna would hand out next."""
-        found = (trial for trial in self.trials() if trial.state is TrialState.WAITING)
-        return next(found, None)
+    def _stand(self, known: Sequence[FrozenTrial]) -> Standing:
+        best = self._best_of(known)
+        finished = sum(trial.state.is_finished() for trial in known)
+        if best is None:
+            return Standing(finished)
+        return Standing(finished, best.number, float(best.value))
 
     def _overflows(self, waiting: FrozenTrial, tickets: Sequence[Ticket], trainings: int) -> bool:
         """Whether the waiting trial needs one training more than may go on together."""
@@ -232,87 +252,60 @@ class Ledger:
         new = set(params) != set(self._distributions)
         return len(mine) >= trainings and (new or self.space.spec(params).trunk not in mine)
 
-    def _ask(self, waiting: FrozenTrial | None, first: int | None) -> Ticket | None:
+    def _ask(
+        self, waiting: FrozenTrial | None, known: Sequence[FrozenTrial], first: int | None
+    ) -> Ticket | None:
         """The next trial, or None when another driver had already asked for the last one."""
-        number = waiting.number if waiting else len(self.study.get_trials(deepcopy=False))
-        if waiting is None and self._grid is not None:
-            self.study.enqueue_trial(self._grid[len(self.trials())])
+        if waiting is not None:
+            number = waiting.number
+        else:
+            number = known[-1].number + 1 if known else 0
+            if self._grid is not None:
+                self.study.enqueue_trial(self._grid[len(known)])
         self.study.sampler = self._sampler(number)
         trial = self.study.ask(self._distributions)
-        taken_over = OWNER in trial.user_attrs
-        trial.set_user_attr(OWNER, self.driver.name)
-        if _ROUND not in trial.user_attrs:
-            trial.set_user_attr(_ROUND, trial.number if first is None else first)
-        before = [other for other in self.trials() if other.number < trial.number]
-        if len(before) >= self.n_trials:
-            trial.set_user_attr(_SURPLUS, value=True)
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            return None
-        known = self._storage.get_trial(trial._trial_id).intermediate_values  # noqa: SLF001 - as above
-        return Ticket(trial, self.space.spec(trial.params), dict(known), taken_over)
+        lease = trial.user_attrs.get(_LEASE, {_ROUND: trial.number if first is None else first})
+        taken_over = _OWNER in lease
+        trial.set_user_attr(_LEASE, {**lease, _OWNER: self.driver.name})
+        if trial.number >= self.n_trials:
+            before = sum(other.number < trial.number for other in self.trials())
+            if before >= self.n_trials:
+                trial.set_user_attr(_SURPLUS, value=True)
+                self.study.tell(trial.number, state=TrialState.FAIL)
+                return None
+        losses = waiting.intermediate_values if waiting is not None else {}
+        return Ticket(trial, self.space.spec(trial.params), dict(losses), taken_over)
 
-    def _enqueue_siblings(self, ticket: Ticket, first: int) -> None:
+    def _enqueue_siblings(self, ticket: Ticket, known: Sequence[FrozenTrial], first: int) -> None:
         """Enqueue what shares this ticket's training and was not asked yet."""
-        for params in self._siblings(ticket):
-            if self.exhausted:
-                return
-            self.study.enqueue_trial(dict(params), user_attrs={_ROUND: first})
+        others = [trial for trial in known if trial.number != ticket.trial.number]
+        siblings = self._siblings(ticket, others)
+        for params in siblings[: max(0, self._left(others) - 1)]:
+            self.study.enqueue_trial(params, user_attrs={_LEASE: {_ROUND: first}})
 
-    def _siblings(self, ticket: Ticket) -> Iterable[Mapping[str, Any]]:
+    def _siblings(self, ticket: Ticket, others: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
         if self._grid is not None:
-            rest = self._grid[len(self.trials()) :]
+            rest = self._grid[len(others) + 1 :]
             trunk = ticket.spec.trunk
             return list(
-                itertools.takewhile(lambda params: self.space.spec(params).trunk == trunk, rest)
+                itertools.takewhile(lambda point: self.space.spec(point).trunk == trunk, rest)
             )
-        asked = [_params(trial) for trial in self.trials()] if self._companions else []
         wanted = ({**ticket.trial.params, EPOCHS: epochs} for epochs in self._companions)
+        asked = [ticket.trial.params, *(_params(trial) for trial in others if self._companions)]
         return [params for params in wanted if params not in asked]
 
-    def _trunks(self, first: int) -> set[TrialSpec]:
+    def _trunks(self, first: int, known: Sequence[FrozenTrial]) -> set[TrialSpec]:
         """The trainings of a round, finished ones included."""
-        members = [trial for trial in self.trials() if trial.user_attrs.get(_ROUND) == first]
-        complete = [_params(trial) for trial in members]
+        members = [t for t in known if t.user_attrs.get(_LEASE, {}).get(_ROUND) == first]
         names = set(self._distributions)
-        return {self.space.spec(params).trunk for params in complete if set(params) == names}
+        complete = [params for params in map(_params, members) if set(params) == names]
+        return {self.space.spec(params).trunk for params in complete}
 
     def _set_waiting(self, trial_id: int) -> None:
         try:
             self._storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
         except UpdateFinishedTrialError:  # someone else finished it meanwhile
             return
-
-
-def open_study(
-    storage: BaseStorage, name: str, *, pruner: BasePruner, facts: Mapping[str, str]
-) -> Study:
-    """Begin the study called ``name``, or take it up where it was left.
-
-    Args:
-        storage: Where it is kept.
-        name: Of the study.
-        pruner: Judges its trials.
-        facts: What makes its trials comparable: the space, the seed, the data, the base.
-
-    Raises:
-        UsageError: The study exists and was made of something else.
-    """
-    study = optuna.create_study(
-        storage=storage, study_name=name, direction="minimize", pruner=pruner, load_if_exists=True
-    )
-    before = study.user_attrs.get(_FACTS)
-    if before is None:
-        study.set_user_attr(_FACTS, dict(facts))
-        return study
-    for key in sorted(set(before) | set(facts)):
-        if before.get(key) != facts.get(key):
-            raise UsageError(
-                "PHI3-U088",
-                f"study {name!r} has {key} {before.get(key)}, not {facts.get(key)}",
-                where="study",
-                fix="continue it with what it was begun with, or begin another",
-            )
-    return study
 
 
 def _params(trial: FrozenTrial) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -15,14 +16,15 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.sweep.conductor import ACCURACY, ADAPTER, SECONDS, SHARED, Conductor
+from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating, this_driver
-from mlflow_phi3.sweep.ledger import REASON, RUN_ID, Ledger, open_study
+from mlflow_phi3.sweep.ledger import OUTCOME, REASON, RUN_ID, Ledger
 from mlflow_phi3.sweep.pruners import build_pruner
 from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.sweep.storage import default_storage, hide_password, open_storage
+from mlflow_phi3.sweep.study import open_study
 from mlflow_phi3.sweep.trial_run import BEST, STUDY
 from mlflow_phi3.tracking.runs import Run, Tracker
 
@@ -173,7 +175,8 @@ def _result(
 def _trial_result(trial: FrozenTrial, space: Space) -> TrialResult:
     attrs = trial.user_attrs
     loss = min(trial.intermediate_values.values(), default=math.nan)
-    shared = attrs.get(SHARED)
+    outcome: Mapping[str, Any] = attrs.get(OUTCOME, {})
+    shared, adapter = outcome.get("shared_with"), outcome.get("adapter")
     return TrialResult(
         number=trial.number,
         run_id=str(attrs.get(RUN_ID, "")),
@@ -182,9 +185,9 @@ def _trial_result(trial: FrozenTrial, space: Space) -> TrialResult:
         spec=space.spec(trial.params),
         loss=loss,
         perplexity=math.exp(loss),
-        token_accuracy=float(attrs.get(ACCURACY, math.nan)),
-        seconds=float(attrs.get(SECONDS, math.nan)),
-        shared_with=None if shared is None else int(str(shared).rpartition("-")[2]),
+        token_accuracy=float(outcome.get("token_accuracy", math.nan)),
+        seconds=float(outcome.get("seconds", math.nan)),
+        shared_with=int(shared.rpartition("-")[2]) if shared else None,
         reason=str(attrs.get(REASON, "")),
-        adapter=Path(attrs[ADAPTER]) if ADAPTER in attrs else None,
+        adapter=Path(adapter) if adapter else None,
     )

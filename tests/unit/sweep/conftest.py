@@ -1,6 +1,7 @@
 """A tracking store, a scripted backend that trains nothing, and a small real base."""
 
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,16 +11,25 @@ import pytest
 
 from mlflow_phi3.backends.base import Job
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.tracking.runs import open_tracker
+from mlflow_phi3.sweep.storage import open_storage
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import TrialSpec
 
-STEPS_PER_EPOCH = 3
+STEPS_PER_EPOCH = 2
+
+
+@pytest.fixture(scope="session")
+def empty_study(tmp_path_factory):
+    """Optuna's tables, made once: that takes a second."""
+    path = tmp_path_factory.mktemp("study") / "optuna.db"
+    open_storage(f"sqlite:///{path}").remove_session()
+    return path
 
 
 @pytest.fixture
-def tracker(tmp_path):
-    return open_tracker(uri=f"sqlite:///{tmp_path}/mlflow.db", experiment="sweeps")
+def storage_url(tmp_path, empty_study):
+    shutil.copy(empty_study, tmp_path / "optuna.db")
+    return f"sqlite:///{tmp_path}/optuna.db"
 
 
 @pytest.fixture

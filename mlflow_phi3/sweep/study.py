@@ -1,0 +1,44 @@
+"""A study in Optuna's storage: begun, or taken up where it was left."""
+
+from collections.abc import Mapping
+
+import optuna
+from optuna import Study
+from optuna.pruners import BasePruner
+from optuna.storages import BaseStorage
+
+from mlflow_phi3.errors import UsageError
+
+_FACTS = "made_of"
+
+
+def open_study(
+    storage: BaseStorage, name: str, *, pruner: BasePruner, facts: Mapping[str, str]
+) -> Study:
+    """Begin the study called ``name``, or take it up where it was left.
+
+    Args:
+        storage: Where it is kept.
+        name: Of the study.
+        pruner: Judges its trials.
+        facts: What makes its trials comparable: the space, the seed, the data, the base.
+
+    Raises:
+        UsageError: The study exists and was made of something else.
+    """
+    study = optuna.create_study(
+        storage=storage, study_name=name, direction="minimize", pruner=pruner, load_if_exists=True
+    )
+    before = study.user_attrs.get(_FACTS)
+    if before is None:
+        study.set_user_attr(_FACTS, dict(facts))
+        return study
+    for key in sorted(set(before) | set(facts)):
+        if before.get(key) != facts.get(key):
+            raise UsageError(
+                "PHI3-U088",
+                f"study {name!r} has {key} {before.get(key)}, not {facts.get(key)}",
+                where="study",
+                fix="continue it with what it was begun with, or begin another",
+            )
+    return study
