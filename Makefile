@@ -17,7 +17,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 run: $(BIN)/.installed ## Prepare, sweep, evaluate and register: `make run ARGS="-P epochs=2"`
-	@mlflow run . --env-manager local -P epochs=3 $(ARGS)
+	@MLFLOW_LOGGING_LEVEL=WARNING mlflow run . --env-manager local -P epochs=3 $(ARGS)
 
 ui: $(BIN)/.installed ## Open the MLflow UI on the runs of this folder
 	@mlflow ui --backend-store-uri sqlite:///mlflow.db $(ARGS)

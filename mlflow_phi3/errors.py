@@ -30,7 +30,8 @@ class Phi3Error(Exception):
     def __init__(self, code: str, problem: str, *, where: str = "", fix: str = "") -> None:
         place = f" {where}" if where else ""
         mend = f". Fix: {fix}" if fix else ""
-        super().__init__(f"{code}{place}: {problem}{mend}.")
+        message = f"{code}{place}: {problem}{mend}"
+        super().__init__(message if message.endswith(("?", "!", ".")) else f"{message}.")
         self.code = code
         self.problem = problem
         self.where = where

@@ -20,6 +20,10 @@ _QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
     "TOKENIZERS_PARALLELISM": "false",
+    # One progress line is ours; a dozen of theirs would bury it.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
     # Its standing advice to install git concerns nobody here.
     "GIT_PYTHON_REFRESH": "quiet",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from transformers.utils.logging import disable_progress_bar
 
 from mlflow_phi3 import __version__
 from mlflow_phi3.config.base import Config
@@ -47,7 +48,8 @@ class Job:
 
 
 def open_job(config: JobConfig) -> Job:
-    """Connect to the store and make the workspace."""
+    """Connect to the store and make the workspace; from here on only our own progress is shown."""
+    disable_progress_bar()
     workspace = Path(config.workspace).resolve()
     workspace.mkdir(parents=True, exist_ok=True)
     tracker = open_tracker()

@@ -30,10 +30,8 @@ def run(config: MainWord) -> None:
 def _show_next(job: Job, registered: Registered, root: Run) -> None:
     """Say how to look at the runs, and how to deploy the winner."""
     say = job.screen.say
-    say(f"\n[bold green]{registered.winner} is {registered.uri}[/] {registered.why}")
-    say(f"Look:    mlflow ui --backend-store-uri {job.tracker.uri}   (run {root.name})")
-    say(
-        "Deploy:  mlflow deployments create -t azure-foundry --name chat "
-        f"-m {registered.uri} -C instance_type=Standard_NC24ads_A100_v4"
-    )
-    say("Try it without an account: -t azure-foundry:/local")
+    say(f"\n[bold green]{registered.winner} is {registered.uri}[/]: {registered.why}")
+    create = f"mlflow deployments create --name chat -m {registered.uri} -t azure-foundry"
+    say(f"  Look     mlflow ui --backend-store-uri {job.tracker.uri}   [dim]({root.name})[/]")
+    say(f"  Deploy   {create}")
+    say(f"  Rehearse {create}:/local   [dim](an emulator; needs no account)[/]")

@@ -140,13 +140,15 @@ def test_bad_rows_are_all_named_and_no_run_is_left_open(start, client, project):
 def test_a_stopped_run_leaves_no_run_open_and_no_process_behind(start, client, order):
     run = mlflow_run(start, "-P", "n_trials=50", "-P", "epochs=20")
     wait_for(
-        lambda: [
-            r
-            for r in client.search_runs(["0"])
-            if r.data.tags.get("phi3.stage") == "trial" and r.data.metrics
-        ]
-        if run.poll() is None
-        else pytest.fail(run.stdout.read())
+        lambda: (
+            [
+                r
+                for r in client.search_runs(["0"])
+                if r.data.tags.get("phi3.stage") == "trial" and r.data.metrics
+            ]
+            if run.poll() is None
+            else pytest.fail(run.stdout.read())
+        )
     )
     started = descendants(run)
 

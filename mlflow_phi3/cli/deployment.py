@@ -1,0 +1,68 @@
+"""``mlflow-phi3 promote | rollback | reap``: what MLflow's own command line has no word for."""
+
+import datetime as dt
+
+import typer
+
+from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.names import names_of
+from mlflow_phi3.deployment.promote import Moved, promote, rollback
+
+app = typer.Typer(
+    name="deployment",
+    help="Move traffic and the registry together; clean up.",
+    no_args_is_help=True,
+)
+
+_TARGET = typer.Option("azure-foundry", "--target", "-t", help="As of `mlflow deployments`.")
+_TIMEOUT_S = typer.Option(3600.0, "--timeout-s", help="How long to wait in all, seconds.")
+_NAME = typer.Argument(..., help="The endpoint.")
+
+
+@app.command("promote")
+def promote_command(
+    name: str = _NAME,
+    *,
+    deployment: str = typer.Option("", help="Which one; by default the one without all traffic."),
+    target: str = _TARGET,
+    timeout_s: float = _TIMEOUT_S,
+) -> None:
+    """Give a deployment all traffic and make its model version the champion."""
+    deployer = Deployer(target, told=_tell)
+    service = deployer.service(timeout_s)
+    endpoint = names_of(None, name).endpoint
+    _show(promote(service, deployer.registry, endpoint, deployment))
+
+
+@app.command("rollback")
+def rollback_command(
+    name: str = _NAME, *, target: str = _TARGET, timeout_s: float = _TIMEOUT_S
+) -> None:
+    """Take the last move of traffic back, and the champion with it."""
+    deployer = Deployer(target, told=_tell)
+    service = deployer.service(timeout_s)
+    _show(rollback(service, deployer.registry, names_of(None, name).endpoint))
+
+
+@app.command("reap")
+def reap_command(
+    *,
+    target: str = _TARGET,
+    timeout_s: float = _TIMEOUT_S,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only tell what would go."),
+) -> None:
+    """Delete the endpoints whose ttl_hours are over."""
+    deployer = Deployer(target, told=_tell)
+    names = deployer.reap(dt.datetime.now(dt.UTC), dry_run=dry_run, timeout_s=timeout_s)
+    verb = "would delete" if dry_run else "deleted"
+    typer.echo(f"{verb}: {', '.join(names)}" if names else "nothing has expired")
+
+
+def _show(moved: Moved) -> None:
+    typer.echo(f"traffic: {moved.before or 'nobody'} -> {moved.after}")
+    if moved.model:
+        typer.echo(f"champion of {moved.model}: version {moved.version}")
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)

@@ -1,0 +1,42 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow.projects._project_spec import load_project
+
+from mlflow_phi3.cli.reference import parameters, render_parameters
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.words import WORDS
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_the_page_in_the_repository_is_what_the_schemas_say():
+    assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == render_parameters()
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_every_parameter_is_documented(word):
+    assert not [p.name for p in parameters(WORDS[word]) if len(p.meaning) < 10]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_the_root_project_offers_each_word_with_parameters_it_knows(word):
+    entry = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"][word]
+
+    defaults = {name: value["default"] for name, value in entry["parameters"].items()}
+    parse_values(WORDS[word], defaults)
+    passed = re.findall(r"--(\w+) \{(\w+)\}", entry["command"])
+    assert passed == [(name, name) for name in defaults]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_each_word_is_a_project_of_its_own_around_a_short_script(word):
+    folder = ROOT / "projects" / word
+    project = load_project(folder)
+
+    assert list(project._entry_points) == ["main"]
+    script = project.get_entry_point("main").command.split()[-1]
+    assert len((folder / script).read_text().splitlines()) <= 20
+    assert Path(project.env_config_path).resolve() == ROOT / "conda.yaml"

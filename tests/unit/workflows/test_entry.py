@@ -1,0 +1,36 @@
+import subprocess
+import sys
+
+import pytest
+
+from mlflow_phi3.workflows import entry
+
+PROBE = """
+import sys
+from mlflow_phi3.workflows.entry import run
+code = run("main", ["--epoch", "5"])
+heavy = sorted({"torch", "transformers", "mlflow", "optuna", "datasets"} & set(sys.modules))
+print(code, heavy)
+"""
+
+
+def test_a_mistake_is_told_before_anything_heavy_is_imported():
+    told = subprocess.run(
+        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert told.stdout.split(maxsplit=1) == ["2", "[]\n"]
+    assert told.stderr == ("PHI3-U004 epoch: unknown parameter. Fix: did you mean 'epochs'?\n")
+
+
+@pytest.mark.parametrize(
+    ("model", "offline"),
+    [("demo", "1"), (".", "1"), ("microsoft/Phi-4-mini-instruct", None)],
+)
+def test_the_hub_is_out_of_reach_when_the_model_is_on_this_machine(monkeypatch, model, offline):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+
+    entry._settle(model)
+
+    assert entry.os.environ.get("HF_HUB_OFFLINE") == offline
+    assert entry.os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"

@@ -1,0 +1,46 @@
+import json
+
+from mlflow_phi3.workflows import screen
+from mlflow_phi3.workflows.screen import Screen
+
+
+def test_plain_lines_tell_a_stage_without_a_terminal(capsys):
+    with Screen("plain").stage("sweep") as update:
+        update("trial-000 step 1/9", 0.1)
+        update("too soon after the first to be told", 0.2)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "  sweep  10% trial-000 step 1/9"
+    assert lines[1].startswith("✓ sweep in")
+    assert len(lines) == 2
+
+
+def test_plain_lines_go_on_when_time_has_passed(capsys, monkeypatch):
+    monkeypatch.setattr(screen, "_PLAIN_EVERY_S", 0.0)
+    with Screen("plain").stage("sweep") as update:
+        for step in range(3):
+            update(f"step {step}")
+
+    assert len(capsys.readouterr().out.splitlines()) == 4
+
+
+def test_json_lines_are_for_machines(capsys):
+    told = Screen("json")
+    told.say("[bold]hello[/]", version="1")
+    with told.stage("prepare") as update:
+        update("reading", 0.5)
+    told.table("trials", ["trial", "loss"], [["trial-000", "1.5"]])
+
+    message, progress, stage, trial = map(json.loads, capsys.readouterr().out.splitlines())
+    assert message == {"event": "message", "text": "hello", "version": "1"}
+    assert (progress["event"], progress["done"]) == ("progress", 0.5)
+    assert (stage["event"], stage["stage"]) == ("stage", "prepare")
+    assert (trial["event"], trial["trial"], trial["loss"]) == ("trials", "trial-000", "1.5")
+
+
+def test_a_table_shows_every_row(capsys):
+    Screen("plain").table("Trials", ["trial", "loss"], [["trial-000", "1.5"], ["trial-001", "2"]])
+
+    told = capsys.readouterr().out
+    assert "trial-000" in told
+    assert "trial-001" in told
