@@ -1,22 +1,40 @@
-"""What only all rows together can tell: duplicates, sides, figures, and whether to go on."""
+"""What only all rows together can tell: duplicates, leaks, sides, and whether to go on."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from mlflow_phi3.data.digest import Keys, digest_keys, digest_text
-from mlflow_phi3.data.findings import RULES, Tally, join_findings, join_parts
-from mlflow_phi3.data.manifest import Counts, Manifest, SourceFacts, SplitFacts
+from mlflow_phi3.data.digest import Keys
+from mlflow_phi3.data.findings import RULES, Finding, Tally, join_findings, join_parts
+from mlflow_phi3.data.relations import Pair, find_exact, find_leaks, find_near, group_rows
+from mlflow_phi3.data.rows import OVERLENGTH
 from mlflow_phi3.data.shards import Rows, ShardStore
-from mlflow_phi3.data.sources import Source
-from mlflow_phi3.data.split import SPLITS, TEST, TRAIN, VALIDATION, fill_empty, split_by_hash
+from mlflow_phi3.data.similarity import BANDS, BINS, near_pairs
+from mlflow_phi3.data.sources import Planned
+from mlflow_phi3.data.split import (
+    SPLITS,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Sides,
+    choose_sides,
+    fill_empty,
+    place_by_hash,
+    place_by_label,
+)
 from mlflow_phi3.data.work import Outcome, Piece, Settings
 from mlflow_phi3.errors import DataError
+
+LEAK_CODES = {"exact": "PHI3-D045", "prompt": "PHI3-D046", "near": "PHI3-D047"}
+_AZURE_BYTES = 512 << 20
+_AZURE_ROWS = 50
+_OUT = np.int8(-1)
+Tell = Callable[[str, float | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +45,7 @@ class Collected:
         folder: The preparation in the making.
         failed: Where the findings go when it fails.
         key: Its name.
-        sources: What was read.
-        digests: SHA-256 of each source.
+        planned: The sources.
         settings: What it was prepared with.
         pieces: The pieces.
         outcomes: Their outcomes, in the same order.
@@ -37,172 +54,295 @@ class Collected:
     folder: Path
     failed: Path
     key: str
-    sources: tuple[Source, ...]
-    digests: tuple[str, ...]
+    planned: tuple[Planned, ...]
     settings: Settings
     pieces: tuple[Piece, ...]
     outcomes: tuple[Outcome, ...]
 
+    def store(self) -> ShardStore:
+        """The rows that the pieces kept."""
+        return ShardStore(
+            self.settings.folder, [planned.source.name for planned in self.planned], {}
+        )
 
-def collect(given: Collected, tell: Callable[[str, float | None], None]) -> Manifest:
-    """Deduplicate, split and count; write everything but the shards.
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What is known of every row that was kept by its piece, in order.
+
+    Args:
+        addresses: Where it is stored.
+        keys: Hashes of the row and of its prompt.
+        origin: Split its source was given for.
+        source: Number of its source.
+        label: Number of its label; -1 for none.
+        names: The labels, in alphabetical order.
+    """
+
+    addresses: Rows
+    keys: Keys
+    origin: Sides
+    source: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    names: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Decided:
+    """What was decided for all rows.
+
+    Args:
+        table: The rows.
+        tally: All findings.
+        sides: Side of each row; -1 for rows that are out.
+        duplicates: Rows that repeat others.
+        leaks: Training rows that are in validation or test files too.
+        left_out: Rows that a weight below 1 does not show.
+        splits: Addresses of each split; a row that is shown twice is there twice.
+    """
+
+    table: Table
+    tally: Tally
+    sides: Sides
+    duplicates: list[Pair] = field(default_factory=list)
+    leaks: list[Pair] = field(default_factory=list)
+    left_out: int = 0
+    splits: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+
+
+def decide(given: Collected, tell: Tell) -> Decided:
+    """Find duplicates and leaks, and split; writes findings, rejected rows and duplicates.
 
     Raises:
         DataError: There are errors and they are not to be rejected, or nothing is left to train on.
     """
-    tell("splitting", None)
-    shards = given.settings.folder
-    tally = _merge_tallies(given.outcomes)
-    join_findings(shards, given.folder / "findings.jsonl", tally)
-    join_parts(shards, "rejected", given.folder / "rejected.jsonl")
-    _stop_on_errors(given, tally)
-    keys = np.concatenate([_load_keys(shards, piece) for piece in given.pieces] or [_no_keys()])
-    addresses = _addresses(given.outcomes)
-    origin = np.repeat(
-        [SPLITS.index(piece.source.split) for piece in given.pieces],
-        [outcome.kept for outcome in given.outcomes],
-    ).astype(np.int8)
-    kept, duplicates = _drop_duplicates(keys, origin)
-    sides = _sides(given, keys, origin)
-    sides[~kept] = -1
-    store = ShardStore(shards, [source.name for source in given.sources], {})
-    _write_duplicates(given.folder, store, addresses, duplicates)
-    splits = {}
-    for side, name in enumerate(SPLITS):
-        chosen = np.flatnonzero(sides == side)
-        np.save(given.folder / f"{name}.npy", addresses[chosen])
-        splits[name] = _facts(store, addresses[chosen], keys[chosen])
-    _stop_when_empty(given, splits)
-    manifest = _manifest(given, tally, splits, len(duplicates))
-    manifest.save(given.folder)
-    return manifest
-
-
-def _merge_tallies(outcomes: Iterable[Outcome]) -> Tally:
     tally = Tally()
-    for outcome in outcomes:
+    for outcome in given.outcomes:
         tally.merge(outcome.tally)
-    return tally
+    table = _tabulate(given)
+    decided = Decided(table, tally, table.origin.copy())
+    tell("finding duplicates and leaks", None)
+    pairs = _near(given, len(table.keys))
+    kept = _drop_duplicates(given, decided, pairs)
+    _check_leaks(given, decided, pairs, kept)
+    _weigh(given, decided, kept)
+    tell("splitting", None)
+    late = [*_split(given, decided, pairs, kept), *_check_limits(given)]
+    late += [_leak_finding(given, table, pair) for pair in decided.leaks]
+    with (given.settings.folder / "all.findings").open("w", encoding="utf-8") as out:
+        for finding in late:
+            tally.add(finding)
+            out.write(finding.to_json() + "\n")
+    join_findings(given.settings.folder, given.folder / "findings.jsonl", tally)
+    join_parts(given.settings.folder, "rejected", given.folder / "rejected.jsonl")
+    _write_duplicates(given, decided)
+    _stop_on_errors(given, decided)
+    return decided
 
 
-def _stop_on_errors(given: Collected, tally: Tally) -> None:
-    config = given.settings.config
-    errors = [code for code in tally.counts if RULES[code].severity == "error"]
-    if config.on_error == "reject":
-        # Leaving out long conversations is a choice of its own: overlength=drop.
-        errors = [code for code in errors if code == "PHI3-D021"]
-    if not errors:
-        return
-    given.failed.mkdir(parents=True, exist_ok=True)
-    for name in ("findings.jsonl", "rejected.jsonl"):
-        shutil.copy(given.folder / name, given.failed / name)
-    raise tally.error(errors, given.failed / "findings.jsonl")
-
-
-def _load_keys(shards: Path, piece: Piece) -> Keys:
-    keys: Keys = np.load(shards / f"{piece.number:06d}.keys.npy")
-    return keys
-
-
-def _no_keys() -> Keys:
-    return np.zeros((0, 4), np.uint64)
-
-
-def _addresses(outcomes: Iterable[Outcome]) -> Rows:
-    parts = [
-        (np.uint64(outcome.number) << np.uint64(32)) + np.arange(outcome.kept, dtype=np.uint64)
-        for outcome in outcomes
+def _tabulate(given: Collected) -> Table:
+    folder = given.settings.folder
+    kept = [outcome.kept for outcome in given.outcomes]
+    keys = [np.load(folder / f"{piece.number:06d}.keys.npy") for piece in given.pieces]
+    names = sorted({label for outcome in given.outcomes for label in outcome.labels if label})
+    number = {label: place for place, label in enumerate(names)}
+    labels = [
+        number.get(label or "", -1)
+        for outcome in given.outcomes
+        for label in outcome.labels or [None] * outcome.kept
     ]
-    return np.concatenate(parts or [np.zeros(0, np.uint64)])
+    starts = [np.uint64(piece.number << 32) for piece in given.pieces]
+    addresses = [
+        start + np.arange(rows, dtype=np.uint64) for start, rows in zip(starts, kept, strict=True)
+    ]
+    origin = [SPLITS.index(piece.source.split) for piece in given.pieces]
+    return Table(
+        addresses=np.concatenate([*addresses, np.zeros(0, np.uint64)]),
+        keys=np.concatenate([*keys, np.zeros((0, 4), np.uint64)]),
+        origin=np.repeat(origin, kept).astype(np.int8),
+        source=np.repeat([piece.source_number for piece in given.pieces], kept).astype(np.int64),
+        label=np.array(labels, np.int64),
+        names=tuple(names),
+    )
+
+
+def _near(given: Collected, rows: int) -> npt.NDArray[np.int64]:
+    """Similar rows of all pieces; one band's keys are in memory at a time."""
+    if not given.settings.looks_for_near or rows < 2:
+        return np.zeros((0, 2), np.int64)
+    folder = given.settings.folder
+    whole = folder / "all.sketch"
+    with whole.open("wb") as out:
+        for piece in given.pieces:
+            np.load(folder / f"{piece.number:06d}.sketch.npy").tofile(out)
+    sketches = np.memmap(whole, np.uint32, mode="r", shape=(rows, BINS))
+
+    def band(number: int) -> npt.NDArray[np.uint64]:
+        parts = [folder / f"{piece.number:06d}.bands.npy" for piece in given.pieces]
+        return np.concatenate([np.load(part, mmap_mode="r")[number] for part in parts])
+
+    similarity = given.settings.config.near_duplicate_similarity
+    found = near_pairs(sketches, (band(number) for number in range(BANDS)), similarity)
+    for pattern in ("all.sketch", "*.sketch.npy", "*.bands.npy"):
+        for file in folder.glob(pattern):
+            file.unlink()
+    return found
 
 
 def _drop_duplicates(
-    keys: Keys, origin: npt.NDArray[np.int8]
-) -> tuple[npt.NDArray[np.bool_], list[tuple[int, int]]]:
-    """Keep the first of equal rows of one origin; returns pairs (row, the first)."""
-    tagged = keys[:, 0] ^ origin.astype(np.uint64)
-    _, first, group = np.unique(tagged, return_index=True, return_inverse=True)
-    leader = first[group]
-    repeated = np.flatnonzero(leader != np.arange(len(keys)))
-    kept = np.ones(len(keys), np.bool_)
-    kept[repeated] = False
-    return kept, [(int(row), int(leader[row])) for row in repeated]
+    given: Collected, decided: Decided, pairs: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    config, table = given.settings.config, decided.table
+    dropped = np.zeros(len(table.keys), np.bool_)
+    if config.clean_duplicates:
+        decided.duplicates += find_exact(table.keys, table.origin)
+        dropped[[pair.row for pair in decided.duplicates]] = True
+    if config.clean_near_duplicates:
+        decided.duplicates += find_near(pairs, table.origin, dropped)
+    return ~dropped
 
 
-def _sides(given: Collected, keys: Keys, origin: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-    config = given.settings.config
-    brought = {source.split for source in given.sources}
-    validation = 0.0 if "validation" in brought else config.validation_split
-    test = 0.0 if "test" in brought else config.test_split
-    own = np.flatnonzero(origin == TRAIN)
-    split = split_by_hash(keys[own], validation=validation, test=test)
-    split, _ = fill_empty(keys[own], split, {VALIDATION: validation, TEST: test})
-    sides = origin.copy()
-    sides[own] = split
-    return sides
-
-
-def _write_duplicates(
-    folder: Path, store: ShardStore, addresses: Rows, pairs: Iterable[tuple[int, int]]
+def _check_leaks(
+    given: Collected,
+    decided: Decided,
+    pairs: npt.NDArray[np.int64],
+    kept: npt.NDArray[np.bool_],
 ) -> None:
-    with (folder / "duplicates.jsonl").open("w", encoding="utf-8") as out:
-        for row, first in pairs:
-            places = [store.example(int(addresses[number])).place for number in (row, first)]
-            facts = {"place": places[0], "same_as": places[1], "kind": "exact"}
+    table = decided.table
+    decided.leaks = find_leaks(table.keys, table.origin, pairs, kept, TRAIN)
+    if given.settings.config.leaks == "drop":
+        decided.duplicates += decided.leaks
+        kept[[pair.row for pair in decided.leaks]] = False
+
+
+def _weigh(given: Collected, decided: Decided, kept: npt.NDArray[np.bool_]) -> None:
+    """Leave out what a weight below 1 does not show; which rows is told by their own hash."""
+    weights = np.array([planned.source.weight for planned in given.planned])
+    share = decided.table.keys[:, 1].astype(np.float64) / 2.0**64
+    out = kept & (share >= weights[decided.table.source])
+    decided.left_out = int(out.sum())
+    kept &= ~out
+
+
+def _split(
+    given: Collected,
+    decided: Decided,
+    pairs: npt.NDArray[np.int64],
+    kept: npt.NDArray[np.bool_],
+) -> list[Finding]:
+    config, table, sides = given.settings.config, decided.table, decided.sides
+    brought = {planned.source.split for planned in given.planned}
+    wanted = {
+        VALIDATION: 0.0 if "validation" in brought else config.validation_split,
+        TEST: 0.0 if "test" in brought else config.test_split,
+    }
+    own = np.flatnonzero(kept & (table.origin == TRAIN))
+    groups = group_rows(table.keys[own], _within(pairs, own))
+    labelled = bool(table.names)
+    shares = place_by_hash(table.keys[own])
+    if labelled:
+        leaders = np.unique(groups)
+        shares[leaders] = place_by_label(table.label[own][leaders], table.source[own][leaders])
+    shares = shares[groups]
+    chosen = choose_sides(shares, validation=wanted[VALIDATION], test=wanted[TEST])
+    chosen, moved = fill_empty(shares, groups, chosen, wanted)
+    sides[:] = np.where(kept, table.origin, _OUT)
+    sides[own] = chosen
+    weights = np.array([planned.source.weight for planned in given.planned])
+    for side, name in enumerate(SPLITS):
+        rows = np.flatnonzero(sides == side)
+        if side == TRAIN:
+            rows = np.repeat(rows, _times(weights[table.source[rows]], table.keys[rows]))
+        decided.splits[name] = rows
+        np.save(given.folder / f"{name}.npy", table.addresses[rows])
+    return [
+        _finding(given, table, int(own[row]), "PHI3-D041", SPLITS[chosen[row]]) for row in moved
+    ]
+
+
+def _within(pairs: npt.NDArray[np.int64], own: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Those pairs of which both rows are ours, by their places among ours."""
+    inside = np.isin(pairs, own).all(axis=1)
+    yield from map(tuple, np.searchsorted(own, pairs[inside]).tolist())
+
+
+def _times(weights: npt.NDArray[np.float64], keys: Keys) -> npt.NDArray[np.int64]:
+    """How often each row is shown: the whole part, and once more for the share that is left."""
+    share = keys[:, 1].astype(np.float64) / 2.0**64
+    shown: npt.NDArray[np.int64] = np.floor(weights).astype(np.int64) + (share < weights % 1)
+    return np.maximum(shown, 1)
+
+
+def _check_limits(given: Collected) -> list[Finding]:
+    found = []
+    rows: dict[str, int] = {}
+    for piece, outcome in zip(given.pieces, given.outcomes, strict=True):
+        rows[piece.source.split] = rows.get(piece.source.split, 0) + outcome.kept
+    for planned in given.planned:
+        size = planned.source.size_bytes
+        if size > _AZURE_BYTES:
+            found.append(
+                Finding("PHI3-D037", planned.source.name, 0, f"the file has {size:,} bytes")
+            )
+    if rows.get("train", 0) < _AZURE_ROWS:
+        name = ", ".join(p.source.name for p in given.planned if p.source.split == "train")
+        found.append(Finding("PHI3-D038", name, 0, f"{rows.get('train', 0)} rows to train on"))
+    return found
+
+
+def _leak_finding(given: Collected, table: Table, pair: Pair) -> Finding:
+    store = given.store()
+    row, other = (store.example(int(table.addresses[at])) for at in (pair.row, pair.other))
+    source, _, line = row.place.rpartition(":")
+    words = {"exact": "is also", "prompt": "asks the same as", "near": "is almost"}
+    return Finding(
+        LEAK_CODES[pair.kind], source, int(line), f"{words[pair.kind]} {other.place}", other.place
+    )
+
+
+def _finding(given: Collected, table: Table, row: int, code: str, text: str) -> Finding:
+    source, _, line = given.store().example(int(table.addresses[row])).place.rpartition(":")
+    return Finding(code, source, int(line), text)
+
+
+def _write_duplicates(given: Collected, decided: Decided) -> None:
+    store, addresses = given.store(), decided.table.addresses
+    with (given.folder / "duplicates.jsonl").open("w", encoding="utf-8") as out:
+        for pair in decided.duplicates:
+            places = [store.example(int(addresses[at])).place for at in (pair.row, pair.other)]
+            facts = {"place": places[0], "same_as": places[1], "kind": pair.kind}
             out.write(json.dumps(facts, ensure_ascii=False) + "\n")
 
 
-def _facts(store: ShardStore, addresses: Rows, keys: Keys) -> SplitFacts:
-    tokens = supervised = 0
-    for address in addresses:
-        example = store.example(int(address))
-        tokens += len(example.input_ids)
-        supervised += int(example.supervised.sum())
-    return SplitFacts(len(addresses), tokens, supervised, digest_keys(keys))
-
-
-def _stop_when_empty(given: Collected, splits: dict[str, SplitFacts]) -> None:
-    if not splits["train"].rows:
+def _stop_on_errors(given: Collected, decided: Decided) -> None:
+    config, tally = given.settings.config, decided.tally
+    errors = {code for code in tally.counts if RULES[code].severity == "error"}
+    leaks = set(LEAK_CODES.values())
+    if config.on_error == "reject":
+        # Long rows and leaks have settings of their own, whose word is final.
+        errors &= leaks | ({OVERLENGTH} if config.overlength == "error" else set())
+    elif config.overlength == "drop":
+        errors -= {OVERLENGTH}
+    if config.leaks != "error":
+        errors -= leaks
+    if errors:
+        raise tally.error(errors, _keep_findings(given))
+    if not len(decided.splits["train"]):
         raise DataError(
             "PHI3-D040",
-            "no row is left to train on",
-            where=", ".join(source.name for source in given.sources if source.split == "train"),
+            f"no row is left to train on (why: {_keep_findings(given)})",
+            where=_training_names(given.planned),
             fix="give more rows, or mend the rejected ones",
         )
 
 
-def _manifest(
-    given: Collected, tally: Tally, splits: dict[str, SplitFacts], duplicates: int
-) -> Manifest:
-    rows_in = [0] * len(given.sources)
-    for piece, outcome in zip(given.pieces, given.outcomes, strict=True):
-        rows_in[piece.source_number] += outcome.rows_in
-    return Manifest(
-        key=given.key,
-        sha256=digest_text(*(splits[name].sha256 for name in SPLITS)),
-        template_sha256=given.settings.template.template_sha256,
-        tokenizer_sha256=given.settings.template.sha256,
-        max_length=given.settings.max_length,
-        counts=Counts(
-            rows_in=sum(rows_in),
-            kept=sum(split.rows for split in splits.values()),
-            rejected=sum(outcome.rejected for outcome in given.outcomes),
-            duplicates=duplicates,
-        ),
-        sources=tuple(
-            SourceFacts(
-                name=source.name,
-                split=source.split,
-                format="chat",
-                taken="messages: role, content",
-                rows=rows,
-                size_bytes=source.path.stat().st_size,
-                sha256=digest,
-                weight=source.weight,
-            )
-            for source, digest, rows in zip(given.sources, given.digests, rows_in, strict=True)
-        ),
-        splits=splits,
-        codes=dict(tally.by_frequency()),
-        config=given.settings.config.model_dump(),
-    )
+def _training_names(planned: Sequence[Planned]) -> str:
+    return ", ".join(p.source.name for p in planned if p.source.split == "train")
+
+
+def _keep_findings(given: Collected) -> Path:
+    given.failed.mkdir(parents=True, exist_ok=True)
+    names: Iterable[str] = ("findings.jsonl", "rejected.jsonl", "duplicates.jsonl")
+    for name in names:
+        shutil.copy(given.folder / name, given.failed / name)
+    return given.failed / "findings.jsonl"

@@ -62,10 +62,11 @@ class Encoder:
     ) -> None:
         self._renderer = Renderer(source)
         parsed = json.loads(source.tokenizer)
-        self._aliases = {token["content"]: _alias(token["id"]) for token in parsed["added_tokens"]}
+        self._numbers = {token["content"]: int(token["id"]) for token in parsed["added_tokens"]}
+        self._aliases = {name: _alias(number) for name, number in self._numbers.items()}
         self._specials = _any_of(self._aliases)
         self._tokenizer = _aliased(parsed, self._aliases)
-        self._special_ids = frozenset(token["id"] for token in parsed["added_tokens"])
+        self._special_ids = frozenset(self._numbers.values())
         self._skeletons: dict[tuple[Shape, bool], list[str | int]] = {}
         self._lane = WordLane.build(parsed, self._tokenizer, mark=ALIAS) if fast else None
         self._check_every = check_every
@@ -107,13 +108,19 @@ class Encoder:
             self._compare(encoded, self._reference(skeleton, messages))
         return encoded
 
+    def is_special(self, token: int) -> bool:
+        """Whether a token is one of the tokenizer's special ones."""
+        return token in self._special_ids
+
     def decode(self, ids: Sequence[int]) -> list[str]:
         """The text of each token, for people to read; special tokens by their own names."""
-        names = {alias: name for name, alias in self._aliases.items()}
+        names = {_alias(number): name for name, number in self._numbers.items()}
         texts = []
         for token in ids:
             raw = self._tokenizer.id_to_token(int(token)) or ""
-            texts.append(names.get(raw) or self._tokenizer.decode([int(token)]) or raw)
+            blank = raw.startswith("▁")  # which decoding a single token would drop
+            text = names.get(raw) or self._tokenizer.decode([int(token)]) or raw.strip("▁")
+            texts.append(f" {text}" if blank and not text.startswith(" ") else text)
         return texts
 
     def _skeleton(

@@ -73,6 +73,33 @@ RULES: Mapping[str, Rule] = {
         "say it in the user's message, or use a model whose template has this role",
         "warning",
     ),
+    "PHI3-D026": Rule("content holds HTML", "set clean_html=true, unless it is meant", "warning"),
+    "PHI3-D034": Rule("a record fits the table's header", "quote fields that hold the delimiter"),
+    "PHI3-D037": Rule(
+        "a file is at most 512 MB, as Azure's managed fine-tuning asks",
+        "nothing to train here; give Azure a smaller file",
+        "warning",
+    ),
+    "PHI3-D038": Rule(
+        "there are at least 50 rows",
+        "give more: 50 to 100 rows are a beginning, 500 make a good model",
+        "warning",
+    ),
+    "PHI3-D041": Rule(
+        "a split fills itself by hash",
+        "nothing; with more rows the row may return to the training data",
+        "warning",
+    ),
+    "PHI3-D045": Rule(
+        "no training row is in validation or test data", "remove it, or set leaks=drop"
+    ),
+    "PHI3-D046": Rule(
+        "no training row asks what validation or test data ask", "remove it, or set leaks=drop"
+    ),
+    "PHI3-D047": Rule(
+        "no training row is almost one of validation or test data",
+        "remove it, set leaks=drop, or raise near_duplicate_similarity",
+    ),
 }
 
 
@@ -175,7 +202,10 @@ class Tally:
 
 def show(value: object) -> str:
     """A value as a message quotes it: JSON-like, cut at 200 characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return f"a {type(value).__name__} nested too deeply to show"
     return text if len(text) <= _VALUE_LENGTH else f"{text[:_VALUE_LENGTH]}... ({len(text)} long)"
 
 

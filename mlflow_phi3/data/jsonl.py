@@ -76,8 +76,9 @@ def plan_spans(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Span
                 line += lines + block.count(b"\n")
                 start, lines = at + last + 1, 0
             at += len(block)
-    if start < at:
-        spans.append(Span(start, at, line))
+    if start < at:  # what follows the last line end belongs to the last piece
+        last_piece = spans.pop() if spans else Span(0, 0, 1)
+        spans.append(Span(last_piece.start, at, last_piece.line))
     return spans, digest.hexdigest()
 
 

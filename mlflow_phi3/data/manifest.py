@@ -63,7 +63,7 @@ class Counts:
         kept: Rows in a split.
         rejected: Rows with an error, in ``rejected.jsonl``.
         duplicates: Exact and near duplicates and dropped leaks, in ``duplicates.jsonl``.
-        left_out: Rows that a weight below 1 does not show.
+        left_out: Rows that a source's weight below 1 does not show.
         truncated: Kept rows that were shortened.
     """
 

@@ -4,23 +4,25 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow_phi3.config.prepare import PrepareConfig
-from mlflow_phi3.data import jsonl
-from mlflow_phi3.data.collect import Collected, collect
+from mlflow_phi3.data.collect import Collected, decide
+from mlflow_phi3.data.finish import finish
 from mlflow_phi3.data.manifest import NAME
+from mlflow_phi3.data.pool import work_pieces
 from mlflow_phi3.data.prepared import SHARDS, PreparedData, load_prepared
-from mlflow_phi3.data.sources import Source, parse_sources
+from mlflow_phi3.data.sources import Planned, parse_sources, plan_source
 from mlflow_phi3.data.template import ChatTokenizer, TemplateSource
-from mlflow_phi3.data.work import Outcome, Piece, Settings, Worker, each
+from mlflow_phi3.data.work import Outcome, Piece, Settings
 
 __all__ = ["PreparedData", "load_prepared", "prepare"]
 
 # Part of every key: raise it when the same input would be prepared differently.
-PREPARATION = 1
+PREPARATION = 2
+_NOT_CONTENT = {"train_data", "validation_data", "test_data", "prepare_workers"}
 Progress = Callable[[str, float | None], None]
 
 
@@ -29,14 +31,17 @@ class Plan:
     """What is to be read.
 
     Args:
-        sources: In the order of their splits.
+        planned: The sources, in the order of their splits.
         pieces: All pieces of all sources.
-        digests: SHA-256 of each source.
     """
 
-    sources: tuple[Source, ...]
+    planned: tuple[Planned, ...]
     pieces: tuple[Piece, ...]
-    digests: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all sources."""
+        return sum(planned.source.size_bytes for planned in self.planned)
 
 
 def prepare(
@@ -45,6 +50,7 @@ def prepare(
     *,
     folder: Path,
     context_length: int = 0,
+    previous: Path | None = None,
     on_progress: Progress | None = None,
 ) -> PreparedData:
     """Prepare the data, or find it prepared.
@@ -54,6 +60,8 @@ def prepare(
         tokenizer: The base model's tokenizer, with its chat template.
         folder: Root of all preparations; this one lies beneath, under the hash of its content.
         context_length: Tokens the model can read; 0 when not known.
+        previous: ``report.json`` of an earlier preparation to compare with; None takes the last
+            one beneath ``folder`` of sources with the same names.
         on_progress: Told what is being done, and the share of it that is done if known.
 
     Raises:
@@ -69,24 +77,26 @@ def prepare(
     if (final / NAME).is_file():
         tell("found prepared", 1.0)
         return load_prepared(final)
-    partial = _fresh(folder / f".{key}.{os.getpid()}.partial")
+    partial = _fresh(folder, key)
     try:
         settings = Settings(partial / SHARDS, template, config, max_length)
-        outcomes = _prepare_pieces(settings, plan.pieces, tell)
-        collected = Collected(
+        given = Collected(
             folder=partial,
             failed=folder / f"failed-{key}",
             key=key,
-            sources=plan.sources,
-            digests=plan.digests,
+            planned=plan.planned,
             settings=settings,
             pieces=plan.pieces,
-            outcomes=tuple(outcomes),
+            outcomes=tuple(_prepare_pieces(settings, plan, tell)),
         )
-        collect(collected, tell)
+        decided = decide(given, tell)
+        tell("writing the report", None)
+        finish(given, decided, previous=previous or _latest(folder, plan))
         _publish(partial, final)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(folder / f"failed-{key}", ignore_errors=True)
+    _note_latest(folder, plan, key)
     return load_prepared(final)
 
 
@@ -96,46 +106,43 @@ def plan_sources(config: PrepareConfig) -> Plan:
     Raises:
         DataError: A source is not there or cannot be read.
     """
-    sources: list[Source] = []
+    planned: list[Planned] = []
     for split in ("train", "validation", "test"):
-        sources += parse_sources(getattr(config, f"{split}_data"), split)
+        named = parse_sources(getattr(config, f"{split}_data"), split)
+        planned += [plan_source(source, config) for source in named]
     pieces: list[Piece] = []
-    digests: list[str] = []
-    for number, source in enumerate(sources):
-        spans, digest = jsonl.plan_spans(source.path)
-        digests.append(digest)
-        pieces += [
-            Piece(len(pieces) + place, source, number, span) for place, span in enumerate(spans)
-        ]
-    return Plan(tuple(sources), tuple(pieces), tuple(digests))
+    for number, one in enumerate(planned):
+        for file, span in one.spans:
+            pieces.append(Piece(len(pieces), one.source, number, file, span, one.reader))
+    return Plan(tuple(planned), tuple(pieces))
 
 
 def content_key(
     plan: Plan, config: PrepareConfig, template: TemplateSource, max_length: int
 ) -> str:
     """Name of a preparation: equal for equal content, settings, tokenizer and template."""
-    settings = config.model_dump(exclude={"train_data", "validation_data", "test_data"})
-    settings.pop("prepare_workers")
-    facts = [
-        PREPARATION,
-        [(source.name, source.split, source.weight) for source in plan.sources],
-        plan.digests,
-        settings,
-        max_length,
-        template.sha256,
+    sources = [
+        (one.source.name, one.source.split, one.source.weight, one.sha256) for one in plan.planned
     ]
+    settings = config.model_dump(include=PrepareConfig.model_fields.keys() - _NOT_CONTENT)
+    facts = [PREPARATION, sources, settings, max_length, template.sha256]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _prepare_pieces(settings: Settings, pieces: Sequence[Piece], tell: Progress) -> list[Outcome]:
+def _prepare_pieces(settings: Settings, plan: Plan, tell: Progress) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    for outcome in each(Worker(settings), pieces):
+    for outcome in work_pieces(settings, plan.pieces, size_bytes=plan.size_bytes):
         outcomes.append(outcome)
-        tell("checking and tokenising", len(outcomes) / len(pieces))
+        tell("checking and tokenising", len(outcomes) / len(plan.pieces))
     return outcomes
 
 
-def _fresh(partial: Path) -> Path:
+def _fresh(folder: Path, key: str) -> Path:
+    """An empty folder to prepare in; what an interrupted preparation left is cleared away."""
+    for left in folder.glob(f".{key}.*.partial"):
+        if not Path("/proc", left.name.split(".")[2]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    partial = folder / f".{key}.{os.getpid()}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     (partial / SHARDS).mkdir(parents=True)
     return partial
@@ -148,6 +155,30 @@ def _publish(partial: Path, final: Path) -> None:
     except OSError:
         if not (final / NAME).is_file():
             raise
+
+
+def _latest(folder: Path, plan: Plan) -> Path | None:
+    known = _read_latest(folder).get(_names(plan))
+    return folder / known / "report.json" if known else None
+
+
+def _note_latest(folder: Path, plan: Plan, key: str) -> None:
+    notes = {**_read_latest(folder), _names(plan): key}
+    beside = folder / f".latest.{os.getpid()}.json"
+    beside.write_text(json.dumps(notes), encoding="utf-8")
+    beside.replace(folder / "latest.json")
+
+
+def _read_latest(folder: Path) -> dict[str, str]:
+    try:
+        notes = json.loads((folder / "latest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return notes if isinstance(notes, dict) else {}
+
+
+def _names(plan: Plan) -> str:
+    return ", ".join(f"{one.source.split}={one.source.name}" for one in plan.planned)
 
 
 def _silent(_what: str, _share: float | None) -> None:

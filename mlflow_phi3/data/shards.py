@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mlflow_phi3.data.encode import Encoded
+from mlflow_phi3.data.languages import UNKNOWN_TEXT, TextFacts
 from mlflow_phi3.data.messages import Conversation, Example, Message
 
 ROLES = ("system", "user", "assistant")
@@ -30,6 +31,9 @@ SCHEMA = pa.schema(
         ("turns", pa.list_(pa.int32())),
         ("supervised", pa.list_(pa.int32())),
         ("cut", pa.int32()),
+        ("words", pa.int32()),
+        ("script", pa.int8()),
+        ("language", pa.int8()),
     ]
 )
 _BATCH_ROWS = 1024
@@ -49,6 +53,7 @@ class Stored:
         label: Its class.
         extra: Its other keys, as JSON.
         cut: Token before which a truncation took something away; -1 for none.
+        text: Words, script and language.
     """
 
     source: int
@@ -59,6 +64,7 @@ class Stored:
     label: str | None = None
     extra: str | None = None
     cut: int = -1
+    text: TextFacts = UNKNOWN_TEXT
 
 
 @dataclass(slots=True)
@@ -106,6 +112,9 @@ def _to_batch(rows: Sequence[Stored]) -> pa.RecordBatch:
             _joined([row.encoded.turns.reshape(-1) for row in rows]),
             _joined(spans),
             pa.array([row.cut for row in rows], pa.int32()),
+            pa.array([row.text.words for row in rows], pa.int32()),
+            pa.array([row.text.script for row in rows], pa.int8()),
+            pa.array([row.text.language for row in rows], pa.int8()),
         ],
         schema=SCHEMA,
     )

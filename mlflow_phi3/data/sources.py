@@ -1,14 +1,31 @@
 """What ``train_data`` and its kin name: files, folders, hub datasets, the demo."""
 
+import hashlib
+import itertools
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data import jsonl, jsonscan, tables
+from mlflow_phi3.data.formats import Reader, detect
+from mlflow_phi3.data.jsonl import Row, Span
 from mlflow_phi3.data.sample import sample_path
 from mlflow_phi3.errors import DataError
 
 DEMO = "demo"
+Kind = Literal["jsonl", "json", "csv", "parquet", "arrow"]
 _WEIGHT = re.compile(r":(\d+(?:\.\d+)?)$")
+_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
+_SNIFFED_ROWS = 100
+_OUR_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val", "dev", "eval"),
+    "test": ("test",),
+}
+_KINDS: dict[str, Kind] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,39 +33,182 @@ class Source:
     """One named source.
 
     Args:
-        path: Where it lies.
+        files: Where it lies; several for a dataset of ``datasets``.
         name: As errors and reports cite it.
         split: The split it was given for: ``train``, ``validation`` or ``test``.
+        kind: How its files are written.
         weight: How often each row is shown; below 1, the share of rows that are.
     """
 
-    path: Path
+    files: tuple[Path, ...]
     name: str
     split: str
+    kind: Kind
     weight: float = 1.0
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of its files."""
+        return sum(file.stat().st_size for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A source, cut into pieces.
+
+    Args:
+        source: The source.
+        reader: How its rows become messages.
+        spans: Its pieces, each with its file.
+        sha256: Digest of its bytes.
+    """
+
+    source: Source
+    reader: Reader
+    spans: tuple[tuple[Path, Span], ...]
+    sha256: str
 
 
 def parse_sources(text: str, split: str) -> list[Source]:
     """Sources out of a parameter's text: names with a comma between, each with ``:weight`` or not.
 
-    Args:
-        text: The parameter's value.
-        split: The split it is for.
-
     Raises:
-        DataError: A file is not there.
+        DataError: Something named is neither a file, a folder of ``datasets`` nor on the hub.
     """
     sources = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         weight = _WEIGHT.search(part)
         named = part[: weight.start()] if weight else part
+        share = float(weight[1]) if weight else 1.0
         path = sample_path() if named == DEMO else Path(named).expanduser()
-        if not path.exists():
-            raise DataError(
-                "PHI3-D030",
-                f"there is no file or folder {named!r}",
-                where=f"{split}_data",
-                fix="give a path relative to the working directory, or an absolute one",
-            )
-        sources.append(Source(path, path.name, split, float(weight[1]) if weight else 1.0))
+        if path.is_file():
+            sources.append(Source((path,), path.name, split, _kind_of(path), share))
+            continue
+        files = _dataset_files(named, path, split)
+        sources.append(Source(files, path.name if path.exists() else named, split, "arrow", share))
     return sources
+
+
+def plan_source(source: Source, config: PrepareConfig) -> Planned:
+    """Hash a source, cut it into pieces and find out what its rows look like.
+
+    Raises:
+        DataError: It cannot be read, or its rows fit no format.
+    """
+    digests: list[str] = []
+    spans: list[tuple[Path, Span]] = []
+    line = 1
+    for file in source.files:
+        found, digest = _plan_file(source.kind, file, line)
+        digests.append(digest)
+        spans += [(file, span) for span in found]
+        if source.kind == "arrow":
+            line += _count_arrow(file)
+    first = itertools.chain.from_iterable(
+        read_span(source.kind, file, span) for file, span in spans
+    )
+    values = [row.value for row in itertools.islice(first, _SNIFFED_ROWS)]
+    reader = detect(
+        values,
+        name=source.name,
+        wanted=config.format,
+        missing_is_empty=config.clean_missing_values,
+    )
+    joined = hashlib.sha256("".join(digests).encode()).hexdigest()
+    sha256 = digests[0] if len(digests) == 1 else joined
+    return Planned(source, reader, tuple(spans), sha256)
+
+
+def read_span(kind: Kind, file: Path, span: Span) -> Iterator[Row]:
+    """The rows of a piece."""
+    readers = {
+        "jsonl": jsonl.read_rows,
+        "json": jsonscan.read_objects,
+        "csv": tables.read_csv,
+        "parquet": tables.read_parquet,
+        "arrow": tables.read_arrow,
+    }
+    return readers[kind](file, span)
+
+
+def _plan_file(kind: Kind, file: Path, line: int) -> tuple[Sequence[Span], str]:
+    if kind == "jsonl":
+        return jsonl.plan_spans(file)
+    digest = tables.hash_file(file)
+    if kind == "json":
+        return _group(jsonscan.find_objects(file, Span(0, file.stat().st_size, 1))), digest
+    if kind == "csv":
+        tables.read_header(file)
+        return tables.plan_csv(file), digest
+    if kind == "parquet":
+        return tables.plan_parquet(file), digest
+    return tables.plan_arrow(file, first_line=line), digest
+
+
+def _group(objects: Iterator[Span]) -> list[Span]:
+    """Join neighbouring values to pieces of some megabytes."""
+    pieces: list[Span] = []
+    for found in objects:
+        if pieces and found.end - pieces[-1].start <= jsonl.CHUNK_BYTES:
+            pieces[-1] = Span(pieces[-1].start, found.end, pieces[-1].line)
+        else:
+            pieces.append(found)
+    return pieces
+
+
+def _kind_of(path: Path) -> Kind:
+    kind = _KINDS.get(path.suffix.lower())
+    if kind is not None:
+        return kind
+    return "json" if jsonscan.is_many_lined(path) else "jsonl"
+
+
+def _count_arrow(path: Path) -> int:
+    spans = tables.plan_arrow(path)
+    last = spans[-1] if spans else None
+    return last.line - 1 + sum(1 for _ in tables.read_arrow(path, last)) if last else 0
+
+
+def _dataset_files(named: str, path: Path, split: str) -> tuple[Path, ...]:
+    """The Arrow files of a saved or downloaded dataset."""
+    if not path.is_dir() and (path.suffix or not _HUB_ID.fullmatch(named)):
+        raise DataError(
+            "PHI3-D030",
+            f"there is no file or folder {named!r}",
+            where=f"{split}_data",
+            fix="give a path relative to the working directory, or an absolute one",
+        )
+    # Imported here: it costs a second, and most data are files.
+    import datasets  # noqa: PLC0415
+
+    try:
+        if path.is_dir():
+            loaded: Any = datasets.load_from_disk(str(path))
+        else:
+            loaded = datasets.load_dataset(named)
+    except Exception as error:  # datasets raises what its many readers raise
+        raise DataError(
+            "PHI3-D036",
+            f"no dataset can be read from {named!r}: {type(error).__name__}: {error}",
+            where=f"{split}_data",
+            fix="give a file, a folder written by save_to_disk, or a public dataset id",
+        ) from error
+    if isinstance(loaded, dict):
+        loaded = _pick_split(loaded, named, split)
+    if loaded._indices is not None:  # noqa: SLF001 - a selection that is not written out yet
+        loaded = loaded.flatten_indices()
+    return tuple(Path(file["filename"]) for file in loaded.cache_files)
+
+
+def _pick_split(loaded: dict[str, Any], named: str, split: str) -> Any:
+    for name in _OUR_NAMES[split]:
+        if name in loaded:
+            return loaded[name]
+    if len(loaded) == 1:
+        return next(iter(loaded.values()))
+    raise DataError(
+        "PHI3-D036",
+        f"{named!r} has no {split} split, but {', '.join(loaded)}",
+        where=f"{split}_data",
+        fix="save the part you mean with save_to_disk and give its folder",
+    )

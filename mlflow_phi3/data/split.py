@@ -9,34 +9,69 @@ from mlflow_phi3.data.digest import Keys
 
 SPLITS = ("train", "validation", "test")
 TRAIN, VALIDATION, TEST = range(3)
+_GOLDEN = 0.6180339887498949  # its multiples fill [0, 1) as evenly as any sequence can
 Sides = npt.NDArray[np.int8]
+Ints = npt.NDArray[np.int64]
+Shares = npt.NDArray[np.float64]
 
 
-def split_by_hash(keys: Keys, *, validation: float, test: float) -> Sides:
-    """The side of each row, from the hash of its prompt alone.
+def choose_sides(shares: Shares, *, validation: float, test: float) -> Sides:
+    """The side of each row from its place in [0, 1).
 
-    The test rows lie at the lower end of the hashes and the validation rows at the upper one, so
-    that changing one share moves no row between the other two sides.
+    The test rows lie at the lower end and the validation rows at the upper one, so that changing
+    one share moves no row between the other two sides.
 
     Args:
-        keys: uint64 ``[rows, 4]`` of :func:`~mlflow_phi3.data.digest.to_keys`.
+        shares: float64 ``[rows]``.
         validation: Share of the validation side, 0 to 1.
         test: Share of the test side, 0 to 1.
 
     Returns:
         int8 ``[rows]``: index into :data:`SPLITS`.
     """
-    share = keys[:, 2].astype(np.float64) / 2.0**64
-    sides = np.full(len(keys), TRAIN, np.int8)
-    sides[share < test] = TEST
-    sides[share >= 1 - validation] = VALIDATION
+    sides = np.full(len(shares), TRAIN, np.int8)
+    sides[shares >= 1 - validation] = VALIDATION
+    sides[shares < test] = TEST
     return sides
 
 
-def fill_empty(keys: Keys, sides: Sides, wanted: Mapping[int, float]) -> tuple[Sides, list[int]]:
-    """Give each wanted side at least one prompt where small data left it without.
+def place_by_hash(keys: Keys) -> Shares:
+    """A place in [0, 1) from the hash of the prompt alone: no other row has a say."""
+    return keys[:, 2].astype(np.float64) / 2.0**64
 
-    The training prompt whose hash is nearest to the side goes there, with all rows that ask it.
+
+def place_by_label(labels: Ints, sources: Ints) -> Shares:
+    """Places in [0, 1) that are even within each label of each source.
+
+    The k-th row of a label takes the k-th place of the golden-ratio sequence, whose shares are
+    right to within a row or two for any length; rows that are added at a source's end move none.
+
+    Args:
+        labels: Label number of each row.
+        sources: Source number of each row.
+    """
+    stratum = labels + (labels.max(initial=0) + 1) * sources
+    order = np.argsort(stratum, kind="stable")
+    ranked = stratum[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(ranked) else ranked
+    rank = np.empty(len(labels), np.int64)
+    rank[order] = np.arange(len(ranked)) - np.repeat(starts, np.diff(np.r_[starts, len(ranked)]))
+    # Begin in the middle: the first row of a label is always one to train on.
+    return np.asarray((0.5 + rank * _GOLDEN) % 1.0, np.float64)
+
+
+def fill_empty(
+    shares: Shares, groups: Ints, sides: Sides, wanted: Mapping[int, float]
+) -> tuple[Sides, list[int]]:
+    """Give each wanted side at least one group where small data left it without.
+
+    The training group that is nearest to the side goes there, whole.
+
+    Args:
+        shares: Place of each row's group in [0, 1).
+        groups: First row of each row's group.
+        sides: What was chosen.
+        wanted: Share of each side that must not be empty.
 
     Returns:
         The sides, and the rows that were moved.
@@ -45,11 +80,11 @@ def fill_empty(keys: Keys, sides: Sides, wanted: Mapping[int, float]) -> tuple[S
     sides = sides.copy()
     for side, share in wanted.items():
         training = np.flatnonzero(sides == TRAIN)
-        if share <= 0 or (sides == side).any() or len(np.unique(keys[training, 2])) < 2:
+        if share <= 0 or (sides == side).any() or len(np.unique(groups[training])) < 2:
             continue
-        hashes = keys[training, 2]
-        nearest = hashes.min() if side == TEST else hashes.max()
-        chosen = training[hashes == nearest]
+        places = shares[training]
+        nearest = training[places.argmin() if side == TEST else places.argmax()]
+        chosen = training[groups[training] == groups[nearest]]
         sides[chosen] = side
         moved.extend(chosen.tolist())
     return sides, moved

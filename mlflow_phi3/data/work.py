@@ -2,25 +2,27 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
+import numpy.typing as npt
 
 from mlflow_phi3.config.prepare import PrepareConfig
-from mlflow_phi3.data import jsonl
 from mlflow_phi3.data.digest import row_keys, to_keys
-from mlflow_phi3.data.encode import Encoded, Encoder
 from mlflow_phi3.data.findings import RULES, Finding, Tally
-from mlflow_phi3.data.messages import Message
+from mlflow_phi3.data.formats import Reader
+from mlflow_phi3.data.jsonl import Row, Span
+from mlflow_phi3.data.rows import Result, RowWork
 from mlflow_phi3.data.shards import ShardWriter, Stored, shard_name
-from mlflow_phi3.data.sources import Source
+from mlflow_phi3.data.similarity import band_keys, sketch_rows
+from mlflow_phi3.data.sources import Source, read_span
 from mlflow_phi3.data.template import TemplateSource
-from mlflow_phi3.data.validate import Problem, check_conversation, parse_messages
-from mlflow_phi3.errors import DataError
+from mlflow_phi3.data.validate import Problem
 
+HTML = "PHI3-D026"
 _SHOWN_RAW = 20_000
 
 
@@ -40,6 +42,11 @@ class Settings:
     config: PrepareConfig
     max_length: int
 
+    @property
+    def looks_for_near(self) -> bool:
+        """Whether rows are sketched: below 1, something is a near duplicate."""
+        return self.config.near_duplicate_similarity < 1
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -49,13 +56,18 @@ class Piece:
         number: Its place among all pieces, and the name of its shard.
         source: The source.
         source_number: Its place among the sources.
-        span: The bytes and lines.
+        file: The file it is in.
+        span: Its place in the file.
+        format: Name of the format of its rows.
+        keys: The source's key for each of the format's groups.
     """
 
     number: int
     source: Source
     source_number: int
-    span: jsonl.Span
+    file: Path
+    span: Span
+    reader: Reader
 
 
 @dataclass(slots=True)
@@ -67,18 +79,20 @@ class Outcome:
         rows_in: Rows read.
         kept: Rows in the shard.
         rejected: Rows with an error.
+        truncated: Rows that were shortened.
         tally: Findings, counted.
         cleaning: Rows changed by each cleaning rule.
-        labels: Rows by label.
+        labels: Labels of the kept rows, in order; empty when there is none.
     """
 
     number: int
     rows_in: int = 0
     kept: int = 0
     rejected: int = 0
+    truncated: int = 0
     tally: Tally = field(default_factory=Tally)
     cleaning: Counter[str] = field(default_factory=Counter)
-    labels: Counter[str] = field(default_factory=Counter)
+    labels: list[str | None] = field(default_factory=list)
 
 
 class Worker:
@@ -86,98 +100,77 @@ class Worker:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._encoder = Encoder(settings.template)
+        self._rows = RowWork(settings.config, settings.template, settings.max_length)
 
     def prepare(self, piece: Piece) -> Outcome:
         """Read, check, clean and encode a piece; write its shard, keys and findings."""
         outcome = Outcome(piece.number)
-        folder = self._settings.folder
-        writer = ShardWriter(folder / shard_name(piece.number))
+        base = self._settings.folder / f"{piece.number:06d}"
+        writer = ShardWriter(self._settings.folder / shard_name(piece.number))
         keys: list[tuple[bytes, bytes]] = []
+        contents: list[npt.NDArray[np.int32]] = []
         with (
-            (folder / f"{piece.number:06d}.findings").open("w", encoding="utf-8") as findings,
-            (folder / f"{piece.number:06d}.rejected").open("w", encoding="utf-8") as rejected,
+            base.with_suffix(".findings").open("w", encoding="utf-8") as findings,
+            base.with_suffix(".rejected").open("w", encoding="utf-8") as rejected,
         ):
-            for row in jsonl.read_rows(piece.source.path, piece.span):
-                outcome.rows_in += 1
-                stored, problems = self._prepare_row(row, piece)
-                errors = _tell(problems, piece, row.line, findings, outcome)
-                if stored is None or errors:
-                    outcome.rejected += 1
+            for row in read_span(piece.source.kind, piece.file, piece.span):
+                result = self._rows.work(row, piece.reader, piece.source_number)
+                errors = self._count(result, row, piece, findings, outcome)
+                if result.stored is None or errors:
                     _reject(rejected, piece, row, errors)
                     continue
+                stored = result.stored
                 writer.write(stored)
                 keys.append(row_keys(stored.messages, stored.label))
-                outcome.kept += 1
+                outcome.labels.append(stored.label)
+                if self._settings.looks_for_near:
+                    contents.append(_content_tokens(stored))
         writer.close()
-        np.save(folder / f"{piece.number:06d}.keys.npy", to_keys(keys))
+        np.save(base.with_suffix(".keys.npy"), to_keys(keys))
+        if self._settings.looks_for_near:
+            sketches = sketch_rows(contents)
+            np.save(base.with_suffix(".sketch.npy"), sketches)
+            np.save(base.with_suffix(".bands.npy"), band_keys(sketches))
+        if not any(outcome.labels):
+            outcome.labels = []
         return outcome
 
-    def _prepare_row(self, row: jsonl.Row, piece: Piece) -> tuple[Stored | None, list[Problem]]:
-        if row.problem:
-            return None, [row.problem]
-        if not isinstance(row.value, dict):
-            text = f"the row is a {type(row.value).__name__}; expected an object"
-            return None, [Problem("PHI3-D003", text)]
-        messages, problems = parse_messages(row.value.get("messages"))
-        if messages and not _has_error(problems):
-            problems += check_conversation(messages)
-        if _has_error(problems):
-            return None, problems
-        encoded, spans, found = self._encode(messages)
-        problems += found
-        if encoded is None:
-            return None, problems
-        others = {key: value for key, value in row.value.items() if key != "messages"}
-        return Stored(
-            source=piece.source_number,
-            line=row.line,
-            messages=messages,
-            encoded=encoded,
-            supervised=spans,
-            extra=json.dumps(others, ensure_ascii=False) if others else None,
-        ), problems
-
-    def _encode(
-        self, messages: Sequence[Message]
-    ) -> tuple[Encoded | None, list[tuple[int, int]], list[Problem]]:
-        problems = [
-            Problem("PHI3-D016", f"message {number} ({message.role}) holds {special!r}")
-            for number, message in enumerate(messages, start=1)
-            if (special := self._encoder.find_special(message.content))
+    def _count(
+        self, result: Result, row: Row, piece: Piece, findings: TextIO, outcome: Outcome
+    ) -> list[Finding]:
+        """Write and count what was found in a row; returns the errors."""
+        problems = result.problems
+        if result.html and not self._settings.config.clean_html:
+            problems = [*problems, Problem(HTML, "the text holds HTML tags or entities")]
+        found = [
+            Finding(problem.code, piece.source.name, row.line, problem.text) for problem in problems
         ]
-        try:
-            encoded = self._encoder.encode(messages)
-        except DataError as error:
-            return None, [], [*problems, Problem(error.code, error.problem)]
-        spans = encoded.supervised_spans(
-            [message.role for message in messages], self._settings.config.train_on
-        )
-        limit = self._settings.max_length
-        if not spans:
-            problems.append(Problem("PHI3-D022", "no token of the row is learnt"))
-        if limit and len(encoded.ids) > limit:
-            text = f"{len(encoded.ids):,} tokens; max_length is {limit:,}"
-            problems.append(Problem("PHI3-D021", text))
-        return encoded, spans, problems
+        for finding in found:
+            findings.write(finding.to_json() + "\n")
+            outcome.tally.add(finding)
+        errors = [finding for finding in found if RULES[finding.code].severity == "error"]
+        outcome.rows_in += 1
+        outcome.cleaning.update(result.cleaned)
+        if result.stored is None or errors:
+            outcome.rejected += 1
+        else:
+            outcome.kept += 1
+            outcome.truncated += result.stored.cut >= 0
+        return errors
 
 
-def _has_error(problems: Sequence[Problem]) -> bool:
-    return any(RULES[problem.code].severity == "error" for problem in problems)
+def _content_tokens(stored: Stored) -> npt.NDArray[np.int32]:
+    """Tokens of what was said, without the system message: that is alike in all rows."""
+    turns = stored.encoded.turns.tolist()
+    spoken = [
+        stored.encoded.ids[start:end]
+        for message, (start, end, _) in zip(stored.messages, turns, strict=True)
+        if message.role != "system"
+    ]
+    return np.concatenate(spoken) if len(spoken) > 1 else spoken[0]
 
 
-def _tell(
-    problems: Sequence[Problem], piece: Piece, line: int, findings: TextIO, outcome: Outcome
-) -> list[Finding]:
-    """Write and count what was found in a row; returns the errors."""
-    found = [Finding(problem.code, piece.source.name, line, problem.text) for problem in problems]
-    for finding in found:
-        findings.write(finding.to_json() + "\n")
-        outcome.tally.add(finding)
-    return [finding for finding in found if RULES[finding.code].severity == "error"]
-
-
-def _reject(rejected: TextIO, piece: Piece, row: jsonl.Row, errors: Sequence[Finding]) -> None:
+def _reject(rejected: TextIO, piece: Piece, row: Row, errors: Sequence[Finding]) -> None:
     facts = {
         "place": f"{piece.source.name}:{row.line}",
         "codes": [finding.code for finding in errors],
@@ -186,8 +179,3 @@ def _reject(rejected: TextIO, piece: Piece, row: jsonl.Row, errors: Sequence[Fin
     }
     # A lone surrogate of the row can only be written escaped.
     rejected.write(json.dumps(facts, ensure_ascii=True) + "\n")
-
-
-def each(worker: Worker, pieces: Sequence[Piece]) -> Iterator[Outcome]:
-    """Prepare pieces in this process."""
-    return map(worker.prepare, pieces)

@@ -34,7 +34,7 @@ def test_samsum_as_the_template_writes_it(samsum, tokenizer, tmp_path):
             expected = tokenizer.apply_chat_template(messages, return_dict=False)
             assert example.input_ids.tolist() == expected
             answer = tokenizer.decode(example.input_ids[example.supervised])
-            assert answer == rows[example.place][-1]["content"].lstrip() + "<|end|>"
+            assert answer == rows[example.place][-1]["content"].strip() + "<|end|>"
     assert seen == set(rows)
 
 
@@ -48,7 +48,10 @@ def test_the_cache_answers_with_the_same_data(write, chat, tokenizer, tmp_path):
     )
     assert said[-1] == "found prepared"
     assert again.manifest == first.manifest == load_prepared(first.folder).manifest
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == [first.folder.name]
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {
+        first.folder.name,
+        "latest.json",
+    }
 
 
 def test_every_bad_row_is_named_at_once(write, chat, tokenizer, tmp_path):
@@ -76,6 +79,7 @@ def test_every_bad_row_is_named_at_once(write, chat, tokenizer, tmp_path):
         "PHI3-D002",
         "PHI3-D003",
         "PHI3-D009",
+        "PHI3-D038",
     ]
 
 

@@ -1,0 +1,163 @@
+"""The report for people (HTML) and for programs (JSON)."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from mlflow_phi3.data.collect import LEAK_CODES, Decided
+from mlflow_phi3.data.drift import compare_reports
+from mlflow_phi3.data.findings import RULES
+from mlflow_phi3.data.manifest import Manifest
+from mlflow_phi3.data.shards import ShardStore
+from mlflow_phi3.data.split import SPLITS
+from mlflow_phi3.data.statistics import EDGES, RowFigures, summarise
+
+# Azure AI Foundry, managed fine-tuning of Phi, "from"; hosting is billed by the hour besides.
+TRAINING_PRICE = 1.70  # US dollars a million tokens
+PRICE_DATE = "2025-12"
+_SHOWN_PAIRS = 100
+_EPOCHS = (1, 3, 5)
+
+
+def build_report(
+    manifest: Manifest,
+    decided: Decided,
+    rows: RowFigures,
+    store: ShardStore,
+    earlier: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Everything the report says, ready for JSON.
+
+    Args:
+        manifest: The preparation's manifest.
+        decided: What was decided for all rows.
+        rows: Figures of all rows that their pieces kept.
+        store: Those rows.
+        earlier: An earlier report of the same data.
+    """
+    splits = {
+        name: summarise(rows.take(decided.splits[name]), manifest.splits[name].labels)
+        for name in SPLITS
+    }
+    counts = manifest.counts
+    report: dict[str, Any] = {
+        "key": manifest.key,
+        "sha256": manifest.sha256,
+        "max_length": manifest.max_length,
+        "counts": {name: getattr(counts, name) for name in counts.__slots__},
+        "adds_up": counts.adds_up,
+        "sources": [
+            {name: getattr(source, name) for name in source.__slots__}
+            for source in manifest.sources
+        ],
+        "splits": splits,
+        "edges": list(EDGES),
+        "findings": _findings(decided),
+        "cleaning": dict(manifest.cleaning),
+        "duplicates": dict(Counter(pair.kind for pair in decided.duplicates)),
+        "leaks": _leaks(decided, store),
+        "cost": _cost(splits["train"]["tokens"]["sum"]),
+    }
+    report["drift"] = compare_reports(report, earlier) if earlier else None
+    return report
+
+
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """Write ``report.json`` and ``report.html``."""
+    text = json.dumps(report, ensure_ascii=False, indent=2)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    charts = {
+        name: bars(split["tokens"]["histogram"], split["supervised"]["histogram"])
+        for name, split in report["splits"].items()
+        if split["rows"]
+    }
+    page = page_template("report.html.jinja").render(report=report, charts=charts)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def page_template(name: str) -> jinja2.Template:
+    """A page of this package; everything put into it is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("mlflow_phi3.data", "pages"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.filters["percent"] = lambda share: f"{share:.1%}"
+    return environment.get_template(name)
+
+
+def bars(all_tokens: list[int], supervised: list[int]) -> list[dict[str, float | str]]:
+    """Bars of two histograms over one axis, from the first filled bin to the last.
+
+    Returns:
+        For each bin its name and the two heights, 0 to 1.
+    """
+    filled = np.flatnonzero(np.array(all_tokens) + np.array(supervised))
+    if not len(filled):
+        return []
+    most = max(*all_tokens, *supervised)
+    return [
+        {
+            "name": f"{EDGES[at]:,}" if at < len(EDGES) else "",
+            "all": all_tokens[at] / most,
+            "learnt": supervised[at] / most,
+            "all_rows": all_tokens[at],
+            "learnt_rows": supervised[at],
+        }
+        for at in range(int(filled[0]), int(filled[-1]) + 1)
+    ]
+
+
+def _findings(decided: Decided) -> list[dict[str, Any]]:
+    return [
+        {
+            "code": code,
+            "severity": RULES[code].severity,
+            "rule": RULES[code].title,
+            "fix": RULES[code].fix,
+            "count": count,
+            "examples": [
+                {"place": finding.place, "problem": finding.problem}
+                for finding in decided.tally.first[code]
+            ],
+        }
+        for code, count in decided.tally.by_frequency()
+    ]
+
+
+def _leaks(decided: Decided, store: ShardStore) -> dict[str, Any]:
+    addresses = decided.table.addresses
+    kinds = Counter(pair.kind for pair in decided.leaks)
+    return {
+        **{kind: kinds[kind] for kind in LEAK_CODES},  # type: ignore[index]
+        "pairs": [
+            {
+                "train": store.example(int(addresses[pair.row])).place,
+                "other": store.example(int(addresses[pair.other])).place,
+                "kind": pair.kind,
+            }
+            for pair in decided.leaks[:_SHOWN_PAIRS]
+        ],
+    }
+
+
+def _cost(tokens: int) -> dict[str, Any]:
+    return {
+        "usd_per_million_tokens": TRAINING_PRICE,
+        "as_of": PRICE_DATE,
+        "tokens_per_epoch": tokens,
+        "usd": {str(epochs): tokens * epochs * TRAINING_PRICE / 1e6 for epochs in _EPOCHS},
+    }
+
+
+def _number(value: float) -> str:
+    if isinstance(value, int) or float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"

@@ -1,0 +1,162 @@
+"""One row: from what was read to what is stored, or to what is wrong with it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data.clean import clean, looks_like_html, steps_of
+from mlflow_phi3.data.encode import Encoded, Encoder
+from mlflow_phi3.data.findings import RULES
+from mlflow_phi3.data.formats import Draft, Reader
+from mlflow_phi3.data.jsonl import Row
+from mlflow_phi3.data.languages import describe_texts
+from mlflow_phi3.data.messages import Message
+from mlflow_phi3.data.overlength import shorten
+from mlflow_phi3.data.shards import Stored
+from mlflow_phi3.data.template import TemplateSource
+from mlflow_phi3.data.validate import Problem, check_conversation, check_texts, parse_messages
+from mlflow_phi3.errors import DataError
+
+OVERLENGTH = "PHI3-D021"
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a row.
+
+    Args:
+        stored: The row, ready to be written; None when it cannot be.
+        problems: What was found in it; with an error, it is rejected.
+        cleaned: Names of the cleaning rules that changed it.
+        html: Whether it looks like HTML.
+    """
+
+    stored: Stored | None = None
+    problems: list[Problem] = field(default_factory=list)
+    cleaned: set[str] = field(default_factory=set)
+    html: bool = False
+
+
+class RowWork:
+    """Checks, cleans and encodes rows of one preparation.
+
+    Args:
+        config: The person's settings.
+        template: Tokenizer and template.
+        max_length: Tokens a conversation may have; 0 for no limit.
+    """
+
+    def __init__(self, config: PrepareConfig, template: TemplateSource, max_length: int) -> None:
+        self._config = config
+        self._limit = max_length
+        self._encoder = Encoder(template)
+        self._steps = steps_of(config)
+        self._classify = config.task == "text-classification"
+
+    def work(self, row: Row, reader: Reader, source: int) -> Result:
+        """Take a row all the way.
+
+        Args:
+            row: As it was read.
+            reader: How its source's rows become messages.
+            source: Number of the source.
+        """
+        if row.problem:
+            return Result(problems=[row.problem])
+        try:
+            return self._work(row, reader, source)
+        except RecursionError:  # JSON that parses may still be too deep to quote or to write
+            return Result(problems=[Problem("PHI3-D004", "nested too deeply")])
+
+    def _work(self, row: Row, reader: Reader, source: int) -> Result:
+        draft = reader.read(row.value)
+        if draft.problem:
+            return Result(problems=[draft.problem])
+        messages, problems = parse_messages(draft.messages)
+        if has_error(problems):
+            return Result(problems=problems)
+        html = any(looks_like_html(message.content) for message in messages)
+        messages, cleaned = clean(messages, self._steps)
+        if draft.cleaned:
+            cleaned.add("missing_values")
+        problems += check_texts(messages) if self._classify else check_conversation(messages)
+        if has_error(problems):
+            return Result(problems=problems, cleaned=cleaned, html=html)
+        label = draft.label
+        if self._classify:
+            messages, label = _as_labelled(messages, label)
+            if label is None:
+                problems.append(Problem("PHI3-D019", "the row has no label"))
+                return Result(problems=problems, cleaned=cleaned, html=html)
+        stored = self._encode(messages, problems)
+        if stored is not None:
+            facts = describe_texts([message.content for message in messages])
+            stored = Stored(
+                source=source,
+                line=row.line,
+                messages=messages,
+                encoded=stored.encoded,
+                supervised=stored.supervised,
+                label=label,
+                extra=_dump(draft),
+                cut=stored.cut,
+                text=facts,
+            )
+        return Result(stored, problems, cleaned, html)
+
+    def _encode(self, messages: Sequence[Message], problems: list[Problem]) -> Stored | None:
+        for number, message in enumerate(messages, start=1):
+            special = self._encoder.find_special(message.content)
+            if special:
+                text = f"message {number} ({message.role}) holds {special!r}"
+                problems.append(Problem("PHI3-D016", text))
+        try:
+            encoded = self._encoder.encode(messages, prompt=self._classify)
+        except DataError as error:
+            problems.append(Problem(error.code, error.problem))
+            return None
+        roles = [message.role for message in messages]
+        ends = encoded.turns[:, 2].tolist()
+        for number, (role, end) in enumerate(zip(roles, ends, strict=True), start=1):
+            if end == 0:
+                text = f"the chat template leaves out message {number} ({role})"
+                problems.append(Problem("PHI3-D024", text))
+        cut = -1
+        if self._limit and len(encoded.ids) > self._limit:
+            encoded, cut = self._fit(encoded, roles, problems)
+        spans = [] if self._classify else encoded.supervised_spans(roles, self._config.train_on)
+        if not spans and not self._classify and not has_error(problems):
+            problems.append(Problem("PHI3-D022", "no token of the row is learnt"))
+        return Stored(0, 0, messages, encoded, spans, cut=cut)
+
+    def _fit(
+        self, encoded: Encoded, roles: Sequence[str], problems: list[Problem]
+    ) -> tuple[Encoded, int]:
+        """Shorten an overlong conversation, or say that it is too long."""
+        if self._config.overlength == "truncate":
+            short = shorten(encoded, roles, self._limit)
+            if short is not None:
+                return short.encoded, short.cut
+        text = f"{len(encoded.ids):,} tokens; max_length is {self._limit:,}"
+        problems.append(Problem(OVERLENGTH, text))
+        return encoded, -1
+
+
+def has_error(problems: Sequence[Problem]) -> bool:
+    """Whether one of the problems keeps the row out."""
+    return any(RULES[problem.code].severity == "error" for problem in problems)
+
+
+def _as_labelled(messages: list[Message], label: str | None) -> tuple[list[Message], str | None]:
+    """The text to classify, and its class: the last answer, where the format has no label."""
+    if messages[-1].role == "assistant" and len(messages) > 1:
+        return messages[:-1], label if label is not None else messages[-1].content.strip()
+    return messages, label
+
+
+def _dump(draft: Draft) -> str | None:
+    if not draft.extra:
+        return None
+    # Escaped: a lone surrogate among the extra keys must not fail the row.
+    return json.dumps(draft.extra, ensure_ascii=True, default=str)
