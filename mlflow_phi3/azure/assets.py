@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,8 @@ def upload_model(
     from azure.ai.ml.entities import Model  # noqa: PLC0415 - seconds
     from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415
 
-    with workspace.session(f"model {asset.name}:{asset.version}", progress=True) as ml:
+    seen = sys.stderr.isatty()  # a progress bar is for eyes, not for log files
+    with workspace.session(f"model {asset.name}:{asset.version}", progress=seen) as ml:
         try:
             ml.models.get(asset.name, asset.version)
         except ResourceNotFoundError:

@@ -171,7 +171,10 @@ class OnlineService:
             else:
                 entity = deployment_entity(endpoint, wanted)
                 rest = entity._to_rest_object(location=self._workspace.location)  # noqa: SLF001
-            return dict(rest.serialize())
+            # The SDK has two generations of models, and sends them so.
+            if hasattr(rest, "serialize"):
+                return dict(rest.serialize())
+            return dict(rest.as_dict(exclude_readonly=True))
 
     def _busy(self, endpoint: str) -> str:
         found = self.get_endpoint(endpoint)

@@ -185,17 +185,18 @@ def target_help() -> str:
 
 @contextlib.contextmanager
 def _as_mlflow() -> Iterator[None]:
+    """Turn our errors into MLflow's; our message says all, a second traceback would bury it."""
     try:
         yield
     except UsageError as error:
-        raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from error
+        raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
     except AzureError as error:
         code = _STATUS.get(error.status or 0, BAD_REQUEST)
         facts = {"status": error.status, "code": error.azure_code, "request_id": error.request_id}
         told = {f"azure_{name}": value for name, value in facts.items() if value}
-        raise MlflowException(str(error), error_code=code, **told) from error
+        raise MlflowException(str(error), error_code=code, **told) from None
     except Phi3Error as error:
-        raise MlflowException(str(error), error_code=BAD_REQUEST) from error
+        raise MlflowException(str(error), error_code=BAD_REQUEST) from None
 
 
 def _parsed(config: Config | None) -> DeployConfig:

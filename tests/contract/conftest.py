@@ -1,0 +1,183 @@
+"""One emulator for all contract tests: its own process, under a guard that ends it with pytest."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mlflow_phi3.emulator.lifecycle import find_emulator
+from mlflow_phi3.emulator.process import Guarded
+from mlflow_phi3.emulator.settings import CACHE_VARIABLE, HOME_VARIABLE, settings_from
+
+MODEL = """
+import mlflow
+from mlflow.pyfunc import PythonModel
+
+
+class Echo(PythonModel):
+    def predict(self, context, model_input, params=None):
+        return [
+            {{"choices": [{{"index": 0, "message": {{"role": "assistant", "content":
+              "{name}: " + row["messages"][-1]["content"]}}, "finish_reason": "stop"}}]}}
+            for row in model_input.to_dict("records")
+        ]
+
+
+mlflow.models.set_model(Echo())
+"""
+SIGNATURE = """
+  inputs: '[{"name": "messages", "type": "array", "items": {"type": "object", "properties":
+    {"role": {"type": "string", "required": true}, "content": {"type": "string",
+    "required": true}}}, "required": true}]'
+"""
+
+
+class Emulator:
+    """A running emulator and what tests ask of it beside Azure's own calls."""
+
+    def __init__(self, settings, running, process):
+        self.settings, self.running, self.process = settings, running, process
+        self.environment = settings.environment(running.port)
+        bundle = str(settings.home / "bundle.pem")
+        import ssl
+
+        self.http = httpx.Client(
+            base_url=running.url, verify=ssl.create_default_context(cafile=bundle), timeout=60
+        )
+
+    def journal(self):
+        return self.http.get("/emulator/journal").json()
+
+    def changes(self):
+        """Bodies of changes, in the shape that the published types are checked in."""
+        return [
+            {"m": e["method"], "path": e["path"], "api": e["api_version"], "body": e["body"]}
+            for e in self.journal()
+            if e["method"] in {"PUT", "PATCH"} and e["body"] and e["status"] < 300
+        ]
+
+    def fault(self, kind, path, **values):
+        answer = self.http.post("/emulator/faults", json={"kind": kind, "path": path, **values})
+        assert answer.status_code == 204, answer.text
+
+    def waiting_faults(self):
+        return self.http.get("/emulator/faults").json()
+
+    def clear(self):
+        self.http.delete("/emulator/faults")
+        self.http.delete("/emulator/journal")
+
+    def token(self):
+        settings = self.environment
+        answer = self.http.post(
+            f"/{settings['AZURE_TENANT_ID']}/oauth2/v2.0/token",
+            data={
+                "client_id": settings["AZURE_CLIENT_ID"],
+                "client_secret": settings["AZURE_CLIENT_SECRET"],
+                "scope": f"{self.running.url}/.default",
+                "grant_type": "client_credentials",
+            },
+        )
+        return answer.json()["access_token"]
+
+
+def start(home: Path) -> Emulator:
+    """Start an emulator, or fail with its log: it is never skipped."""
+    environment = {**os.environ, HOME_VARIABLE: str(home)}
+    settings = settings_from(environment)
+    home.mkdir(parents=True, exist_ok=True)
+    process = Guarded(
+        [sys.executable, "-m", "mlflow_phi3.emulator"],
+        log=home / "emulator.log",
+        environment={**environment, CACHE_VARIABLE: str(settings.cache)},
+        folder=Path(__file__).parents[2],
+    )
+    deadline = time.monotonic() + 280
+    while (running := find_emulator(settings)) is None:
+        if not process.is_running() or time.monotonic() > deadline:
+            process.stop()
+            pytest.fail(f"the emulator did not start: {process.tail()}")
+        time.sleep(0.1)
+    return Emulator(settings, running, process)
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory):
+    emulator = start(tmp_path_factory.mktemp("emulator"))
+    yield emulator
+    emulator.http.close()
+    emulator.process.stop()
+
+
+@pytest.fixture(autouse=True)
+def _clean(emulator, monkeypatch, store_uri):
+    emulator.clear()
+    monkeypatch.setenv(HOME_VARIABLE, str(emulator.settings.home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
+
+
+@pytest.fixture
+def start_emulator_at():
+    """Start further emulators; they are ended with the test."""
+    started = []
+
+    def begin(home):
+        started.append(start(home))
+        return started[-1]
+
+    yield begin
+    for one in started:
+        one.http.close()
+        one.process.stop()
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """Folders of two small MLflow models that answer differently, and of one that cannot load."""
+    folder = tmp_path_factory.mktemp("models")
+    for name in ("one", "two", "broken"):
+        model = folder / name
+        model.mkdir()
+        code = MODEL.format(name=name) if name != "broken" else "raise RuntimeError('no weights')"
+        (model / "echo.py").write_text(code)
+        (model / "MLmodel").write_text(
+            "flavors:\n  python_function:\n    loader_module: mlflow.pyfunc.loaders.code_model\n"
+            "    model_code_path: echo.py\n    python_version: 3.11.0\n"
+            "saved_input_example_info:\n  artifact_path: input_example.json\n"
+            f"  type: json_object\nsignature:{SIGNATURE}"
+        )
+        example = {"messages": [{"role": "user", "content": "hi"}]}
+        (model / "input_example.json").write_text(json.dumps(example))
+    return {name: str(folder / name) for name in ("one", "two", "broken")}
+
+
+@pytest.fixture
+def client():
+    from mlflow_phi3.plugins.deployments import AzureFoundryClient
+
+    return AzureFoundryClient("azure-foundry:/local")
+
+
+@pytest.fixture
+def ask():
+    return {"messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.fixture
+def shared_checker():
+    """Hold bodies against Microsoft's published types, where those lie beside the checkout."""
+    folder = Path(__file__).parents[3] / "shared" / "azure-contract"
+
+    def check(changes):
+        if not folder.is_dir():
+            return
+        from tests.contract import published
+
+        faults = published.find_faults(changes, folder)
+        assert faults == []
+
+    return check

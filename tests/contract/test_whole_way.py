@@ -1,0 +1,149 @@
+"""From a model to an endpoint under load, to its next version, back, and to nothing."""
+
+import datetime as dt
+import json
+import threading
+
+import psutil
+import pytest
+from mlflow.exceptions import MlflowException
+
+from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.promote import promote, rollback
+
+
+def text(answer):
+    return answer["choices"][0]["message"]["content"]
+
+
+def scoring_processes(emulator):
+    children = psutil.Process(emulator.running.pid).children(recursive=True)
+    commands = [c.cmdline() for c in children]
+    return [c for c in commands if "mlflow.pyfunc.scoring_server.app:app" in c and "-S" not in c]
+
+
+class Load(threading.Thread):
+    """A client that asks without pause."""
+
+    def __init__(self, client, inputs):
+        super().__init__(daemon=True)
+        self._client, self._inputs = client, inputs
+        self._stop_asking = threading.Event()
+        self.answers, self.errors = [], []
+
+    def run(self):
+        while not self._stop_asking.is_set():
+            try:
+                self.answers.append(text(self._client.predict("chat", self._inputs)))
+            except MlflowException as error:
+                self.errors.append(error)
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop_asking.set()
+        self.join(60)
+
+
+def test_create_predict_blue_green_rollback_delete(
+    client, emulator, models, ask, capsys, shared_checker
+):
+    made = client.create_deployment("chat", models["one"])
+    assert (made["name"], made["flavor"], made["state"]) == ("chat", "python_function", "Succeeded")
+    assert made["traffic"] == {"blue": 100}
+    assert text(client.predict("chat", ask)) == "one: hello"
+    (part,) = client.predict_stream("chat", ask)
+    assert part["choices"][0]["delta"]["content"] == "one: hello"
+    # Run again, as after a cut: nothing is done, nothing is sent.
+    emulator.http.delete("/emulator/journal")
+    client.create_deployment("chat", models["one"])
+    assert not [e for e in emulator.journal() if e["method"] == "PUT"]
+    with pytest.raises(MlflowException, match="PHI3-U738"):
+        client.create_deployment("chat", models["two"])
+
+    with Load(client, ask) as load:
+        client.update_deployment("chat", models["two"])
+        deployer = Deployer("azure-foundry:/local", told=lambda _line: None)
+        rollback(deployer.service(60), deployer.registry, "chat")
+        promote(deployer.service(60), deployer.registry, "chat")
+        client.delete_deployment("blue", endpoint="chat")
+    assert load.errors == []
+    assert {"one: hello", "two: hello"} == set(load.answers)
+
+    shown = client.get_deployment("chat")
+    assert shown["traffic"] == {"green": 100}
+    assert set(shown["deployments"]) == {"green"}
+    with pytest.raises(MlflowException, match="PHI3-U715"):
+        client.delete_deployment("green", endpoint="chat")
+    assert len(scoring_processes(emulator)) == 1
+
+    shared_checker(emulator.changes())
+    out, err = capsys.readouterr()
+    secrets = (emulator.environment["AZURE_CLIENT_SECRET"], emulator.settings.secret("storage"))
+    key = deployer.service(60).get_key("chat")
+    said = out + err + json.dumps([shown, client.list_deployments(), emulator.journal()])
+    assert not [secret for secret in (*secrets, key) if secret in said]
+    assert "...." not in out
+
+    client.delete_deployment("chat")
+    client.delete_deployment("chat")
+    assert client.list_deployments() == []
+    assert scoring_processes(emulator) == []
+
+
+def test_settings_are_kept_and_changed_without_a_model(client, models):
+    client.create_deployment("keep", models["one"], config={"instance_count": "3"})
+    client.update_deployment("keep", config={"ttl_hours": "1"})
+    shown = client.get_deployment("keep")
+    assert shown["deployments"]["blue"]["instance_count"] == 3
+    deployer = Deployer("azure-foundry:/local", told=lambda _line: None)
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
+    assert deployer.reap(dt.datetime.now(dt.UTC), dry_run=False, timeout_s=60) == []
+    assert deployer.reap(later, dry_run=True, timeout_s=60) == ["keep"]
+    assert deployer.reap(later, dry_run=False, timeout_s=60) == ["keep"]
+    assert client.list_endpoints() == []
+
+
+def test_a_model_that_cannot_load_leaves_nothing_and_says_why(client, models, emulator):
+    with pytest.raises(MlflowException, match="no weights") as raised:
+        client.create_deployment("broken", models["broken"])
+    assert "Taken back" in str(raised.value)
+    assert client.list_endpoints() == []
+    assert scoring_processes(emulator) == []
+
+
+def test_a_dry_run_shows_what_would_be_sent_and_sends_nothing(client, models, emulator, capsys):
+    client.create_deployment("dry", models["one"], config={"dry_run": "true", "usd_per_hour": "2"})
+    said = capsys.readouterr().err
+    assert '"instanceType": "Standard_DS3_v2"' in said
+    assert "1 x Standard_DS3_v2 at 2 USD: 2.00 USD an hour" in said
+    assert not [e for e in emulator.journal() if e["method"] == "PUT"]
+
+
+def test_what_cannot_be_meant_is_refused(client, models):
+    for call in (
+        lambda: client.create_deployment("chat", models["one"], config={"trafic": "5"}),
+        lambda: client.create_deployment("a", models["one"]),
+        lambda: client.create_deployment("chat", "models:/nobody@champion"),
+        lambda: client.create_deployment("chat", models["one"], flavor="sklearn"),
+        lambda: client.create_deployment("chat", models["one"], config={"content_safety": "false"}),
+        lambda: client.update_deployment("chat", models["one"]),
+        lambda: client.get_deployment("nobody"),
+        lambda: client.explain("chat"),
+    ):
+        with pytest.raises(MlflowException, match=r"PHI3-U\d+ .*Fix: "):
+            call()
+
+
+def test_endpoints_by_hand(client):
+    assert client.create_endpoint("bare")["traffic"] == {}
+    client.create_endpoint("bare")
+    with pytest.raises(MlflowException, match="PHI3-U745"):
+        client.update_endpoint("bare", {"traffic": "blue=100"})
+    with pytest.raises(MlflowException, match="PHI3-U742 .*traffic"):
+        client.update_endpoint("bare", {"trafic": "blue=100"})
+    assert [e["name"] for e in client.list_endpoints()] == ["bare"]
+    client.delete_endpoint("bare")
+    assert client.list_endpoints() == []

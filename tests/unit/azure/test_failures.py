@@ -1,0 +1,54 @@
+import pytest
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    ServiceRequestError,
+)
+
+from mlflow_phi3.azure.failures import redact, translated
+from mlflow_phi3.errors import AzureError
+
+
+class Response:
+    status_code = 403
+    reason = "Forbidden"
+    headers = {"x-ms-request-id": "abc-1"}  # noqa: RUF012 - read only
+
+    def text(self, encoding=None):
+        return ""
+
+
+def test_status_and_request_id_are_kept_and_the_mend_fits():
+    with (
+        pytest.raises(AzureError, match=r"PHI3-A701 .*status 403, request id abc-1.*Azure AI Dev"),
+        translated("endpoint chat"),
+    ):
+        raise HttpResponseError("no permission", response=Response())
+
+
+def test_no_network_and_no_sign_in_have_codes_of_their_own():
+    with pytest.raises(AzureError, match="PHI3-A703"), translated("x"):
+        raise ServiceRequestError("name or service not known")
+    with pytest.raises(AzureError, match="PHI3-A702 .*az login"), translated("x"):
+        raise ClientAuthenticationError("no credential")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer SECRETSECRET.x",
+        "https://x/blob?sv=1&sig=SECRETSECRET%3D&se=2",
+        '{"primaryKey": "SECRETSECRET"}',
+        "AccountKey=SECRETSECRET;End",
+        "client_secret=SECRETSECRET",
+        "token eyJSECRETSECRET.eyJzdWIiOiIxIn0.c2ln",
+    ],
+)
+def test_secrets_are_taken_out(text):
+    assert "SECRETSECRET" not in redact(text)
+    assert "[secret]" in redact(text)
+
+
+def test_other_text_stays():
+    text = "The VM size Standard_X is not supported; known keys: a, b."
+    assert redact(text) == text

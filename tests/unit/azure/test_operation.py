@@ -1,0 +1,62 @@
+import os
+
+import pytest
+
+from mlflow_phi3.azure.operation import Deadline, DeadlinePassed, finish
+from mlflow_phi3.azure.portable import check_portable
+from mlflow_phi3.azure.quiet import applied, quiet
+from mlflow_phi3.errors import UsageError
+
+
+class Poller:
+    def __init__(self, polls):
+        self.polls = polls
+
+    def done(self):
+        return self.polls <= 0
+
+    def wait(self, _timeout):
+        self.polls -= 1
+
+    def status(self):
+        return "InProgress"
+
+    def result(self):
+        return "made"
+
+
+def test_an_operation_is_waited_for():
+    assert finish(Poller(3), Deadline(60), where="x") == "made"
+
+
+def test_a_deadline_says_where_and_how_to_go_on():
+    times = iter([0.0, 0.0, 5.0, 11.0, 12.0])
+    with pytest.raises(DeadlinePassed, match=r"endpoint chat: .*InProgress.*run the same command"):
+        finish(Poller(99), Deadline(10, lambda: next(times)), where="endpoint chat")
+
+
+def test_settings_hold_only_inside_and_the_sdks_own_are_put_back(monkeypatch):
+    monkeypatch.setenv("AZURE_TENANT_ID", "mine")
+    monkeypatch.delenv("AZUREML_CURRENT_CLOUD", raising=False)
+    with applied({"AZURE_TENANT_ID": "other", "AZURE_CLIENT_ID": "c"}):
+        assert os.environ["AZURE_TENANT_ID"] == "other"
+        os.environ["AZUREML_CURRENT_CLOUD"] = "Emulator"
+    assert os.environ["AZURE_TENANT_ID"] == "mine"
+    assert "AZUREML_CURRENT_CLOUD" not in os.environ
+    assert "AZURE_CLIENT_ID" not in os.environ
+
+
+def test_what_the_sdk_prints_is_kept_in(capsys):
+    with quiet():
+        print("....")
+    assert capsys.readouterr().out == ""
+
+
+def test_an_adapter_on_a_local_base_is_refused_with_the_mend():
+    adapter = {"peft_adaptor": "peft", "local_base_model_path": "/home/me/phi"}
+    model = {"flavors": {"python_function": {}, "transformers": adapter}}
+    with pytest.raises(UsageError, match=r"PHI3-U712 .*/home/me/phi.*register"):
+        check_portable(model, where="models:/chat/1")
+    with pytest.raises(UsageError, match="PHI3-U713"):
+        check_portable({"flavors": {"keras": {}}}, where="models:/chat/1")
+    check_portable({"flavors": {"python_function": {}}}, where="models:/chat/1")

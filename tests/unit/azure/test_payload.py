@@ -1,0 +1,69 @@
+import json
+
+import pandas as pd
+import pytest
+
+from mlflow_phi3.azure.payload import from_answer, to_request
+from mlflow_phi3.errors import UsageError
+
+CHAT = {
+    "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}],
+    "temperature": 0,
+}
+FRAMED = {
+    "input_data": {
+        "columns": ["messages", "temperature"],
+        "index": [0],
+        "data": [[CHAT["messages"], 0]],
+    }
+}
+
+
+def test_a_chat_is_one_row():
+    assert to_request(CHAT) == FRAMED
+
+
+def test_a_chat_that_pandas_has_taken_apart_is_put_together(tmp_path):
+    path = tmp_path / "chat.json"
+    path.write_text(json.dumps(CHAT))
+    frame = pd.read_json(path)
+    assert len(frame) == 2
+    assert to_request(frame) == FRAMED
+
+
+def test_messages_alone_are_a_chat():
+    assert to_request(CHAT["messages"])["input_data"]["data"] == [[CHAT["messages"]]]
+
+
+def test_several_chats_are_several_rows_and_missing_values_are_null():
+    request = to_request([CHAT, {"messages": CHAT["messages"][1:]}])["input_data"]
+    assert request["index"] == [0, 1]
+    assert request["data"][1] == [CHAT["messages"][1:], None]
+
+
+def test_frames_become_plain_json():
+    frame = pd.DataFrame({"text": ["a", "b"], "n": [1, 2], "x": [0.5, float("nan")]})
+    request = to_request(frame)
+    assert json.loads(json.dumps(request, allow_nan=False))["input_data"]["data"] == [
+        ["a", 1, 0.5],
+        ["b", 2, None],
+    ]
+
+
+def test_a_ready_body_passes():
+    assert to_request(FRAMED) == FRAMED
+
+
+@pytest.mark.parametrize("inputs", [None, 3, "text", [], b"x"])
+def test_other_things_are_refused(inputs):
+    with pytest.raises(UsageError, match="PHI3-U718"):
+        to_request(inputs)
+
+
+def test_answers():
+    completion = {"id": "1", "choices": [{"message": {"content": "x"}}]}
+    assert from_answer({"predictions": [completion]}) == completion
+    assert from_answer({"predictions": completion}) == completion
+    assert from_answer(completion) == completion
+    assert from_answer({"predictions": [1, 2]}) == {"predictions": [1, 2]}
+    assert from_answer([0.5]) == {"predictions": [0.5]}

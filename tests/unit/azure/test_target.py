@@ -1,0 +1,53 @@
+import json
+
+import pytest
+
+from mlflow_phi3.azure.names import check_name, suggest
+from mlflow_phi3.azure.target import Target, find_target, is_local
+from mlflow_phi3.errors import PreflightError, UsageError
+
+FULL = {
+    "AZURE_SUBSCRIPTION_ID": "s",
+    "AZURE_RESOURCE_GROUP": "g",
+    "AZUREML_WORKSPACE_NAME": "p",
+}
+
+
+def test_a_full_uri_needs_no_environment(tmp_path):
+    assert find_target("azure-foundry:/a/b/c", FULL, tmp_path) == Target("a", "b", "c")
+
+
+def test_what_the_uri_leaves_out_comes_from_the_environment_then_from_config_json(tmp_path):
+    assert find_target("azure-foundry", FULL, tmp_path) == Target("s", "g", "p")
+    config = {"subscription_id": "s2", "resource_group": "g2", "workspace_name": "p2"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    below = tmp_path / "deep" / "down"
+    below.mkdir(parents=True)
+    assert find_target("azure-foundry", {}, below) == Target("s2", "g2", "p2")
+    assert find_target("azure-foundry", {"AZURE_RESOURCE_GROUP": "g"}, below).group == "g"
+
+
+def test_what_is_told_nowhere_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"other": "program"}')
+    with pytest.raises(PreflightError, match="project.*AZUREML_WORKSPACE_NAME") as raised:
+        find_target("azure-foundry", {**FULL, "AZUREML_WORKSPACE_NAME": ""}, tmp_path)
+    assert "azure-foundry:/local" in str(raised.value)
+
+
+@pytest.mark.parametrize("uri", ["azure-foundry:/a", "azure-foundry:/a/b/c/d", "azureml", ""])
+def test_other_uris_are_refused(uri, tmp_path):
+    with pytest.raises(UsageError, match="PHI3-U711"):
+        find_target(uri, FULL, tmp_path)
+
+
+def test_local():
+    assert is_local("azure-foundry:/local")
+    assert not is_local("azure-foundry:/a/b/local")
+    assert not is_local("azure-foundry")
+
+
+@pytest.mark.parametrize("name", ["ab", "1chat", "chat-", "chat_1", "c" * 33, "", "chät"])
+def test_names_that_azure_refuses_are_refused_with_one_that_it_takes(name):
+    with pytest.raises(UsageError, match="PHI3-U717"):
+        check_name(name, "--name")
+    assert check_name(suggest(name), "--name")

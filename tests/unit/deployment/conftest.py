@@ -1,0 +1,38 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+_SPEC = importlib.util.spec_from_file_location("fakes", Path(__file__).with_name("fakes.py"))
+fakes = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(fakes)
+
+
+@pytest.fixture
+def service():
+    return fakes.MemoryService()
+
+
+@pytest.fixture
+def refused():
+    return fakes.refused
+
+
+class MemoryRegistry:
+    """Fulfils :class:`mlflow_phi3.deployment.promote.Registry`."""
+
+    def __init__(self):
+        self.champion, self.previous, self.fault = "", "", None
+
+    def get_champion(self, name):
+        return self.champion
+
+    def set_champion(self, name, version, previous):
+        if self.fault:
+            raise self.fault
+        self.champion, self.previous = version, previous
+
+
+@pytest.fixture
+def registry():
+    return MemoryRegistry()

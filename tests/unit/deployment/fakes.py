@@ -1,0 +1,61 @@
+"""A service in memory that keeps Azure's rules on traffic; faults by name of the method."""
+
+from dataclasses import replace
+
+from mlflow_phi3.errors import AzureError
+
+
+class MemoryService:
+    """Fulfils :class:`mlflow_phi3.deployment.rollout.Service`."""
+
+    def __init__(self):
+        self.endpoints, self.deployments, self.calls = {}, {}, []
+        self.faults = {}
+
+    def _call(self, name, *args):
+        self.calls.append((name, *args))
+        waiting = self.faults.get(name)
+        if waiting:
+            fault = waiting.pop(0)
+            if fault is not None:
+                raise fault
+
+    def get_endpoint(self, name):
+        return self.endpoints.get(name)
+
+    def list_deployments(self, endpoint):
+        return list(self.deployments.get(endpoint, {}).values())
+
+    def get_logs(self, endpoint, name, lines=60):
+        return f"last words of {name}"
+
+    def put_endpoint(self, endpoint, *, wait=True):
+        self._call("put_endpoint", endpoint.name, dict(endpoint.traffic))
+        for name in endpoint.traffic:
+            assert name in self.deployments.get(endpoint.name, {}), "traffic to nowhere"
+        assert sum(endpoint.traffic.values()) in {0, 100}
+        self.endpoints[endpoint.name] = replace(endpoint, state="Succeeded", scoring_uri="u")
+
+    def delete_endpoint(self, name, *, wait=True):
+        self._call("delete_endpoint", name)
+        self.endpoints.pop(name, None)
+        self.deployments.pop(name, None)
+
+    def put_deployment(self, endpoint, deployment, *, wait=True):
+        self._call("put_deployment", endpoint, deployment.name)
+        state = "Succeeded" if wait else "Creating"
+        kept = self.deployments.setdefault(endpoint, {})
+        kept[deployment.name] = replace(deployment, state=state)
+
+    def delete_deployment(self, endpoint, name, *, wait=True):
+        self._call("delete_deployment", endpoint, name)
+        assert not self.endpoints[endpoint].traffic.get(name), "it has traffic"
+        self.deployments.get(endpoint, {}).pop(name, None)
+
+    def await_idle(self, endpoint):
+        for name, found in self.deployments.get(endpoint, {}).items():
+            self.deployments[endpoint][name] = replace(found, state="Succeeded")
+
+
+def refused(status=500):
+    return AzureError("PHI3-A701", "a bad day", status=status)

@@ -1,0 +1,167 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.deployment.plan import (
+    CreateEndpoint,
+    Current,
+    PutDeployment,
+    RemoveDeployment,
+    ShiftTraffic,
+    Verify,
+    Wanted,
+    plan_deployment,
+    plan_removal,
+)
+from mlflow_phi3.deployment.traffic import read, with_share, without, written
+from mlflow_phi3.errors import UsageError
+
+OLD, NEW = "/m/chat/versions/1", "/m/chat/versions/2"
+
+
+def deployment(name, model=OLD, state="Succeeded", count=1, kind="A"):
+    return Deployment(name, model, kind, count, state=state)
+
+
+def current(traffic, *deployments):
+    endpoint = Endpoint("chat", "Succeeded", "https://x/score", traffic, {})
+    return Current(endpoint, deployments)
+
+
+def wanted(**changes):
+    return Wanted(**{"endpoint": "chat", "model": NEW, "default_instance_type": "A", **changes})
+
+
+def kinds(plan):
+    return [type(action) for action in plan.actions]
+
+
+def test_a_first_deployment_makes_the_endpoint_and_gets_all_traffic_after_its_check():
+    plan = plan_deployment(Current(), wanted())
+    assert kinds(plan) == [CreateEndpoint, PutDeployment, Verify, ShiftTraffic]
+    assert plan.deployment == "blue"
+    assert plan.actions[-1].traffic == {"blue": 100}
+
+
+def test_a_new_version_goes_to_the_free_slot_and_the_old_one_is_kept():
+    plan = plan_deployment(current({"blue": 100}, deployment("blue")), wanted())
+    assert kinds(plan) == [PutDeployment, Verify, ShiftTraffic]
+    assert plan.actions[0].deployment.name == "green"
+    assert (plan.actions[2].before, plan.actions[2].traffic) == ({"blue": 100}, {"green": 100})
+
+
+def test_the_occupied_slot_is_emptied_first():
+    there = current({"green": 100}, deployment("blue"), deployment("green"))
+    plan = plan_deployment(there, wanted())
+    assert kinds(plan) == [RemoveDeployment, PutDeployment, Verify, ShiftTraffic]
+    assert plan.actions[0].deployment == plan.actions[1].deployment.name == "blue"
+
+
+def test_without_keep_previous_the_old_one_goes_last():
+    there = current({"blue": 100}, deployment("blue"))
+    plan = plan_deployment(there, wanted(keep_previous=False))
+    assert kinds(plan)[-2:] == [ShiftTraffic, RemoveDeployment]
+    assert plan.actions[-1].deployment == "blue"
+
+
+def test_a_share_of_the_traffic_makes_a_canary():
+    plan = plan_deployment(current({"blue": 100}, deployment("blue")), wanted(traffic=10))
+    assert plan.actions[-1].traffic == {"green": 10, "blue": 90}
+
+
+def test_what_is_wanted_already_needs_nothing():
+    there = current({"blue": 100}, deployment("blue", NEW))
+    assert plan_deployment(there, wanted()).actions == ()
+
+
+def test_an_interrupted_command_is_taken_up_without_a_second_deployment():
+    there = current({"blue": 100}, deployment("blue"), deployment("green", NEW))
+    plan = plan_deployment(there, wanted())
+    assert kinds(plan) == [Verify, ShiftTraffic]
+    nowhere = current({}, deployment("blue", NEW))
+    assert kinds(plan_deployment(nowhere, wanted())) == [Verify, ShiftTraffic]
+
+
+def test_a_failed_slot_is_replaced():
+    there = current({}, deployment("blue", NEW, state="Failed"))
+    assert kinds(plan_deployment(there, wanted())) == [
+        RemoveDeployment,
+        PutDeployment,
+        Verify,
+        ShiftTraffic,
+    ]
+
+
+def test_an_update_without_values_keeps_what_is_there():
+    there = current({"blue": 100}, deployment("blue", count=3, kind="Big"))
+    put = plan_deployment(there, wanted()).actions[0].deployment
+    assert (put.instance_count, put.instance_type) == (3, "Big")
+
+
+def test_only_another_count_scales_in_place():
+    there = current({"blue": 100}, deployment("blue", NEW))
+    plan = plan_deployment(there, wanted(instance_count=4))
+    assert kinds(plan) == [PutDeployment]
+    assert plan.actions[0].before == deployment("blue", NEW)
+    assert plan.actions[0].deployment.instance_count == 4
+
+
+def test_another_machine_type_is_a_new_deployment():
+    there = current({"blue": 100}, deployment("blue", NEW))
+    plan = plan_deployment(there, wanted(instance_type="B"))
+    assert plan.actions[0].deployment.name == "green"
+
+
+def test_a_named_deployment_beside_others_gets_no_traffic_unless_told():
+    there = current({"blue": 100}, deployment("blue"))
+    plan = plan_deployment(there, wanted(deployment="canary"))
+    assert kinds(plan) == [PutDeployment, Verify]
+    plan = plan_deployment(there, wanted(deployment="canary", traffic=25))
+    assert plan.actions[-1].traffic == {"canary": 25, "blue": 75}
+
+
+def test_a_new_deployment_needs_a_model():
+    with pytest.raises(UsageError, match="PHI3-U716"):
+        plan_deployment(Current(), wanted(model=""))
+
+
+def test_removing_the_deployment_with_all_traffic_is_refused():
+    there = current({"blue": 100}, deployment("blue"), deployment("green"))
+    with pytest.raises(UsageError, match="PHI3-U715"):
+        plan_removal(there, "blue")
+    assert kinds(plan_removal(there, "green")) == [RemoveDeployment]
+
+
+def test_removing_one_with_a_share_gives_it_to_the_others_first():
+    there = current({"blue": 60, "green": 40}, deployment("blue"), deployment("green"))
+    plan = plan_removal(there, "green")
+    assert kinds(plan) == [ShiftTraffic, RemoveDeployment]
+    assert plan.actions[0].traffic == {"blue": 100}
+
+
+def test_removing_what_is_not_there_is_nothing():
+    assert plan_removal(Current(), "blue").actions == ()
+    assert plan_removal(current({}), "blue").actions == ()
+
+
+shares = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "d"]), st.integers(1, 100), min_size=2, max_size=4
+)
+
+
+@given(shares, st.integers(0, 100))
+def test_traffic_always_adds_up(weights, share):
+    whole = with_share({"rest": 100}, "first", 0)
+    traffic = whole
+    for name in weights:
+        traffic = with_share(traffic, name, weights[name])
+    changed = with_share(traffic | {"rest": traffic.get("rest", 0)}, "new", min(share, 99) + 1)
+    assert sum(changed.values()) == 100
+    assert all(part > 0 for part in changed.values())
+
+
+def test_traffic_reads_what_it_writes():
+    assert read(written({"green": 10, "blue": 90})) == {"blue": 90, "green": 10}
+    assert read("") == {}
+    assert without({"blue": 34, "green": 33, "red": 33}, "red") == {"blue": 51, "green": 49}

@@ -1,0 +1,103 @@
+import datetime as dt
+
+import pytest
+
+from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
+from mlflow_phi3.deployment.promote import promote, rollback
+from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired
+from mlflow_phi3.errors import UsageError
+
+
+@pytest.fixture
+def two(service, registry):
+    registry.champion = "1"
+    service.endpoints["chat"] = Endpoint("chat", "Succeeded", "u", {"blue": 100}, {"team": "x"})
+    service.deployments["chat"] = {
+        name: Deployment(
+            name,
+            f"/m/{version}",
+            "A",
+            1,
+            tags={"phi3.model": "chat", "phi3.version": version},
+            state="Succeeded",
+        )
+        for name, version in (("blue", "1"), ("green", "2"))
+    }
+    return service
+
+
+def test_promotion_moves_traffic_and_champion_and_rollback_takes_both_back(two, registry):
+    moved = promote(two, registry, "chat")
+    assert (moved.deployment, moved.model, moved.version) == ("green", "chat", "2")
+    assert two.endpoints["chat"].traffic == {"green": 100}
+    assert (registry.champion, registry.previous) == ("2", "1")
+    moved = rollback(two, registry, "chat")
+    assert (moved.before, moved.after, moved.version) == ("green=100", "blue=100", "1")
+    assert (registry.champion, registry.previous) == ("1", "2")
+    with pytest.raises(UsageError, match="PHI3-U725"):
+        rollback(two, registry, "chat")
+    assert two.endpoints["chat"].tags["team"] == "x"
+
+
+def test_when_the_alias_cannot_move_the_traffic_goes_back(two, registry):
+    registry.fault = RuntimeError("registry down")
+    with pytest.raises(RuntimeError):
+        promote(two, registry, "chat")
+    assert two.endpoints["chat"].traffic == {"blue": 100}
+    assert read_ledger(two.endpoints["chat"].tags) == []
+
+
+def test_killed_between_traffic_and_alias_the_next_command_ends_it(two, registry):
+    registry.fault = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        promote(two, registry, "chat")
+    assert two.endpoints["chat"].traffic == {"green": 100}
+    assert registry.champion == "1"
+    registry.fault = None
+    rollback(two, registry, "chat")
+    assert two.endpoints["chat"].traffic == {"blue": 100}
+    assert registry.champion == "1"
+    assert not any(entry.pending for entry in read_ledger(two.endpoints["chat"].tags))
+
+
+def test_rollback_to_what_is_gone_is_refused(two, registry):
+    promote(two, registry, "chat")
+    del two.deployments["chat"]["blue"]
+    with pytest.raises(UsageError, match="PHI3-U726 .*@previous"):
+        rollback(two, registry, "chat")
+
+
+def test_which_deployment_must_be_clear(two, registry):
+    two.deployments["chat"].pop("green")
+    with pytest.raises(UsageError, match="PHI3-U728"):
+        promote(two, registry, "chat")
+    with pytest.raises(UsageError, match="PHI3-U724 deployment chat/red: it does not exist"):
+        promote(two, registry, "chat", "red")
+    with pytest.raises(UsageError, match="PHI3-U727"):
+        promote(two, registry, "shop")
+
+
+def test_the_ledger_keeps_the_latest_and_fits_into_tags():
+    entries = [
+        Entry(f"2026-01-{day:02}T00:00:00+00:00", {"blue": 90, "green": 10}, {"green": 100},
+              "a-rather-long-model-name" * 3, "123", "124", pending=True)
+        for day in range(1, 10)
+    ]  # fmt: skip
+    tags = with_entries({"team": "x"}, entries)
+    assert read_ledger(tags) == entries[-6:]
+    assert max(map(len, tags.values())) <= 256
+    assert with_entries(tags, []) == {"team": "x"}
+
+
+def test_only_what_has_expired_is_reaped():
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    ends = {
+        "gone": expiry(now, -1),
+        "later": expiry(now, 1),
+        "odd": "tomorrow",
+        "naive": "2025-01-01T00:00:00",
+    }
+    endpoints = [Endpoint(n, "", "", {}, {EXPIRES_TAG: end}) for n, end in ends.items()]
+    endpoints.append(Endpoint("forever", "", "", {}, {}))
+    assert [e.name for e in find_expired(endpoints, now)] == ["gone"]

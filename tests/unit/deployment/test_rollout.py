@@ -1,0 +1,92 @@
+import pytest
+
+from mlflow_phi3.azure.operation import DeadlinePassed
+from mlflow_phi3.deployment.plan import Wanted, plan_deployment
+from mlflow_phi3.deployment.rollout import get_current, roll_out
+from mlflow_phi3.errors import AzureError, GateError
+
+
+def wanted(model="/m/chat/versions/1"):
+    return Wanted("chat", model=model, default_instance_type="A")
+
+
+def passes(_endpoint, _name):
+    pass
+
+
+def fails(endpoint, name):
+    raise GateError("PHI3-G701", "golden query 1 got no text")
+
+
+def deploy(service, check=passes, model="/m/chat/versions/1", **options):
+    plan = plan_deployment(get_current(service, "chat"), wanted(model))
+    return roll_out(plan, service, check, told=lambda _line: None, **options)
+
+
+def test_traffic_moves_only_after_the_check(service):
+    seen = []
+    deploy(service, lambda e, n: seen.append(dict(service.endpoints[e].traffic)))
+    assert seen == [{}]
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+
+
+def test_a_first_deployment_that_fails_its_check_leaves_nothing(service):
+    with pytest.raises(GateError, match="Taken back") as raised:
+        deploy(service, fails)
+    assert service.endpoints == service.deployments == {}
+    assert "last words of blue" in str(raised.value)
+
+
+def test_a_second_one_that_fails_leaves_the_first_with_all_traffic(service):
+    deploy(service)
+    with pytest.raises(GateError):
+        deploy(service, fails, "/m/chat/versions/2")
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+    assert set(service.deployments["chat"]) == {"blue"}
+
+
+@pytest.mark.parametrize("step", ["put_endpoint", "put_deployment"])
+def test_a_refused_call_leaves_nothing_and_a_second_run_succeeds(service, refused, step):
+    service.faults[step] = [refused()]
+    with pytest.raises(AzureError, match="a bad day"):
+        deploy(service)
+    assert service.endpoints == {}
+    assert deploy(service).left == ()
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+
+
+def test_what_cannot_be_taken_back_is_named(service, refused):
+    service.faults = {"put_deployment": [refused()], "delete_deployment": [refused(403)]}
+    with pytest.raises(AzureError, match="could not delete deployment chat/blue"):
+        deploy(service)
+
+
+def test_after_a_deadline_nothing_is_removed_and_a_second_run_goes_on(service):
+    late = DeadlinePassed("PHI3-A705", "not finished after 1 s")
+    deploy(service)
+    service.faults["put_deployment"] = [late]
+    with pytest.raises(DeadlinePassed, match="Still to do: create deployment chat/green"):
+        deploy(service, model="/m/chat/versions/2")
+    assert not [call for call in service.calls if call[0].startswith("delete")]
+
+
+def test_without_waiting_the_rest_is_left_and_the_next_run_does_it(service):
+    outcome = deploy(service, wait=False)
+    assert [str(step) for step in outcome.left] == [
+        "ask golden queries of chat/blue",
+        "traffic of chat to blue 100 %",
+    ]
+    assert service.endpoints["chat"].traffic == {}
+    assert deploy(service).left == ()
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+
+
+def test_killed_after_any_step_a_second_run_completes(service):
+    deploy(service)
+    for step in ("put_deployment", "put_endpoint"):
+        service.faults[step] = [KeyboardInterrupt()]
+        with pytest.raises(KeyboardInterrupt):
+            deploy(service, model="/m/chat/versions/2")
+        assert service.endpoints["chat"].traffic == {"blue": 100}
+    deploy(service, model="/m/chat/versions/2")
+    assert service.endpoints["chat"].traffic == {"green": 100}
