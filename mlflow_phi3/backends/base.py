@@ -17,11 +17,13 @@ class Job:
         trial: Its name, unique in the study: ``trial-007``.
         spec: What it trains with.
         resume: Whether to go on from its last checkpoint, if the backend finds one.
+        evaluated: Epochs whose evaluation is known already; a later one is told again.
     """
 
     trial: str
     spec: TrialSpec
     resume: bool = False
+    evaluated: int = 0
 
 
 class Training(Protocol):

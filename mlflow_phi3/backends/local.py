@@ -59,6 +59,13 @@ class LocalBackend:
             yield training
 
 
+def add_job(session: Session, job: Job, folder: Path) -> None:
+    """Let a job join, from its last checkpoint where it asks for that and there is one."""
+    resume = job.resume and (folder / job.trial / "last" / STATE_FILE).is_file()
+    evaluated = job.evaluated if resume else None
+    session.add(job.trial, job.spec, resume=resume, evaluated=evaluated)
+
+
 @dataclass(slots=True)
 class LocalTraining:
     """Groups under way in one session."""
@@ -72,8 +79,7 @@ class LocalTraining:
         """What the trials of one group after the other tell."""
         for group in self.groups:
             for job in group:
-                resume = job.resume and (self.folder / job.trial / "last" / STATE_FILE).is_file()
-                self.session.add(job.trial, job.spec, resume=resume)
+                add_job(self.session, job, self.folder)
             running = self.session.reports()
             self._running = running
             yield from running

@@ -254,4 +254,5 @@ def _outcome(live: LiveTrial, report: EndReport) -> dict[str, float | str | None
 
 
 def _job(ticket: Ticket) -> Job:
-    return Job(ticket.name, ticket.spec, resume=ticket.taken_over)
+    evaluated = max(ticket.known, default=0)
+    return Job(ticket.name, ticket.spec, resume=ticket.taken_over, evaluated=evaluated)

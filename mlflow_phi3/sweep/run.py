@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.conductor import Conductor
+from mlflow_phi3.sweep.confidence import compare_with_winner
 from mlflow_phi3.sweep.drivers import beating, this_driver
 from mlflow_phi3.sweep.ledger import OUTCOME, REASON, RUN_ID, Ledger
 from mlflow_phi3.sweep.pruners import build_pruner
+from mlflow_phi3.sweep.report import StudyReport, write_report
 from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space, build_space
@@ -92,7 +95,29 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     )
     with beating(ledger.study, ledger.driver):
         why = conductor.conduct()
-    return _result(ledger, tracker, checkpoints, why=why, storage=hide_password(url))
+    result = _result(ledger, tracker, checkpoints, why=why, storage=hide_password(url))
+    rivals = compare_with_winner(
+        result.winner, result.trials, validation=validation, tracker=tracker, seed=config.seed
+    )
+    result = replace(result, ties=tuple(rival.number for rival in rivals if rival.tied))
+    _log_result(parent, result, write_report(ledger.study, result, rivals))
+    return result
+
+
+def _log_result(parent: Run, result: SweepResult, report: StudyReport) -> None:
+    """The winner's numbers and the report, on the sweep's run."""
+    winner = result.winner
+    parent.log_metrics(
+        {
+            "eval/loss": winner.loss,
+            "eval/perplexity": winner.perplexity,
+            "eval/token_accuracy": winner.token_accuracy,
+        }
+    )
+    parent.set_tags({"phi3.winner": winner.name, "phi3.stopped_because": result.stopped_because})
+    parent.log_text(report.html, "sweep/report.html")
+    parent.log_text(report.csv, "sweep/trials.csv")
+    parent.log_json(report.importance, "sweep/importance.json")
 
 
 def open_ledger(

@@ -92,7 +92,13 @@ class Session:
         self._data_sha256 = _digest(train)
 
     def add(
-        self, trial: str, spec: TrialSpec, *, resume: bool = False, adapter: Path | None = None
+        self,
+        trial: str,
+        spec: TrialSpec,
+        *,
+        resume: bool = False,
+        evaluated: int | None = None,
+        adapter: Path | None = None,
     ) -> None:
         """Let ``trial`` join at the next step boundary.
 
@@ -100,6 +106,8 @@ class Session:
             trial: Its name, unique in this session; also its folder's.
             spec: What it trains with.
             resume: Continue from ``<folder>/<trial>/last`` where an earlier session left it.
+            evaluated: With ``resume``: epochs whose evaluation the listener has. When the earlier
+                session died between its last checkpoint and that report, it is told again.
             adapter: Begin with this adapter (PEFT's format) instead of a fresh one.
 
         Raises:
@@ -113,8 +121,10 @@ class Session:
         if resume:
             progress = disk.load_progress(rider.folder / "last")
             self._check_identity(rider, progress)
+            if evaluated is not None and evaluated < progress.evaluated:
+                progress = replace(progress, evaluated=progress.evaluated - 1)
             rider.best_loss, rider.steps = progress.best_loss, progress.step
-            twin = self._find_twin(spec, progress.step)
+            twin = self._find_twin(spec, progress)
             if twin is not None:
                 rider.shared_with = twin.riders[0].shared_with or twin.riders[0].trial
                 twin.riders.append(rider)
@@ -265,10 +275,14 @@ class Session:
         self._replay(trajectory, rider, owner.folder)
         return True
 
-    def _find_twin(self, spec: TrialSpec, step: int) -> Trajectory | None:
+    def _find_twin(self, spec: TrialSpec, progress: disk.Progress) -> Trajectory | None:
         """A running trajectory on which a resumed trial of ``spec`` stands exactly."""
         for trajectory in self._running:
-            if trajectory.spec.trunk == spec.trunk and trajectory.step == step:
+            stands = (trajectory.step, trajectory.evaluated)
+            if trajectory.spec.trunk == spec.trunk and stands == (
+                progress.step,
+                progress.evaluated,
+            ):
                 return trajectory
         return None
 

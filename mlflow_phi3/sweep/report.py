@@ -1,0 +1,138 @@
+"""The report of a study: one page that needs nothing else, and the same as data."""
+
+import csv
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import jinja2
+import optuna
+import plotly.io
+from optuna import Study
+from optuna.exceptions import ExperimentalWarning
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.trial import TrialState
+
+from mlflow_phi3.sweep.confidence import Rival, tell_confidence
+from mlflow_phi3.sweep.figures import (
+    draw_curves,
+    draw_history,
+    draw_importance,
+    draw_parallel,
+    draw_slices,
+)
+from mlflow_phi3.sweep.results import SweepResult, TrialResult
+
+_TEMPLATE = "report.html.jinja"
+# Fewer trials say nothing about which parameter matters.
+_LEAST_FOR_IMPORTANCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class StudyReport:
+    """What is logged of a study.
+
+    Args:
+        html: A page with its figures; needs no network.
+        csv: One line a trial.
+        importance: Share of the loss's variance that each parameter explains (fANOVA).
+    """
+
+    html: str
+    csv: str
+    importance: Mapping[str, float]
+
+
+def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival]) -> StudyReport:
+    """Draw and tabulate a finished study.
+
+    Args:
+        study: Optuna's, for the curves and the importances.
+        result: What came of it.
+        rivals: Trials beside the winner.
+    """
+    importance = weigh_parameters(study)
+    curves = {
+        trial.number: dict(trial.intermediate_values)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.intermediate_values
+    }
+    figures = {
+        "Every trial, and the best so far": draw_history(result.trials),
+        "How each trial learnt": draw_curves(curves, result),
+        "Which parameter matters": draw_importance(importance),
+        "Where good trials lie": draw_parallel(result.trials),
+        "One parameter at a time": draw_slices(result.trials),
+    }
+    drawn = {title: figure for title, figure in figures.items() if figure is not None}
+    template = resources.files("mlflow_phi3.sweep").joinpath(_TEMPLATE).read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    html = environment.from_string(template).render(
+        result=result,
+        winner=result.winner,
+        confidence=tell_confidence(result.winner, rivals),
+        rivals={rival.number: rival for rival in rivals},
+        ranked=rank(result.trials),
+        parameters=searched(result.trials),
+        counts=_count_states(result.trials),
+        figures={
+            title: plotly.io.to_html(
+                figure,
+                full_html=False,
+                include_plotlyjs="inline" if index == 0 else False,
+                config={"displaylogo": False, "responsive": True},
+            )
+            for index, (title, figure) in enumerate(drawn.items())
+        },
+    )
+    return StudyReport(html, _table(result.trials), importance)
+
+
+def weigh_parameters(study: Study) -> dict[str, float]:
+    """Importance of each parameter, most important first; empty when too little is known."""
+    complete = [t for t in study.get_trials(deepcopy=False) if t.state is TrialState.COMPLETE]
+    losses = {trial.value for trial in complete}
+    if len(complete) < _LEAST_FOR_IMPORTANCE or len(losses) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        found = optuna.importance.get_param_importances(
+            study, evaluator=FanovaImportanceEvaluator(seed=0)
+        )
+    return {name: float(share) for name, share in found.items() if math.isfinite(share)}
+
+
+def rank(trials: Sequence[TrialResult]) -> list[TrialResult]:
+    """Complete trials first, best first."""
+    return sorted(trials, key=lambda t: (t.state != "complete", math.isnan(t.loss), t.loss))
+
+
+def searched(trials: Sequence[TrialResult]) -> list[str]:
+    """The parameters that some trial was asked about."""
+    return sorted({name for trial in trials for name in trial.params})
+
+
+def _count_states(trials: Sequence[TrialResult]) -> dict[str, int]:
+    states = [trial.state for trial in trials]
+    return {state: states.count(state) for state in dict.fromkeys(states)}
+
+
+def _table(trials: Sequence[TrialResult]) -> str:
+    names = searched(trials)
+    facts = ["loss", "perplexity", "token_accuracy", "seconds", "shared_with", "reason", "run_id"]
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["number", "state", *names, *facts])
+    for trial in trials:
+        params = [trial.params.get(name, "") for name in names]
+        writer.writerow(
+            [trial.number, trial.state, *params, *(_cell(getattr(trial, f)) for f in facts)]
+        )
+    return stream.getvalue()
+
+
+def _cell(value: object) -> object:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else value
