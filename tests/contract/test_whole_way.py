@@ -142,7 +142,7 @@ def test_endpoints_by_hand(client):
     client.create_endpoint("bare")
     with pytest.raises(MlflowException, match="PHI3-U745"):
         client.update_endpoint("bare", {"traffic": "blue=100"})
-    with pytest.raises(MlflowException, match="PHI3-U742 .*traffic"):
+    with pytest.raises(MlflowException, match=r"PHI3-U742 .*traffic"):
         client.update_endpoint("bare", {"trafic": "blue=100"})
     assert [e["name"] for e in client.list_endpoints()] == ["bare"]
     client.delete_endpoint("bare")

@@ -29,7 +29,7 @@ def test_status_and_request_id_are_kept_and_the_mend_fits():
 def test_no_network_and_no_sign_in_have_codes_of_their_own():
     with pytest.raises(AzureError, match="PHI3-A703"), translated("x"):
         raise ServiceRequestError("name or service not known")
-    with pytest.raises(AzureError, match="PHI3-A702 .*az login"), translated("x"):
+    with pytest.raises(AzureError, match=r"PHI3-A702 .*az login"), translated("x"):
         raise ClientAuthenticationError("no credential")
 
 

@@ -29,7 +29,7 @@ def test_what_the_uri_leaves_out_comes_from_the_environment_then_from_config_jso
 
 def test_what_is_told_nowhere_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"other": "program"}')
-    with pytest.raises(PreflightError, match="project.*AZUREML_WORKSPACE_NAME") as raised:
+    with pytest.raises(PreflightError, match=r"project.*AZUREML_WORKSPACE_NAME") as raised:
         find_target("azure-foundry", {**FULL, "AZUREML_WORKSPACE_NAME": ""}, tmp_path)
     assert "azure-foundry:/local" in str(raised.value)
 

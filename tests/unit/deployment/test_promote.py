@@ -64,7 +64,7 @@ def test_killed_between_traffic_and_alias_the_next_command_ends_it(two, registry
 def test_rollback_to_what_is_gone_is_refused(two, registry):
     promote(two, registry, "chat")
     del two.deployments["chat"]["blue"]
-    with pytest.raises(UsageError, match="PHI3-U726 .*@previous"):
+    with pytest.raises(UsageError, match=r"PHI3-U726 .*@previous"):
         rollback(two, registry, "chat")
 
 

@@ -1,0 +1,141 @@
+"""Bad days: every remote call of a deployment, times every fault."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from mlflow.exceptions import MlflowException
+
+CALLS = [
+    ("POST", "oauth2/v2.0/token"),
+    ("GET", "/workspaces/phi3$"),
+    ("GET", "/onlineEndpoints/[^/]+$"),
+    ("GET", "/onlineEndpoints/[^/]+/deployments$"),
+    ("GET", "/models/[^/]+/versions"),
+    ("GET", "/datastores/"),
+    ("POST", "/listSecrets"),
+    ("HEAD", "/devstoreaccount1/"),
+    ("PUT", "/devstoreaccount1/"),
+    ("PUT", "/models/[^/]+/versions/"),
+    ("PUT", "/onlineEndpoints/[^/]+$"),
+    ("PUT", "/deployments/"),
+    ("GET", "mfeOperationsStatus"),
+    ("POST", "/listKeys"),
+    ("POST", "/score"),
+]
+DELETIONS = [("DELETE", "/onlineEndpoints/"), ("GET", "mfeOperationResults")]
+
+
+def inject(emulator, calls, kind, **values):
+    for method, path in calls:
+        emulator.fault(kind, path, method=method, **values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("status", {"status": 429}),
+        ("status", {"status": 500}),
+        ("drop", {}),
+        pytest.param("drop_after", {}, marks=pytest.mark.slow),
+        pytest.param("slow", {"seconds": 0.5}, marks=pytest.mark.slow),
+    ],
+    ids=["429", "500", "drop", "drop-after", "slow"],
+)
+def test_each_call_meets_the_fault_once(emulator, models, ask, kind, values):
+    from mlflow_phi3.plugins.deployments import AzureFoundryClient
+
+    inject(emulator, CALLS, kind, **values)
+    for _ in range(len(CALLS)):
+        try:
+            # A new client each time, as a new command has.
+            client = AzureFoundryClient("azure-foundry:/local")
+            client.create_deployment("faulty", models["one"])
+        except MlflowException as error:
+            assert "PHI3-A7" in str(error), error  # noqa: PT017 - any number of them may come
+        else:
+            break
+    assert client.predict("faulty", ask)["choices"][0]["message"]["content"] == "one: hello"
+    assert client.get_deployment("faulty")["traffic"] == {"blue": 100}
+    inject(emulator, DELETIONS, kind, **values)
+    for _ in DELETIONS * 2:
+        try:
+            client.delete_deployment("faulty")
+        except MlflowException as error:
+            assert "PHI3-A7" in str(error), error  # noqa: PT017 - as above
+        else:
+            break
+    assert client.list_endpoints() == []
+    assert [fault["path"] for fault in emulator.waiting_faults() if fault["path"] != "/score"] == []
+
+
+@pytest.mark.parametrize("path", ["/onlineEndpoints/failing$", "/onlineEndpoints/failing/dep"])
+def test_an_operation_that_fails_leaves_nothing_and_a_second_run_completes(
+    client, emulator, models, path
+):
+    emulator.fault("fail_operation", path)
+    with pytest.raises(MlflowException, match=r"PHI3-A701 .*unexpected internal failure"):
+        client.create_deployment("failing", models["one"])
+    assert client.list_endpoints() == []
+    made = client.create_deployment("failing", models["one"], config={"synchronous": "false"})
+    assert made["left"]
+    client.delete_deployment("failing")
+
+
+def test_an_operation_that_never_ends_is_left_by_the_deadline(client, emulator, models):
+    emulator.fault("hang_operation", "/onlineEndpoints/hanging$")
+    with pytest.raises(
+        MlflowException, match=r"(?s)not finished after 3 s.*Still to do.*timeout_s"
+    ):
+        client.create_deployment("hanging", models["one"], config={"timeout_s": "3"})
+    assert [e["state"] for e in client.list_endpoints()] == ["Creating"]
+
+
+def test_a_forbidden_call_tells_which_role_is_needed(client, emulator, models):
+    emulator.fault("status", "/onlineEndpoints/denied$", method="PUT", status=403)
+    with pytest.raises(MlflowException, match="Azure AI Developer") as raised:
+        client.create_deployment("denied", models["one"])
+    assert raised.value.error_code == "PERMISSION_DENIED"
+    assert raised.value.json_kwargs["azure_status"] == 403
+    assert client.get_endpoint
+    assert "denied" not in [e["name"] for e in client.list_endpoints()]
+
+
+@pytest.mark.slow
+def test_a_client_that_is_killed_anywhere_is_completed_by_a_second_run(emulator, client, models):
+    program = (
+        "from mlflow_phi3.plugins.deployments import AzureFoundryClient as C;"
+        f"C('azure-foundry:/local').create_deployment('killed', {models['one']!r})"
+    )
+    for moment in ("/models/killed/versions/", "/onlineEndpoints/killed", "/deployments/blue"):
+        emulator.clear()
+        child = subprocess.Popen([sys.executable, "-c", program], env=dict(os.environ))
+        while not any(e["method"] == "PUT" and moment in e["path"] for e in emulator.journal()):
+            assert child.poll() is None
+            time.sleep(0.05)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    client.create_deployment("killed", models["one"])
+    assert client.get_deployment("killed")["traffic"] == {"blue": 100}
+    assert set(client.get_deployment("killed")["deployments"]) == {"blue"}
+    client.delete_deployment("killed")
+
+
+@pytest.mark.slow
+def test_a_restarted_emulator_serves_what_it_served(
+    start_emulator_at, tmp_path, models, ask, monkeypatch
+):
+    from mlflow_phi3.emulator.settings import HOME_VARIABLE
+    from mlflow_phi3.plugins.deployments import AzureFoundryClient
+
+    monkeypatch.setenv(HOME_VARIABLE, str(tmp_path))
+    first = start_emulator_at(tmp_path)
+    AzureFoundryClient("azure-foundry:/local").create_deployment("stays", models["one"])
+    first.process.stop()
+    second = start_emulator_at(tmp_path)
+    assert second.running.port == first.running.port
+    answer = AzureFoundryClient("azure-foundry:/local").predict("stays", ask)
+    assert answer["choices"][0]["message"]["content"] == "one: hello"

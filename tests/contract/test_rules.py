@@ -1,0 +1,125 @@
+"""The emulator over plain HTTP: it refuses what the service refuses, whoever asks."""
+
+import pytest
+
+from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION, WORKSPACE
+
+HOME = (
+    f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
+    f"/providers/Microsoft.MachineLearningServices/workspaces/{WORKSPACE}"
+)
+VERSION = {"api-version": "2024-10-01-preview"}
+
+
+@pytest.fixture
+def arm(emulator):
+    headers = {"Authorization": f"Bearer {emulator.token()}"}
+
+    def call(method, path, body=None, **extra):
+        return emulator.http.request(
+            method, HOME + path, json=body, params=VERSION, headers={**headers, **extra}
+        )
+
+    return call
+
+
+def endpoint(**properties):
+    return {"location": "eastus2", "properties": {"authMode": "Key", **properties}}
+
+
+def finish(emulator, answer):
+    token = {"Authorization": f"Bearer {emulator.token()}"}
+    address = answer.headers.get("Azure-AsyncOperation") or answer.headers["Location"]
+    while True:
+        polled = emulator.http.get(address, headers=token)
+        if polled.status_code not in {200, 202} or (
+            polled.status_code == 200 and polled.json()["status"] != "InProgress"
+        ):
+            return polled
+
+
+def test_nothing_is_told_without_a_token(emulator):
+    for headers in ({}, {"Authorization": "Bearer made-up"}):
+        answer = emulator.http.get(HOME, params=VERSION, headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "InvalidAuthenticationToken"
+
+
+def test_paths_are_case_insensitive(emulator):
+    token = {"Authorization": f"Bearer {emulator.token()}"}
+    assert emulator.http.get(HOME.upper(), params=VERSION, headers=token).status_code == 200
+
+
+def test_an_endpoint_over_its_life(emulator, arm):
+    made = arm("PUT", "/onlineEndpoints/plain", endpoint())
+    assert made.status_code == 201
+    assert made.json()["properties"]["provisioningState"] == "Creating"
+    assert made.json()["properties"]["scoringUri"] is None
+    assert made.headers["x-ms-async-operation-timeout"] == "PT30M"
+    assert finish(emulator, made).json()["status"] == "Succeeded"
+    shown = arm("GET", "/onlineEndpoints/PLAIN").json()
+    assert shown["properties"]["scoringUri"].endswith("/online/plain/score")
+    assert "Key" not in shown["properties"].get("keys", {})
+    keys = arm("POST", "/onlineEndpoints/plain/listKeys").json()
+    finish(emulator, arm("POST", "/onlineEndpoints/plain/regenerateKeys", {"keyType": "Primary"}))
+    renewed = arm("POST", "/onlineEndpoints/plain/listKeys").json()
+    assert renewed["primaryKey"] != keys["primaryKey"]
+    assert renewed["secondaryKey"] == keys["secondaryKey"]
+    uri = shown["properties"]["scoringUri"]
+    assert emulator.http.post(uri, json={}).status_code == 401
+    good = {"Authorization": f"Bearer {keys['secondaryKey']}"}
+    answer = emulator.http.post(uri, json={"input_data": []}, headers=good)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "NoTraffic")
+    gone = arm("DELETE", "/onlineEndpoints/plain")
+    assert gone.status_code == 202
+    assert finish(emulator, gone).status_code == 204
+    assert arm("GET", "/onlineEndpoints/plain").status_code == 404
+    assert arm("DELETE", "/onlineEndpoints/plain").status_code == 204
+
+
+def test_what_is_being_changed_cannot_be_changed(emulator, arm):
+    emulator.fault("hang_operation", "/onlineEndpoints/stuck")
+    assert arm("PUT", "/onlineEndpoints/stuck", endpoint()).status_code == 201
+    for method, body in (("PUT", endpoint()), ("DELETE", None)):
+        answer = arm(method, "/onlineEndpoints/stuck", body)
+        assert answer.status_code == 409, answer.text
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/onlineEndpoints/1x", endpoint(), 400),
+        ("/onlineEndpoints/ok-name", {"properties": {"authMode": "Key"}}, 400),
+        ("/onlineEndpoints/ok-name", endpoint(authMode="None"), 400),
+        ("/onlineEndpoints/ok-name", endpoint(traffic={"blue": 100}), 400),
+        ("/onlineEndpoints/none/deployments/blue", {"properties": {}}, 400),
+        ("/models/chat/versions/1", {"properties": {}}, 400),
+        ("/models/chat/versions/1,2", {"properties": {"modelUri": "azureml://x"}}, 400),
+    ],
+)
+def test_bodies_that_are_refused(arm, path, body, status):
+    answer = arm("PUT", path, body)
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["message"]
+
+
+def test_versions_are_immutable(arm):
+    body = {"properties": {"modelUri": "azureml://a", "modelType": "mlflow_model"}}
+    assert arm("PUT", "/models/fixed/versions/1", body).status_code == 201
+    assert arm("PUT", "/models/fixed/versions/1", body).status_code == 200
+    body["properties"]["modelUri"] = "azureml://b"
+    assert arm("PUT", "/models/fixed/versions/1", body).status_code == 409
+    assert arm("GET", "/models/fixed").json()["properties"]["nextVersion"] == "2"
+
+
+def test_wrong_secrets_get_no_token(emulator):
+    tenant = emulator.environment["AZURE_TENANT_ID"]
+    form = {"client_id": "x", "client_secret": "y", "scope": "z", "grant_type": "g"}
+    answer = emulator.http.post(f"/{tenant}/oauth2/v2.0/token", data=form)
+    assert (answer.status_code, answer.json()["error"]) == (401, "invalid_client")
+
+
+def test_storage_wants_a_signature(emulator):
+    account = f"{emulator.running.url}/devstoreaccount1/azureml-blobstore"
+    answer = emulator.http.get(account, params={"restype": "container", "comp": "list"})
+    assert answer.status_code == 403
