@@ -18,10 +18,14 @@ class RegisterConfig(Config):
 
     parity_tolerance: float = Field(default=0.02, gt=0)
     """Largest difference of a logit between the trained model and the registered one, relative to
-    the largest logit; the most likely tokens must agree besides."""
+    the largest logit."""
 
     parity_examples: int = Field(default=8, ge=1)
     """Test conversations on which the two are compared."""
+
+    golden: str = ""
+    """JSONL file of questions whose answers must hold before anything is registered; see
+    docs/metrics.md."""
 
     promote: Literal["better", "always", "never"] = "better"
     """When the new version becomes `champion`: `better` than the one that is, beyond noise, on the

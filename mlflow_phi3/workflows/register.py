@@ -1,8 +1,7 @@
 """``register``: prove that the winner is the same wherever it is loaded, then give it a version."""
 
-import math
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,14 +11,22 @@ from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.words import RegisterWord
 from mlflow_phi3.data.pipeline import PreparedData
-from mlflow_phi3.errors import GateError
-from mlflow_phi3.evaluation.compare import compare
+from mlflow_phi3.evaluation.compare import Comparison, compare
+from mlflow_phi3.evaluation.gates import (
+    Verdict,
+    champion_gate,
+    finite_gate,
+    golden_gate,
+    parity_gate,
+)
+from mlflow_phi3.evaluation.golden import GoldenResult, judge_all, read_golden
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.base import Base, load_base
+from mlflow_phi3.modeling.generate import generate
 from mlflow_phi3.modeling.merge import merge_adapter
-from mlflow_phi3.modeling.parity import Parity, compare_logits
+from mlflow_phi3.modeling.parity import compare_logits
 from mlflow_phi3.serving.package import package_chat
 from mlflow_phi3.tracking import registry
 from mlflow_phi3.tracking.runs import Run
@@ -30,6 +37,7 @@ from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, fetch_ada
 
 # Where the weights lie within a logged model: the artifact `checkpoint` of serving/package.py.
 _CHECKPOINT = "artifacts/checkpoint"
+_GOLDEN_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +104,22 @@ def register(
     """Log the winner portable, reload it, compare, and only then make it a version.
 
     Raises:
-        GateError: Its loss is not a number, or the reloaded model is not the trained one.
+        GateError: Its loss or a weight is not a number, the reloaded model is not the trained one,
+            or a golden query is answered wrongly.
     """
     run.set_tags({SWEEP_RUN: winner.sweep_run, WINNER_RUN: winner.run_id})
-    if not math.isfinite(tuned.metrics["loss"]):
-        raise GateError("PHI3-G001", f"test loss is {tuned.metrics['loss']}", where=winner.name)
     with tempfile.TemporaryDirectory(dir=job.workspace) as scratch:
         with job.screen.stage("register") as update:
             update("merging the adapter into its base")
             model_uri = _log_portable(job, config, base, winner, run, Path(scratch))
-            update("reloading it from the store and comparing")
-            reloaded = registry.download_model(model_uri, Path(scratch) / "reloaded")
-            parity = _compare(base, winner, reloaded / _CHECKPOINT, data, config)
-        run.log_json(asdict(parity), "register/parity.json")
-        _check(parity, config, winner)
-        champion, why = _decide(job, config, data, tuned, Path(scratch))
+            update("reloading it from the store")
+            folder = registry.download_model(model_uri, Path(scratch) / "reloaded")
+            device = str(base.model.device)
+            reloaded = load_base(str(folder / _CHECKPOINT), precision="float32", device=device)
+            update("comparing it with the trained one, and with the champion")
+            verdict = _judge(job, config, base, reloaded, data, winner, tuned, Path(scratch))
+        run.log_json(verdict.to_json(), "register/gate.json")
+        verdict.check(winner.name)
     version = registry.create_version(
         run,
         name=config.registered_model,
@@ -121,13 +130,13 @@ def register(
             "phi3.trial_run": winner.run_id,
             **{f"test/{name}": value for name, value in tuned.metrics.items()},
         },
-        description=f"{winner.name} of sweep run {winner.sweep_run}: {why}",
+        description=f"{winner.name} of sweep run {winner.sweep_run}: {verdict.why}",
     )
     registry.set_challenger(run.client, version)
-    if champion:
+    if verdict.promote:
         registry.crown(run.client, version)
-    run.log_json({"champion": champion, "why": why, "parity": asdict(parity)}, "register/gate.json")
-    return Registered(version.name, str(version.version), winner.name, champion, why)
+    number = str(version.version)
+    return Registered(version.name, number, winner.name, verdict.promote, verdict.why)
 
 
 def _log_portable(
@@ -143,42 +152,54 @@ def _log_portable(
     return registry.log_model(run, package_chat(merged, scratch / "code"))
 
 
-def _compare(
-    base: Base, winner: Winner, checkpoint: Path, data: PreparedData, config: RegisterConfig
-) -> Parity:
-    """Logits of the model as it was trained beside those of the one that came back."""
+def _judge(
+    job: Job,
+    config: RegisterConfig,
+    base: Base,
+    reloaded: Base,
+    data: PreparedData,
+    winner: Winner,
+    tuned: Evaluation,
+    scratch: Path,
+) -> Verdict:
+    """Ask every gate."""
     examples = data.examples("test")[: config.parity_examples]
-    reloaded = load_base(str(checkpoint), precision="float32", device=str(base.model.device))
     with with_adapter(base, winner.adapter) as trained:
-        return compare_logits(trained, reloaded.model, examples)
+        parity = compare_logits(trained, reloaded.model, examples)
+    weights = all(bool(weight.isfinite().all()) for weight in reloaded.model.parameters())
+    gates = [
+        finite_gate(tuned.metrics, weights),
+        parity_gate(
+            same=parity.within(config.parity_tolerance),
+            max_rel=parity.max_rel,
+            differing=parity.differing,
+            tolerance=config.parity_tolerance,
+        ),
+    ]
+    if config.golden:
+        gates.append(golden_gate(_ask_golden(reloaded, Path(config.golden))))
+    rival = _against_champion(job, config, data, tuned, scratch)
+    return Verdict((*gates, champion_gate(rival, config.promote)))
 
 
-def _check(parity: Parity, config: RegisterConfig, winner: Winner) -> None:
-    if not parity.within(config.parity_tolerance):
-        raise GateError(
-            "PHI3-G002",
-            f"the reloaded model differs from the trained one: logits by {parity.max_rel:.2g} of "
-            f"the largest, {parity.differing} of {parity.positions} most likely tokens",
-            where=winner.name,
-            fix="register with -P model_dtype=float32, or raise parity_tolerance",
-        )
+def _ask_golden(model: Base, path: Path) -> tuple[GoldenResult, ...]:
+    """Let the reloaded model answer the golden queries."""
+    queries = list(read_golden(path))
+    prompts = [query.messages for query in queries]
+    answers = generate(model.model, model.tokenizer, prompts, max_new_tokens=_GOLDEN_TOKENS)
+    return judge_all(queries, answers)
 
 
-def _decide(
+def _against_champion(
     job: Job, config: RegisterConfig, data: PreparedData, tuned: Evaluation, scratch: Path
-) -> tuple[bool, str]:
-    """Whether the new version becomes the champion, and why."""
+) -> Comparison | None:
+    """The winner's losses beside the reigning champion's on the same test rows."""
     if config.promote != "better":
-        return config.promote == "always", f"promote={config.promote}"
+        return None
     reigning = registry.find_alias(job.tracker.client, config.registered_model, registry.CHAMPION)
     if reigning is None:
-        return True, "the first champion"
+        return None
     folder = registry.download_model(reigning.source, scratch / "champion")
     champion = load_base(str(folder / _CHECKPOINT), precision="float32")
     rival = measure(champion, None, data.examples("test"), (), config=EvaluateConfig(answers=0))
-    found = compare(tuned.per_example, rival.per_example)
-    told = (
-        f"test loss {found.difference:+.4f} against champion version {reigning.version} "
-        f"({found.confidence:.0%} interval {found.low:+.4f} to {found.high:+.4f})"
-    )
-    return found.better, told
+    return compare(tuned.per_example, rival.per_example)
