@@ -20,7 +20,8 @@ run: $(BIN)/.installed ## Prepare, sweep, evaluate and register: `make run ARGS=
 	@MLFLOW_LOGGING_LEVEL=WARNING mlflow run . --env-manager local -P epochs=3 $(ARGS)
 
 ui: $(BIN)/.installed ## Open the MLflow UI on the runs of this folder
-	@mlflow ui --backend-store-uri sqlite:///mlflow.db $(ARGS)
+	@# Without the seven job workers of the GenAI features, which nothing here uses, it starts at once.
+	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db $(ARGS)
 
 test: $(BIN)/.installed-dev ## The default tests
 	@python -m pytest $(ARGS)
