@@ -130,6 +130,13 @@ def load_base(
     return Base(model=model, tokenizer=tokenizer, name=name, revision=str(found), path=path)
 
 
+def choose_device(device: str) -> str:
+    """The torch device that ``auto`` stands for: a CUDA GPU when there is one, else the CPU."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def choose_dtype(precision: Precision, *, name: str, device: str) -> torch.dtype:
     """The dtype of the base's weights: see ``precision`` of :func:`load_base`."""
     if precision != "auto":

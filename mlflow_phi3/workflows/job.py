@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
 import yaml
 from transformers.utils.logging import disable_progress_bar
 
@@ -15,7 +14,7 @@ from mlflow_phi3 import __version__
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.job import JobConfig
 from mlflow_phi3.config.model import ModelConfig
-from mlflow_phi3.modeling.base import DEMO, Base, load_base
+from mlflow_phi3.modeling.base import DEMO, Base, choose_device, load_base
 from mlflow_phi3.tracking.runs import Run, Tracker, open_tracker
 from mlflow_phi3.workflows.screen import Screen
 
@@ -69,14 +68,11 @@ def greet(job: Job, config: ModelConfig) -> None:
 
 def open_base(config: ModelConfig) -> Base:
     """Load the base model that a configuration names."""
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     return load_base(
         config.model,
         revision=config.model_revision or None,
         precision=config.precision,
-        device=device,
+        device=choose_device(config.device),
     )
 
 

@@ -4,8 +4,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
@@ -23,7 +21,7 @@ from mlflow_phi3.evaluation.golden import GoldenResult, judge_all, read_golden
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
 from mlflow_phi3.modeling.adapter import with_adapter
-from mlflow_phi3.modeling.base import Base, load_base
+from mlflow_phi3.modeling.base import Base, choose_dtype, load_base
 from mlflow_phi3.modeling.generate import generate
 from mlflow_phi3.modeling.merge import merge_adapter
 from mlflow_phi3.modeling.parity import compare_logits
@@ -147,7 +145,7 @@ def _log_portable(
         base,
         fetch_adapter(job, winner.run_id),
         scratch / "merged",
-        dtype=getattr(torch, config.model_dtype),
+        dtype=choose_dtype(config.model_dtype, name=base.name, device="cpu"),
     )
     return registry.log_model(run, package_chat(merged, scratch / "code"))
 
