@@ -99,8 +99,12 @@ class LocalModel:
         # A seed sets torch's global generator: two requests at once would disturb each other.
         self._turn = threading.Lock()
 
-    def answer(self, request: ChatRequest) -> Reply:
+    def answer(self, request: ChatRequest, left: threading.Event | None = None) -> Reply:
         """Answer ``request``; greedy at temperature 0, otherwise sampled, repeatably with a seed.
+
+        Args:
+            request: What is asked.
+            left: Set by another thread when nobody waits any more; ends the generation.
 
         Raises:
             UsageError: The messages fill the context.
@@ -115,7 +119,7 @@ class LocalModel:
         with self._turn, torch.random.fork_rng(), torch.inference_mode():
             if request.seed is not None:
                 torch.manual_seed(request.seed)
-            rows, logits = self._generate(request, prompt, length)
+            rows, logits = self._generate(request, prompt, length, left)
         answers = tuple(
             self._to_answer(request, row, logits[index] if request.logprobs else None)
             for index, row in enumerate(rows)
@@ -123,15 +127,17 @@ class LocalModel:
         return Reply(answers, len(prompt))
 
     def _generate(
-        self, request: ChatRequest, prompt: list[int], length: int
+        self, request: ChatRequest, prompt: list[int], length: int, left: threading.Event | None
     ) -> tuple[list[list[int]], torch.Tensor]:
         """``n`` rows of generated ids, and logits ``[n, generated, vocabulary]``."""
         ids = torch.tensor([prompt], device=self._model.device)
         # Greedy answers are all the same: one is generated, and given n times.
         sampled = request.temperature > 0
-        stops = StoppingCriteriaList(
-            [_StopText(self._tokenizer, request.stop, len(prompt))] if request.stop else []
-        )
+        stops = StoppingCriteriaList()
+        if request.stop:
+            stops.append(_StopText(self._tokenizer, request.stop, len(prompt)))
+        if left:
+            stops.append(_StopWhenLeft(left))
         output = self._model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
@@ -214,3 +220,18 @@ class _StopText(StoppingCriteria):  # type: ignore[misc]  # transformers' types 
         texts = self._tokenizer.batch_decode(input_ids[:, self._prompt :])
         done = [any(stop in text for stop in self._stop) for text in texts]
         return torch.tensor(done, device=input_ids.device)
+
+
+class _StopWhenLeft(StoppingCriteria):  # type: ignore[misc]  # transformers' types are not followed
+    """Ends all rows when nobody waits for them."""
+
+    def __init__(self, left: threading.Event) -> None:
+        self._left = left
+
+    def __call__(
+        self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object
+    ) -> torch.Tensor:
+        """Bool ``[rows]``: which are done."""
+        del scores, kwargs
+        rows = (len(input_ids),)
+        return torch.full(rows, self._left.is_set(), dtype=torch.bool, device=input_ids.device)

@@ -1,0 +1,31 @@
+"""How a model is served over HTTP."""
+
+from pydantic import Field
+
+from mlflow_phi3.config.base import Config
+
+
+class ServeConfig(Config):
+    """The server's limits."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` is all of them."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+
+    serve_device: str = "auto"
+    """Torch device of the served model: `auto` takes a CUDA GPU when there is one, else the CPU."""
+
+    default_max_tokens: int = Field(default=512, ge=1)
+    """Tokens of an answer, at most, when the request names none."""
+
+    max_waiting: int = Field(default=128, ge=1)
+    """Requests in the house, answered or waiting; further ones get status 429."""
+
+    cache_tokens: int = Field(default=16384, ge=256)
+    """Tokens that the key-value cache holds on a CPU, for all requests together; a GPU takes what
+    memory it has left."""
+
+    max_body_bytes: int = Field(default=1_000_000, ge=1000)
+    """Largest request body, in bytes; a larger one gets status 413."""

@@ -1,0 +1,145 @@
+"""Concurrent requests, batched continuously by transformers' own manager."""
+
+import asyncio
+import contextlib
+import copy
+import itertools
+import queue
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
+
+from mlflow_phi3.errors import Phi3Error
+from mlflow_phi3.modeling.generate import context_length, padding_id, stop_ids
+from mlflow_phi3.serving.local import Checkpoint
+
+# Tokens of a cache block. Small blocks share more of a common system prompt; transformers' own 256
+# suits GPUs with long answers.
+_BLOCK = 32
+# Tokens computed in one pass on a CPU: a longer prompt is read in parts, so others go on meanwhile.
+_CPU_BATCH_TOKENS = 512
+
+
+class Batcher:
+    """One background thread that generates for all requests at once.
+
+    transformers decides between greedy and sampling for a whole manager, so a server keeps two; the
+    weights are shared.
+
+    Args:
+        checkpoint: What generates.
+        sampling: Whether requests bring a temperature and ``top_p``; otherwise all are greedy.
+        cache_tokens: Capacity of the key-value cache on a CPU.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, sampling: bool, cache_tokens: int) -> None:
+        model = share_weights(checkpoint.model)
+        self._ends = stop_ids(model, checkpoint.tokenizer)
+        self.capacity = min(context_length(model), cache_tokens)
+        self._manager = model.init_continuous_batching(
+            generation_config=GenerationConfig(
+                do_sample=sampling,
+                eos_token_id=self._ends,
+                pad_token_id=padding_id(model, checkpoint.tokenizer),
+                # Each has to differ from "off" here, or requests cannot set it.
+                **({"temperature": 0.9, "top_p": 0.9, "top_k": 0} if sampling else {}),
+            ),
+            continuous_batching_config=_batching_config(
+                model, sampling=sampling, cache_tokens=cache_tokens
+            ),
+        )
+        self._manager.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the background thread runs."""
+        return bool(self._manager.is_running())
+
+    def stop(self) -> None:
+        """Fail what is still asked, and end the thread."""
+        self._manager.stop(block=True, timeout=10, hard_stop=True)
+
+    async def tokens(
+        self, prompt: list[int], length: int, *, live: bool, **choice: float
+    ) -> AsyncIterator[list[int]]:
+        """Generate for one prompt; leaving the iteration early cancels the request.
+
+        Args:
+            prompt: Token ids.
+            length: Tokens to generate, at most.
+            live: Give tokens as they come; otherwise all at the end, which costs less.
+            choice: ``temperature`` and ``top_p``, when sampling.
+
+        Yields:
+            The next tokens; the last of all may be one that ends an answer.
+
+        Raises:
+            Phi3Error: Generation failed.
+        """
+        name, arrived = uuid.uuid4().hex, asyncio.Queue[Any]()
+        self._drop_strays()
+        # First the handler: a short answer may be done before add_request returns.
+        self._manager.register_result_handler(name, arrived.put_nowait)
+        finished = False
+        try:
+            if not self.alive or not self._manager.add_request(
+                prompt, name, length, live, eos_token_id=self._ends, **choice
+            ):
+                raise _failed("the generating thread has ended")
+            seen = 0
+            while not finished:
+                output = await arrived.get()
+                if output.error is not None:
+                    raise _failed(output.error)
+                finished = output.is_finished()
+                fresh = output.generated_tokens[seen:]
+                seen += len(fresh)
+                if fresh:
+                    yield fresh
+        finally:
+            if not finished:
+                self._manager.cancel_request(name)
+                self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        """Take off the handler of a cancelled request, for which no last result will come."""
+        router = self._manager.output_router
+        with router._lock:  # noqa: SLF001 - there is no public way to take one off
+            router.result_handlers.pop(name, None)
+
+    def _drop_strays(self) -> None:
+        """Throw away what was in flight when its request was cancelled, or memory would grow."""
+        strays = self._manager.output_router.output_queue
+        with contextlib.suppress(queue.Empty):
+            for _ in itertools.count():
+                strays.get_nowait()
+
+
+def share_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A second module tree with its own configuration over the same tensors.
+
+    Continuous batching swaps the attention of its model for a paged one; the original stays usable.
+    """
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def _batching_config(
+    model: PreTrainedModel, *, sampling: bool, cache_tokens: int
+) -> ContinuousBatchingConfig:
+    if model.device.type == "cuda":
+        return ContinuousBatchingConfig(per_request_processors=sampling)
+    return ContinuousBatchingConfig(
+        block_size=_BLOCK,
+        num_blocks=-(-cache_tokens // _BLOCK),
+        max_batch_tokens=_CPU_BATCH_TOKENS,
+        per_request_processors=sampling,
+        seed=int(torch.seed() % 2**31),
+    )
+
+
+def _failed(told: str) -> Phi3Error:
+    return Phi3Error("PHI3-T070", f"generation failed: {told}", where="server")

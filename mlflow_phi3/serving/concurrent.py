@@ -1,0 +1,194 @@
+"""Answers many requests at once: each goes the way that fits it."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from mlflow_phi3.modeling.generate import context_length, render_prompt, stop_ids
+from mlflow_phi3.serving.batching import Batcher
+from mlflow_phi3.serving.local import Checkpoint, LocalModel, Reply
+from mlflow_phi3.serving.protocol import (
+    Answer,
+    ChatRequest,
+    FinishReason,
+    TokenLogprob,
+    allowed_tokens,
+)
+from mlflow_phi3.serving.text import TextStream
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A request whose prompt fits.
+
+    Args:
+        request: As it was asked.
+        ids: Of the rendered messages.
+        length: Tokens of the answer, at most.
+    """
+
+    request: ChatRequest
+    ids: list[int]
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The next bit of one answer.
+
+    Args:
+        index: Which of the request's answers.
+        text: What is new, possibly empty.
+        tokens: How many tokens it stands for.
+        finish: Why the answer ends here, or None when it goes on.
+        logprobs: Of the new tokens, when asked for.
+    """
+
+    index: int
+    text: str
+    tokens: int
+    finish: FinishReason | None = None
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class ConcurrentModel:
+    """A checkpoint that answers many requests at once.
+
+    Greedy and sampled requests are batched continuously. Those with a ``seed`` or ``logprobs`` are
+    answered one after the other by ``generate``: the manager knows neither a seed nor the
+    alternatives of a single request.
+
+    Args:
+        checkpoint: What answers.
+        default_max_tokens: Length of an answer when a request names none.
+        cache_tokens: Capacity of the key-value cache on a CPU.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, default_max_tokens: int = 512, cache_tokens: int = 16384
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._default = default_max_tokens
+        self._cache_tokens = cache_tokens
+        self._ends = set(stop_ids(checkpoint.model, checkpoint.tokenizer))
+        self._single = LocalModel(checkpoint, default_max_tokens=default_max_tokens)
+        self._greedy = Batcher(checkpoint, sampling=False, cache_tokens=cache_tokens)
+
+    @cached_property
+    def _sampling(self) -> Batcher:
+        """Made when it is first needed: it has a cache of its own."""
+        return Batcher(self._checkpoint, sampling=True, cache_tokens=self._cache_tokens)
+
+    @property
+    def alive(self) -> bool:
+        """Whether requests can be answered."""
+        return all(batcher.alive for batcher in self._batchers())
+
+    def stop(self) -> None:
+        """End the background threads."""
+        for batcher in self._batchers():
+            batcher.stop()
+
+    def prepare(self, request: ChatRequest) -> Prompt:
+        """Render the messages and see whether they fit.
+
+        Raises:
+            UsageError: The messages fill the context.
+        """
+        ids = render_prompt(self._checkpoint.tokenizer, request.to_messages())
+        context = min(context_length(self._checkpoint.model), self._cache_tokens)
+        length = allowed_tokens(request, prompt=len(ids), context=context, default=self._default)
+        return Prompt(request, ids, length)
+
+    async def answer(self, prompt: Prompt) -> Reply:
+        """All answers of one request; cancelling the task stops generation."""
+        request = prompt.request
+        if _alone(request):
+            return await self._answer_alone(request)
+        # Greedy answers are all the same: one is generated, and given n times.
+        count = request.n if request.temperature else 1
+        answers = await asyncio.gather(*(self._collect(prompt, index) for index in range(count)))
+        return Reply(tuple(answers) * (request.n // count), len(prompt.ids))
+
+    async def pieces(self, prompt: Prompt) -> AsyncIterator[Piece]:
+        """The answers as they come, interleaved; leaving early stops generation."""
+        request = prompt.request
+        if _alone(request):
+            reply = await self._answer_alone(request)
+            for index, one in enumerate(reply.answers):
+                yield Piece(index, one.text, one.tokens, one.finish, one.logprobs)
+            return
+        arrived: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+        async def run(index: int) -> None:
+            try:
+                async for piece in self._stream(prompt, index, live=True):
+                    arrived.put_nowait(piece)
+            finally:
+                arrived.put_nowait(None)
+
+        tasks = [asyncio.ensure_future(run(index)) for index in range(request.n)]
+        try:
+            running = len(tasks)
+            while running:
+                piece = await arrived.get()
+                if piece is None:
+                    running -= 1
+                else:
+                    yield piece
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _collect(self, prompt: Prompt, index: int) -> Answer:
+        text, tokens, finish = "", 0, None
+        async for piece in self._stream(prompt, index, live=bool(prompt.request.stop)):
+            text, tokens, finish = text + piece.text, tokens + piece.tokens, piece.finish
+        return Answer(text, tokens, finish or "length")
+
+    async def _stream(self, prompt: Prompt, index: int, *, live: bool) -> AsyncIterator[Piece]:
+        """One answer, cut at its end; ``live`` as in :meth:`Batcher.tokens`."""
+        request = prompt.request
+        batcher, choice = self._greedy, {}
+        if request.temperature:
+            batcher = self._sampling
+            choice = {"temperature": request.temperature, "top_p": request.top_p}
+        stream = TextStream(self._checkpoint.tokenizer, request.stop)
+        tokens = batcher.tokens(prompt.ids, prompt.length, live=live, **choice)
+        try:
+            async for fresh in tokens:
+                text, used = "", 0
+                for used, token in enumerate(fresh, start=1):
+                    if token in self._ends:
+                        yield Piece(index, text + stream.finish(), used, "stop")
+                        return
+                    text += stream.push(token)
+                    if stream.stopped:
+                        yield Piece(index, text, used, "stop")
+                        return
+                yield Piece(index, text, used)
+            yield Piece(index, stream.finish(), 0, "length")
+        finally:
+            await tokens.aclose()  # type: ignore[attr-defined]  # it is an async generator
+
+    async def _answer_alone(self, request: ChatRequest) -> Reply:
+        left = threading.Event()
+        try:
+            return await asyncio.to_thread(self._single.answer, request, left)
+        except asyncio.CancelledError:
+            left.set()
+            raise
+
+    def _batchers(self) -> list[Batcher]:
+        made = [self._greedy]
+        if "_sampling" in self.__dict__:
+            made.append(self._sampling)
+        return made
+
+
+def _alone(request: ChatRequest) -> bool:
+    return request.logprobs or (request.seed is not None and request.temperature > 0)

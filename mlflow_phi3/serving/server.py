@@ -1,0 +1,255 @@
+"""The model over HTTP: OpenAI's chat completions, MLflow's ``/invocations``, health and metrics."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from mlflow_phi3.config.serve import ServeConfig
+from mlflow_phi3.errors import Phi3Error, UsageError
+from mlflow_phi3.serving.concurrent import ConcurrentModel, Prompt
+from mlflow_phi3.serving.local import load_checkpoint
+from mlflow_phi3.serving.measures import CONTENT_TYPE, Measures
+from mlflow_phi3.serving.protocol import (
+    completion,
+    logprobs_content,
+    new_id,
+    parse_request,
+    usage,
+)
+
+# Nginx's status for a client that closed the connection; only counted, never sent.
+_CLIENT_LEFT = 499
+
+
+def serve(folder: Path, config: ServeConfig, *, name: str = "phi") -> None:
+    """Serve the portable checkpoint in ``folder`` until SIGINT or SIGTERM.
+
+    Raises:
+        PreflightError: There is no checkpoint.
+    """
+    checkpoint = load_checkpoint(folder, device=config.serve_device)
+    model = ConcurrentModel(
+        checkpoint, default_max_tokens=config.default_max_tokens, cache_tokens=config.cache_tokens
+    )
+    app = build_app(model, config, name=name)
+    uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False)
+
+
+def build_app(model: ConcurrentModel, config: ServeConfig, *, name: str = "phi") -> FastAPI:
+    """The application over ``model``, which is stopped with it.
+
+    Args:
+        model: What answers.
+        config: The limits.
+        name: What the model is called in answers that do not name one.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(model.stop)
+
+    app = FastAPI(title="mlflow-phi3", lifespan=lifespan, docs_url=None, redoc_url=None)
+    desk = _Desk(model, config, name)
+    # The first is OpenAI's path, the second what Azure AI Inference clients append to an endpoint.
+    for path in ("/v1/chat/completions", "/chat/completions", "/invocations"):
+        app.add_api_route(path, desk.chat, methods=["POST"], response_model=None)
+    for path in ("/health", "/ping"):
+        app.add_api_route(path, desk.health, methods=["GET"], response_model=None)
+    app.add_api_route("/metrics", desk.metrics, methods=["GET"], response_model=None)
+    app.add_api_route("/v1/models", desk.models, methods=["GET"], response_model=None)
+    return app
+
+
+class _Desk:
+    """Takes requests in, and sees each to its end."""
+
+    def __init__(self, model: ConcurrentModel, config: ServeConfig, name: str) -> None:
+        self._model, self._config, self._name = model, config, name
+        self._measures = Measures()
+        self._started = int(time.time())
+
+    async def chat(self, request: Request) -> Response:
+        """Answer one chat completion."""
+        began = time.perf_counter()
+        try:
+            prompt = await self._admit(request)
+        except _Refused as refusal:
+            self._measures.answered[refusal.status] += 1
+            return refusal.to_response()
+        self._measures.prompt_tokens += len(prompt.ids)
+        if prompt.request.stream:
+            events = self._counted(self._events(prompt, began))
+            return StreamingResponse(events, media_type="text/event-stream")
+        self._measures.inside += 1
+        try:
+            status, body = await self._whole(request, prompt)
+        finally:
+            self._measures.inside -= 1
+        self._measures.answered[status] += 1
+        self._measures.duration.observe(time.perf_counter() - began)
+        return JSONResponse(body, 500 if status == _CLIENT_LEFT else status)
+
+    async def health(self) -> Response:
+        """200 while requests can be answered, else 503."""
+        alive = self._model.alive
+        return JSONResponse({"status": "ok" if alive else "failed"}, 200 if alive else 503)
+
+    async def metrics(self) -> Response:
+        """Counts for Prometheus."""
+        return Response(self._measures.to_text(), media_type=CONTENT_TYPE)
+
+    async def models(self) -> Response:
+        """The one model there is."""
+        model = {"id": self._name, "object": "model", "created": self._started, "owned_by": "local"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    async def _admit(self, request: Request) -> Prompt:
+        """Read and check a body, unless the house is full.
+
+        Raises:
+            _Refused: With the status that tells why.
+        """
+        if self._measures.inside >= self._config.max_waiting:
+            told = f"{self._measures.inside} requests are being answered already"
+            raise _Refused(429, told, headers={"Retry-After": "1"})
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > self._config.max_body_bytes:
+                raise _Refused(413, f"the body is over {self._config.max_body_bytes} bytes")
+        try:
+            return self._model.prepare(parse_request(json.loads(body)))
+        except UsageError as error:
+            raise _Refused(400, str(error), param=error.where, code=error.code) from error
+        except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
+            raise _Refused(400, f"the body is not JSON: {error}") from error
+
+    async def _whole(self, request: Request, prompt: Prompt) -> tuple[int, dict[str, Any]]:
+        """Status and body of an answer given in one piece."""
+        work = asyncio.ensure_future(self._model.answer(prompt))
+        try:
+            if not await _unless_left(request, work):
+                return _CLIENT_LEFT, {}
+            reply = work.result()
+        except Phi3Error as error:
+            return 500, _error_body(str(error), kind="server_error", code=error.code)
+        self._measures.completion_tokens += sum(answer.tokens for answer in reply.answers)
+        model = prompt.request.model or self._name
+        return 200, completion(
+            prompt.request, reply.answers, prompt_tokens=reply.prompt_tokens, model=model
+        )
+
+    async def _counted(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
+        """Count a stream in when it starts, which one that is left at once never does, and out."""
+        self._measures.inside += 1
+        status = _CLIENT_LEFT
+        try:
+            async for event in events:
+                yield event
+            status = 200
+        finally:
+            self._measures.inside -= 1
+            self._measures.answered[status] += 1
+
+    async def _events(self, prompt: Prompt, began: float) -> AsyncIterator[str]:
+        """Server-sent events of a streamed answer."""
+        request = prompt.request
+        head = {
+            "id": new_id(),
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": request.model or self._name,
+        }
+        for index in range(request.n):
+            yield _event(head | _choice(index, {"role": "assistant", "content": ""}))
+        generated = 0
+        pieces = self._model.pieces(prompt)
+        try:
+            async for piece in pieces:
+                if not generated:
+                    self._measures.first_token.observe(time.perf_counter() - began)
+                generated += piece.tokens
+                self._measures.completion_tokens += piece.tokens
+                if piece.text or piece.logprobs:
+                    told = logprobs_content(piece.logprobs) if piece.logprobs else None
+                    yield _event(head | _choice(piece.index, {"content": piece.text}, told))
+                if piece.finish:
+                    yield _event(head | _choice(piece.index, {}, finish=piece.finish))
+        except Phi3Error as error:
+            # The status line is gone: the error can only come as an event.
+            yield _event(_error_body(str(error), kind="server_error", code=error.code))
+            return
+        finally:
+            await pieces.aclose()  # type: ignore[attr-defined]  # it is an async generator
+        if request.stream_options.include_usage:
+            yield _event(head | {"choices": [], "usage": usage(len(prompt.ids), generated)})
+        yield "data: [DONE]\n\n"
+        self._measures.duration.observe(time.perf_counter() - began)
+
+
+class _Refused(Exception):  # noqa: N818 - an answer, not a fault of ours
+    """A request that is not answered."""
+
+    def __init__(
+        self,
+        status: int,
+        told: str,
+        *,
+        param: str = "",
+        code: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(told)
+        self.status = status
+        self._body = _error_body(told, param=param, code=code)
+        self._headers = headers
+
+    def to_response(self) -> Response:
+        """The answer that says why."""
+        return JSONResponse(self._body, self.status, headers=self._headers)
+
+
+async def _unless_left(request: Request, work: asyncio.Future[Any]) -> bool:
+    """Wait for ``work``; when the client leaves first, cancel it and return False."""
+    gone = asyncio.ensure_future(_until_left(request.receive))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return True
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return False
+    finally:
+        gone.cancel()
+
+
+async def _until_left(receive: Callable[[], Awaitable[Any]]) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _choice(
+    index: int, delta: dict[str, Any], logprobs: object = None, *, finish: str | None = None
+) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
+    return {"choices": [choice]}
+
+
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body)}\n\n"
+
+
+def _error_body(
+    told: str, *, kind: str = "invalid_request_error", param: str = "", code: str = ""
+) -> dict[str, Any]:
+    """OpenAI's shape of an error."""
+    return {"error": {"message": told, "type": kind, "param": param or None, "code": code or None}}
