@@ -100,6 +100,22 @@ def load_progress(folder: Path) -> Progress:
     return Progress(state["step"], state["evaluated"], best, state["identity"])
 
 
+def check_identity(folder: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
+    """Refuse to continue the checkpoint in ``folder`` as something else.
+
+    Raises:
+        TrainingError: Something in ``identity`` differs from what the checkpoint says.
+    """
+    for key, value in json.loads(json.dumps(identity)).items():
+        if progress.identity.get(key) != value:
+            raise TrainingError(
+                "PHI3-T004",
+                f"trained with another {key}: {progress.identity.get(key)}, now {value}",
+                where=str(folder),
+                fix="resume with what the trial began with, or start it anew",
+            )
+
+
 def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     """Put the stored state into a fresh ``optimizer`` over tensors of the same shapes."""
     rest = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))["optimizer"]

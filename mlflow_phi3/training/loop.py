@@ -1,17 +1,14 @@
 """The loop: any number of trials side by side on one frozen base."""
 
-import hashlib
-import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from mlflow_phi3.data.messages import Example
@@ -25,24 +22,26 @@ from mlflow_phi3.training.adapters import (
     load_adapter,
     plan_layout,
 )
+from mlflow_phi3.training.batching import digest_examples, split_by_tokens
+from mlflow_phi3.training.capacity import memory_bytes
 from mlflow_phi3.training.engine import (
     Engine,
     EngineKind,
     EngineName,
-    Scores,
     choose_engine,
     loss_weight,
     make_engine,
 )
 from mlflow_phi3.training.loss import get_loss
-from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
-from mlflow_phi3.training.schedule import Calendar
+from mlflow_phi3.training.reports import EvaluationReport, Outcome, Report, StepReport
 from mlflow_phi3.training.spec import TrialSpec
-from mlflow_phi3.training.trajectory import Rider, Trajectory, Update
+from mlflow_phi3.training.trajectory import Rider, Trajectory
 
 logger = logging.getLogger(__name__)
 
-TOKEN_BUDGET = 4096  # tokens of one adapter in one pass
+# Tokens of one adapter in one pass. A CPU's matrix products are full at about a thousand rows, and
+# more would only take memory; a GPU's are not.
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 16384}
 
 
 class Session:
@@ -61,6 +60,7 @@ class Session:
         folder: Each trial keeps ``<folder>/<trial>/{best,last}``.
         engine: ``auto`` is ``fused`` where it knows the base and the trial, else ``reference``.
         token_budget: Most tokens of one adapter in one pass; bounds memory, not the batch size.
+            None chooses by device.
         checkpoint_s: Seconds after which a running trial's ``last`` is renewed within an epoch.
     """
 
@@ -72,7 +72,7 @@ class Session:
         *,
         folder: Path,
         engine: EngineName = "auto",
-        token_budget: int = TOKEN_BUDGET,
+        token_budget: int | None = None,
         checkpoint_s: float = 600.0,
     ) -> None:
         if not train:
@@ -83,13 +83,13 @@ class Session:
         self._folder = folder
         self._engine_name: EngineName = engine
         self._engines: dict[EngineKind, Engine] = {}
-        self._token_budget = token_budget
+        self._token_budget = token_budget or TOKEN_BUDGET.get(base.model.device.type, 1024)
         self._checkpoint_s = checkpoint_s
         self._saved = time.perf_counter()
         self._running: list[Trajectory] = []
         self._finished: dict[TrialSpec, Trajectory] = {}
         self._pending: list[Report] = []
-        self._data_sha256 = _digest(train)
+        self._data_sha256 = digest_examples(train)
 
     def add(
         self,
@@ -120,7 +120,7 @@ class Session:
         start = rider.folder / "last" if resume else adapter
         if resume:
             progress = disk.load_progress(rider.folder / "last")
-            self._check_identity(rider, progress)
+            disk.check_identity(rider.folder / "last", progress, self._identity(spec))
             if evaluated is not None and evaluated < progress.evaluated:
                 progress = replace(progress, evaluated=progress.evaluated - 1)
             rider.best_loss, rider.steps = progress.best_loss, progress.step
@@ -147,7 +147,7 @@ class Session:
                 if rider.trial == trial:
                     rider.dropped = True
 
-    def reports(self) -> Iterator[Report]:
+    def reports(self) -> Generator[Report, None, None]:
         """Train, telling every step; ends when no trial is left.
 
         ``close()`` on this generator leaves each trial's ``last`` at its latest step.
@@ -182,13 +182,14 @@ class Session:
     def _advance(self, group: Sequence[Trajectory]) -> None:
         """One forward and backward pass; whoever's batch is complete takes a step."""
         upcoming = min((t.upcoming() for t in group), key=len)
-        examples = _take([self._train[at] for at in upcoming], self._token_budget)
+        left = [self._train[at] for at in upcoming]
+        examples = next(split_by_tokens(left, self._token_budget))
         losses = self._engine(group).gradients(examples, [t.row() for t in group])
         memory = memory_bytes(self._base.model.device)
         for trajectory, loss in zip(group, losses, strict=True):
             update = trajectory.absorb(loss, len(examples))
             if update is not None and update.finite:
-                self._report_step(trajectory, update, memory)
+                self._pending += trajectory.report_step(update, memory)
             elif update is not None:
                 problem = f"loss {update.loss}, gradient norm {update.grad_norm}"
                 self._fail(trajectory, problem)
@@ -196,23 +197,17 @@ class Session:
     def _evaluate(self, group: Sequence[Trajectory]) -> None:
         """Score the validation examples for all of ``group`` at once."""
         rows = [trajectory.row() for trajectory in group]
-        engine = self._engine(group)
-        parts: list[list[Scores]] = [[] for _ in rows]
-        rest = list(self._validation)
-        while rest:
-            examples = _take(rest, self._token_budget)
-            rest = rest[len(examples) :]
-            for part, scores in zip(parts, engine.score(examples, rows), strict=True):
-                part.append(scores)
-        for trajectory, part in zip(group, parts, strict=True):
+        passes = [
+            self._engine(group).score(examples, rows)
+            for examples in split_by_tokens(self._validation, self._token_budget)
+        ]
+        for at, trajectory in enumerate(group):
             trajectory.evaluated += 1
-            told = _summarise(trajectory, part) if part else None
+            told = trajectory.report_evaluation([scores[at] for scores in passes])
             if told is not None and not math.isfinite(told.loss):
                 self._fail(trajectory, f"validation loss {told.loss}")
-                continue
-            if told is not None:
-                trajectory.history.append(told)
-            self._end_epoch(trajectory, told)
+            else:
+                self._end_epoch(trajectory, told)
 
     def _end_epoch(self, trajectory: Trajectory, told: EvaluationReport | None) -> None:
         """Checkpoints and reports of every rider; the ones who have arrived leave."""
@@ -291,11 +286,9 @@ class Session:
         for name in ("best", "last"):
             if (folder / name).is_dir():
                 disk.copy_checkpoint(folder / name, rider.folder / name)
-        total = Calendar(rider.spec, len(self._train)).total_steps
         for report in trajectory.history:
             if isinstance(report, StepReport):
-                rider.steps = report.step
-                self._pending.append(replace(report, trial=rider.trial, total_steps=total))
+                self._pending.append(trajectory.address(report, rider))
             else:
                 best = report.loss < rider.best_loss
                 rider.best_loss = min(report.loss, rider.best_loss)
@@ -310,40 +303,16 @@ class Session:
 
     def _identity(self, spec: TrialSpec) -> dict[str, Any]:
         """What must be equal for a checkpoint to be continued, as JSON values."""
-        facts = {
+        return {
             "spec": asdict(spec.trunk),
             "base": [self._base.name, self._base.revision],
             "data_sha256": self._data_sha256,
         }
-        return json.loads(json.dumps(facts))  # type: ignore[no-any-return]
-
-    def _check_identity(self, rider: Rider, progress: disk.Progress) -> None:
-        for key, value in self._identity(rider.spec).items():
-            if progress.identity.get(key) != value:
-                raise TrainingError(
-                    "PHI3-T004",
-                    f"the checkpoint was trained with another {key}: "
-                    f"{progress.identity.get(key)}, now {value}",
-                    where=str(rider.folder / "last"),
-                    fix="resume with what the trial began with, or start it anew",
-                )
 
     def _leave(
-        self, trajectory: Trajectory, rider: Rider, outcome: str = "complete", reason: str = ""
+        self, trajectory: Trajectory, rider: Rider, outcome: Outcome = "complete", reason: str = ""
     ) -> None:
-        best = rider.folder / "best"
-        self._pending.append(
-            EndReport(
-                trial=rider.trial,
-                outcome=outcome,  # type: ignore[arg-type]
-                reason=reason,
-                steps=rider.steps,
-                best_loss=rider.best_loss if math.isfinite(rider.best_loss) else math.nan,
-                best_checkpoint=best if disk.is_adapter(best) else None,
-                seconds=time.perf_counter() - rider.began,
-                shared_with=rider.shared_with,
-            )
-        )
+        self._pending.append(rider.report_end(outcome, reason))
         if len(trajectory.riders) > 1:
             trajectory.riders.remove(rider)
             return
@@ -366,26 +335,6 @@ class Session:
     def _tell(self) -> Iterator[Report]:
         while self._pending:
             yield self._pending.pop(0)
-
-    def _report_step(self, trajectory: Trajectory, update: Update, memory: int) -> None:
-        for rider in trajectory.riders:
-            calendar = Calendar(rider.spec, len(self._train))
-            rider.steps = trajectory.step
-            report = StepReport(
-                trial=rider.trial,
-                step=trajectory.step,
-                total_steps=calendar.total_steps,
-                epoch=trajectory.seen / len(self._train),
-                loss=update.loss,
-                learning_rate=update.learning_rate,
-                grad_norm=update.grad_norm,
-                tokens=update.tokens,
-                supervised_tokens=update.targets,
-                tokens_per_second=update.tokens / max(update.seconds, 1e-9),
-                memory_bytes=memory,
-            )
-            self._pending.append(report)
-        trajectory.history.append(report)
 
     def _save_last(self, trajectory: Trajectory) -> None:
         first, *others = trajectory.riders
@@ -415,49 +364,7 @@ class Session:
         return self._engines[kind]
 
 
-def memory_bytes(device: torch.device) -> int:
-    """Resident set of this process (CPU) or allocated memory of ``device`` (GPU)."""
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return int(psutil.Process().memory_info().rss)
-
-
 def _choose(candidates: Sequence[Trajectory]) -> list[Trajectory]:
     """The trajectory that is furthest behind, and all that can share its next pass."""
     behind = min(candidates, key=lambda trajectory: trajectory.seen)
     return [t for t in candidates if t.fuses_with == behind.fuses_with]
-
-
-def _take(examples: Sequence[Example], budget: int) -> list[Example]:
-    """The first examples whose tokens fit into ``budget``; at least one."""
-    ends = np.cumsum([len(example.input_ids) for example in examples])
-    return list(examples[: max(1, int(np.searchsorted(ends, budget, side="right")))])
-
-
-def _summarise(trajectory: Trajectory, parts: Sequence[Scores]) -> EvaluationReport:
-    """One report over all validation examples; trial, best and checkpoint are each rider's."""
-    nll = np.concatenate([part.nll for part in parts])
-    tokens = np.concatenate([part.tokens for part in parts])
-    total = max(1, int(tokens.sum()))
-    loss = float(nll.sum()) / total
-    return EvaluationReport(
-        trial="",
-        step=trajectory.step,
-        epoch=trajectory.evaluated,
-        loss=loss,
-        perplexity=math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.nan,
-        token_accuracy=sum(int(part.correct.sum()) for part in parts) / total,
-        supervised_tokens=int(tokens.sum()),
-        best=False,
-        checkpoint=Path(),
-        example_losses=tuple((nll / np.maximum(tokens, 1)).tolist()),
-    )
-
-
-def _digest(examples: Sequence[Example]) -> str:
-    """SHA-256 over what the training examples say."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(example.input_ids.tobytes() + example.supervised.tobytes())
-        digest.update(repr(example.label).encode())
-    return digest.hexdigest()

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+Outcome = Literal["complete", "dropped", "failed"]
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
@@ -86,7 +88,7 @@ class EndReport:
     """
 
     trial: str
-    outcome: Literal["complete", "dropped", "failed"]
+    outcome: Outcome
     reason: str
     steps: int
     best_loss: float

@@ -7,6 +7,7 @@ from pathlib import Path
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import find_linear, load_adapter, load_lora_spec, plan_layout
+from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.engine import EngineName, Row, choose_engine, make_engine
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 
@@ -65,24 +66,10 @@ def score(
         row = Row(spec, layout, load_adapter(adapter, layout).to(base.model.device))
     computing = make_engine(base, choose_engine(base, engine, spec))
     try:
-        for part in _parts(examples, token_budget):
+        for part in split_by_tokens(examples, token_budget):
             scores = computing.score(part, [row])[0]
             numbers = zip(scores.nll, scores.tokens, scores.correct, strict=True)
             for example, (nll, tokens, correct) in zip(part, numbers, strict=True):
                 yield ExampleScore(example.place, float(nll), int(tokens), int(correct))
     finally:
         computing.close()
-
-
-def _parts(examples: Iterable[Example], budget: int) -> Iterator[list[Example]]:
-    """Consecutive examples of at most ``budget`` tokens, or a single longer one."""
-    part: list[Example] = []
-    tokens = 0
-    for example in examples:
-        if part and tokens + len(example.input_ids) > budget:
-            yield part
-            part, tokens = [], 0
-        part.append(example)
-        tokens += len(example.input_ids)
-    if part:
-        yield part

@@ -1,8 +1,9 @@
 """One line of weights through the data, and the trials that ride on it."""
 
+import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch.optim import Optimizer
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.training.adapters import Layout
-from mlflow_phi3.training.engine import EngineKind, Row
+from mlflow_phi3.training.checkpoint import is_adapter
+from mlflow_phi3.training.engine import EngineKind, Row, Scores
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
-from mlflow_phi3.training.reports import EvaluationReport, StepReport
+from mlflow_phi3.training.reports import EndReport, EvaluationReport, Outcome, StepReport
 from mlflow_phi3.training.schedule import Calendar, order_examples
 from mlflow_phi3.training.spec import TrialSpec
 
@@ -32,6 +34,20 @@ class Rider:
     steps: int = 0
     dropped: bool = False
     began: float = field(default_factory=time.perf_counter)
+
+    def report_end(self, outcome: Outcome, reason: str) -> EndReport:
+        """Its last word."""
+        best = self.folder / "best"
+        return EndReport(
+            trial=self.trial,
+            outcome=outcome,
+            reason=reason,
+            steps=self.steps,
+            best_loss=self.best_loss if math.isfinite(self.best_loss) else math.nan,
+            best_checkpoint=best if is_adapter(best) else None,
+            seconds=time.perf_counter() - self.began,
+            shared_with=self.shared_with,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +191,56 @@ class Trajectory:
         """Stand where a checkpoint stood."""
         self.step, self.evaluated = step, evaluated
         self.offset = self.calendar.batch(step)[1]
+
+    def report_step(self, update: Update, memory: int) -> list[StepReport]:
+        """What every rider is told of ``update``; remembered for those who come later."""
+        told = StepReport(
+            trial="",
+            step=self.step,
+            total_steps=0,
+            epoch=self.seen / len(self._examples),
+            loss=update.loss,
+            learning_rate=update.learning_rate,
+            grad_norm=update.grad_norm,
+            tokens=update.tokens,
+            supervised_tokens=update.targets,
+            tokens_per_second=update.tokens / max(update.seconds, 1e-9),
+            memory_bytes=memory,
+        )
+        self.history.append(told)
+        return [self.address(told, rider) for rider in self.riders]
+
+    def address(self, told: StepReport, rider: Rider) -> StepReport:
+        """A step of the trajectory as a step of the rider's."""
+        rider.steps = told.step
+        total = Calendar(rider.spec, len(self._examples)).total_steps
+        return replace(told, trial=rider.trial, total_steps=total)
+
+    def report_evaluation(self, parts: Sequence[Scores]) -> EvaluationReport | None:
+        """One report over all validation examples; trial, best and checkpoint are each rider's.
+
+        None when there was nothing to evaluate on.
+        """
+        if not parts:
+            return None
+        nll = np.concatenate([part.nll for part in parts])
+        tokens = np.concatenate([part.tokens for part in parts])
+        total = max(1, int(tokens.sum()))
+        loss = float(nll.sum()) / total
+        told = EvaluationReport(
+            trial="",
+            step=self.step,
+            epoch=self.evaluated,
+            loss=loss,
+            perplexity=math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.nan,
+            token_accuracy=sum(int(part.correct.sum()) for part in parts) / total,
+            supervised_tokens=int(tokens.sum()),
+            best=False,
+            checkpoint=Path(),
+            example_losses=tuple((nll / np.maximum(tokens, 1)).tolist()),
+        )
+        self.history.append(told)
+        return told
 
     def _denominator(self) -> float:
         epoch, start, end = self.calendar.batch(self.step)

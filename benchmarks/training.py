@@ -1,0 +1,159 @@
+"""Tokens per second and peak memory of one LoRA training: our engine beside TRL, interleaved.
+
+`shipped` is TRL's SFTTrainer with PEFT as it comes: padded, activation checkpointing, bfloat16
+where the machine has it. `tuned` is the fastest of its settings: padding-free, no checkpointing,
+with Liger's kernels on a GPU where installed. All train the same batches in the same order, each
+in a process of its own. The last line reads
+`vs_tuned=<ratio> vs_shipped=<ratio> peak_vs_tuned=<ratio> util=<share>`.
+"""
+
+import argparse
+import importlib.util
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import training_workload as workload
+
+HERE = Path(__file__).parent
+METHODS = ("engine", "tuned", "shipped")
+Result = dict[str, Any]
+
+
+def settings(method: str, device: str, dtype: str) -> dict[str, Any]:
+    """TRL's options of ``method``."""
+    low = dtype == "bfloat16"
+    if method == "shipped":
+        # Its bfloat16 is switched off only where the processor would emulate it, many times slower.
+        return {"bf16": low}
+    options = {"padding_free": True, "gradient_checkpointing": False, "max_length": None}
+    if device != "cpu" and importlib.util.find_spec("liger_kernel"):
+        options["use_liger_kernel"] = True
+    return {**options, "bf16": False}
+
+
+def measure(method: str, data: str, asked: argparse.Namespace) -> Result:
+    """Run one worker and read its line."""
+    # As shipped, the weights are float32 and the arithmetic is autocast.
+    dtype = "float32" if method == "shipped" else asked.dtype
+    flash = asked.device != "cpu" and importlib.util.find_spec("flash_attn")
+    command = [sys.executable, str(HERE / "training_worker.py")]
+    told = {
+        "method": "engine" if method == "engine" else "trl",
+        "data": data,
+        "size": asked.size,
+        "device": asked.device,
+        "dtype": dtype,
+        "threads": asked.threads,
+        "steps": asked.steps,
+        "options": json.dumps(settings(method, asked.device, asked.dtype)),
+        "attention": "flash_attention_2" if flash and method == "tuned" else "sdpa",
+    }
+    for name, value in told.items():
+        command += [f"--{name}", str(value)]
+    env = {**os.environ, "OMP_NUM_THREADS": str(asked.threads), "PYTHONPATH": str(HERE.parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    if done.returncode:
+        raise SystemExit(f"{method} on {data} failed:\n{done.stderr[-3000:]}")
+    result: Result = json.loads(done.stdout.splitlines()[-1])
+    print(
+        f"{data:8} {method:8} {result['tokens_per_second']:9.1f} tokens/s "
+        f"{result['tokens_per_cpu_second']:9.1f} tokens/CPU s {result['peak_mb']:8.0f} MB "
+        f"util {result['util']:.2f}",
+        flush=True,
+    )
+    return {"method": method, "data": data, **result}
+
+
+def median(results: Sequence[Result], method: str, data: str, key: str) -> float:
+    """Median of ``key`` over the repeats."""
+    found = [r[key] for r in results if r["method"] == method and r["data"] == data]
+    return float(statistics.median(found))
+
+
+def summarise(results: Sequence[Result], sets: Sequence[str], speed: str) -> dict[str, float]:
+    """Geometric means over the data sets of the medians' ratios."""
+
+    def mean_ratio(key: str, other: str) -> float:
+        ratios = [median(results, "engine", d, key) / median(results, other, d, key) for d in sets]
+        return math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
+
+    return {
+        "vs_tuned": mean_ratio(speed, "tuned"),
+        "vs_shipped": mean_ratio(speed, "shipped"),
+        "peak_vs_tuned": mean_ratio("peak_mb", "tuned"),
+        "util": statistics.fmean(median(results, "engine", d, "util") for d in sets),
+    }
+
+
+def describe(asked: argparse.Namespace) -> dict[str, Any]:
+    """What the figures were measured with."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    names = ("torch", "transformers", "peft", "trl")
+    gpu = torch.cuda.get_device_name() if asked.device != "cpu" else None
+    return {
+        "commit": commit.stdout.strip(),
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
+        "hardware": {
+            "gpu": gpu,
+            "cores": os.cpu_count(),
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "load_average": os.getloadavg(),
+        },
+        "settings": {**vars(asked), "sets": asked.sets.split(",")},
+        "trl": {m: settings(m, asked.device, asked.dtype) for m in METHODS[1:]},
+    }
+
+
+def main() -> None:
+    """Measure, print, write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--size", choices=workload.SHAPES, help="small, or mini on a GPU")
+    parser.add_argument("--dtype", help="the base's: bfloat16 where the machine has it")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3, help="counted, after one that is not")
+    parser.add_argument("--sets", default="samsum,tailed")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of the ratios")
+    parser.add_argument("--quick", action="store_true", help="one repeat, one step; not written")
+    asked = parser.parse_args()
+    on_cpu = asked.device == "cpu"
+    fast_low = not on_cpu or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - no public way
+    asked.dtype = asked.dtype or ("bfloat16" if fast_low else "float32")
+    asked.size = asked.size or ("small" if on_cpu else "mini")
+    if asked.quick:
+        asked.repeats, asked.steps = 1, 1
+    if not workload.SHARED.is_dir():
+        raise SystemExit(f"the tokenizer and chats are read from {workload.SHARED}")
+    about = describe(asked)
+    sets = asked.sets.split(",")
+    results: list[Result] = []
+    for repeat in range(asked.repeats):
+        for data in sets:
+            results += [{"repeat": repeat, **measure(name, data, asked)} for name in METHODS]
+    speed = "tokens_per_second" if asked.clock == "wall" else "tokens_per_cpu_second"
+    summary = summarise(results, sets, speed)
+    if not asked.quick:
+        name = "training.json" if on_cpu else "training-cuda.json"
+        text = json.dumps({**about, "summary": summary, "results": results}, indent=1)
+        (HERE / "results").mkdir(exist_ok=True)
+        (HERE / "results" / name).write_text(text + "\n", encoding="utf-8")
+    print(" ".join(f"{name}={value:.2f}" for name, value in summary.items()))
+
+
+if __name__ == "__main__":
+    main()

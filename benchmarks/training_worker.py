@@ -1,0 +1,173 @@
+"""One measured training in a process of its own; prints one JSON line. Started by `training.py`."""
+
+import argparse
+import json
+import resource
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import training_workload as workload
+
+from mlflow_phi3.data.messages import Example
+
+BATCH = 8
+WARM_UP = 1  # steps not counted
+LEARNING_RATE = 2e-4
+
+
+@dataclass(slots=True)
+class Clock:
+    """Counts steps after the warm-up until there are enough of them, by wall and CPU time."""
+
+    wanted: int
+    tokens: int = 0
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    began: tuple[float, float] = (0.0, 0.0)
+    ended: tuple[float, float] = (0.0, 0.0)
+
+    def tick(self, tokens: int, loss: float | None = None) -> bool:
+        """One more step; whether that is enough."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        now = (time.perf_counter(), time.process_time())
+        self.steps += 1
+        if loss is not None:
+            self.losses.append(loss)
+        if self.steps <= WARM_UP:
+            self.began = now
+            return False
+        self.tokens += tokens
+        self.ended = now
+        return self.steps >= WARM_UP + self.wanted
+
+
+def run_engine(examples: Sequence[Example], model: Any, clock: Clock) -> None:
+    """Our own engine, as the workflows run it."""
+    from mlflow_phi3.modeling.base import Base  # noqa: PLC0415 - not in TRL's process
+    from mlflow_phi3.training.loop import Session  # noqa: PLC0415
+    from mlflow_phi3.training.reports import StepReport  # noqa: PLC0415
+    from mlflow_phi3.training.spec import LoraSpec, TrialSpec  # noqa: PLC0415
+
+    base = Base(model.requires_grad_(requires_grad=False), None, "random", "0", "random")
+    with tempfile.TemporaryDirectory() as folder:
+        session = Session(base, examples, [], folder=Path(folder), engine="fused")
+        lora = LoraSpec(r=workload.LORA["r"], alpha=workload.LORA["lora_alpha"])
+        spec = TrialSpec(LEARNING_RATE, epochs=1000, warmup_ratio=0.0, lora=lora, shuffle=False)
+        session.add("one", spec)
+        reports = session.reports()
+        for report in reports:
+            if isinstance(report, StepReport) and clock.tick(report.tokens, report.loss):
+                break
+        reports.close()
+
+
+def run_trl(examples: Sequence[Example], model: Any, clock: Clock, options: dict[str, Any]) -> None:
+    """TRL's SFTTrainer with a PEFT adapter, on the same batches in the same order."""
+    import transformers  # noqa: PLC0415 - not in our process
+    from datasets import Dataset, disable_progress_bar  # noqa: PLC0415
+    from peft import LoraConfig  # noqa: PLC0415
+    from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
+
+    transformers.logging.set_verbosity_error()
+    disable_progress_bar()
+    rows = [(e.input_ids.tolist(), e.supervised.tolist()) for e in examples]
+    labels = [[i if s else -100 for i, s in zip(ids, s, strict=True)] for ids, s in rows]
+    data = Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": labels})
+    counted: list[int] = []
+
+    class Stop(transformers.TrainerCallback):  # type: ignore[misc]
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+            # The collator runs ahead of the steps by the batches it prefetches.
+            control.should_training_stop = clock.tick(counted[state.global_step - 1])
+
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                output_dir=folder,
+                per_device_train_batch_size=BATCH,
+                learning_rate=LEARNING_RATE,
+                lr_scheduler_type="constant",
+                max_steps=10000,
+                train_sampling_strategy="sequential",
+                save_strategy="no",
+                logging_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                use_cpu=model.device.type == "cpu",
+                **options,
+            ),
+            train_dataset=data,
+            processing_class=workload.load_tokenizer(),
+            peft_config=LoraConfig(
+                **workload.LORA, target_modules=workload.LAYERS, task_type="CAUSAL_LM"
+            ),
+            callbacks=[Stop()],
+        )
+        collate = trainer.data_collator
+
+        def count(batch: list[dict[str, Any]]) -> Any:
+            counted.append(sum(len(row["input_ids"]) for row in batch))
+            return collate(batch)
+
+        trainer.data_collator = count
+        trainer.train()
+
+
+def main() -> None:
+    """Measure one method and print what came out."""
+    parser = argparse.ArgumentParser()
+    for name, kind in {
+        "method": str,
+        "data": str,
+        "size": str,
+        "device": str,
+        "dtype": str,
+    }.items():
+        parser.add_argument(f"--{name}", type=kind, required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--options", type=json.loads, default={})
+    parser.add_argument("--attention", default="sdpa")
+    asked = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(asked.threads)
+    examples = workload.samsum() if asked.data == "samsum" else workload.tailed()
+    dtype = getattr(torch, asked.dtype)
+    model = workload.new_model(asked.size, dtype, asked.device, asked.attention)
+    rate = workload.matrix_rate(dtype, asked.device)
+    clock = Clock(asked.steps)
+    if asked.method == "engine":
+        run_engine(examples, model, clock)
+    else:
+        run_trl(examples, model, clock, asked.options)
+    wall, busy = (end - begin for begin, end in zip(clock.began, clock.ended, strict=True))
+    rate = max(rate, workload.matrix_rate(dtype, asked.device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    if asked.device != "cpu":
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    seen = [examples[at % len(examples)] for at in range(BATCH, BATCH * (1 + clock.wanted))]
+    # On a CPU both are counted by processor time, which others on the machine do not lengthen.
+    seconds = busy if asked.device == "cpu" else wall
+    flops = workload.unavoidable_flops(asked.size, seen)
+    result = {
+        "tokens_per_second": clock.tokens / wall,
+        "tokens_per_cpu_second": clock.tokens / busy,
+        "util": flops / seconds / rate,
+        "matrix_flops_per_second": rate,
+        "peak_mb": peak,
+        "tokens": clock.tokens,
+        "losses": clock.losses,
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""How many trials fit side by side, by measuring what one more needs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor
+
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.batching import split_by_tokens
+from mlflow_phi3.training.engine import Row, choose_engine, make_engine
+from mlflow_phi3.training.spec import TrialSpec
+
+SPARE = 0.8  # share of the free memory to use: allocators fragment, and others live here too
+MOST = {"cpu": 4, "cuda": 32}  # a CPU's matrix products are nearly full with one trial
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Resident set of this process (CPU) or allocated memory of ``device`` (GPU)."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be taken: the device's, or the least of machine and control group."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = int(psutil.virtual_memory().available)
+    limit = Path("/sys/fs/cgroup/memory.max")
+    used = Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    return free
+
+
+def measure_trial_bytes(
+    base: Base, train: Sequence[Example], spec: TrialSpec, *, token_budget: int
+) -> int:
+    """What one trial of ``spec`` takes beside the base, measured on its longest pass.
+
+    Weights, gradient, AdamW's two moments, and what autograd keeps of one forward pass, counted
+    tensor by tensor, so that it is right on a CPU too, whose allocator keeps no peak.
+    """
+    linear = find_linear(base.model)
+    layout = plan_layout(linear, spec.lora)
+    weights = initial_weights(linear, layout, spec.seed).to(base.model.device)
+    longest = sorted(train, key=lambda example: len(example.input_ids), reverse=True)
+    examples = next(split_by_tokens(longest, token_budget))
+    frozen = {parameter.data_ptr() for parameter in base.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in frozen:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    engine = make_engine(base, choose_engine(base, "auto", spec))
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            engine.gradients(examples, [Row(spec, layout, weights, torch.zeros_like(weights))])
+    finally:
+        engine.close()
+    return sum(kept.values()) + 4 * weights.numel() * weights.element_size()
+
+
+def choose_concurrency(
+    base: Base,
+    train: Sequence[Example],
+    spec: TrialSpec,
+    *,
+    token_budget: int,
+    budget_bytes: int | None = None,
+) -> int:
+    """How many trials of the largest ``spec`` to train side by side: at least one.
+
+    Args:
+        base: The frozen base, loaded.
+        train: Training examples.
+        spec: The trial that needs most: the highest rank, the most target modules.
+        token_budget: As in :class:`mlflow_phi3.training.loop.Session`.
+        budget_bytes: Memory to use; None is most of what is free now.
+    """
+    device = base.model.device
+    room = SPARE * free_bytes(device) if budget_bytes is None else budget_bytes
+    each = measure_trial_bytes(base, train, spec, token_budget=token_budget)
+    most = MOST.get(device.type, 4)
+    return max(1, min(most, int(room // each)))
