@@ -2,7 +2,7 @@
 
 Everything comes from this repository: the text is written from `knowledge/`, the tokenizer is
 trained on it, and the model is pretrained on one CPU thread, so that two builds on one machine
-give the same bytes. The model card beside the weights says how long the committed build took.
+give the same bytes. The model card beside the weights tells which build they come from.
 """
 
 import argparse

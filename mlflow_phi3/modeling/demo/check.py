@@ -1,4 +1,4 @@
-"""Does fine-tuning show? ``python -m mlflow_phi3.modeling.demo.check`` answers in half a minute.
+"""Does fine-tuning show? ``python -m mlflow_phi3.modeling.demo.check`` answers in about a minute.
 
 A plain loop with PEFT trains LoRA weights on four fifths of the bundled conversations, prints the
 perplexity of the held-out tenth before and after, and a few answers beside the written ones. The
@@ -41,7 +41,9 @@ class Score:
 
 
 def score(
-    model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, conversations: list[Conversation]
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[Conversation],
 ) -> Score:
     """Score a model on conversations.
 
@@ -71,7 +73,7 @@ def score(
 def train_lora(
     model: torch.nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    conversations: list[Conversation],
+    conversations: Sequence[Conversation],
     *,
     learning_rate: float,
     epochs: int,
@@ -124,7 +126,9 @@ def main() -> None:
     conversations = load_conversations()
     random.Random(0).shuffle(conversations)  # noqa: S311 - an order, not a secret
     tenth = len(conversations) // 10
-    held_out = conversations[:tenth] if arguments.split == "test" else conversations[tenth : 2 * tenth]
+    held_out = (
+        conversations[:tenth] if arguments.split == "test" else conversations[tenth : 2 * tenth]
+    )
     tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
     model = AutoModelForCausalLM.from_pretrained(arguments.folder, dtype=torch.float32).eval()
     base = score(model, tokenizer, held_out)
@@ -152,9 +156,7 @@ def main() -> None:
             sys.stdout.write(f"base:     {_answer(tuned_model, tokenizer, messages[:-1])}\n")
 
 
-def _answer(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, messages: Conversation
-) -> str:
+def _answer(model: PeftModel, tokenizer: PreTrainedTokenizerBase, messages: Conversation) -> str:
     prompt = tokenizer.apply_chat_template(
         messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
     )
@@ -175,9 +177,7 @@ def _collate(
         "attention_mask": torch.tensor(
             [[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in rows]
         ),
-        "labels": torch.tensor(
-            [labels + [_IGNORED] * (width - len(labels)) for _, labels in rows]
-        ),
+        "labels": torch.tensor([labels + [_IGNORED] * (width - len(labels)) for _, labels in rows]),
     }
 
 

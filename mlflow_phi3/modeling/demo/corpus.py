@@ -38,6 +38,7 @@ _OPENINGS = (
     "We got the console as a present.",
 )
 _NAMES = ("Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gwen", "Hugo", "Ines", "Jon", "Kim", "Lea")
+_MARKS = (("Q: ", "A: "), ("Question: ", "Answer: "), ("Customer: ", "Support: "), ("", ""))
 _THANKS = ("Thank you, that helped.", "Great, it works now.", "Good to know.", "That was easy.")
 _SYSTEMS = (
     "You are a helpful assistant.",
@@ -68,9 +69,7 @@ _TIMES = ("Today", "Yesterday", "In the morning", "After lunch", "Last week", "I
 _DEEDS = ("put", "found", "left", "saw", "cleaned", "repaired", "forgot", "wanted")
 
 
-def write_documents(
-    topics: list[Topic], exchanges: list[Exchange], *, seed: int
-) -> Iterator[str]:
+def write_documents(topics: list[Topic], exchanges: list[Exchange], *, seed: int) -> Iterator[str]:
     """Write documents without end.
 
     Args:
@@ -83,12 +82,12 @@ def write_documents(
     """
     rng = random.Random(seed)  # noqa: S311 - text, not secrets
     kinds: tuple[tuple[Callable[[], str], float], ...] = (
-        (lambda: _write_page(rng.choice(topics), rng), 0.17),
-        (lambda: _write_answers(rng.sample(topics, 3), rng), 0.40),
+        (lambda: _write_page(rng.choice(topics), rng), 0.10),
+        (lambda: _write_answers(topics, exchanges, rng), 0.58),
         (lambda: _write_thread(rng.choice(topics), rng), 0.20),
-        (lambda: _write_article(topics, rng), 0.08),
-        (lambda: _write_chat(exchanges, rng), 0.10),
-        (lambda: _write_story(rng), 0.05),
+        (lambda: _write_article(topics, rng), 0.03),
+        (lambda: _write_chat(exchanges, rng), 0.06),
+        (lambda: _write_story(rng), 0.03),
     )
     writers, weights = zip(*kinds, strict=True)
     while True:
@@ -101,11 +100,14 @@ def _write_page(topic: Topic, rng: random.Random) -> str:
     return f"{head}\n{_tell(topic, rng)}"
 
 
-def _write_answers(topics: list[Topic], rng: random.Random) -> str:
-    question, answer = rng.choice((("Q: ", "A: "), ("Question: ", "Answer: "), ("", "")))
-    return "\n".join(
-        f"{question}{_ask(topic, rng)}\n{answer}{_tell(topic, rng)}" for topic in topics
-    )
+def _write_answers(topics: list[Topic], exchanges: list[Exchange], rng: random.Random) -> str:
+    question, answer = rng.choice(_MARKS)
+    pairs = [(_ask(topic, rng), _tell(topic, rng)) for topic in rng.sample(topics, 2)]
+    if rng.random() < 0.3:
+        # Everyday answers in both forms: what holds for the one form then holds for the other.
+        everyday = rng.choice(exchanges)
+        pairs[rng.randrange(2)] = (everyday.question, everyday.answer)
+    return "\n".join(f"{question}{asked}\n{answer}{told}" for asked, told in pairs)
 
 
 def _write_thread(topic: Topic, rng: random.Random) -> str:
@@ -138,13 +140,19 @@ def _write_story(rng: random.Random) -> str:
 
 
 def _ask(topic: Topic, rng: random.Random) -> str:
-    if rng.random() < 0.5:
-        return _vary(rng.choice(topic.questions), rng)
-    return _vary(rng.choice(_ASK).format(rng.choice(topic.tasks)), rng)
+    if rng.random() < 0.7:
+        question = rng.choice(topic.questions)
+    else:
+        question = rng.choice(_ASK).format(rng.choice(topic.tasks))
+    return _vary(f"{rng.choice(_OPENINGS)} {question}" if rng.random() < 0.15 else question, rng)
 
 
 def _tell(topic: Topic, rng: random.Random) -> str:
-    return _vary(" ".join(rng.choice(wordings) for wordings in topic.facts), rng)
+    facts = [rng.choice(wordings) for wordings in topic.facts]
+    # Any one fact may answer alone or come first, as it does when a person is asked.
+    if rng.random() < 0.25:
+        facts = rng.sample(facts, rng.randint(1, len(facts)))
+    return _vary(" ".join(facts), rng)
 
 
 def _vary(text: str, rng: random.Random) -> str:

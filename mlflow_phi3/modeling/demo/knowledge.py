@@ -79,7 +79,9 @@ def _parse_section(path: Path) -> list[Topic]:
         if mark == "#":
             blocks.append({"#": [], ">": [], "?": [], "-": []})
         if not blocks or mark not in blocks[-1]:
-            raise ValueError(f"{path.name}:{number}: unknown mark {mark!r}; expected one of # > ? -")
+            raise ValueError(
+                f"{path.name}:{number}: unknown mark {mark!r}; expected one of # > ? -"
+            )
         blocks[-1][mark].append(parts)
     return [_to_topic(path.stem, block) for block in blocks]
 

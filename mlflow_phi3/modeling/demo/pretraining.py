@@ -1,8 +1,6 @@
 """Pretrain the demo model from random weights on one CPU thread."""
 
 import itertools
-import math
-import random
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -11,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
-from mlflow_phi3.modeling.demo.tokenizer import END, END_OF_TEXT
+from mlflow_phi3.modeling.demo.muon import Muon
+from mlflow_phi3.modeling.demo.tokenizer import END_OF_TEXT
 
 __all__ = ["MAX_LENGTH", "VOCABULARY_SIZE", "Recipe", "pretrain"]
 
@@ -27,17 +26,21 @@ class Recipe:
         steps: Optimizer steps.
         rows: Rows in a batch.
         row_length: Tokens in a row.
-        learning_rate: Peak of the cosine schedule.
-        warmup_steps: Steps of the linear rise.
-        weight_decay: AdamW's, on matrices alone.
+        learning_rate: AdamW's peak, for the vocabulary and the gains.
+        muon_learning_rate: Muon's peak, for the matrices of the layers.
+        warmup_steps: Steps of the linear rise of both rates.
+        decay_share: Share of the steps, at the end, in which both rates fall to zero.
+        weight_decay: Muon's.
         seed: Seed of the weights and of the text.
     """
 
-    steps: int = 2000
-    rows: int = 12
+    steps: int = 4000
+    rows: int = 4
     row_length: int = 192
     learning_rate: float = 3e-3
-    warmup_steps: int = 60
+    muon_learning_rate: float = 0.015
+    warmup_steps: int = 30
+    decay_share: float = 0.4
     weight_decay: float = 0.05
     seed: int = 20
 
@@ -57,19 +60,20 @@ def pretrain(
     """
     torch.manual_seed(recipe.seed)
     model = Phi3ForCausalLM(_make_config(tokenizer)).train()
-    optimizer = _make_optimizer(model, recipe)
+    optimizers = _make_optimizers(model, recipe)
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     batches = _read_batches(documents, tokenizer, recipe)
     started, smooth = time.monotonic(), 0.0
     for step, batch in enumerate(itertools.islice(batches, recipe.steps), start=1):
-        for group in optimizer.param_groups:
-            group["lr"] = _learning_rate(step, recipe)
         loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        smooth = loss.item() if step == 1 else 0.98 * smooth + 0.02 * loss.item()
-        if step % 50 == 0 or step == recipe.steps:
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * _schedule(step, recipe)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        smooth = loss.item() if step == 1 else 0.9 * smooth + 0.1 * loss.item()
+        if step % 25 == 0 or step == recipe.steps:
             elapsed_s = time.monotonic() - started
             left_s = elapsed_s / step * (recipe.steps - step)
             speed = step * batch.numel() / elapsed_s
@@ -85,11 +89,11 @@ def _make_config(tokenizer: PreTrainedTokenizerFast) -> Phi3Config:
     end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     return Phi3Config(
         vocab_size=VOCABULARY_SIZE,
-        hidden_size=192,
-        intermediate_size=448,
+        hidden_size=160,
+        intermediate_size=384,
         num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
         max_position_embeddings=MAX_LENGTH,
         original_max_position_embeddings=MAX_LENGTH,
         # A quarter of the 8 MB would go into a second vocabulary matrix otherwise.
@@ -100,25 +104,22 @@ def _make_config(tokenizer: PreTrainedTokenizerFast) -> Phi3Config:
     )
 
 
-def _make_optimizer(model: Phi3ForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
-    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
-    gains = [weight for weight in model.parameters() if weight.ndim == 1]
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": recipe.weight_decay},
-            {"params": gains, "weight_decay": 0.0},
-        ],
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.95),
-        fused=True,
-    )
+def _make_optimizers(model: Phi3ForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    inner = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    inner_ids = {id(weight) for weight in inner}
+    others = [weight for weight in model.parameters() if id(weight) not in inner_ids]
+    return [
+        Muon(inner, lr=recipe.muon_learning_rate, weight_decay=recipe.weight_decay),
+        torch.optim.AdamW(
+            others, lr=recipe.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        ),
+    ]
 
 
-def _learning_rate(step: int, recipe: Recipe) -> float:
-    if step < recipe.warmup_steps:
-        return recipe.learning_rate * step / recipe.warmup_steps
-    done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    return recipe.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+def _schedule(step: int, recipe: Recipe) -> float:
+    rise = step / recipe.warmup_steps
+    fall = (recipe.steps - step + 1) / (recipe.decay_share * recipe.steps)
+    return min(rise, 1.0, fall)
 
 
 def _read_batches(

@@ -53,7 +53,10 @@ def train_tokenizer(
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         special_tokens=[
             AddedToken(END_OF_TEXT, normalized=False, special=True),
-            *(AddedToken(name, rstrip=True, normalized=False, special=True) for name in _ROLE_TOKENS),
+            *(
+                AddedToken(name, rstrip=True, normalized=False, special=True)
+                for name in _ROLE_TOKENS
+            ),
         ],
         show_progress=False,
     )
