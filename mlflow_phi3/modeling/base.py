@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.modeling.catalog import find
 from mlflow_phi3.modeling.demo import checkpoint_path
 
 DEMO = "demo"
@@ -74,7 +75,10 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Tokenizer:
     """
     path = resolve_checkpoint(name)
     tokenizer = AutoTokenizer.from_pretrained(
-        path, revision=revision, local_files_only=_offline(path), trust_remote_code=False
+        path,
+        revision=pin_revision(path, revision),
+        local_files_only=_offline(path),
+        trust_remote_code=False,
     )
     if not tokenizer.chat_template:
         raise UsageError(
@@ -90,7 +94,10 @@ def read_context_length(name: str, *, revision: str | None = None) -> int:
     """Tokens that checkpoint ``name`` can read at once."""
     path = resolve_checkpoint(name)
     config = AutoConfig.from_pretrained(
-        path, revision=revision, local_files_only=_offline(path), trust_remote_code=False
+        path,
+        revision=pin_revision(path, revision),
+        local_files_only=_offline(path),
+        trust_remote_code=False,
     )
     return int(config.max_position_embeddings)
 
@@ -106,7 +113,7 @@ def load_base(
 
     Args:
         name: ``demo``, a folder, or a hub id.
-        revision: Commit, branch or tag of the hub repository.
+        revision: Commit, branch or tag of the hub repository; None takes the catalog's commit.
         precision: ``auto`` is float32 for the demo and on a CPU without fast bfloat16, else
             bfloat16.
         device: torch device the weights go to.
@@ -115,6 +122,7 @@ def load_base(
         UsageError: No such checkpoint, or no chat template.
     """
     path = resolve_checkpoint(name)
+    revision = pin_revision(path, revision)
     tokenizer = load_tokenizer(name, revision=revision)
     model = AutoModelForCausalLM.from_pretrained(
         path,
@@ -135,6 +143,12 @@ def choose_device(device: str) -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def pin_revision(hub_id: str, revision: str | None) -> str | None:
+    """``revision`` when there is one, else the catalog's commit of ``hub_id``, else None."""
+    known = find(hub_id)
+    return revision or (known.revision if known else None)
 
 
 def choose_dtype(precision: Precision, *, name: str, device: str) -> torch.dtype:

@@ -1,0 +1,143 @@
+"""What is known of each Phi model: a dated file of public facts; the network is not asked."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+from rapidfuzz import process
+
+from mlflow_phi3.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Of inference, in US dollars per million tokens.
+
+    Args:
+        input: Tokens read.
+        output: Tokens generated.
+        as_of: Month of the figures, to be printed with every estimate.
+        source: Where they are from, likewise.
+    """
+
+    input: float
+    output: float
+    as_of: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class PhiModel:
+    """One model of the catalog.
+
+    Args:
+        name: In Azure's registry, such as ``Phi-4-mini-instruct``.
+        hub_id: On the Hugging Face hub.
+        parameters_billion: Size.
+        context_tokens: Prompt and answer together.
+        revision: Pinned commit on the hub; None where none has been verified.
+        retired_on: Day its serverless offer ended (ISO), or None.
+        replacement: What to take instead of a retired model.
+        finetuning_regions: Where Foundry tunes it; empty where it does not.
+        finetuning_as_of: Month of that list.
+        no_finetuning_because: Why Foundry does not tune it, or empty.
+        price: Of inference, where a figure is known.
+    """
+
+    name: str
+    hub_id: str
+    parameters_billion: float
+    context_tokens: int
+    revision: str | None
+    retired_on: str | None
+    replacement: str | None
+    finetuning_regions: tuple[str, ...]
+    finetuning_as_of: str | None
+    no_finetuning_because: str
+    price: Price | None
+
+
+@dataclass(frozen=True, slots=True)
+class LearningRates:
+    """Where to look for a LoRA learning rate.
+
+    Args:
+        low: Lower end of a sweep.
+        high: Upper end.
+        default: A first guess.
+    """
+
+    low: float
+    high: float
+    default: float
+
+
+def describe(name: str) -> PhiModel:
+    """The model called ``name``: its registry name or hub id, without regard to case.
+
+    Raises:
+        UsageError: It is not in the catalog; the message names the nearest one.
+    """
+    known = list_models()
+    wanted = name.casefold()
+    for model in known:
+        if wanted in {model.name.casefold(), model.hub_id.casefold()}:
+            return model
+    nearest = process.extractOne(name, [model.name for model in known])
+    raise UsageError(
+        "PHI3-U032",
+        f"{name!r} is not in the catalog",
+        where="model",
+        fix=f"did you mean {nearest[0]!r}?" if nearest else "",
+    )
+
+
+def find(name: str) -> PhiModel | None:
+    """As :func:`describe`, or None for a model that is not in the catalog."""
+    try:
+        return describe(name)
+    except UsageError:
+        return None
+
+
+def list_models() -> tuple[PhiModel, ...]:
+    """All models, in the order of the file."""
+    return tuple(_to_model(name, facts) for name, facts in _catalog()["models"].items())
+
+
+def learning_rates() -> LearningRates:
+    """The recommended range for LoRA on all linear layers."""
+    facts = _catalog()["learning_rate"]
+    return LearningRates(facts["low"], facts["high"], facts["default"])
+
+
+def dated() -> str:
+    """Month up to which the facts were gathered."""
+    return str(_catalog()["dated"])
+
+
+def _to_model(name: str, facts: dict[str, Any]) -> PhiModel:
+    tuning = facts["managed_finetuning"]
+    price = facts["inference_usd_per_million_tokens"]
+    return PhiModel(
+        name=name,
+        hub_id=facts["hub_id"],
+        parameters_billion=facts["parameters_billion"],
+        context_tokens=facts["context_tokens"],
+        revision=facts["revision"],
+        retired_on=facts["serverless"]["retired_on"],
+        replacement=facts["serverless"]["replacement"],
+        finetuning_regions=tuple(tuning["regions"]) if tuning["supported"] else (),
+        finetuning_as_of=tuning["as_of"],
+        no_finetuning_because=tuning["reason"] or "",
+        price=Price(**price) if price else None,
+    )
+
+
+@lru_cache(maxsize=1)
+def _catalog() -> dict[str, Any]:
+    text = resources.files(__package__).joinpath("catalog.json").read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
