@@ -51,12 +51,6 @@ class SweepConfig(ModelConfig, Hyperparameters):
     budget_hours: float = Field(default=0.0, ge=0)
     """Begin no further trial after so many hours, and stop those that run; 0 sets no limit."""
 
-    backend: Literal["local", "ray"] = "local"
-    """Where trials train: in this process, or on a Ray cluster (extra `ray`)."""
-
-    ray_address: str = ""
-    """Address of the Ray cluster; empty starts one on this machine."""
-
     @model_validator(mode="before")
     @classmethod
     def _read_space(cls, values: Any) -> Any:

@@ -22,8 +22,8 @@ RUN_ID = "run_id"
 REASON = "reason"
 OUTCOME = "outcome"
 # One attribute for what is always written together: each costs a round trip to the storage.
-_LEASE = "lease"
-_OWNER = "driver"
+LEASE = "lease"
+OWNER = "driver"
 _ROUND = "round"
 _SURPLUS = "surplus"
 
@@ -157,7 +157,7 @@ class Ledger:
                 continue
             tickets.append(ticket)
             if first is None:
-                first = int(ticket.trial.user_attrs[_LEASE][_ROUND])
+                first = int(ticket.trial.user_attrs[LEASE][_ROUND])
                 trunks = self._trunks(first, known)
             trunks.add(ticket.spec.trunk)
             if waiting is None or ticket.taken_over:
@@ -170,7 +170,7 @@ class Ledger:
         attrs = self.study.user_attrs
         found: list[int] = []
         for trial in self.trials():
-            owner = str(trial.user_attrs.get(_LEASE, {}).get(_OWNER, ""))
+            owner = str(trial.user_attrs.get(LEASE, {}).get(OWNER, ""))
             if trial.state is not TrialState.RUNNING or owner == self.driver.name:
                 continue
             began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
@@ -264,9 +264,9 @@ class Ledger:
                 self.study.enqueue_trial(self._grid[len(known)])
         self.study.sampler = self._sampler(number)
         trial = self.study.ask(self._distributions)
-        lease = trial.user_attrs.get(_LEASE, {_ROUND: trial.number if first is None else first})
-        taken_over = _OWNER in lease
-        trial.set_user_attr(_LEASE, {**lease, _OWNER: self.driver.name})
+        lease = trial.user_attrs.get(LEASE, {_ROUND: trial.number if first is None else first})
+        taken_over = OWNER in lease
+        trial.set_user_attr(LEASE, {**lease, OWNER: self.driver.name})
         if trial.number >= self.n_trials:
             before = sum(other.number < trial.number for other in self.trials())
             if before >= self.n_trials:
@@ -281,7 +281,7 @@ class Ledger:
         others = [trial for trial in known if trial.number != ticket.trial.number]
         siblings = self._siblings(ticket, others)
         for params in siblings[: max(0, self._left(others) - 1)]:
-            self.study.enqueue_trial(params, user_attrs={_LEASE: {_ROUND: first}})
+            self.study.enqueue_trial(params, user_attrs={LEASE: {_ROUND: first}})
 
     def _siblings(self, ticket: Ticket, others: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
         if self._grid is not None:
@@ -296,7 +296,7 @@ class Ledger:
 
     def _trunks(self, first: int, known: Sequence[FrozenTrial]) -> set[TrialSpec]:
         """The trainings of a round, finished ones included."""
-        members = [t for t in known if t.user_attrs.get(_LEASE, {}).get(_ROUND) == first]
+        members = [t for t in known if t.user_attrs.get(LEASE, {}).get(_ROUND) == first]
         names = set(self._distributions)
         complete = [params for params in map(_params, members) if set(params) == names]
         return {self.space.spec(params).trunk for params in complete}

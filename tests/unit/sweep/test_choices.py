@@ -1,0 +1,94 @@
+"""Samplers and pruners by name, on a study in memory."""
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+
+from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.sweep.pruners import HalvingPruner, build_pruner
+from mlflow_phi3.sweep.samplers import build_sampler, parse_options
+
+SPACE = {"rate": FloatDistribution(1e-4, 1e-1, log=True)}
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def rates(name, *, seed=0, restart_at=None, trials=6):
+    study = optuna.create_study()
+    found = []
+    for number in range(trials):
+        if number == restart_at:
+            study = optuna.load_study(study_name=study.study_name, storage=study._storage)
+        study.sampler = build_sampler(name, "", seed=seed, number=number, n_trials=trials)
+        trial = study.ask(SPACE)
+        found.append(trial.params["rate"])
+        study.tell(trial, found[-1])
+    return found
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "qmc", "gp"])
+def test_proposals_depend_on_the_seed_and_not_on_restarts(name):
+    first = rates(name)
+    assert len(set(first)) == 6
+    assert rates(name, restart_at=3) == first
+    assert rates(name, seed=1) != first
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(PreflightError, match="pip install cmaes"):
+        build_sampler("cmaes", "", seed=0, number=0, n_trials=4)
+
+
+def test_options_are_optunas_own():
+    assert parse_options("a=1, b=true,c=x") == {"a": 1, "b": True, "c": "x"}
+    with pytest.raises(UsageError, match="'a' is not name=value"):
+        parse_options("a")
+    with pytest.raises(UsageError, match="TPESampler has no option 'candidates'"):
+        build_sampler("tpe", "candidates=3", seed=0, number=0, n_trials=4)
+    with pytest.raises(UsageError, match="PHI3-U085"):
+        build_pruner("halving", "reduction_factor=1")
+
+
+@pytest.mark.parametrize("name", ["none", "median", "halving", "asha", "hyperband", "patient"])
+def test_pruners_judge_by_name(name):
+    study = optuna.create_study(pruner=build_pruner(name, ""))
+    for value in (1.0, 1.1, 0.9, 1.2, 1.0):
+        trial = study.ask(SPACE)
+        for epoch in (1, 2, 3):
+            trial.report(value / epoch, epoch)
+            trial.should_prune()
+        study.tell(trial, value)
+    bad = study.ask(SPACE)
+    judged = []
+    for epoch in (1, 2, 3):
+        bad.report(50.0 + epoch, epoch)
+        judged.append(bad.should_prune())
+    assert any(judged) == (name != "none")
+
+
+def test_halving_keeps_the_better_half():
+    study = optuna.create_study(pruner=HalvingPruner())
+    trials = [study.ask(SPACE) for _ in range(5)]
+    for trial, loss in zip(trials, (3.0, 1.0, 2.0, 5.0, 4.0), strict=True):
+        trial.report(loss, 1)
+    assert [trial.should_prune() for trial in trials] == [False, False, False, True, True]
+
+
+def test_trials_that_share_a_training_count_once():
+    study = optuna.create_study(pruner=HalvingPruner())
+    trials = [study.ask(SPACE) for _ in range(4)]
+    for trial, loss in zip(trials, (1.0, 1.0, 1.0, 2.0), strict=True):
+        trial.report(loss, 1)
+    assert [trial.should_prune() for trial in trials] == [False, False, False, True]
+
+
+def test_halving_waits_for_its_first_epoch():
+    study = optuna.create_study(pruner=HalvingPruner(min_resource=2))
+    trials = [study.ask(SPACE) for _ in range(2)]
+    for trial, loss in zip(trials, (1.0, 2.0), strict=True):
+        trial.report(loss, 1)
+    assert not any(trial.should_prune() for trial in trials)

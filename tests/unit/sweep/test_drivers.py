@@ -1,0 +1,61 @@
+import json
+import subprocess
+import sys
+import time
+
+import optuna
+import psutil
+import pytest
+
+from mlflow_phi3.sweep.drivers import GRACE_S, Driver, beating, is_alive, this_driver
+
+
+@pytest.fixture
+def study():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study()
+
+
+def beat(study, driver, at):
+    facts = {"name": driver.name, "host": driver.host, "pid": driver.pid, "started": driver.started}
+    study.set_user_attr(f"driver:{driver.name}", json.dumps({**facts, "beat_at": at}))
+
+
+def test_this_process_lives(study):
+    driver = this_driver()
+    with beating(study, driver):
+        assert is_alive(driver.name, study.user_attrs, now=time.time())
+    assert not is_alive("nobody", study.user_attrs, now=time.time())
+
+
+def test_a_killed_process_of_this_machine_is_dead_at_once(study):
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    started = psutil.Process(process.pid).create_time()
+    driver = Driver("other", this_driver().host, process.pid, started)
+    beat(study, driver, at=time.time())
+    assert is_alive("other", study.user_attrs, now=time.time())
+    process.kill()
+    process.communicate()
+    assert not is_alive("other", study.user_attrs, now=time.time())
+
+
+def test_a_later_process_with_the_same_number_is_another(study):
+    me = this_driver()
+    beat(study, Driver("before", me.host, me.pid, me.started - 1000), at=time.time())
+    assert not is_alive("before", study.user_attrs, now=time.time())
+
+
+def test_another_machine_is_known_by_its_heartbeat(study):
+    beat(study, Driver("far", "another-host", 1, 0.0), at=1000.0)
+    assert is_alive("far", study.user_attrs, now=1000.0 + GRACE_S / 2)
+    assert not is_alive("far", study.user_attrs, now=1000.0 + GRACE_S * 2)
+
+
+def test_the_heart_beats_on(study):
+    driver = this_driver()
+    key = f"driver:{driver.name}"
+    with beating(study, driver, every_s=0.01):
+        first = study.user_attrs[key]
+        deadline = time.monotonic() + 10
+        while study.user_attrs[key] == first:
+            assert time.monotonic() < deadline

@@ -1,0 +1,108 @@
+import csv
+import io
+import math
+from pathlib import Path
+
+import optuna
+import pytest
+
+from mlflow_phi3.sweep.confidence import Rival, tell_confidence
+from mlflow_phi3.sweep.report import weigh_parameters, write_report
+from mlflow_phi3.sweep.results import SweepResult, TrialResult
+from mlflow_phi3.training.spec import TrialSpec
+
+
+def trial(number, loss, state="complete", **facts):
+    params = {"learning_rate": 10.0 ** -(number + 2), "scheduler": ("constant", "wsd")[number % 2]}
+    return TrialResult(
+        number,
+        f"run{number}",
+        state,
+        params,
+        TrialSpec(1e-3),
+        loss,
+        math.exp(loss),
+        0.5,
+        1.0,
+        **facts,
+    )
+
+
+@pytest.fixture
+def result():
+    trials = (
+        trial(0, 1.5),
+        trial(1, 1.0),
+        trial(2, 2.0, "pruned", reason="pruned after epoch 1 <b>"),
+        trial(3, math.nan, "failed", reason="NaN"),
+        trial(4, 1.01, shared_with=1),
+        trial(5, 1.7),
+    )
+    return SweepResult("s<1>", trials, trials[1], trials[1].spec, Path("a"), "n_trials")
+
+
+@pytest.fixture
+def study(result):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    space = {
+        "learning_rate": optuna.distributions.FloatDistribution(1e-9, 1.0, log=True),
+        "scheduler": optuna.distributions.CategoricalDistribution(("constant", "wsd")),
+    }
+    states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+    for one in result.trials:
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState[states[one.state]],
+                value=None if math.isnan(one.loss) else one.loss,
+                params=dict(one.params),
+                distributions=space,
+                intermediate_values={}
+                if math.isnan(one.loss)
+                else {1: one.loss + 0.2, 2: one.loss},
+            )
+        )
+    return study
+
+
+def test_the_page_shows_everything_and_needs_no_network(study, result):
+    rivals = (Rival(4, 0.01, -0.02, 0.04), Rival(0, 0.5, 0.3, 0.7))
+    html = write_report(study, result, rivals).html
+    for title in (
+        "Every trial",
+        "How each trial learnt",
+        "Which parameter",
+        "Where good",
+        "One para",
+    ):
+        assert title in html
+    assert "not distinguishable from trial 4 (95 %)" in html
+    assert "read off the training of trial 1" in html
+    assert "pruned after epoch 1 &lt;b&gt;" in html
+    assert "s&lt;1&gt;" in html
+    assert "<script src=" not in html
+    assert "<link" not in html.split("</head>")[0]
+
+
+def test_the_table_has_a_line_a_trial(study, result):
+    rows = list(csv.DictReader(io.StringIO(write_report(study, result, ()).csv)))
+    assert [row["number"] for row in rows] == list("012345")
+    assert rows[3]["loss"] == ""
+    assert rows[4]["shared_with"] == "1"
+    assert float(rows[1]["learning_rate"]) == 1e-3
+
+
+def test_importance_needs_some_trials(study):
+    importance = weigh_parameters(study)
+    assert sum(importance.values()) == pytest.approx(1.0)
+    assert weigh_parameters(optuna.create_study()) == {}
+
+
+def test_a_single_trial_has_a_report_too(result):
+    only = SweepResult("s", result.trials[:1], result.trials[0], TrialSpec(1e-3), Path("a"), "grid")
+    assert "is the only complete trial" in write_report(optuna.create_study(), only, ()).html
+
+
+def test_confidence_in_words(result):
+    ahead = [Rival(0, 0.5, 0.1, 0.9)]
+    assert "beyond chance" in tell_confidence(result.winner, ahead)

@@ -1,0 +1,115 @@
+"""The sweep with the real engine on a tiny random base."""
+
+import json
+
+import pytest
+
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.sweep.run import run_sweep
+from mlflow_phi3.training.loop import Session
+
+SPACE = {"learning_rate": "3e-3..3e-2", "batch_size_multiplier": "1", "epochs": "1,2"}
+
+
+@pytest.fixture
+def sweep(tracker, parent, tiny_base, counting, tmp_path, storage_url):
+    def go(*, on_progress=lambda progress: None, **values):
+        values = {"n_trials": "4", "concurrency": "2", "study": "s", **SPACE, **values}
+        return run_sweep(
+            parse_values(SweepConfig, {"storage": storage_url, **values}),
+            base=tiny_base,
+            train=counting(16, 0),
+            validation=counting(8, 1),
+            tracker=tracker,
+            parent=parent,
+            folder=tmp_path / "work",
+            tags={"phi3.dataset_sha256": "d"},
+            on_progress=on_progress,
+        )
+
+    return go
+
+
+def test_a_sweep_finds_a_winner_and_says_how(sweep, tracker, parent, tmp_path):
+    result = sweep()
+    assert result.stopped_because == "n_trials"
+    assert [trial.state for trial in result.trials] == ["complete"] * 4
+    assert result.winner.loss == min(trial.loss for trial in result.trials)
+    assert result.winner_spec.epochs == 2
+    assert (result.winner_adapter / "adapter_model.safetensors").is_file()
+
+    first, second = result.trials[0], result.trials[1]
+    assert first.params["learning_rate"] == second.params["learning_rate"]
+    assert second.shared_with == 0
+    assert tracker.get(second.run_id).tags()["phi3.shared_with"] == "trial-000"
+
+    tags = tracker.get(parent.run_id).tags()
+    assert tags["phi3.winner"] == result.winner.name
+    found = tracker.client.get_run(parent.run_id).data.metrics
+    assert found["eval/loss"] == pytest.approx(result.winner.loss)
+    names = [item.path for item in tracker.client.list_artifacts(parent.run_id, "sweep")]
+    assert sorted(names) == ["sweep/importance.json", "sweep/report.html", "sweep/trials.csv"]
+    path = tracker.get(parent.run_id).download("sweep/importance.json", tmp_path)
+    assert set(json.loads(path.read_text())) == {"learning_rate", "epochs"}
+
+
+def test_what_is_read_off_a_shared_training_is_what_a_training_of_its_own_gives(
+    sweep, tiny_base, counting, tmp_path
+):
+    result = sweep(n_trials="2")
+    shared = next(trial for trial in result.trials if trial.shared_with is not None)
+    session = Session(tiny_base, counting(16, 0), counting(8, 1), folder=tmp_path / "alone")
+    session.add("alone", shared.spec)
+    *_, end = session.reports()
+    assert end.best_loss == pytest.approx(shared.loss, rel=1e-6)
+
+
+def test_the_same_seed_gives_the_same_metrics_even_when_it_was_interrupted(sweep, tracker, parent):
+    undisturbed = sweep(study="undisturbed")
+
+    def stop(progress):
+        if progress.trial == "trial-002" and progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(on_progress=stop)
+    assert "RUNNING" not in {run.info.status for run in tracker.children(parent.run_id)}
+    result = sweep()
+    assert result.winner.number == undisturbed.winner.number
+    assert [t.params for t in result.trials] == [t.params for t in undisturbed.trials]
+    assert [t.loss for t in result.trials] == pytest.approx(
+        [t.loss for t in undisturbed.trials], rel=1e-6
+    )
+    runs = [r for r in tracker.children(parent.run_id) if r.data.tags["phi3.study"] == "s"]
+    assert [run.info.status for run in runs] == ["FINISHED"] * 4
+    for run in runs:
+        steps = [
+            point.step for point in tracker.client.get_metric_history(run.info.run_id, "train/loss")
+        ]
+        assert steps == list(range(1, len(steps) + 1))
+
+
+def test_the_winner_is_fetched_from_mlflow_when_its_folder_is_gone(sweep, tmp_path):
+    import shutil
+
+    before = sweep(n_trials="2")
+    shutil.rmtree(tmp_path / "work")
+    after = sweep(n_trials="2")
+    assert after.winner == before.winner
+    assert (after.winner_adapter / "adapter_model.safetensors").is_file()
+
+
+def test_a_sweep_in_which_everything_diverges_says_so(sweep, tracker, parent):
+    hopeless = {"learning_rate": "0.99", "optimizer": "sgd", "max_grad_norm": "0", "epochs": "1"}
+    with pytest.raises(TrainingError, match="none of 1 trials was completed: PHI3-T003"):
+        sweep(lora_alpha="1e30", n_trials="1", **hopeless)
+    assert [run.info.status for run in tracker.children(parent.run_id)] == ["FAILED"]
+
+
+def test_options_are_checked_before_anything_is_written(sweep, tracker, parent):
+    for values in ({"sampler_options": "candidates=3"}, {"pruner_options": "patience=1"}):
+        with pytest.raises(UsageError, match="has no option"):
+            sweep(**values)
+    assert tracker.children(parent.run_id) == []

@@ -1,0 +1,35 @@
+import pytest
+
+from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.sweep.storage import default_storage, hide_password, open_storage
+
+
+def test_a_study_lies_beside_its_tracking_store(tmp_path, monkeypatch):
+    beside = f"sqlite:///{tmp_path}/optuna.db"
+    assert default_storage(f"sqlite:///{tmp_path}/mlflow.db") == beside
+    assert default_storage((tmp_path / "mlruns").as_uri()) == beside
+    monkeypatch.chdir(tmp_path)
+    assert default_storage("http://127.0.0.1:5000") == beside
+
+
+def test_what_is_no_storage_is_refused():
+    with pytest.raises(UsageError, match="neither a database URL nor a journal file"):
+        open_storage("study.txt")
+    with pytest.raises(PreflightError, match="PHI3-P081"):
+        open_storage("postgresql://nobody:secret@127.0.0.1:1/none")
+
+
+def test_passwords_are_hidden():
+    assert hide_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert hide_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
+    with pytest.raises(PreflightError) as caught:
+        open_storage("postgresql://nobody:secret@127.0.0.1:1/none")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_journal_file_keeps_a_study(tmp_path):
+    import optuna
+
+    path = str(tmp_path / "deep" / "study.log")
+    optuna.create_study(storage=open_storage(path), study_name="s")
+    assert optuna.get_all_study_names(open_storage(path)) == ["s"]
