@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.operation import Deadline, DeadlinePassed, finish
-
-_CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
+from mlflow_phi3.azure.operation import CHANGING, Deadline, DeadlinePassed, finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +180,7 @@ class OnlineService:
             return ""
         things: list[Endpoint | Deployment] = [found, *self.list_deployments(endpoint)]
         for thing in things:
-            if thing.state in _CHANGING:
+            if thing.state in CHANGING:
                 return f"{thing.name} ({thing.state})"
         return ""
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from mlflow_phi3.errors import AzureError
 
+CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
+"""States in which Azure refuses further changes."""
 _SLICE_S = 0.25
 
 

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,12 @@ from mlflow_phi3.azure.assets import ModelAsset, name_asset, upload_model
 from mlflow_phi3.azure.client import Workspace, open_workspace
 from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
-from mlflow_phi3.azure.payload import from_answer, to_request
 from mlflow_phi3.azure.portable import check_portable
-from mlflow_phi3.azure.scoring import ScoringClient
+from mlflow_phi3.azure.serverless import ServerlessService
 from mlflow_phi3.azure.target import find_target, is_local
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.deployment.golden import GoldenQuery, check_answers, load_golden
+from mlflow_phi3.deployment.callers import Callers
+from mlflow_phi3.deployment.golden import GoldenQuery
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import (
     CreateEndpoint,
@@ -31,14 +31,25 @@ from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired
 from mlflow_phi3.deployment.report import describe, describe_plan
 from mlflow_phi3.deployment.rollout import get_current, roll_out
+from mlflow_phi3.deployment.serverless import (
+    TUNED_TAG,
+    deploy_serverless,
+    describe_serverless,
+    find_mode,
+)
+from mlflow_phi3.deployment.wanted import (
+    check_purpose,
+    golden_queries,
+    model_tags,
+    to_wanted,
+    variables_of,
+)
 from mlflow_phi3.emulator.lifecycle import start_emulator
 from mlflow_phi3.emulator.settings import settings_from
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.tracking.deployed import DeployedModel, DeploymentRegistry, opened_model
+from mlflow_phi3.tracking.deployed import DeploymentRegistry, find_version_tags, opened_model
 
 FLAVOR = "python_function"
-_SMALL_BYTES = 2 * 10**9
-_SMALL, _LARGE = "Standard_DS3_v2", "Standard_NC24ads_A100_v4"
 _READ_TIMEOUT_S = 300.0
 
 
@@ -55,7 +66,7 @@ class Deployer:
         self._local = is_local(target_uri)
         self._told = told
         self._workspace: Workspace | None = None
-        self._clients: dict[str, ScoringClient] = {}
+        self.callers = Callers(self._open, target_uri)
         self.registry = DeploymentRegistry()
 
     # deployments ---------------------------------------------------------------------------
@@ -77,19 +88,22 @@ class Deployer:
         service = self.service(config.timeout_s)
         if not model_uri:
             return self._change(names, config, service)
+        tags = find_version_tags(model_uri)
+        if find_mode(tags, config, model_uri) == "serverless":
+            return self._deploy_serverless(names, model_uri, tags[TUNED_TAG], config)
         with opened_model(model_uri) as model:
             check_portable(model.mlmodel, where=model_uri)
-            queries = _queries(config, model.example)
+            queries = golden_queries(config, model.example)
             asset = name_asset(model.name or names.endpoint, model.version, model.folder)
-            wanted = _wanted(names, config, self._open(), model, asset)
+            wanted = to_wanted(names, config, self._open().target, model, asset)
             current = get_current(service, names.endpoint)
-            _check_purpose(current, wanted, new=new)
+            check_purpose(current, wanted, new=new)
             plan = plan_deployment(current, wanted)
             if config.dry_run:
                 return self._show(plan, service, asset, config.usd_per_hour)
             if any(isinstance(action, PutDeployment) for action in plan.actions):
                 self._told(f"upload model {asset.name}:{asset.version}")
-                if not upload_model(self._open(), asset, model.folder, _model_tags(model)):
+                if not upload_model(self._open(), asset, model.folder, model_tags(model)):
                     self._told("the same content is there already: nothing was sent")
             found = self._run(plan, names, service, config, queries=queries)
             if not found["left"]:
@@ -101,6 +115,9 @@ class Deployer:
         service = self.service(config.timeout_s)
         current = get_current(service, names.endpoint)
         if current.endpoint is None:
+            if not names.deployment and not config.dry_run:
+                self.callers.forget(names.endpoint)
+                self._serverless(config.timeout_s).delete(names.endpoint)
             return
         if names.deployment:
             plan = plan_removal(current, names.deployment)
@@ -115,6 +132,7 @@ class Deployer:
         else:
             self._told(f"delete endpoint {names.endpoint} with its deployments")
             service.delete_endpoint(names.endpoint)
+            self.callers.forget(names.endpoint)
         for deployment in removed:
             if deployment.tags.get(MODEL_TAG):
                 self.registry.tag_version(
@@ -131,6 +149,10 @@ class Deployer:
         """
         service = self.service(_READ_TIMEOUT_S)
         endpoint = service.get_endpoint(names.endpoint)
+        if endpoint is None and not names.deployment:
+            billed = self._serverless(_READ_TIMEOUT_S).get(names.endpoint)
+            if billed is not None:
+                return describe_serverless(billed)
         found = [] if endpoint is None else service.list_deployments(names.endpoint)
         if endpoint is None or (
             names.deployment and names.deployment not in {d.name for d in found}
@@ -149,7 +171,7 @@ class Deployer:
         return [
             describe(Current(e, tuple(service.list_deployments(e.name))), "", FLAVOR)
             for e in service.list_endpoints()
-        ]
+        ] + [describe_serverless(e) for e in self._serverless(_READ_TIMEOUT_S).list()]
 
     def list_deployments(self, endpoint: str) -> list[dict[str, Any]]:
         """Return the deployments of one endpoint."""
@@ -158,49 +180,57 @@ class Deployer:
         deployments = tuple(service.list_deployments(endpoint)) if found else ()
         return [describe(Current(found, deployments), d.name, FLAVOR) for d in deployments]
 
-    # calls ---------------------------------------------------------------------------------
-
-    def predict(self, names: Names, inputs: Any) -> dict[str, Any]:
-        """Ask an endpoint (by its traffic) or one deployment of it."""
-        client = self._client(names.endpoint)
-        return from_answer(client.ask(to_request(inputs), deployment=names.deployment))
-
-    def predict_stream(self, names: Names, inputs: Any) -> Iterator[dict[str, Any]]:
-        """Yield a chat's answer in parts.
-
-        Managed no-code deployments answer whole: they yield one part, in a stream's shape.
-        """
-        answer = self.predict(names, inputs)
-        choices = answer.get("choices")
-        if not choices:
-            yield answer
-            return
-        parts = [
-            {
-                "index": choice.get("index", number),
-                "delta": choice.get("message", {}),
-                "finish_reason": choice.get("finish_reason"),
-            }
-            for number, choice in enumerate(choices)
-        ]
-        yield {**answer, "object": "chat.completion.chunk", "choices": parts}
-
     # clean-up ------------------------------------------------------------------------------
 
     def reap(self, now: dt.datetime, *, dry_run: bool, timeout_s: float) -> list[str]:
         """Delete the endpoints whose time is over; return their names."""
         service = self.service(timeout_s)
-        expired = find_expired(service.list_endpoints(), now)
-        for endpoint in expired:
-            if not dry_run:
-                self.remove(Names(endpoint.name), DeployConfig(timeout_s=timeout_s))
-        return [endpoint.name for endpoint in expired]
+        expired = [e.name for e in find_expired(service.list_endpoints(), now)]
+        expired += [e.name for e in find_expired(self._serverless(timeout_s).list(), now)]
+        if not dry_run:
+            for name in expired:
+                self.remove(Names(name), DeployConfig(timeout_s=timeout_s))
+        return expired
 
     def service(self, timeout_s: float) -> OnlineService:
         """Return the remote calls, which all together may wait so long."""
         return OnlineService(self._open(), Deadline(timeout_s))
 
     # inner ---------------------------------------------------------------------------------
+
+    def _deploy_serverless(
+        self, names: Names, model_uri: str, model_id: str, config: DeployConfig
+    ) -> dict[str, Any]:
+        if names.deployment:
+            raise UsageError(
+                "PHI3-U750",
+                "a serverless endpoint holds one deployment, of its own name",
+                where=f"--endpoint {names.endpoint}",
+                fix="give --name alone",
+            )
+        found = deploy_serverless(
+            self._serverless(config.timeout_s),
+            names.endpoint,
+            model_id,
+            config,
+            location=self._open().location,
+            queries=golden_queries(config, None),
+            client=lambda: self.callers.find(names.endpoint),
+            told=self._told,
+        )
+        if not config.dry_run:
+            self.registry.tag_uri(
+                model_uri,
+                {
+                    "azure.endpoint": names.endpoint,
+                    "azure.scoring_uri": found["scoring_uri"],
+                    "azure.state": "deployed",
+                },
+            )
+        return found
+
+    def _serverless(self, timeout_s: float) -> ServerlessService:
+        return ServerlessService(self._open(), Deadline(timeout_s))
 
     def _change(self, names: Names, config: DeployConfig, service: OnlineService) -> dict[str, Any]:
         current = get_current(service, names.endpoint)
@@ -219,14 +249,14 @@ class Deployer:
             instance_count=config.instance_count,
             traffic=config.traffic,
             tags={},
-            variables=_variables(config) if config.environment_variables else None,
+            variables=variables_of(config),
             request_timeout_s=config.request_timeout_s,
             verify=config.verify and bool(config.golden),
         )
         plan = plan_deployment(current, wanted)
         if config.dry_run:
             return self._show(plan, service, None, config.usd_per_hour)
-        return self._run(plan, names, service, config, queries=_queries(config, None))
+        return self._run(plan, names, service, config, queries=golden_queries(config, None))
 
     def _run(
         self,
@@ -242,7 +272,7 @@ class Deployer:
         outcome = roll_out(
             plan,
             service,
-            lambda endpoint, name: self._check(endpoint, name, queries),
+            lambda endpoint, name: self.callers.check(endpoint, name, queries, self._told),
             told=self._told,
             wait=config.synchronous,
         )
@@ -284,32 +314,6 @@ class Deployer:
         self._told(describe_plan(plan, requests, usd_per_hour=usd_per_hour))
         return {"name": f"{plan.deployment} (dry run)", "flavor": FLAVOR, "left": []}
 
-    def _check(self, endpoint: str, name: str, queries: tuple[GoldenQuery, ...]) -> None:
-        if not queries:
-            self._told("no golden queries: the model has no input example, and -C golden= is empty")
-            return
-        client = self._client(endpoint)
-
-        def ask(inputs: Mapping[str, Any]) -> dict[str, Any]:
-            return from_answer(client.ask(to_request(inputs), deployment=name))
-
-        check_answers(queries, ask, where=f"deployment {endpoint}/{name}")
-
-    def _client(self, endpoint: str) -> ScoringClient:
-        if endpoint not in self._clients:
-            service = self.service(_READ_TIMEOUT_S)
-            found = service.get_endpoint(endpoint)
-            if found is None or not found.scoring_uri:
-                raise UsageError(
-                    "PHI3-U737",
-                    "there is no such endpoint, or it is still being created",
-                    where=f"endpoint {endpoint}",
-                    fix=f"mlflow deployments list -t {self._uri}",
-                )
-            key = service.get_key(endpoint)
-            self._clients[endpoint] = ScoringClient(found.scoring_uri, key, self._open().trust())
-        return self._clients[endpoint]
-
     def _open(self) -> Workspace:
         if self._workspace is None:
             environment: dict[str, str] = {}
@@ -336,82 +340,3 @@ class Deployer:
         if EXPIRES_TAG in wanted.endpoint_tags:
             tags[EXPIRES_TAG] = wanted.endpoint_tags[EXPIRES_TAG]
         return tags
-
-
-def _wanted(
-    names: Names,
-    config: DeployConfig,
-    workspace: Workspace,
-    model: DeployedModel,
-    asset: ModelAsset,
-) -> Wanted:
-    size_bytes = sum(p.stat().st_size for p in model.folder.rglob("*") if p.is_file())
-    endpoint_tags = {}
-    if config.ttl_hours is not None:
-        endpoint_tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
-    tags = {MODEL_TAG: model.name, VERSION_TAG: model.version} if model.name else {}
-    return Wanted(
-        endpoint=names.endpoint,
-        deployment=names.deployment,
-        model=asset.id_in(workspace.target),
-        instance_type=config.instance_type or None,
-        default_instance_type=_SMALL if size_bytes < _SMALL_BYTES else _LARGE,
-        instance_count=config.instance_count,
-        traffic=config.traffic,
-        tags=tags,
-        endpoint_tags=endpoint_tags,
-        variables=_variables(config) if config.environment_variables else None,
-        request_timeout_s=config.request_timeout_s,
-        keep_previous=config.keep_previous,
-        verify=config.verify,
-    )
-
-
-def _check_purpose(current: Current, wanted: Wanted, *, new: bool) -> None:
-    """Refuse ``create`` over another model, and ``update`` of nothing."""
-    name = wanted.deployment or wanted.endpoint
-    running = current.find(wanted.deployment) if wanted.deployment else current.active()
-    if new and running is not None and running.model != wanted.model:
-        raise UsageError(
-            "PHI3-U738",
-            f"it exists and serves {'/'.join(running.model.split('/')[-3::2])}",
-            where=f"deployment {name}",
-            fix="mlflow deployments update takes it to another model, by blue/green",
-        )
-    if not new and (current.endpoint is None or not current.deployments):
-        raise UsageError(
-            "PHI3-U736",
-            "there is nothing to update",
-            where=f"deployment {name}",
-            fix="mlflow deployments create",
-        )
-
-
-def _queries(config: DeployConfig, example: Any) -> tuple[GoldenQuery, ...]:
-    if config.golden:
-        return load_golden(Path(config.golden))
-    if isinstance(example, Mapping):
-        return (GoldenQuery(example),)
-    if isinstance(example, list) and example and isinstance(example[0], Mapping):
-        return (GoldenQuery(example[0]),)
-    return ()
-
-
-def _variables(config: DeployConfig) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for part in filter(None, config.environment_variables.split(",")):
-        name, equals, value = part.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise UsageError(
-                "PHI3-U739",
-                f"{part!r} is not NAME=value",
-                where="environment_variables",
-                fix="NAME=value,OTHER=value",
-            )
-        found[name.strip()] = value
-    return found
-
-
-def _model_tags(model: DeployedModel) -> dict[str, str]:
-    tags = {MODEL_TAG: model.name, VERSION_TAG: model.version, "mlflow.run_id": model.run_id}
-    return {name: value for name, value in tags.items() if value}

@@ -132,14 +132,17 @@ def answer(fault: Fault) -> Reply | None:
         return None
     if fault.kind is not Kind.STATUS:
         return None
-    milliseconds = str(int(fault.retry_after * 1000))
     error = {"code": _NAMES.get(fault.status, "InternalServerError"), "message": "A bad day."}
-    headers = {
-        "Retry-After": str(max(1, round(fault.retry_after))),
-        "retry-after-ms": milliseconds,
-        "x-ms-retry-after-ms": milliseconds,
-    }
+    headers = {}
+    if fault.status in _TOLD_WHEN:  # with any other status the header would invite a retry too
+        milliseconds = str(int(fault.retry_after * 1000))
+        headers = {
+            "Retry-After": str(max(1, round(fault.retry_after))),
+            "retry-after-ms": milliseconds,
+            "x-ms-retry-after-ms": milliseconds,
+        }
     return Reply({"error": error}, fault.status, headers)
 
 
+_TOLD_WHEN = frozenset({429, 503})
 _NAMES = {429: "TooManyRequests", 503: "ServiceUnavailable"}

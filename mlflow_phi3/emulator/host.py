@@ -30,6 +30,9 @@ from mlflow_phi3.emulator.operation import Operations
 from mlflow_phi3.emulator.router import WORKSPACE as WORKSPACE_PATH
 from mlflow_phi3.emulator.router import Router
 from mlflow_phi3.emulator.server import Application
+from mlflow_phi3.emulator.serverless.routes import routes as serverless_routes
+from mlflow_phi3.emulator.serverless.scoring import ServerlessScoring
+from mlflow_phi3.emulator.serverless.state import Serverless
 from mlflow_phi3.emulator.settings import (
     CLIENT,
     GROUP,
@@ -115,6 +118,13 @@ def _parts(settings: Settings, listener: socket.socket) -> Iterator[_Parts]:
             download=blobs.download,
             scoring_base=lambda: f"https://localhost:{port}/online",
         )
+        serverless = Serverless(
+            store,
+            operations,
+            fleet,
+            download=blobs.download,
+            base=lambda: f"https://localhost:{port}/serverless",
+        )
         identity = Identity(TENANT, CLIENT, settings.secret("client"), settings.secret("signing"))
         limits = httpx.Limits(max_connections=None)
         client = httpx.AsyncClient(trust_env=False, timeout=600.0, limits=limits)
@@ -125,6 +135,7 @@ def _parts(settings: Settings, listener: socket.socket) -> Iterator[_Parts]:
                 *journal.routes(),
                 *operations.routes(),
                 *asset_routes(assets, sas=blobs.sas),
+                *serverless_routes(serverless, operations, assets),
                 *EndpointRoutes(endpoints, operations, assets).routes(),
             ]
         )
@@ -133,12 +144,16 @@ def _parts(settings: Settings, listener: socket.socket) -> Iterator[_Parts]:
             identity=identity,
             faults=faults,
             journal=journal,
-            scoring=Scoring(endpoints, fleet, client),
+            scoring={
+                "online": Scoring(endpoints, fleet, client),
+                "serverless": ServerlessScoring(serverless, fleet, client),
+            },
             blobs=client,
             blob_url=azurite.url,
             account=ACCOUNT,
         )
         endpoints.resume()
+        serverless.resume()
         yield _Parts(application, operations)
 
 

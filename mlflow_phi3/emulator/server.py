@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -29,7 +29,7 @@ class Application:
         identity: Checks bearer tokens.
         faults: What shall go wrong.
         journal: Notes every request.
-        scoring: Answers ``/online/``.
+        scoring: By the first word of the path, who answers calls of endpoints.
         blobs: Reaches the blob service; its account's name begins the path.
         blob_url: Where the blob service listens.
         account: Name of the storage account.
@@ -42,7 +42,7 @@ class Application:
         identity: Identity,
         faults: Faults,
         journal: Journal,
-        scoring: Scored,
+        scoring: Mapping[str, Scored],
         blobs: httpx.AsyncClient,
         blob_url: str,
         account: str,
@@ -92,8 +92,9 @@ class Application:
             return reply.status, None
         if scope["path"].startswith(self._blob_prefix):
             return await forward(self._blobs, self._blob_url, scope, receive, send), None
-        if scope["path"].startswith("/online/"):
-            return await self._scoring(scope, receive, send), None
+        scored = self._scoring.get(scope["path"].split("/")[1])
+        if scored is not None:
+            return await scored(scope, receive, send), None
         call = await _to_call(scope, receive)
         reply = await run_in_threadpool(self._handle, call)
         if fault is not None and fault.kind is Kind.DROP_AFTER:

@@ -116,7 +116,7 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
         """Ask for a prediction: a chat (``{"messages": [...]}``), chats, records or a frame."""
         with _as_mlflow():
             names = names_of(deployment_name, endpoint)
-            return PredictionsResponse(self._deployer.predict(names, inputs))
+            return PredictionsResponse(self._deployer.callers.predict(names, inputs))
 
     def predict_stream(
         self,
@@ -126,7 +126,9 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
     ) -> Iterator[dict[str, Any]]:
         """Yield a chat's answer in parts, in OpenAI's shape of a stream."""
         with _as_mlflow():
-            yield from self._deployer.predict_stream(names_of(deployment_name, endpoint), inputs)
+            yield from self._deployer.callers.predict_stream(
+                names_of(deployment_name, endpoint), inputs
+            )
 
     def explain(
         self, deployment_name: str | None = None, df: Any = None, endpoint: str | None = None

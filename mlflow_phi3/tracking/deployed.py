@@ -120,11 +120,27 @@ class DeploymentRegistry:
                 with contextlib.suppress(MlflowException):  # the run may live on another server
                     self._client.set_tag(model.run_id, key, value)
 
+    def tag_uri(self, uri: str, tags: Mapping[str, str]) -> None:
+        """Write tags on the version that a URI names, if it names one."""
+        version = _find_version(self._client, uri)
+        if version is not None:
+            self.tag_version(version.name, str(version.version), tags)
+
     def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Write tags on a version; one that is gone is no error."""
         for key, value in tags.items():
             with contextlib.suppress(MlflowException):
                 self._client.set_model_version_tag(name, version, key, value)
+
+
+def find_version_tags(uri: str) -> dict[str, str]:
+    """Return the tags of the version that a URI names; none when it names no version.
+
+    Raises:
+        UsageError: There is no such version.
+    """
+    version = _find_version(MlflowClient(), uri)
+    return dict(version.tags) if version is not None else {}
 
 
 def _find_version(client: MlflowClient, uri: str) -> Any:

@@ -6,6 +6,7 @@ import threading
 
 import psutil
 import pytest
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.deployment.deployer import Deployer
@@ -47,10 +48,30 @@ class Load(threading.Thread):
         self.join(60)
 
 
+def check_secrets(emulator, key, said):
+    """No key or secret is printed, shown, tagged or written down; no poller draws dots."""
+    secrets = (emulator.environment["AZURE_CLIENT_SECRET"], emulator.settings.secret("storage"))
+    text = json.dumps([*said, emulator.journal()])
+    assert not [secret for secret in (*secrets, key) if secret in text]
+    assert "...." not in text
+
+
+@pytest.fixture
+def versions(models, _clean):
+    """A registered model whose version 1 is the champion, and its version 2."""
+    registry = MlflowClient()
+    registry.create_registered_model("chat")
+    for name in ("one", "two"):
+        registry.create_model_version("chat", models[name])
+    registry.set_registered_model_alias("chat", "champion", "1")
+    yield registry
+    registry.delete_registered_model("chat")
+
+
 def test_create_predict_blue_green_rollback_delete(
-    client, emulator, models, ask, capsys, shared_checker
+    client, emulator, versions, ask, capsys, shared_checker
 ):
-    made = client.create_deployment("chat", models["one"])
+    made = client.create_deployment("chat", "models:/chat@champion")
     assert (made["name"], made["flavor"], made["state"]) == ("chat", "python_function", "Succeeded")
     assert made["traffic"] == {"blue": 100}
     assert text(client.predict("chat", ask)) == "one: hello"
@@ -58,20 +79,27 @@ def test_create_predict_blue_green_rollback_delete(
     assert part["choices"][0]["delta"]["content"] == "one: hello"
     # Run again, as after a cut: nothing is done, nothing is sent.
     emulator.http.delete("/emulator/journal")
-    client.create_deployment("chat", models["one"])
+    client.create_deployment("chat", "models:/chat/1")
     assert not [e for e in emulator.journal() if e["method"] == "PUT"]
     with pytest.raises(MlflowException, match="PHI3-U738"):
-        client.create_deployment("chat", models["two"])
+        client.create_deployment("chat", "models:/chat/2")
 
     with Load(client, ask) as load:
-        client.update_deployment("chat", models["two"])
+        client.update_deployment("chat", "models:/chat/2")
         deployer = Deployer("azure-foundry:/local", told=lambda _line: None)
-        rollback(deployer.service(60), deployer.registry, "chat")
+        assert rollback(deployer.service(60), deployer.registry, "chat").after == "blue=100"
+        assert versions.get_model_version_by_alias("chat", "champion").version == 1
         promote(deployer.service(60), deployer.registry, "chat")
+        assert versions.get_model_version_by_alias("chat", "champion").version == 2
+        assert versions.get_model_version_by_alias("chat", "previous").version == 1
         client.delete_deployment("blue", endpoint="chat")
     assert load.errors == []
     assert {"one: hello", "two: hello"} == set(load.answers)
 
+    tags = {n: versions.get_model_version("chat", str(n)).tags for n in (1, 2)}
+    assert tags[1]["azure.state"] == "deleted"
+    assert tags[2]["azure.state"] == "deployed"
+    assert (tags[2]["azure.endpoint"], tags[2]["azure.deployment"]) == ("chat", "green")
     shown = client.get_deployment("chat")
     assert shown["traffic"] == {"green": 100}
     assert set(shown["deployments"]) == {"green"}
@@ -80,12 +108,8 @@ def test_create_predict_blue_green_rollback_delete(
     assert len(scoring_processes(emulator)) == 1
 
     shared_checker(emulator.changes())
-    out, err = capsys.readouterr()
-    secrets = (emulator.environment["AZURE_CLIENT_SECRET"], emulator.settings.secret("storage"))
     key = deployer.service(60).get_key("chat")
-    said = out + err + json.dumps([shown, client.list_deployments(), emulator.journal()])
-    assert not [secret for secret in (*secrets, key) if secret in said]
-    assert "...." not in out
+    check_secrets(emulator, key, [*capsys.readouterr(), shown, client.list_deployments(), tags])
 
     client.delete_deployment("chat")
     client.delete_deployment("chat")
@@ -133,7 +157,7 @@ def test_what_cannot_be_meant_is_refused(client, models):
         lambda: client.get_deployment("nobody"),
         lambda: client.explain("chat"),
     ):
-        with pytest.raises(MlflowException, match=r"PHI3-U\d+ .*Fix: "):
+        with pytest.raises(MlflowException, match=r"PHI3-U\d+.*Fix: "):
             call()
 
 

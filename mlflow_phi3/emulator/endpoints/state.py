@@ -194,7 +194,11 @@ class Endpoints:
             known = self._store.get(deployment_id)
             if known is not None:
                 rules.check_idle(known)
-            others = [d for d in self._store.of_kind("deployment") if d["name"] != name]
+            others = [
+                other
+                for other in self._store.of_kind("deployment")
+                if other["id"].lower() != deployment_id.lower()
+            ]
             rules.check_quota(body, others)
             sent = {k: v for k, v in body["properties"].items() if v is not None}
             defaults = {"scaleSettings": {"scaleType": "Default"}, "properties": {}}

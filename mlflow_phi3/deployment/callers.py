@@ -1,0 +1,128 @@
+"""Asking endpoints: one client each, found by name, of whichever kind the endpoint is."""
+
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.online import OnlineService
+from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.payload import from_answer, to_request
+from mlflow_phi3.azure.scoring import ScoringClient
+from mlflow_phi3.azure.serverless import CHAT, ServerlessService
+from mlflow_phi3.deployment.golden import GoldenQuery, check_answers
+from mlflow_phi3.deployment.names import Names
+from mlflow_phi3.deployment.serverless import chat_of, stream_serverless
+from mlflow_phi3.errors import UsageError
+
+_READ_TIMEOUT_S = 300.0
+
+
+class Callers:
+    """Clients of a project's endpoints; keys stay in here.
+
+    Args:
+        open_workspace: Returns the open project.
+        target_uri: For messages.
+    """
+
+    def __init__(self, open_workspace: Callable[[], Workspace], target_uri: str) -> None:
+        self._open = open_workspace
+        self._uri = target_uri
+        self._clients: dict[str, ScoringClient] = {}
+        self._serverless: set[str] = set()
+        # MLflow never closes a deployments client: connections are closed when this is collected.
+        weakref.finalize(self, _close, self._clients)
+
+    def predict(self, names: Names, inputs: Any) -> dict[str, Any]:
+        """Ask an endpoint (by its traffic) or one deployment of it."""
+        client = self.find(names.endpoint)
+        if names.endpoint in self._serverless:
+            return dict(client.ask(chat_of(inputs), path=CHAT))
+        return from_answer(client.ask(to_request(inputs), deployment=names.deployment))
+
+    def predict_stream(self, names: Names, inputs: Any) -> Iterator[dict[str, Any]]:
+        """Yield a chat's answer in parts.
+
+        Managed no-code deployments answer whole: they yield one part, in a stream's shape.
+        """
+        client = self.find(names.endpoint)
+        if names.endpoint in self._serverless:
+            yield from stream_serverless(client, inputs)
+            return
+        answer = self.predict(names, inputs)
+        yield _as_chunk(answer) if answer.get("choices") else answer
+
+    def check(
+        self,
+        endpoint: str,
+        name: str,
+        queries: tuple[GoldenQuery, ...],
+        told: Callable[[str], None],
+    ) -> None:
+        """Ask golden queries of one deployment.
+
+        Raises:
+            GateError: An answer is not good.
+        """
+        if not queries:
+            told("no golden queries: the model has no input example, and -C golden= is empty")
+            return
+        names = Names(endpoint, name)
+
+        def ask(inputs: Mapping[str, Any]) -> dict[str, Any]:
+            return self.predict(names, inputs)
+
+        check_answers(queries, ask, where=f"deployment {endpoint}/{name}")
+
+    def find(self, endpoint: str) -> ScoringClient:
+        """Return the client of an endpoint.
+
+        Raises:
+            UsageError: There is no such endpoint, or it cannot be called yet.
+        """
+        if endpoint not in self._clients:
+            self._clients[endpoint] = self._connect(endpoint)
+        return self._clients[endpoint]
+
+    def forget(self, endpoint: str) -> None:
+        """Close an endpoint's client: it is gone, and one of the same name has other keys."""
+        self._serverless.discard(endpoint)
+        client = self._clients.pop(endpoint, None)
+        if client is not None:
+            client.close()
+
+    def _connect(self, endpoint: str) -> ScoringClient:
+        workspace, deadline = self._open(), Deadline(_READ_TIMEOUT_S)
+        online = OnlineService(workspace, deadline)
+        managed = online.get_endpoint(endpoint)
+        if managed is not None and managed.scoring_uri:
+            return ScoringClient(managed.scoring_uri, online.get_key(endpoint), workspace.trust())
+        serverless = ServerlessService(workspace, deadline)
+        billed = None if managed is not None else serverless.get(endpoint)
+        if billed is not None and billed.uri:
+            self._serverless.add(endpoint)
+            return ScoringClient(billed.uri, serverless.get_key(endpoint), workspace.trust())
+        raise UsageError(
+            "PHI3-U737",
+            "there is no such endpoint, or it is still being created",
+            where=f"endpoint {endpoint}",
+            fix=f"mlflow deployments list -t {self._uri}",
+        )
+
+
+def _as_chunk(answer: Mapping[str, Any]) -> dict[str, Any]:
+    parts = [
+        {
+            "index": choice.get("index", number),
+            "delta": choice.get("message", {}),
+            "finish_reason": choice.get("finish_reason"),
+        }
+        for number, choice in enumerate(answer["choices"])
+    ]
+    return {**answer, "object": "chat.completion.chunk", "choices": parts}
+
+
+def _close(clients: Mapping[str, ScoringClient]) -> None:
+    for client in clients.values():
+        client.close()

@@ -1,0 +1,180 @@
+"""Serverless deployment: one endpoint, one tuned model, no machines and no traffic to split."""
+
+import datetime as dt
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from mlflow_phi3.azure.operation import DeadlinePassed
+from mlflow_phi3.azure.scoring import ScoringClient
+from mlflow_phi3.azure.serverless import (
+    CHAT,
+    ServerlessEndpoint,
+    ServerlessService,
+    serverless_body,
+)
+from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.golden import GoldenQuery, check_answers
+from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.errors import Phi3Error, UsageError
+
+TUNED_TAG = "azure.tuned_model"
+"""Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""
+FLAVOR = "serverless"
+_HELLO = GoldenQuery({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16})
+
+
+def find_mode(tags: Mapping[str, str], config: DeployConfig, where: str) -> str:
+    """Return ``managed`` or ``serverless``: as told, or by where the version came from.
+
+    Raises:
+        UsageError: ``serverless`` for a model that Foundry did not tune.
+    """
+    tuned = TUNED_TAG in tags
+    if config.mode == "serverless" and not tuned:
+        raise UsageError(
+            "PHI3-U747",
+            "only a model that Foundry tuned can be served serverless",
+            where=where,
+            fix="-C mode=managed, which serves any MLflow model",
+        )
+    if config.mode == "auto":
+        return "serverless" if tuned else "managed"
+    return config.mode
+
+
+def deploy_serverless(
+    service: ServerlessService,
+    name: str,
+    model_id: str,
+    config: DeployConfig,
+    *,
+    location: str,
+    queries: tuple[GoldenQuery, ...],
+    client: Callable[[], ScoringClient],
+    told: Callable[[str], None],
+) -> dict[str, Any]:
+    """Create or change a serverless endpoint; one that is as wanted is left alone.
+
+    Args:
+        service: The remote calls.
+        name: The endpoint.
+        model_id: The tuned model.
+        config: How.
+        location: Azure region, for a dry run's body.
+        queries: Golden queries; none asks for a greeting.
+        client: Reaches the endpoint once it is there.
+        told: Gets lines of progress.
+
+    Raises:
+        Phi3Error: It could not be made, or does not answer; a new one is removed again.
+    """
+    _check_config(config)
+    tags = {}
+    if config.ttl_hours is not None:
+        tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
+    if not config.content_safety:
+        tags["phi3.content_safety_off"] = config.content_safety_reason[:256]
+    wanted = ServerlessEndpoint(name, model_id, config.content_safety, tags)
+    known = service.get(name) if config.dry_run else service.await_idle(name)
+    if config.dry_run:
+        told(json.dumps(serverless_body(wanted, location), indent=2))
+        return {"name": f"{name} (dry run)", "flavor": FLAVOR, "left": []}
+    same = known is not None and known.state == "Succeeded" and _is_same(known, wanted)
+    if not same:
+        told(f"{'update' if known else 'create'} serverless endpoint {name}")
+        try:
+            service.put(wanted, wait=config.synchronous)
+        except DeadlinePassed:
+            raise
+        except Phi3Error:
+            _take_back(service, known, name, told)
+            raise
+    left = [] if config.synchronous else [f"ask golden queries of {name}"]
+    if config.synchronous and config.verify:
+        told(f"ask golden queries of {name}")
+        try:
+            ask = client()
+            check_answers(
+                queries or (_HELLO,),
+                lambda inputs: dict(ask.ask(inputs, path=CHAT)),
+                where=f"endpoint {name}",
+            )
+        except Phi3Error:
+            _take_back(service, known, name, told)
+            raise
+    found = service.get(name) or wanted
+    return {**describe_serverless(found), "left": left}
+
+
+def describe_serverless(endpoint: ServerlessEndpoint) -> dict[str, Any]:
+    """Return how a serverless endpoint stands, without secrets."""
+    return {
+        "name": endpoint.name,
+        "flavor": FLAVOR,
+        "endpoint": endpoint.name,
+        "deployment": endpoint.name,
+        "state": endpoint.state,
+        "scoring_uri": endpoint.uri + CHAT if endpoint.uri else "",
+        "model": endpoint.model_id,
+        "content_safety": endpoint.content_safety,
+    }
+
+
+def stream_serverless(client: ScoringClient, inputs: Any) -> Iterator[dict[str, Any]]:
+    """Yield the parts of a chat's answer as they come."""
+    yield from client.stream(chat_of(inputs), path=CHAT)
+
+
+def chat_of(inputs: Any) -> dict[str, Any]:
+    """Return one chat request, from itself, from messages, or from what pandas made of it.
+
+    Raises:
+        UsageError: It is none.
+    """
+    from mlflow_phi3.azure.payload import to_request  # noqa: PLC0415 - one use
+
+    framed = to_request(inputs)["input_data"]
+    rows = framed["data"] if isinstance(framed, Mapping) else []
+    if len(rows) != 1 or "messages" not in framed["columns"]:
+        raise UsageError(
+            "PHI3-U748",
+            "a serverless endpoint takes one chat at a time",
+            where="inputs",
+            fix='{"messages": [{"role": "user", "content": "..."}]}',
+        )
+    row = dict(zip(framed["columns"], rows[0], strict=True))
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _check_config(config: DeployConfig) -> None:
+    """Refuse settings of machines, which there are none of."""
+    for name in ("instance_type", "instance_count", "traffic", "environment_variables"):
+        if getattr(config, name) not in (None, ""):
+            raise UsageError(
+                "PHI3-U749",
+                "a serverless endpoint has no machines and no shares of traffic",
+                where=name,
+                fix="leave it out, or use -C mode=managed",
+            )
+
+
+def _is_same(known: ServerlessEndpoint, wanted: ServerlessEndpoint) -> bool:
+    asked = dict(wanted.tags or {})
+    kept = {name: (known.tags or {}).get(name) for name in asked}
+    return replace(known, tags=kept, state="", uri="") == replace(wanted, tags=asked)  # type: ignore[arg-type]
+
+
+def _take_back(
+    service: ServerlessService,
+    known: ServerlessEndpoint | None,
+    name: str,
+    told: Callable[[str], None],
+) -> None:
+    if known is None:
+        told(f"take back: delete serverless endpoint {name}")
+        service.delete(name)
+    else:
+        told(f"take back: serverless endpoint {name} to {known.model_id}")
+        service.put(replace(known, state="", uri=""))

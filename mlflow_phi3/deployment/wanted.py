@@ -1,0 +1,109 @@
+"""What is wanted of a managed deployment, from config and model; values in, values out."""
+
+import datetime as dt
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_phi3.azure.assets import ModelAsset
+from mlflow_phi3.azure.target import Target
+from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.golden import GoldenQuery, load_golden
+from mlflow_phi3.deployment.names import Names
+from mlflow_phi3.deployment.plan import Current, Wanted
+from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
+from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.deployed import DeployedModel
+
+_SMALL_BYTES = 2 * 10**9
+_SMALL, _LARGE = "Standard_DS3_v2", "Standard_NC24ads_A100_v4"
+
+
+def to_wanted(
+    names: Names,
+    config: DeployConfig,
+    target: Target,
+    model: DeployedModel,
+    asset: ModelAsset,
+) -> Wanted:
+    """Return what a caller's config means for a model."""
+    size_bytes = sum(p.stat().st_size for p in model.folder.rglob("*") if p.is_file())
+    endpoint_tags = {}
+    if config.ttl_hours is not None:
+        endpoint_tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
+    tags = {MODEL_TAG: model.name, VERSION_TAG: model.version} if model.name else {}
+    return Wanted(
+        endpoint=names.endpoint,
+        deployment=names.deployment,
+        model=asset.id_in(target),
+        instance_type=config.instance_type or None,
+        default_instance_type=_SMALL if size_bytes < _SMALL_BYTES else _LARGE,
+        instance_count=config.instance_count,
+        traffic=config.traffic,
+        tags=tags,
+        endpoint_tags=endpoint_tags,
+        variables=variables_of(config),
+        request_timeout_s=config.request_timeout_s,
+        keep_previous=config.keep_previous,
+        verify=config.verify,
+    )
+
+
+def check_purpose(current: Current, wanted: Wanted, *, new: bool) -> None:
+    """Refuse ``create`` over another model, and ``update`` of nothing."""
+    name = wanted.deployment or wanted.endpoint
+    running = current.find(wanted.deployment) if wanted.deployment else current.active()
+    if new and running is not None and running.model != wanted.model:
+        raise UsageError(
+            "PHI3-U738",
+            f"it exists and serves {'/'.join(running.model.split('/')[-3::2])}",
+            where=f"deployment {name}",
+            fix="mlflow deployments update takes it to another model, by blue/green",
+        )
+    if not new and (current.endpoint is None or not current.deployments):
+        raise UsageError(
+            "PHI3-U736",
+            "there is nothing to update",
+            where=f"deployment {name}",
+            fix="mlflow deployments create",
+        )
+
+
+def golden_queries(config: DeployConfig, example: Any) -> tuple[GoldenQuery, ...]:
+    """Return what a new deployment is asked: a file's queries, or the model's input example."""
+    if config.golden:
+        return load_golden(Path(config.golden))
+    if isinstance(example, Mapping):
+        return (GoldenQuery(example),)
+    if isinstance(example, list) and example and isinstance(example[0], Mapping):
+        return (GoldenQuery(example[0]),)
+    return ()
+
+
+def variables_of(config: DeployConfig) -> dict[str, str] | None:
+    """Return the variables of the scoring process, None to keep what it has.
+
+    Raises:
+        UsageError: Not NAME=value.
+    """
+    if not config.environment_variables:
+        return None
+    found: dict[str, str] = {}
+    for part in filter(None, config.environment_variables.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise UsageError(
+                "PHI3-U739",
+                f"{part!r} is not NAME=value",
+                where="environment_variables",
+                fix="NAME=value,OTHER=value",
+            )
+        found[name.strip()] = value
+    return found
+
+
+def model_tags(model: DeployedModel) -> dict[str, str]:
+    """Return the tags by which an Azure model leads back to MLflow."""
+    tags = {MODEL_TAG: model.name, VERSION_TAG: model.version, "mlflow.run_id": model.run_id}
+    return {name: value for name, value in tags.items() if value}

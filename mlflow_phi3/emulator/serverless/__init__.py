@@ -1,0 +1,1 @@
+"""Serverless endpoints: models that Foundry tuned, billed by token."""

@@ -1,0 +1,48 @@
+"""Requests of the resource manager for serverless endpoints."""
+
+from mlflow_phi3.emulator.assets.routes import workspace_id
+from mlflow_phi3.emulator.assets.state import Assets
+from mlflow_phi3.emulator.operation import Operations
+from mlflow_phi3.emulator.router import WORKSPACE, Call, Reply, Route
+from mlflow_phi3.emulator.serverless.state import Serverless
+
+_ALL = WORKSPACE + "/serverlessEndpoints"
+
+
+def routes(serverless: Serverless, operations: Operations, assets: Assets) -> list[Route]:
+    """Return the routes of serverless endpoints."""
+
+    def put(call: Call) -> Reply:
+        workspace = assets.get_workspace(workspace_id(call))
+        body, new, name = serverless.put(_id(call), workspace, call.body or {})
+        told = operations.headers(call, name, workspace["location"])
+        return Reply(body, 201 if new else 200, told)
+
+    def get(call: Call) -> Reply:
+        return Reply(serverless.get(_id(call)))
+
+    def every(call: Call) -> Reply:
+        return Reply({"value": serverless.beneath(workspace_id(call))})
+
+    def keys(call: Call) -> Reply:
+        return Reply(serverless.keys(_id(call)))
+
+    def delete(call: Call) -> Reply:
+        name = serverless.delete(_id(call))
+        if name is None:
+            return Reply(status=204)
+        location = assets.get_workspace(workspace_id(call))["location"]
+        return Reply(status=202, headers=operations.headers(call, name, location, deletion=True))
+
+    one = _ALL + "/{endpoint}"
+    return [
+        Route("PUT", one, put),
+        Route("GET", one, get),
+        Route("GET", _ALL, every),
+        Route("DELETE", one, delete),
+        Route("POST", one + "/listKeys", keys),
+    ]
+
+
+def _id(call: Call) -> str:
+    return f"{workspace_id(call)}/serverlessEndpoints/{call.names['endpoint']}"

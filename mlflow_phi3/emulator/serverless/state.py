@@ -1,0 +1,200 @@
+"""Serverless endpoints: the service's rules and states; knows no HTTP."""
+
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_phi3.emulator.assets.state import CONTAINER, envelope
+from mlflow_phi3.emulator.endpoints import rules
+from mlflow_phi3.emulator.endpoints.fleet import Fleet
+from mlflow_phi3.emulator.operation import OperationFailed, Operations
+from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.store import Resource, Store
+
+KIND = "serverless"
+_TYPE = "Microsoft.MachineLearningServices/workspaces/serverlessEndpoints"
+_CUSTOM = re.compile(
+    r"azureml://locations/(?P<location>[^/]+)/workspaces/(?P<workspace>[^/]+)"
+    r"/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)",
+    re.IGNORECASE,
+)
+_PATHS = re.compile(r"/paths/(.+)$")
+
+
+class Serverless:
+    """The state of all serverless endpoints.
+
+    Args:
+        store: Where resources are kept; keys lie beside them.
+        operations: Runs what takes time.
+        fleet: The scoring processes.
+        download: Copies a blob prefix into a folder and returns how many blobs there were.
+        base: Tells the address under which endpoints are called.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        operations: Operations,
+        fleet: Fleet,
+        *,
+        download: Callable[[str, str, Path], int],
+        base: Callable[[], str],
+    ) -> None:
+        self._store = store
+        self._operations = operations
+        self._fleet = fleet
+        self._download = download
+        self._base = base
+
+    def resume(self) -> None:
+        """After a restart: serve again what was being served."""
+        for resource in self._store.of_kind(KIND):
+            if resource["properties"]["provisioningState"] == "Succeeded":
+                self._begin(resource)
+            else:
+                self._store.patch(resource["id"], provisioningState="Failed")
+
+    def put(
+        self, endpoint_id: str, workspace: Resource, body: Mapping[str, Any]
+    ) -> tuple[Resource, bool, str]:
+        """Create or change an endpoint; return it, whether it is new, and the operation.
+
+        Raises:
+            Refusal: A rule of the service is broken.
+        """
+        name = endpoint_id.rsplit("/", 1)[1]
+        rules.check_name(name, "Endpoint")
+        sent = dict(body.get("properties") or {})
+        model_id = str((sent.get("modelSettings") or {}).get("modelId") or "")
+        if sent.get("authMode", "Key") != "Key":
+            raise rules.bad("authMode of a serverless endpoint must be Key.")
+        with self._store.transaction():
+            known = self._store.get(endpoint_id)
+            if known is not None:
+                rules.check_idle(known)
+            self._check_model(model_id, workspace)
+            self._check_alone(endpoint_id, model_id)
+            uri = f"{self._base()}/{name.lower()}"
+            safety = sent.get("contentSafety") or {"contentSafetyStatus": "Enabled"}
+            resource = {
+                **(known or envelope(endpoint_id, _TYPE, {})),
+                "location": body.get("location") or workspace["location"],
+                "tags": body.get("tags") or {},
+                "sku": {"name": "Consumption"},
+                "properties": {
+                    "authMode": "Key",
+                    "modelSettings": {"modelId": model_id},
+                    "contentSafety": safety,
+                    "provisioningState": "Updating" if known else "Creating",
+                    "endpointState": "Online" if known else "Creating",
+                    "inferenceEndpoint": {"uri": uri, "headers": {}},
+                },
+            }
+            self._store.put(endpoint_id, KIND, resource)
+            if known is None:
+                keys = {n: secrets.token_urlsafe(24) for n in ("primaryKey", "secondaryKey")}
+                self._store.put(f"/keys{endpoint_id}", "keys", keys)
+        same = known is not None and known["properties"]["modelSettings"]["modelId"] == model_id
+        return resource, known is None, self._begin(resource, serve=not same)
+
+    def get(self, endpoint_id: str) -> Resource:
+        """Return an endpoint.
+
+        Raises:
+            Refusal: 404.
+        """
+        found = self._store.get(endpoint_id)
+        if found is None:
+            raise Refusal(404, "ResourceNotFound", f"The Resource '{endpoint_id}' was not found.")
+        return found
+
+    def beneath(self, workspace_id: str) -> list[Resource]:
+        """Return the endpoints of a workspace."""
+        return self._store.beneath(workspace_id, KIND)
+
+    def keys(self, endpoint_id: str) -> dict[str, str]:
+        """Return an endpoint's keys."""
+        self.get(endpoint_id)
+        return {k: str(v) for k, v in (self._store.get(f"/keys{endpoint_id}") or {}).items()}
+
+    def delete(self, endpoint_id: str) -> str | None:
+        """Delete an endpoint; return the operation, None when it is gone."""
+        with self._store.transaction():
+            known = self._store.get(endpoint_id)
+            if known is None:
+                return None
+            rules.check_idle(known)
+            self._store.patch(endpoint_id, provisioningState="Deleting", endpointState="Deleting")
+
+        def finish() -> None:
+            self._store.delete(endpoint_id)
+            self._store.delete(f"/keys{endpoint_id}")
+            self._fleet.stop(endpoint_id)
+
+        return self._operations.begin(endpoint_id, finish, on_failure=self._failing(endpoint_id))
+
+    def find(self, name: str, key: str) -> str:
+        """Return the id of the endpoint that a call with this key is for.
+
+        Raises:
+            Refusal: 401 or 404.
+        """
+        for endpoint in self._store.of_kind(KIND):
+            if endpoint["name"].lower() == name:
+                good = self.keys(endpoint["id"]).values()
+                if any(secrets.compare_digest(key.encode(), k.encode()) for k in good):
+                    return str(endpoint["id"])
+                raise Refusal(401, "Unauthorized", "The key of the call is wrong or missing.")
+        raise Refusal(404, "NotFound", f"No endpoint {name}.")
+
+    def _check_model(self, model_id: str, workspace: Resource) -> Resource:
+        """Return the tuned model's version; only a fine-tuning job's output can be served so."""
+        match = _CUSTOM.fullmatch(model_id)
+        if match is None:
+            text = f"modelId '{model_id}' is not that of a fine-tuned model of this workspace."
+            raise rules.bad(text)
+        if match["workspace"].lower() != str(workspace["properties"]["workspaceId"]).lower():
+            raise rules.bad("The model is of another workspace.")
+        found = self._store.get(
+            f"{workspace['id']}/models/{match['name']}/versions/{match['version']}"
+        )
+        if found is None:
+            raise Refusal(404, "ModelNotFound", f"Model {model_id} was not found.")
+        if not found["properties"].get("jobName"):
+            raise rules.bad("Only a model that a fine-tuning job made can be served serverless.")
+        return found
+
+    def _check_alone(self, endpoint_id: str, model_id: str) -> None:
+        for other in self._store.of_kind(KIND):
+            same = other["properties"]["modelSettings"]["modelId"].lower() == model_id.lower()
+            if same and other["id"].lower() != endpoint_id.lower():
+                text = f"The model is deployed as {other['name']}: one deployment per custom model."
+                raise Refusal(409, "DeploymentLimitReached", text)
+
+    def _begin(self, resource: Resource, *, serve: bool = True) -> str:
+        def finish() -> None:
+            if serve:
+                self._serve(resource)
+            self._store.patch(resource["id"], provisioningState="Succeeded", endpointState="Online")
+
+        endpoint_id = resource["id"]
+        return self._operations.begin(endpoint_id, finish, on_failure=self._failing(endpoint_id))
+
+    def _serve(self, resource: Resource) -> None:
+        workspace = self.get(resource["id"].rsplit("/", 2)[0])
+        model = self._check_model(resource["properties"]["modelSettings"]["modelId"], workspace)
+        place = _PATHS.search(model["properties"]["modelUri"])
+        folder = self._fleet.new_folder()
+        if place is None or not self._download(CONTAINER, place.group(1), folder):
+            raise OperationFailed("BadArgument", "The model's files were not found.")
+        self._fleet.start(resource["id"], folder, {})
+
+    def _failing(self, resource_id: str) -> Callable[[str], None]:
+        def leave_failed(_message: str) -> None:
+            state = {"provisioningState": "Failed", "endpointState": "CreationFailed"}
+            self._store.patch(resource_id, **state)
+
+        return leave_failed

@@ -1,0 +1,86 @@
+"""A model that Foundry tuned, billed by token."""
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from mlflow_phi3.azure.assets import name_asset, upload_model
+from mlflow_phi3.azure.client import open_workspace
+from mlflow_phi3.azure.target import find_target
+from mlflow_phi3.deployment.serverless import TUNED_TAG
+
+
+@pytest.fixture(scope="module")
+def tuned(emulator, models, tmp_path_factory):
+    """Register what a fine-tuning job would: a version with the job's name."""
+    from pathlib import Path
+
+    environment = emulator.environment
+    target = find_target("azure-foundry", environment, tmp_path_factory.mktemp("nowhere"))
+    workspace = open_workspace(target, environment)
+    asset = name_asset("tuned", "", Path(models["one"]))
+    upload_model(workspace, asset, Path(models["one"]), {})
+    headers = {"Authorization": f"Bearer {emulator.token()}"}
+    arm = {"headers": headers, "params": {"api-version": "2023-08-01-preview"}}
+    sent = emulator.http.get(asset.id_in(target), **arm).json()["properties"]
+    body = {"properties": {"modelUri": sent["modelUri"], "jobName": "ft-1", "modelType": "x"}}
+    made = emulator.http.put(f"{target.path}/models/phi-ft/versions/1", json=body, **arm)
+    assert made.status_code == 201
+    found = emulator.http.get(target.path, **arm).json()
+    place = f"locations/{found['location']}/workspaces/{found['properties']['workspaceId']}"
+    return f"azureml://{place}/models/phi-ft/versions/1"
+
+
+@pytest.fixture
+def version(tuned, models, _clean):
+    registry = MlflowClient()
+    registry.create_registered_model("phi-ft")
+    made = registry.create_model_version("phi-ft", models["one"], tags={TUNED_TAG: tuned})
+    yield f"models:/phi-ft/{made.version}"
+    registry.delete_registered_model("phi-ft")
+
+
+def test_a_tuned_model_goes_serverless_by_itself(client, version, ask, emulator, shared_checker):
+    made = client.create_deployment("token", version, config={"ttl_hours": "2"})
+    assert (made["flavor"], made["state"], made["content_safety"]) == (
+        "serverless",
+        "Succeeded",
+        True,
+    )
+    assert client.predict("token", ask)["choices"][0]["message"]["content"] == "one: hello"
+    deltas = [part["choices"][0]["delta"] for part in client.predict_stream("token", ask)]
+    assert "".join(delta.get("content", "") for delta in deltas) == "one: hello"
+    assert len(deltas) == 3
+    emulator.http.delete("/emulator/journal")
+    client.create_deployment("token", version)
+    assert not [e for e in emulator.journal() if e["method"] == "PUT"]
+    with pytest.raises(MlflowException, match="one deployment per custom model"):
+        client.create_deployment("second", version)
+    assert [e["name"] for e in client.list_deployments()] == ["token"]
+    config = {"content_safety": "false", "content_safety_reason": "red team"}
+    assert client.update_deployment("token", version, config=config)["content_safety"] is False
+    tags = MlflowClient().get_model_version("phi-ft", version.rsplit("/", 1)[1]).tags
+    assert (tags["azure.endpoint"], tags["azure.state"]) == ("token", "deployed")
+    shared_checker(emulator.changes())
+    client.delete_deployment("token")
+    client.delete_deployment("token")
+    assert client.list_deployments() == []
+
+
+def test_what_serverless_has_not_is_refused(client, version, models):
+    for model, config in (
+        (version, {"instance_count": "2"}),
+        (version, {"traffic": "10"}),
+        (models["one"], {"mode": "serverless"}),
+    ):
+        with pytest.raises(MlflowException, match=r"PHI3-U74[79]"):
+            client.create_deployment("token", model, config=config)
+    with pytest.raises(MlflowException, match="PHI3-U750"):
+        client.create_deployment("blue", version, endpoint="token")
+
+
+def test_an_operation_that_fails_leaves_nothing(client, version, emulator):
+    emulator.fault("fail_operation", "/serverlessEndpoints/fails")
+    with pytest.raises(MlflowException, match=r"PHI3-A713 .*unexpected internal failure"):
+        client.create_deployment("fails", version)
+    assert client.list_deployments() == []
