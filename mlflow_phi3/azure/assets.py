@@ -1,11 +1,12 @@
 """Model versions of a project: content-addressed, so that the same content is sent once."""
 
+import contextlib
 import hashlib
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_phi3.azure.blobs import Progress, upload_folder
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.target import Target
 
@@ -55,9 +56,14 @@ def digest_folder(folder: Path) -> str:
 
 
 def upload_model(
-    workspace: Workspace, asset: ModelAsset, folder: Path, tags: dict[str, str]
+    workspace: Workspace,
+    asset: ModelAsset,
+    folder: Path,
+    tags: dict[str, str],
+    *,
+    progress: Progress = lambda _size_bytes: None,
 ) -> bool:
-    """Make the model version when it is not there; tell whether anything was sent.
+    """Make the model version when it is not there; tell whether it had to be made.
 
     Raises:
         AzureError: The upload or the registration failed; a re-run goes on.
@@ -65,21 +71,19 @@ def upload_model(
     from azure.ai.ml.entities import Model  # noqa: PLC0415 - seconds
     from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415
 
-    seen = sys.stderr.isatty()  # a progress bar is for eyes, not for log files
-    with workspace.session(f"model {asset.name}:{asset.version}", progress=seen) as ml:
-        try:
-            ml.models.get(asset.name, asset.version)
-        except ResourceNotFoundError:
-            pass
-        else:
-            return False
+    where = f"model {asset.name}:{asset.version}"
+    with workspace.session(where) as ml, contextlib.suppress(ResourceNotFoundError):
+        ml.models.get(asset.name, asset.version)
+        return False
+    place = upload_folder(workspace, folder, asset.digest, progress=progress)
+    with workspace.session(where) as ml:
         ml.models.create_or_update(
             Model(
                 name=asset.name,
                 version=asset.version,
-                path=folder,
+                path=place,
                 type="mlflow_model",
                 tags={**tags, DIGEST_TAG: asset.digest},
             )
         )
-        return True
+    return True

@@ -36,11 +36,11 @@ class Workspace:
     environment: Mapping[str, str] = field(repr=False)
 
     @contextlib.contextmanager
-    def session(self, where: str, *, progress: bool = False) -> Iterator[Any]:
+    def session(self, where: str) -> Iterator[Any]:
         """Yield the client, quiet and with its errors translated, for work on ``where``."""
         from mlflow_phi3.azure.failures import translated  # noqa: PLC0415 - azure.core: slow
 
-        with translated(where), applied(self.environment), quiet(progress=progress):
+        with translated(where), applied(self.environment), quiet():
             yield self.ml
 
     def trust(self) -> ssl.SSLContext:

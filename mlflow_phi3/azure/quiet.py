@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 
@@ -31,12 +30,8 @@ def applied(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet(*, progress: bool = False) -> Iterator[None]:
-    """Keep the SDK's output from the person.
-
-    Args:
-        progress: Let standard error through, where the SDK draws its progress bar.
-    """
+def quiet() -> Iterator[None]:
+    """Keep the SDK's output from the person."""
     loggers = [
         logger
         for name, logger in logging.root.manager.loggerDict.items()
@@ -45,11 +40,10 @@ def quiet(*, progress: bool = False) -> Iterator[None]:
     were = [logger.disabled for logger in loggers]
     for logger in loggers:
         logger.disabled = True
-    error = sys.stderr if progress else io.StringIO()
     try:
         with (
             contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(error),
+            contextlib.redirect_stderr(io.StringIO()),
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")

@@ -29,7 +29,7 @@ from mlflow_phi3.deployment.plan import (
 )
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired
-from mlflow_phi3.deployment.report import describe, describe_plan
+from mlflow_phi3.deployment.report import describe, describe_plan, upload_bar
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.deployment.serverless import (
     TUNED_TAG,
@@ -39,6 +39,7 @@ from mlflow_phi3.deployment.serverless import (
 )
 from mlflow_phi3.deployment.wanted import (
     check_purpose,
+    folder_bytes,
     golden_queries,
     model_tags,
     to_wanted,
@@ -47,7 +48,12 @@ from mlflow_phi3.deployment.wanted import (
 from mlflow_phi3.emulator.lifecycle import start_emulator
 from mlflow_phi3.emulator.settings import settings_from
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.tracking.deployed import DeploymentRegistry, find_version_tags, opened_model
+from mlflow_phi3.tracking.deployed import (
+    DeployedModel,
+    DeploymentRegistry,
+    find_version_tags,
+    opened_model,
+)
 
 FLAVOR = "python_function"
 _READ_TIMEOUT_S = 300.0
@@ -102,9 +108,7 @@ class Deployer:
             if config.dry_run:
                 return self._show(plan, service, asset, config.usd_per_hour)
             if any(isinstance(action, PutDeployment) for action in plan.actions):
-                self._told(f"upload model {asset.name}:{asset.version}")
-                if not upload_model(self._open(), asset, model.folder, model_tags(model)):
-                    self._told("the same content is there already: nothing was sent")
+                self._upload(model, asset)
             found = self._run(plan, names, service, config, queries=queries)
             if not found["left"]:
                 self.registry.tag(model, self._version_tags(found, asset, wanted))
@@ -283,6 +287,15 @@ class Deployer:
         found = self.describe(names)
         left = [str(action) for action in outcome.left]
         return {**found, "name": names.given, "deployment": plan.deployment, "left": left}
+
+    def _upload(self, model: DeployedModel, asset: ModelAsset) -> None:
+        self._told(f"upload model {asset.name}:{asset.version}")
+        with upload_bar(folder_bytes(model.folder)) as progress:
+            sent = upload_model(
+                self._open(), asset, model.folder, model_tags(model), progress=progress
+            )
+        if not sent:
+            self._told("the same content is there already: nothing was sent")
 
     def _let_expire(self, endpoint: str, service: OnlineService, ttl_hours: float) -> None:
         found = service.get_endpoint(endpoint)

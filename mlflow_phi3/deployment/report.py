@@ -1,8 +1,13 @@
 """How plans and deployments are shown: text and plain values, without secrets."""
 
+import contextlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from mlflow_phi3.deployment.plan import Current, Plan, PutDeployment
 
@@ -57,3 +62,27 @@ def _cost(step: PutDeployment, usd_per_hour: float | None) -> str:
         return f"{machines}, by the hour, also when idle; -C usd_per_hour= computes it"
     total = usd_per_hour * wanted.instance_count
     return f"{machines} at {usd_per_hour:g} USD: {total:.2f} USD an hour, also when idle"
+
+
+@contextlib.contextmanager
+def upload_bar(total_bytes: int) -> Iterator[Callable[[int], None]]:
+    """Draw a progress bar on standard error while something is sent; nothing without a terminal.
+
+    Args:
+        total_bytes: How much there is.
+
+    Yields:
+        Gets the bytes that were sent in addition.
+    """
+    # The stream is taken now: the SDK's output is kept in by exchanging sys.stderr.
+    console = Console(file=sys.stderr)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(
+        *columns,
+        console=console,
+        disable=not console.is_terminal,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as bar:
+        task = bar.add_task("upload", total=total_bytes)
+        yield lambda size_bytes: bar.advance(task, size_bytes)

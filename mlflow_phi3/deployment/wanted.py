@@ -28,7 +28,6 @@ def to_wanted(
     asset: ModelAsset,
 ) -> Wanted:
     """Return what a caller's config means for a model."""
-    size_bytes = sum(p.stat().st_size for p in model.folder.rglob("*") if p.is_file())
     endpoint_tags = {}
     if config.ttl_hours is not None:
         endpoint_tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
@@ -38,7 +37,7 @@ def to_wanted(
         deployment=names.deployment,
         model=asset.id_in(target),
         instance_type=config.instance_type or None,
-        default_instance_type=_SMALL if size_bytes < _SMALL_BYTES else _LARGE,
+        default_instance_type=_SMALL if folder_bytes(model.folder) < _SMALL_BYTES else _LARGE,
         instance_count=config.instance_count,
         traffic=config.traffic,
         tags=tags,
@@ -107,3 +106,8 @@ def model_tags(model: DeployedModel) -> dict[str, str]:
     """Return the tags by which an Azure model leads back to MLflow."""
     tags = {MODEL_TAG: model.name, VERSION_TAG: model.version, "mlflow.run_id": model.run_id}
     return {name: value for name, value in tags.items() if value}
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all files in a folder, bytes."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

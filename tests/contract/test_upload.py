@@ -1,0 +1,106 @@
+"""Large models: parallel blocks, going on after a cut, flat memory, nothing sent twice."""
+
+import os
+import threading
+
+import psutil
+import pytest
+
+from mlflow_phi3.azure.assets import name_asset, upload_model
+from mlflow_phi3.azure.blobs import BLOCK_BYTES, upload_folder
+from mlflow_phi3.azure.client import open_workspace
+from mlflow_phi3.azure.target import find_target
+
+
+@pytest.fixture(scope="module")
+def workspace(emulator, tmp_path_factory):
+    environment = emulator.environment
+    target = find_target("azure-foundry", environment, tmp_path_factory.mktemp("nowhere"))
+    return open_workspace(target, environment)
+
+
+def sent_blobs(emulator):
+    return [
+        e for e in emulator.journal() if e["method"] == "PUT" and "/azureml-blobstore/" in e["path"]
+    ]
+
+
+class Cut(Exception):  # noqa: N818 - not an error
+    pass
+
+
+def test_an_upload_goes_on_where_it_was_cut(workspace, emulator, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "small.txt").write_text("x")
+    (folder / "weights.bin").write_bytes(os.urandom(BLOCK_BYTES * 12 + 5))
+    total = BLOCK_BYTES * 12 + 6
+    done = []
+
+    def cut_in_the_middle(size_bytes):
+        done.append(size_bytes)
+        if sum(done) > total / 2:
+            raise Cut
+
+    with pytest.raises(Cut):
+        upload_folder(workspace, folder, "a-digest", progress=cut_in_the_middle)
+    before = len(sent_blobs(emulator))
+    assert before >= 7
+    emulator.http.delete("/emulator/journal")
+    arrived = []
+    place = upload_folder(workspace, folder, "a-digest", progress=arrived.append)
+    assert place.endswith("/paths/LocalUpload/a-digest/model")
+    assert sum(arrived) == total
+    # 2 + 13 blocks and commits for everything; at least what arrived before is not sent again.
+    assert len(sent_blobs(emulator)) <= 16 - before
+    emulator.http.delete("/emulator/journal")
+    upload_folder(workspace, folder, "a-digest", progress=arrived.append)
+    assert sent_blobs(emulator) == []
+
+
+def test_the_same_content_is_registered_once(workspace, emulator, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "MLmodel").write_text("flavors: {}")
+    asset = name_asset("some model!", "7", folder)
+    assert (asset.name, asset.version[:2]) == ("some-model", "7-")
+    assert upload_model(workspace, asset, folder, {"a": "b"})
+    emulator.http.delete("/emulator/journal")
+    assert not upload_model(workspace, asset, folder, {"a": "b"})
+    assert not [e for e in emulator.journal() if e["method"] == "PUT"]
+
+
+def test_a_throttled_upload_arrives(workspace, emulator, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"abc")
+    emulator.fault("status", "/devstoreaccount1/", method="PUT", status=503, times=2)
+    emulator.fault("drop", "/devstoreaccount1/", method="PUT")
+    arrived = []
+    upload_folder(workspace, folder, "throttled", progress=arrived.append)
+    assert sum(arrived) == 3
+    assert emulator.waiting_faults() == []
+
+
+@pytest.mark.slow
+def test_two_gigabytes_go_with_flat_memory(workspace, emulator, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    with (folder / "weights.bin").open("wb") as file:
+        file.truncate(2 * 2**30)
+    process, peak, stop = psutil.Process(), [0], threading.Event()
+    before = process.memory_info().rss
+
+    def watch():
+        while not stop.wait(0.02):
+            peak[0] = max(peak[0], process.memory_info().rss - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        upload_folder(workspace, folder, "two-gigabytes", progress=lambda _size_bytes: None)
+    finally:
+        stop.set()
+        watcher.join()
+    print(f"peak {peak[0] / 2**20:.0f} MiB")
+    assert peak[0] < 300 * 2**20
