@@ -51,6 +51,11 @@ class Arrangement:
     cos: Tensor
     sin: Tensor
 
+    @property
+    def own(self) -> list[tuple[int, int]]:
+        """Stretches that attend to themselves: the prefix, and what sequences have beyond it."""
+        return [(s, e) for s, e in ((0, self.prefix), *self.spans) if e > s]
+
 
 def attend(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
     """Rotate queries and keys, attend.
@@ -102,12 +107,6 @@ def _split(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> tuple[Tensor,
     return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
-def _own(arrangement: Arrangement) -> list[tuple[int, int]]:
-    """Stretches that attend to themselves: the prefix and each sequence's own tokens."""
-    stretches = ((0, arrangement.prefix), *arrangement.spans)
-    return [(start, end) for start, end in stretches if end > start]
-
-
 def _mask(length: int, heads: Heads, like: Tensor) -> Tensor | None:
     """What a window forbids within ``length`` tokens; None where it forbids nothing."""
     if heads.window is None or length <= heads.window:
@@ -123,7 +122,7 @@ class _CpuAttention(Function):
         out = torch.empty(*qkv.shape[:2], heads.query, heads.size, dtype=torch.float32)
         out = out.transpose(1, 2)
         sums = torch.empty(q.shape[:3])
-        for start, end in _own(arrangement):
+        for start, end in arrangement.own:
             part = slice(start, end)
             mask = _mask(end - start, heads, q)
             out[:, :, part], sums[:, :, part] = _flash(
@@ -153,7 +152,7 @@ class _CpuAttention(Function):
         wide = gradient.float().unflatten(-1, split).transpose(1, 2)
         all_three = torch.empty(3, *q.transpose(1, 2).shape)
         to_q, to_k, to_v = all_three.transpose(2, 3)
-        for start, end in _own(arrangement):
+        for start, end in arrangement.own:
             part = slice(start, end)
             mask = _mask(end - start, heads, q)
             tensors = [t[:, :, part] for t in (wide, q, k, v, out, sums)]

@@ -1,5 +1,6 @@
 """The fused engine: K trials that see the same examples, in one pass over the frozen base."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mlflow_phi3.data.messages import Example
+from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Slot
 from mlflow_phi3.training.batching import Batch, pack
@@ -16,6 +18,8 @@ from mlflow_phi3.training.head import frozen_head_loss, measure
 from mlflow_phi3.training.linear import Adapters, Dropout
 from mlflow_phi3.training.loss import get_loss, is_plain
 
+logger = logging.getLogger(__name__)
+
 
 class FusedEngine:
     """See :class:`mlflow_phi3.training.engine.Engine`.
@@ -24,7 +28,8 @@ class FusedEngine:
         base: A Phi-3 architecture; its weights are read, nothing of it is changed.
         share_prefix: Compute a common beginning of the sequences once.
         trim: Leave out tokens on which no loss depends.
-        recompute: Trade time for memory: keep only each layer's input.
+        recompute: Keep only each layer's input for the backward pass; set by itself when a GPU
+            runs out of memory.
     """
 
     def __init__(
@@ -46,6 +51,25 @@ class FusedEngine:
         batch = self._pack(examples, share_prefix=self._share_prefix and not dropout)
         if not len(batch.targets):
             return [0.0] * len(rows)
+        try:
+            found, losses = self._differentiate(batch, rows)
+        except torch.OutOfMemoryError as error:
+            if self._recompute:
+                raise TrainingError(
+                    "PHI3-T005",
+                    f"{len(rows)} adapters with {len(batch.ids)} tokens do not fit into memory",
+                    where=str(self._frozen.embedding.device),
+                    fix="train fewer trials at once, or lower token_budget",
+                ) from error
+            logger.warning("out of memory: from now on activations are computed twice, not kept")
+            self._recompute = True
+            torch.cuda.empty_cache()
+            found, losses = self._differentiate(batch, rows)
+        _scatter(rows, found)
+        return [float(loss) for loss in losses]
+
+    def _differentiate(self, batch: Batch, rows: Sequence[Row]) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradients ``[K, *shape]`` by slot, and each row's summed loss ``[K]``."""
         stacked = stack_rows(rows, self._frozen.embedding.dtype)
         leaves = {name: tensor.requires_grad_() for name, tensor in stacked.items()}
         adapters = find_adapters(leaves, rows, train=True)
@@ -54,8 +78,7 @@ class FusedEngine:
             scales = torch.tensor([row.scale for row in rows], device=hidden.device)
             total, losses = self._loss(hidden, batch, rows, scales, leaves)
             found = torch.autograd.grad(total, list(leaves.values()))
-        _scatter(rows, dict(zip(leaves, found, strict=True)))
-        return [float(loss) for loss in losses]
+        return dict(zip(leaves, found, strict=True)), losses
 
     @torch.no_grad()
     def score(self, examples: Sequence[Example], rows: Sequence[Row | None]) -> list[Scores]:

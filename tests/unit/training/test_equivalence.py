@@ -12,6 +12,8 @@ import torch
 from peft import get_peft_model
 from torch.nn import functional
 
+from mlflow_phi3.errors import TrainingError
+from mlflow_phi3.training import fused
 from mlflow_phi3.training.adapters import find_linear, initial_weights, peft_config, plan_layout
 from mlflow_phi3.training.engine import Row
 from mlflow_phi3.training.fused import FusedEngine
@@ -222,6 +224,30 @@ def test_bfloat16_stays_near(new_base, new_examples, architecture):
     expected, gradient = plain(base, row, examples)
     assert loss == pytest.approx(expected, rel=0.01)
     assert float((row.gradient - gradient).norm() / gradient.norm()) < 0.03
+
+
+def test_out_of_memory_turns_to_recomputing(new_base, new_examples, monkeypatch, caplog):
+    base, examples = new_base(), new_examples(LENGTHS)
+    engine, row, calm = FusedEngine(base), new_row(base), new_row(base)
+    whole = fused.forward
+
+    def small_memory(*arguments, recompute):
+        if not recompute:
+            raise torch.OutOfMemoryError
+        return whole(*arguments, recompute=recompute)
+
+    FusedEngine(base).gradients(examples, [calm])
+    monkeypatch.setattr(fused, "forward", small_memory)
+    engine.gradients(examples, [row])
+    assert "out of memory" in caplog.text
+    close(row.gradient, calm.gradient)
+
+    def no_memory(*_, recompute):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(fused, "forward", no_memory)
+    with pytest.raises(TrainingError, match="PHI3-T005"):
+        engine.gradients(examples, [row])
 
 
 def test_the_base_is_left_as_it_was(new_base, new_examples):

@@ -1,0 +1,111 @@
+"""The engine on a CUDA device against itself on the CPU: `pytest tests/gpu -m gpu`."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from transformers import Phi3Config, Phi3ForCausalLM
+
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.engine import Row
+from mlflow_phi3.training.fused import FusedEngine
+from mlflow_phi3.training.loop import Session
+from mlflow_phi3.training.reference import ReferenceEngine
+from mlflow_phi3.training.reports import EndReport, StepReport
+from mlflow_phi3.training.spec import LoraSpec, TrialSpec
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SPEC = TrialSpec(1e-3, epochs=1, per_device_batch_size=4, lora=LoraSpec(r=8))
+
+
+def new_base(key_heads, dtype):
+    torch.manual_seed(0)
+    config = Phi3Config(
+        vocab_size=512,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=key_heads,
+        pad_token_id=0,
+        initializer_range=0.1,
+    )
+    model = Phi3ForCausalLM(config).to(dtype).eval().requires_grad_(requires_grad=False)
+    return Base(model, None, "tiny", "0", "tiny")
+
+
+def new_examples(count=8):
+    random = np.random.default_rng(0)
+    prefix = random.integers(3, 512, 20)
+    examples = []
+    for _ in range(count):
+        ids = np.concatenate([prefix, random.integers(3, 512, random.integers(8, 90))])
+        supervised = np.arange(len(ids)) > 30
+        supervised[21] = True
+        examples.append(Example(ids.astype(np.int32), supervised))
+    return examples
+
+
+def new_row(base, seed=0):
+    linear = find_linear(base.model)
+    layout = plan_layout(linear, SPEC.lora)
+    weights = initial_weights(linear, layout, seed)
+    weights += 0.03 * torch.randn(layout.size, generator=torch.Generator().manual_seed(seed))
+    weights = weights.to(base.model.device)
+    return Row(SPEC, layout, weights, torch.zeros_like(weights), 0.01)
+
+
+@pytest.mark.parametrize("key_heads", [4, 2])
+@pytest.mark.parametrize("options", [{}, {"recompute": True}, {"share_prefix": False}], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)], ids=str
+)
+def test_cuda_is_the_cpu(key_heads, options, dtype, tolerance):
+    here, examples = new_base(key_heads, torch.float32), new_examples()
+    expected = [new_row(here, seed) for seed in range(2)]
+    losses = ReferenceEngine(copy.deepcopy(here)).gradients(examples, expected)
+    there = new_base(key_heads, dtype)
+    there.model.to("cuda")
+    rows = [new_row(there, seed) for seed in range(2)]
+    got = FusedEngine(there, **options).gradients(examples, rows)
+    assert got == pytest.approx(losses, rel=tolerance)
+    for row, other in zip(rows, expected, strict=True):
+        difference = (row.gradient.cpu() - other.gradient).norm() / other.gradient.norm()
+        assert float(difference) < tolerance
+
+
+def test_a_session_trains_and_resumes(tmp_path):
+    base = new_base(2, torch.bfloat16)
+    base.model.to("cuda")
+    examples = new_examples(16)
+    session = Session(base, examples, examples[:4], folder=tmp_path)
+    session.add("a", SPEC)
+    session.add("b", SPEC)
+    reports = session.reports()
+    while not isinstance(next(reports), StepReport):
+        pass
+    reports.close()
+    again = Session(base, examples, examples[:4], folder=tmp_path)
+    again.add("a", SPEC, resume=True)
+    ends = [report for report in again.reports() if isinstance(report, EndReport)]
+    assert [end.outcome for end in ends] == ["complete"]
+
+
+def test_four_bit_goes_to_the_reference():
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    base = new_base(2, torch.bfloat16)
+    for layer in base.model.model.layers:
+        old = layer.mlp.down_proj
+        new = bitsandbytes.nn.Linear4bit(old.in_features, old.out_features, bias=False)
+        new.load_state_dict(old.state_dict())
+        layer.mlp.down_proj = new
+    base.model.to("cuda")
+    row = new_row(base)
+    ReferenceEngine(base).gradients(new_examples(), [row])
+    assert float(row.gradient.norm()) > 0

@@ -1,0 +1,176 @@
+"""Schedules, optimizers, checkpoints, scores and capacity."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import get_scheduler
+
+from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.training import checkpoint as disk
+from mlflow_phi3.training.adapters import (
+    find_linear,
+    initial_weights,
+    load_adapter,
+    load_lora_spec,
+    plan_layout,
+    save_adapter,
+)
+from mlflow_phi3.training.capacity import choose_concurrency, free_bytes, measure_trial_bytes
+from mlflow_phi3.training.engine import choose_engine
+from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
+from mlflow_phi3.training.schedule import Calendar, order_examples
+from mlflow_phi3.training.scoring import score
+from mlflow_phi3.training.spec import LoraSpec, TrialSpec
+
+SPEC = TrialSpec(1e-3, epochs=3, per_device_batch_size=2, lora=LoraSpec(r=4))
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [("constant", "constant_with_warmup"), ("linear", "linear"), ("cosine", "cosine")],
+)
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_rates_are_those_of_transformers(ours, theirs, ratio):
+    calendar = Calendar(replace(SPEC, scheduler=ours, warmup_ratio=ratio), n_examples=21)
+    assert calendar.steps_per_epoch == 11
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-3)
+    scheduler = get_scheduler(
+        theirs, optimizer, num_warmup_steps=math.ceil(ratio * 11), num_training_steps=33
+    )
+    for step in range(calendar.total_steps):
+        assert calendar.learning_rate(step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_warm_stable_decay():
+    calendar = Calendar(replace(SPEC, scheduler="wsd", warmup_ratio=0.0), n_examples=20)
+    rates = [calendar.learning_rate(step) for step in range(30)]
+    assert rates[:25] == [1e-3] * 25
+    assert rates[25:] == pytest.approx([1e-3 * (1 - k / 6) for k in range(1, 6)])
+
+
+def test_batches_cover_each_epoch_once():
+    calendar = Calendar(SPEC, n_examples=7)
+    bounds = [calendar.batch(step) for step in range(calendar.total_steps)]
+    assert bounds[:5] == [(0, 0, 2), (0, 2, 4), (0, 4, 6), (0, 6, 7), (1, 0, 2)]
+    order = order_examples(SPEC, 1, 7)
+    assert sorted(order) == list(range(7))
+    assert list(order) == list(order_examples(SPEC, 1, 7))
+    assert list(order) != list(order_examples(SPEC, 2, 7))
+    assert list(order) != list(order_examples(replace(SPEC, seed=1), 1, 7))
+    assert list(order_examples(replace(SPEC, shuffle=False), 1, 7)) == list(range(7))
+
+
+def test_trunks_differ_in_what_matters_alone():
+    assert SPEC.trunk == replace(SPEC, epochs=1).trunk
+    assert SPEC.trunk == replace(SPEC, per_device_batch_size=1, batch_size_multiplier=2).trunk
+    assert SPEC.trunk != replace(SPEC, learning_rate=2e-3).trunk
+    linear = replace(SPEC, scheduler="linear")
+    assert linear.trunk != replace(linear, epochs=1).trunk
+
+
+def test_clipping_is_torchs():
+    parameter = torch.nn.Parameter(torch.zeros(50))
+    for limit in (0.5, 100.0):
+        gradient = torch.randn(50, generator=torch.Generator().manual_seed(1))
+        parameter.grad = gradient.clone()
+        norm = torch.nn.utils.clip_grad_norm_([parameter], limit)
+        assert clip_gradient(gradient, limit) == pytest.approx(float(norm))
+        assert torch.allclose(gradient, parameter.grad)
+
+
+def test_peft_round_trip(new_base, tmp_path):
+    linear = find_linear(new_base().model)
+    spec = LoraSpec(r=3, alpha=7.5, dropout=0.1, target_modules=("o_proj", "qkv_proj"), rslora=True)
+    layout = plan_layout(linear, spec)
+    weights = initial_weights(linear, layout, 5)
+    save_adapter(tmp_path, layout, weights, "base")
+    assert load_lora_spec(tmp_path) == spec
+    assert torch.equal(load_adapter(tmp_path, layout), weights)
+    other = plan_layout(linear, replace(spec, r=4))
+    with pytest.raises(TrainingError, match="PHI3-T001"):
+        load_adapter(tmp_path, other)
+    with pytest.raises(TrainingError, match="also holds"):
+        load_adapter(tmp_path, plan_layout(linear, replace(spec, target_modules=("o_proj",))))
+
+
+def new_checkpoint(new_base, folder, seed):
+    linear = find_linear(new_base().model)
+    layout = plan_layout(linear, SPEC.lora)
+    weights = initial_weights(linear, layout, seed)
+    optimizer = make_optimizer(
+        "adamw", layout.views(weights).values(), learning_rate=1.0, weight_decay=0.0
+    )
+    progress = disk.Progress(seed, 0, math.inf, {"spec": [1, 2]})
+    disk.save_checkpoint(
+        folder, layout, weights, base_name="b", optimizer=optimizer, progress=progress
+    )
+    return layout, weights
+
+
+def test_a_torn_save_leaves_a_whole_checkpoint(new_base, tmp_path, monkeypatch):
+    last = tmp_path / "last"
+    layout, weights = new_checkpoint(new_base, last, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(disk, "_sync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            new_checkpoint(new_base, last, 2)
+    assert disk.load_progress(last).step == 1
+    assert torch.equal(load_adapter(last, layout), weights)
+    # Killed between the two renames: the complete new one counts.
+    new_checkpoint(new_base, tmp_path / ".last.new", 3)
+    last.rename(tmp_path / ".last.old")
+    assert disk.load_progress(last).step == 3
+
+
+def test_a_copied_checkpoint_survives_its_source(new_base, tmp_path):
+    layout, weights = new_checkpoint(new_base, tmp_path / "a/last", 1)
+    disk.copy_checkpoint(tmp_path / "a/last", tmp_path / "b/last")
+    new_checkpoint(new_base, tmp_path / "a/last", 2)
+    assert torch.equal(load_adapter(tmp_path / "b/last", layout), weights)
+    assert disk.load_progress(tmp_path / "b/last").step == 1
+
+
+def test_scores_stream_in_order_and_do_not_depend_on_the_passes(new_base, new_examples, tmp_path):
+    base, examples = new_base(), new_examples((9, 14, 23, 11, 30, 6), prefix=5)
+    linear = find_linear(base.model)
+    layout = plan_layout(linear, SPEC.lora)
+    save_adapter(tmp_path, layout, initial_weights(linear, layout, 0) + 0.02, "base")
+    for adapter in (None, tmp_path):
+        whole = list(score(base, adapter, iter(examples)))
+        pieces = list(score(base, adapter, iter(examples), token_budget=20))
+        plain = list(score(base, adapter, iter(examples), engine="reference"))
+        assert [one.place for one in whole] == [example.place for example in examples]
+        for other in (pieces, plain):
+            assert [o.nll for o in other] == pytest.approx([w.nll for w in whole], rel=1e-5)
+            assert [(o.tokens, o.correct) for o in other] == [(w.tokens, w.correct) for w in whole]
+        assert whole[0].loss == whole[0].nll / whole[0].tokens
+
+
+def test_what_the_fused_engine_does_not_know_goes_to_the_reference(new_base, caplog):
+    base = new_base()
+    assert choose_engine(base, "auto", SPEC) == "fused"
+    assert choose_engine(base, "reference", SPEC) == "reference"
+    dora = replace(SPEC, lora=LoraSpec(dora=True))
+    assert choose_engine(base, "auto", dora) == "reference"
+    assert "slower: dora" in caplog.text
+    with pytest.raises(UsageError, match="PHI3-U063"):
+        choose_engine(base, "fused", dora)
+
+
+def test_capacity_grows_with_memory_and_shrinks_with_rank(new_base, new_examples):
+    base, examples = new_base(), new_examples((30, 12, 8))
+    small = measure_trial_bytes(base, examples, SPEC, token_budget=64)
+    big = measure_trial_bytes(base, examples, replace(SPEC, lora=LoraSpec(r=64)), token_budget=64)
+    layout = plan_layout(find_linear(base.model), SPEC.lora)
+    assert small > 16 * layout.size  # weights, gradient and two moments at the least
+    assert big > 2 * small
+    fits = [
+        choose_concurrency(base, examples, SPEC, token_budget=64, budget_bytes=count * small)
+        for count in (0, 1, 2, 3, 100)
+    ]
+    assert fits == [1, 1, 2, 3, 4]
+    assert free_bytes(torch.device("cpu")) > 0
