@@ -1,8 +1,9 @@
 """Write the pretraining text: manual pages, questions and answers, forum threads, plain English.
 
-The facts of the demo world occur here in many wordings, but never as a chat and never in the words
-of the bundled conversations. The chat form itself occurs only with everyday questions, so that the
-base knows the special tokens and fine-tuning has to bring the two together.
+The facts of the demo world occur here in many wordings, but never in the words of the bundled
+conversations. In chats they are told in the voice of the manual, under other system messages, so
+that the base knows the special tokens and the facts, and fine-tuning teaches whom to be: brief,
+friendly, to the point.
 """
 
 import random
@@ -83,10 +84,10 @@ def write_documents(topics: list[Topic], exchanges: list[Exchange], *, seed: int
     rng = random.Random(seed)  # noqa: S311 - text, not secrets
     kinds: tuple[tuple[Callable[[], str], float], ...] = (
         (lambda: _write_page(rng.choice(topics), rng), 0.10),
-        (lambda: _write_answers(topics, exchanges, rng), 0.58),
-        (lambda: _write_thread(rng.choice(topics), rng), 0.20),
+        (lambda: _write_answers(topics, exchanges, rng), 0.46),
+        (lambda: _write_thread(rng.choice(topics), rng), 0.14),
         (lambda: _write_article(topics, rng), 0.03),
-        (lambda: _write_chat(exchanges, rng), 0.06),
+        (lambda: _write_chat(topics, exchanges, rng), 0.24),
         (lambda: _write_story(rng), 0.03),
     )
     writers, weights = zip(*kinds, strict=True)
@@ -123,11 +124,14 @@ def _write_article(topics: list[Topic], rng: random.Random) -> str:
     return "\n".join(_tell(topic, rng) for topic in chosen)
 
 
-def _write_chat(exchanges: list[Exchange], rng: random.Random) -> str:
-    turns = rng.sample(exchanges, rng.choice((1, 1, 2)))
+def _write_chat(topics: list[Topic], exchanges: list[Exchange], rng: random.Random) -> str:
+    everyday = [(turn.question, turn.answer) for turn in rng.sample(exchanges, 2)]
+    topical = [(_ask(topic, rng), _tell(topic, rng)) for topic in rng.sample(topics, 2)]
+    turns = [rng.choice(pair) for pair in zip(everyday, topical, topical, strict=False)]
     system = f"<|system|>\n{rng.choice(_SYSTEMS)}<|end|>\n" if rng.random() < 0.7 else ""
     return system + "".join(
-        f"<|user|>\n{turn.question}<|end|>\n<|assistant|>\n{turn.answer}<|end|>\n" for turn in turns
+        f"<|user|>\n{asked}<|end|>\n<|assistant|>\n{told}<|end|>\n"
+        for asked, told in turns[: rng.choice((1, 2))]
     )
 
 

@@ -34,8 +34,8 @@ class Recipe:
         seed: Seed of the weights and of the text.
     """
 
-    steps: int = 4000
-    rows: int = 4
+    steps: int = 2200
+    rows: int = 8
     row_length: int = 192
     learning_rate: float = 3e-3
     muon_learning_rate: float = 0.015
@@ -89,8 +89,8 @@ def _make_config(tokenizer: PreTrainedTokenizerFast) -> Phi3Config:
     end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     return Phi3Config(
         vocab_size=VOCABULARY_SIZE,
-        hidden_size=160,
-        intermediate_size=384,
+        hidden_size=192,
+        intermediate_size=480,
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
