@@ -1,0 +1,27 @@
+"""``python -m mlflow_phi3.serving FOLDER [--port 8000] [--host ...]``: serve a checkpoint."""
+
+import sys
+from pathlib import Path
+
+from mlflow_phi3.config.parse import parse_arguments
+from mlflow_phi3.config.serve import ServeConfig
+from mlflow_phi3.errors import Phi3Error, UsageError
+from mlflow_phi3.serving.server import serve
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until a signal comes; the exit status."""
+    try:
+        if not arguments or arguments[0].startswith("-"):
+            raise UsageError(
+                "PHI3-U043", "no checkpoint folder", fix="python -m mlflow_phi3.serving FOLDER"
+            )
+        serve(Path(arguments[0]), parse_arguments(ServeConfig, arguments[1:]))
+    except Phi3Error as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
