@@ -45,6 +45,8 @@ from mlflow_phi3.emulator.settings import (
 from mlflow_phi3.emulator.storage.azurite import ACCOUNT, Azurite, account_key, install_azurite
 from mlflow_phi3.emulator.storage.blobs import Blobs
 from mlflow_phi3.emulator.store import Store
+from mlflow_phi3.emulator.subscription.routes import routes as subscription_routes
+from mlflow_phi3.emulator.subscription.state import Subscription
 from mlflow_phi3.errors import PreflightError
 
 
@@ -135,6 +137,7 @@ def _parts(settings: Settings, listener: socket.socket) -> Iterator[_Parts]:
                 *journal.routes(),
                 *operations.routes(),
                 *asset_routes(assets, sas=blobs.sas),
+                *subscription_routes(Subscription(store)),
                 *serverless_routes(serverless, operations, assets),
                 *EndpointRoutes(endpoints, operations, assets).routes(),
             ]

@@ -20,7 +20,10 @@ from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.registry import CHAMPION, PREVIOUS, find_alias
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+))")
-_LEFT_OUT = shutil.ignore_patterns(".git", "__pycache__", ".ipynb_checkpoints")
+# MLflow writes registered_model_meta into what it hands out: it is no part of the content.
+_LEFT_OUT = shutil.ignore_patterns(
+    ".git", "__pycache__", ".ipynb_checkpoints", "registered_model_meta"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,8 @@ def opened_model(uri: str) -> Iterator[DeployedModel]:
         fetched = Path(temporary) / "fetched"
         fetched.mkdir()
         try:
-            found = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+            # Into a folder of ours, or MLflow would leave a copy of a remote model behind.
+            found = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(fetched)))
             if not (found / "MLmodel").is_file():
                 raise UsageError(
                     "PHI3-U731",

@@ -123,3 +123,27 @@ def test_storage_wants_a_signature(emulator):
     account = f"{emulator.running.url}/devstoreaccount1/azureml-blobstore"
     answer = emulator.http.get(account, params={"restype": "container", "comp": "list"})
     assert answer.status_code == 403
+
+
+def test_quota_machines_and_providers(emulator, arm, tmp_path):
+    from mlflow_phi3.azure.client import open_workspace
+    from mlflow_phi3.azure.target import find_target
+
+    workspace = open_workspace(
+        find_target("azure-foundry", emulator.environment, tmp_path), emulator.environment
+    )
+    with workspace.session("compute") as ml:
+        usages = {usage.name["value"]: usage for usage in ml.compute.list_usage()}
+        sizes = {size.name: size for size in ml.compute.list_sizes()}
+    assert usages["Total Dedicated vCPUs"].limit == 100
+    assert sizes["Standard_NC24ads_A100_v4"].v_cp_us == 24
+
+    token = {"Authorization": f"Bearer {emulator.token()}"}
+    place = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Network"
+    state = emulator.http.get(place, headers=token).json()["registrationState"]
+    assert state == "NotRegistered"
+    assert emulator.http.post(f"{place}/register", headers=token).status_code == 200
+    state = emulator.http.get(place.lower(), headers=token).json()["registrationState"]
+    assert state == "Registered"
+    unknown = place.replace("Network", "Nonsense")
+    assert emulator.http.get(unknown, headers=token).status_code == 404

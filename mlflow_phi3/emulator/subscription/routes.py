@@ -1,0 +1,38 @@
+"""Requests about the subscription."""
+
+from mlflow_phi3.emulator.router import Call, Reply, Route
+from mlflow_phi3.emulator.subscription.state import Subscription
+
+_ONE = "/subscriptions/{subscription}"
+_PLACE = _ONE + "/providers/Microsoft.MachineLearningServices/locations/{location}"
+_GROUP = _ONE + "/resourceGroups/{group}"
+
+
+def routes(subscription: Subscription) -> list[Route]:
+    """Return the routes of a subscription."""
+
+    def usages(call: Call) -> Reply:
+        names = call.names
+        return Reply({"value": subscription.usages(names["subscription"], names["location"])})
+
+    def sizes(_call: Call) -> Reply:
+        return Reply({"value": subscription.sizes()})
+
+    def provider(call: Call) -> Reply:
+        names = call.names
+        return Reply(subscription.provider(names["subscription"], names["namespace"]))
+
+    def register(call: Call) -> Reply:
+        names = call.names
+        return Reply(subscription.register(names["subscription"], names["namespace"]))
+
+    def permissions(_call: Call) -> Reply:
+        return Reply({"value": subscription.permissions()})
+
+    return [
+        Route("GET", _PLACE + "/usages", usages),
+        Route("GET", _PLACE + "/vmSizes", sizes),
+        Route("GET", _ONE + "/providers/{namespace}", provider),
+        Route("POST", _ONE + "/providers/{namespace}/register", register),
+        Route("GET", _GROUP + "/providers/Microsoft.Authorization/permissions", permissions),
+    ]

@@ -1,0 +1,112 @@
+"""Quota, machine types, resource providers and permissions; knows no HTTP."""
+
+from typing import Any
+
+from mlflow_phi3.emulator.endpoints.rules import capacity
+from mlflow_phi3.emulator.endpoints.skus import CORES, QUOTA_CORES
+from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.store import Resource, Store
+
+_PROVIDERS = (
+    "Microsoft.MachineLearningServices",
+    "Microsoft.CognitiveServices",
+    "Microsoft.Storage",
+    "Microsoft.KeyVault",
+    "Microsoft.Network",
+)
+_KIND = "provider"
+
+
+class Subscription:
+    """One subscription's view.
+
+    Args:
+        store: Where providers' states and deployments are kept.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def usages(self, subscription: str, location: str) -> list[dict[str, Any]]:
+        """Return how many cores managed endpoints use, in all and by machine type."""
+        used = dict.fromkeys(CORES, 0)
+        for deployment in self._store.of_kind("deployment"):
+            if deployment["location"] == location:
+                kind = deployment["properties"]["instanceType"]
+                used[kind] += CORES[kind] * capacity(deployment)
+        rows = [("Total Dedicated vCPUs", sum(used.values()))]
+        rows += [(f"{name} vCPUs", cores) for name, cores in used.items()]
+        place = (
+            f"/subscriptions/{subscription}/providers/Microsoft.MachineLearningServices"
+            f"/locations/{location}"
+        )
+        return [
+            {
+                "id": f"{place}/usages/{name.replace(' ', '')}",
+                "type": "Microsoft.MachineLearningServices/usages",
+                "unit": "Count",
+                "currentValue": cores,
+                "limit": QUOTA_CORES,
+                "name": {"value": name, "localizedValue": name},
+            }
+            for name, cores in rows
+        ]
+
+    def sizes(self) -> list[dict[str, Any]]:
+        """Return the machine types."""
+        return [
+            {
+                "name": name,
+                "family": f"{name.split('_')[1]}Family",
+                "vCPUs": cores,
+                "gpus": 1 if "_NC" in name else 0,
+                "premiumIO": True,
+                "lowPriorityCapable": False,
+                "supportedComputeTypes": ["ManagedOnlineEndpoint"],
+            }
+            for name, cores in CORES.items()
+        ]
+
+    def provider(self, subscription: str, namespace: str) -> Resource:
+        """Return a resource provider and whether it is registered.
+
+        Raises:
+            Refusal: 404 for one that Azure does not have.
+        """
+        name = self._name(namespace)
+        found = self._store.get(_provider_id(subscription, name))
+        return found or _provider(subscription, name, "NotRegistered")
+
+    def register(self, subscription: str, namespace: str) -> Resource:
+        """Register a resource provider."""
+        name = self._name(namespace)
+        made = _provider(subscription, name, "Registered")
+        self._store.put(_provider_id(subscription, name), _KIND, made)
+        return made
+
+    @staticmethod
+    def permissions() -> list[dict[str, Any]]:
+        """Return what the emulator's only application may do: everything."""
+        return [{"actions": ["*"], "notActions": [], "dataActions": ["*"], "notDataActions": []}]
+
+    @staticmethod
+    def _name(namespace: str) -> str:
+        for name in _PROVIDERS:
+            if name.lower() == namespace.lower():
+                return name
+        text = f"The resource namespace '{namespace}' is invalid."
+        raise Refusal(404, "InvalidResourceNamespace", text)
+
+
+def _provider_id(subscription: str, name: str) -> str:
+    return f"/subscriptions/{subscription}/providers/{name}"
+
+
+def _provider(subscription: str, name: str, state: str) -> Resource:
+    return {
+        "id": _provider_id(subscription, name),
+        "namespace": name,
+        "registrationPolicy": "RegistrationRequired",
+        "registrationState": state,
+        "resourceTypes": [],
+    }
