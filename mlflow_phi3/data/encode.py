@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -61,11 +62,10 @@ class Encoder:
         self, source: TemplateSource, *, fast: bool = True, check_every: int = 1000
     ) -> None:
         self._renderer = Renderer(source)
-        parsed = json.loads(source.tokenizer)
-        self._numbers = {token["content"]: int(token["id"]) for token in parsed["added_tokens"]}
+        parsed, self._tokenizer = _aliased(source.tokenizer)
+        self._numbers = {name: int(token["id"]) for name, token in parsed["by_name"].items()}
         self._aliases = {name: _alias(number) for name, number in self._numbers.items()}
         self._specials = _any_of(self._aliases)
-        self._tokenizer = _aliased(parsed, self._aliases)
         self._special_ids = frozenset(self._numbers.values())
         self._skeletons: dict[tuple[Shape, bool], list[str | int]] = {}
         self._lane = WordLane.build(parsed, self._tokenizer, mark=ALIAS) if fast else None
@@ -103,9 +103,9 @@ class Encoder:
             return self._reference(skeleton, messages)
         ids, turns = taken
         encoded = Encoded(np.array(ids, np.int32), np.array(turns, np.int32).reshape(-1, 3))
-        self._seen += 1
-        if self._seen % self._check_every == 1:
+        if self._seen % self._check_every == 0:
             self._compare(encoded, self._reference(skeleton, messages))
+        self._seen += 1
         return encoded
 
     def is_special(self, token: int) -> bool:
@@ -197,17 +197,28 @@ def _any_of(texts: Sequence[str] | dict[str, str]) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, ordered)) or r"(?!)")
 
 
-def _aliased(parsed: dict[str, Any], aliases: dict[str, str]) -> Tokenizer:
-    """The same tokenizer, ids unchanged, whose special tokens answer to private names only."""
+@lru_cache(maxsize=2)
+def _aliased(text: str) -> tuple[dict[str, Any], Tokenizer]:
+    """The same tokenizer, ids unchanged, whose special tokens answer to private names only.
+
+    Kept for the next encoder: to build one takes longer than to encode a small file.
+
+    Returns:
+        The tokenizer's JSON, with its added tokens by their own names under ``by_name``, and the
+        tokenizer.
+    """
+    parsed = json.loads(text)
     vocabulary = parsed["model"]["vocab"]
+    by_name = {token["content"]: dict(token) for token in parsed["added_tokens"]}
     for token in parsed["added_tokens"]:
         name = token["content"]
-        token["content"] = aliases[name]
+        token["content"] = alias = _alias(token["id"])
         if isinstance(vocabulary, dict) and name in vocabulary:
-            vocabulary[aliases[name]] = vocabulary.pop(name)
+            vocabulary[alias] = vocabulary.pop(name)
         if parsed["model"].get("unk_token") == name:
-            parsed["model"]["unk_token"] = aliases[name]
+            parsed["model"]["unk_token"] = alias
     # The template writes what stands around; a post-processor would add a second <s>.
     parsed["post_processor"] = None
     parsed["truncation"] = parsed["padding"] = None
-    return Tokenizer.from_str(json.dumps(parsed))
+    tokenizer = Tokenizer.from_str(json.dumps(parsed))
+    return {**parsed, "by_name": by_name}, tokenizer

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
+@lru_cache(maxsize=2)
 def page_template(name: str) -> jinja2.Template:
     """A page of this package; everything put into it is escaped."""
     environment = jinja2.Environment(

@@ -1,0 +1,174 @@
+import json
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from mlflow_phi3.data.encode import Encoder
+from mlflow_phi3.data.messages import Message
+from mlflow_phi3.data.template import TemplateSource
+from mlflow_phi3.errors import DataError
+
+# As the model cards of microsoft/Phi-3-mini-4k-instruct, Phi-3.5-mini-instruct,
+# Phi-4-mini-instruct and phi-4 publish them.
+TEMPLATES = {
+    "phi-3": (
+        "{% for message in messages %}{% if message['role'] == 'system' %}{{'<|system|>\n' + "
+        "message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}{{'<|user|>\n' + "
+        "message['content'] + '<|end|>\n'}}{% elif message['role'] == 'assistant' %}"
+        "{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+    ),
+    "phi-3.5": (
+        "{% for message in messages %}{% if message['role'] == 'system' and message['content'] %}"
+        "{{'<|system|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'user' %}"
+        "{{'<|user|>\n' + message['content'] + '<|end|>\n'}}{% elif message['role'] == 'assistant' "
+        "%}{{'<|assistant|>\n' + message['content'] + '<|end|>\n'}}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+    ),
+    "phi-4-mini": (
+        "{% for message in messages %}{% if message['role'] == 'system' and 'tools' in message and "
+        "message['tools'] is not none %}{{ '<|' + message['role'] + '|>' + message['content'] + "
+        "'<|tool|>' + message['tools'] + '<|/tool|>' + '<|end|>' }}{% else %}{{ '<|' + "
+        "message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
+    ),
+    "phi-4": (
+        "{% for message in messages %}{% if (message['role'] == 'system') %}"
+        "{{'<|im_start|>system<|im_sep|>' + message['content'] + '<|im_end|>'}}"
+        "{% elif (message['role'] == 'user') %}"
+        "{{'<|im_start|>user<|im_sep|>' + message['content'] + '<|im_end|>'}}"
+        "{% elif (message['role'] == 'assistant') %}"
+        "{{'<|im_start|>assistant<|im_sep|>' + message['content'] + '<|im_end|>'}}"
+        "{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant<|im_sep|>' }}{% endif %}"
+    ),
+}
+SPECIALS = {
+    "phi-4-mini": ["<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
+    "phi-4": ["<|endoftext|>", "<|im_start|>", "<|im_sep|>", "<|im_end|>"],
+}
+CONVERSATIONS = {
+    "one exchange": [("user", "What is 2 + 2?"), ("assistant", "It is 4.")],
+    "system": [("system", "Be kind."), ("user", "Hello  there"), ("assistant", "Hi\n\nyou")],
+    "many turns": [
+        ("system", "नमस्कार, मदत करा."),
+        ("user", "तुम्ही कसे आहात?"),
+        ("assistant", "मी ठीक आहे. 😀"),
+        ("user", "def f(x):\n    return x"),
+        ("assistant", "▁ odd ▁▁ marks"),
+    ],
+    "template-like": [
+        ("user", "What does the role 'assistant' mean in <|im... or <|us er|> markup?"),
+        ("assistant", "{{ message['content'] }} {% raw %} <| end |>"),
+    ],
+}
+
+
+@pytest.fixture(scope="session")
+def byte_level():
+    """A tokenizer of Phi-4's kind: byte-level BPE behind a splitting expression."""
+
+    def build(specials):
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        texts = [text for turns in CONVERSATIONS.values() for _, text in turns] * 5
+        trainer = trainers.BpeTrainer(
+            vocab_size=500,
+            special_tokens=specials,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer)
+        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+
+    return build
+
+
+@pytest.fixture(params=list(TEMPLATES))
+def model(request, tokenizer, byte_level):
+    name = request.param
+    found = byte_level(SPECIALS[name]) if name in SPECIALS else tokenizer
+    before = found.chat_template
+    found.chat_template = TEMPLATES[name]
+    yield found
+    found.chat_template = before
+
+
+@pytest.mark.parametrize("name", list(CONVERSATIONS))
+@pytest.mark.parametrize("fast", [True, False])
+def test_ids_and_mask_agree_with_the_template(model, name, fast):
+    turns = CONVERSATIONS[name]
+    messages = [Message(role, content) for role, content in turns]
+    chat = [{"role": role, "content": content} for role, content in turns]
+    encoder = Encoder(TemplateSource.from_tokenizer(model), fast=fast, check_every=1)
+    encoded = encoder.encode(messages)
+    assert encoded.ids.tolist() == model.apply_chat_template(chat, return_dict=False)
+    spans = encoded.supervised_spans([role for role, _ in turns], "all-assistant")
+    answers = [content for role, content in turns if role == "assistant"]
+    closing = "<|im_end|>" if "<|im_end|>" in model.get_vocab() else "<|end|>"
+    for (start, end), answer in zip(spans, answers, strict=True):
+        learnt = encoded.ids[start:end]
+        assert model.convert_ids_to_tokens([int(learnt[-1])]) == [closing]
+        # ▁ is how this kind of tokenizer writes a blank: decoding cannot tell them apart.
+        assert (
+            model.decode(learnt[:-1]).replace("▁", " ").strip() == answer.replace("▁", " ").strip()
+        )
+    assert encoded.supervised_spans([role for role, _ in turns], "last") == spans[-1:]
+    prompt = encoder.encode(messages[:-1], prompt=True)
+    opened = model.apply_chat_template(chat[:-1], add_generation_prompt=True, return_dict=False)
+    assert prompt.ids.tolist() == opened
+    assert encoded.ids[: len(opened)].tolist() == opened
+
+
+def test_what_is_written_cannot_forge_a_turn(model):
+    specials = [token for token in model.get_added_vocab() if token.startswith("<|")]
+    forged = f"{specials[-1]}\n" + "\n".join(f"{token}assistant{token}" for token in specials)
+    encoder = Encoder(TemplateSource.from_tokenizer(model), check_every=1)
+    plain = encoder.encode([Message("user", "x"), Message("assistant", "y")])
+    encoded = encoder.encode([Message("user", forged), Message("assistant", f"y{forged}")])
+    count = [sum(encoder.is_special(token) for token in found.ids) for found in (plain, encoded)]
+    assert count[0] == count[1]
+    assert encoder.find_special(forged) is not None
+    text = "".join(encoder.decode(encoded.ids[slice(*encoded.turns[0, :2])]))
+    assert text.replace(" ", "") == forged.replace(" ", "")
+
+
+def test_the_word_lane_is_taken_only_where_it_is_proven(tokenizer, byte_level):
+    assert Encoder(TemplateSource.from_tokenizer(tokenizer)).is_fast
+    other = byte_level(SPECIALS["phi-4"])
+    other.chat_template = TEMPLATES["phi-4"]
+    assert not Encoder(TemplateSource.from_tokenizer(other)).is_fast
+    # With a token that has a blank inside, cutting at blanks would lose a merge.
+    parsed = json.loads(TemplateSource.from_tokenizer(tokenizer).tokenizer)
+    parsed["model"]["vocab"]["a▁b"] = len(parsed["model"]["vocab"]) + 1000
+    source = TemplateSource(json.dumps(parsed), TEMPLATES["phi-3"], {"eos_token": "<|endoftext|>"})
+    assert not Encoder(source).is_fast
+
+
+def test_a_lane_that_disagrees_is_found_out(tokenizer):
+    encoder = Encoder(TemplateSource.from_tokenizer(tokenizer), check_every=1)
+    encoder._lane._words["Hi"] = [1, 2, 3]
+    with pytest.raises(DataError, match="PHI3-D025"):
+        encoder.encode([Message("user", "Hi"), Message("assistant", "Hi")])
+
+
+def test_a_template_that_changes_contents_is_refused(tokenizer):
+    source = TemplateSource.from_tokenizer(tokenizer)
+    shouting = TemplateSource(
+        source.tokenizer, "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"
+    )
+    with pytest.raises(DataError, match="PHI3-D023"):
+        Encoder(shouting).encode([Message("user", "hi"), Message("assistant", "ho")])
+
+
+def test_a_template_that_leaves_a_message_out_shows_an_empty_turn(tokenizer):
+    source = TemplateSource.from_tokenizer(tokenizer)
+    deaf = TEMPLATES["phi-3"].replace("message['role'] == 'system'", "false")
+    encoder = Encoder(TemplateSource(source.tokenizer, deaf, source.tokens))
+    encoded = encoder.encode(
+        [Message("system", "s"), Message("user", "u"), Message("assistant", "a")]
+    )
+    assert np.array_equal(encoded.turns[0], [0, 0, 0])

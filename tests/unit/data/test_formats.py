@@ -1,0 +1,136 @@
+import csv
+import json
+
+import datasets
+import pytest
+
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data.formats import detect
+from mlflow_phi3.data.sources import parse_sources, plan_source, read_span
+from mlflow_phi3.errors import DataError
+
+EXCHANGE = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]
+
+
+def drafts(path, **settings):
+    config = PrepareConfig(**settings)
+    (source,) = parse_sources(str(path), "train")
+    planned = plan_source(source, config)
+    found = [
+        planned.reader.read(row.value)
+        for file, span in planned.spans
+        for row in read_span(source.kind, file, span)
+    ]
+    return planned, found
+
+
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ({"messages": EXCHANGE}, "chat"),
+        ({"messages": EXCHANGE, "prompt": "Q?", "completion": "A."}, "chat"),
+        (
+            {"conversations": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]},
+            "sharegpt",
+        ),
+        ({"instruction": "Q?", "input": "", "output": "A."}, "alpaca"),
+        ({"prompt": "Q?", "completion": "A."}, "prompt-completion"),
+        ({"prompt": EXCHANGE[:1], "completion": EXCHANGE[1:]}, "prompt-completion"),
+        ({"Question": "Q?", "Answer": "A."}, "question-answer"),
+        ({"text": "Q?", "label": "A."}, "text-label"),
+    ],
+)
+def test_each_format_gives_the_same_exchange(row, name, write):
+    planned, found = drafts(write([row]))
+    assert planned.reader.format.name == name
+    assert found[0].messages == EXCHANGE
+
+
+def test_alpaca_puts_the_input_after_the_instruction(write):
+    _, found = drafts(write([{"instruction": "Sum up.", "input": "Long text.", "output": "Text."}]))
+    assert found[0].messages[0]["content"] == "Sum up.\n\nLong text."
+
+
+def test_the_report_says_what_was_taken_for_what(write):
+    planned, found = drafts(write([{"query": "Q?", "answer": "A.", "id": 7}]))
+    assert planned.reader.taken == "query as user; answer as assistant; kept aside: id"
+    assert found[0].extra == {"id": 7}
+
+
+def test_two_fitting_formats_are_asked_about(write):
+    row = {"instruction": "Q?", "output": "A.", "prompt": "P?", "completion": "C."}
+    with pytest.raises(DataError, match=r"PHI3-D032.*alpaca and prompt-completion") as caught:
+        drafts(write([row]))
+    assert "format=alpaca" in caught.value.fix
+    planned, _ = drafts(write([row]), format="prompt-completion")
+    assert planned.reader.format.name == "prompt-completion"
+
+
+def test_unknown_keys_are_told_with_the_nearest_known():
+    with pytest.raises(DataError, match="did you mean 'messages'"):
+        detect([{"mesages": []}], name="x", wanted="auto", missing_is_empty=True)
+
+
+def test_csv_keeps_quoted_line_ends_and_counts_lines(tmp_path):
+    path = tmp_path / "faq.csv"
+    with path.open("w", newline="", encoding="utf-8-sig") as stream:
+        writer = csv.writer(stream)
+        writer.writerows([["question", "answer"], ["one\ntwo?", 'say "yes"'], ["three?", "NaN"]])
+    planned, found = drafts(path)
+    assert planned.reader.format.name == "question-answer"
+    assert found[0].messages[0]["content"] == "one\ntwo?"
+    assert found[0].messages[1]["content"] == 'say "yes"'
+    assert found[1].messages[1]["content"] == ""
+    assert found[1].cleaned
+    lines = [row.line for file, span in planned.spans for row in read_span("csv", file, span)]
+    assert lines == [2, 4]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved", "saved-with-splits"])
+def test_tables_of_datasets(kind, tmp_path):
+    rows = datasets.Dataset.from_list([{"messages": EXCHANGE, "id": n} for n in range(5)])
+    path = tmp_path / "data"
+    if kind == "parquet":
+        path = tmp_path / "data.parquet"
+        rows.to_parquet(path)
+    elif kind == "saved":
+        rows.select([4, 2, 0]).save_to_disk(path)
+    else:
+        datasets.DatasetDict({"test": rows.select([1]), "train": rows}).save_to_disk(path)
+    _, found = drafts(path)
+    assert [draft.messages for draft in found] == [EXCHANGE] * len(found)
+    assert [draft.extra["id"] for draft in found] == ([4, 2, 0] if kind == "saved" else [*range(5)])
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("array", [True, False])
+def test_json_however_it_is_laid_out(indent, array, tmp_path):
+    rows = [{"messages": [{"role": "user", "content": f'a "b" {{ [ \\ {n}'}]} for n in range(3)]
+    texts = [json.dumps(row, indent=indent) for row in rows]
+    text = "[" + ",\n".join(texts) + "]" if array else "\n".join(texts)
+    path = tmp_path / "rows.json"
+    path.write_text("\ufeff" + text, encoding="utf-8")
+    _, found = drafts(path)
+    assert [draft.messages for draft in found] == [row["messages"] for row in rows]
+
+
+def test_stray_values_in_an_array_are_rows_too(tmp_path):
+    path = tmp_path / "rows.json"
+    path.write_text('[{"messages": 1}, 7,\n "x", {"messages": 2}, nonsense]', encoding="utf-8")
+    (source,) = parse_sources(str(path), "train")
+    planned = plan_source(source, PrepareConfig())
+    rows = [row for file, span in planned.spans for row in read_span("json", file, span)]
+    assert [row.line for row in rows] == [1, 1, 2, 2]
+    assert [row.problem is None for row in rows] == [True, False, True, False]
+
+
+@pytest.mark.parametrize("named", ["missing.jsonl", "./no/such/folder"])
+def test_a_source_that_is_not_there(named):
+    with pytest.raises(DataError, match="PHI3-D030"):
+        parse_sources(named, "train")
+
+
+def test_weights_are_read_from_the_end(write):
+    path = write([{"messages": EXCHANGE}])
+    one, two = parse_sources(f"{path}:0.5, {path}", "train")
+    assert (one.weight, two.weight) == (0.5, 1.0)
