@@ -53,12 +53,18 @@ def upload_folder(workspace: Workspace, folder: Path, digest: str, *, progress: 
         container = _container(ml)
         with closing(container), ThreadPoolExecutor(_WORKERS) as pool:
             there = {blob.name: blob.size for blob in container.list_blobs(name_starts_with=prefix)}
+            small: list[tuple[Any, Path]] = []
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
                 name = f"{prefix}/{path.relative_to(folder).as_posix()}"
-                if there.get(name) == path.stat().st_size:
-                    progress(path.stat().st_size)
+                size_bytes = path.stat().st_size
+                if there.get(name) == size_bytes:
+                    progress(size_bytes)
+                elif size_bytes <= BLOCK_BYTES:  # one request each, as many at once
+                    small.append((container.get_blob_client(name), path))
                 else:
-                    _send_file(container.get_blob_client(name), path, pool, progress)
+                    _send_large(container.get_blob_client(name), path, pool, progress)
+            for size_bytes in pool.map(_send_small, small):
+                progress(size_bytes)
     return f"azureml://datastores/{_DATASTORE}/paths/{prefix}"
 
 
@@ -77,7 +83,7 @@ def _container(ml: Any) -> Any:
     )
 
 
-def _send_file(blob: Any, path: Path, pool: ThreadPoolExecutor, progress: Progress) -> None:
+def _send_large(blob: Any, path: Path, pool: ThreadPoolExecutor, progress: Progress) -> None:
     """Stage the blocks that are not there yet, then commit them all."""
     from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415 - loaded by now
     from azure.storage.blob import BlobBlock  # noqa: PLC0415
@@ -93,6 +99,13 @@ def _send_file(blob: Any, path: Path, pool: ThreadPoolExecutor, progress: Progre
     for size_bytes in pool.map(_stage, missing):
         progress(size_bytes)
     blob.commit_block_list([BlobBlock(block.id) for block in blocks])
+
+
+def _send_small(one: tuple[Any, Path]) -> int:
+    blob, path = one
+    content = path.read_bytes()
+    blob.upload_blob(content, overwrite=True)
+    return len(content)
 
 
 def _cut(path: Path, blob: Any) -> Iterator[_Block]:

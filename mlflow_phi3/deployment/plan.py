@@ -205,13 +205,17 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
     actions: list[Action] = []
     if current.endpoint is None:
         actions.append(_new_endpoint(wanted))
-    elif ready is None and current.find(slot) is not None:
+    before = dict(current.endpoint.traffic) if current.endpoint else {}
+    if ready is None and current.find(slot) is not None:
+        if before.get(slot):  # a canary of another version: its share goes back first
+            cleared = without(before, slot)
+            actions.append(ShiftTraffic(wanted.endpoint, cleared, before))
+            before = cleared
         actions.append(RemoveDeployment(wanted.endpoint, slot))
     if ready is None:
         actions.append(PutDeployment(wanted.endpoint, _merged(active, wanted, slot)))
     if wanted.verify:
         actions.append(Verify(wanted.endpoint, name))
-    before = dict(current.endpoint.traffic) if current.endpoint else {}
     share = WHOLE if wanted.traffic is None or active is None else wanted.traffic
     # One takes over from all: shares of a canary before belong to the past.
     old = {active.name: WHOLE} if active is not None else {}

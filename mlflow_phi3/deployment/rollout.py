@@ -111,7 +111,10 @@ def roll_out(
         except DeadlinePassed as late:
             raise _unfinished(late, action, plan.actions[number:], service) from late
         except Phi3Error as failed:
-            _take_back([*done, action], failed, service, told=told)
+            made = [*done, action]
+            if any(isinstance(d, ShiftTraffic) and d.traffic.get(plan.deployment) for d in done):
+                made = [action]  # requests go to the new deployment by now: it stays
+            _take_back(made, failed, service, told=told)
             raise
         done.append(action)
     return Outcome(plan.deployment, tuple(done), ())
@@ -159,9 +162,7 @@ def _take_back(
     """Remove what was made, last first, and add to the error what became of it."""
     log = _log(made[-1], service)
     notes: list[str] = []
-    moved = any(isinstance(step, ShiftTraffic) for step in made[:-1])
-    steps = () if moved else tuple(reversed(made))  # traffic is on it: it stays
-    for step in steps:
+    for step in reversed(made):
         undo = _opposite(step)
         if undo is None:
             continue

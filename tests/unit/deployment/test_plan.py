@@ -58,6 +58,14 @@ def test_the_occupied_slot_is_emptied_first():
     assert plan.actions[0].deployment == plan.actions[1].deployment.name == "blue"
 
 
+def test_a_canary_of_another_version_gives_its_share_back_before_it_goes():
+    there = current({"blue": 90, "green": 10}, deployment("blue"), deployment("green", "/m/x/v/9"))
+    plan = plan_deployment(there, wanted())
+    assert kinds(plan) == [ShiftTraffic, RemoveDeployment, PutDeployment, Verify, ShiftTraffic]
+    assert plan.actions[0].traffic == {"blue": 100}
+    assert (plan.actions[-1].before, plan.actions[-1].traffic) == ({"blue": 100}, {"green": 100})
+
+
 def test_without_keep_previous_the_old_one_goes_last():
     there = current({"blue": 100}, deployment("blue"))
     plan = plan_deployment(there, wanted(keep_previous=False))

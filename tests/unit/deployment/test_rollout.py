@@ -90,3 +90,30 @@ def test_killed_after_any_step_a_second_run_completes(service):
         assert service.endpoints["chat"].traffic == {"blue": 100}
     deploy(service, model="/m/chat/versions/2")
     assert service.endpoints["chat"].traffic == {"green": 100}
+
+
+def test_a_failure_after_a_canary_was_cleared_still_takes_the_new_one_back(service):
+    deploy(service)
+    plan = plan_deployment(
+        get_current(service, "chat"),
+        Wanted("chat", model="/m/chat/versions/2", default_instance_type="A", traffic=10),
+    )
+    roll_out(plan, service, passes, told=lambda _line: None)
+    assert service.endpoints["chat"].traffic == {"green": 10, "blue": 90}
+    with pytest.raises(GateError, match="done: delete deployment chat/green"):
+        deploy(service, fails, "/m/chat/versions/3")
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+    assert set(service.deployments["chat"]) == {"blue"}
+
+
+def test_when_the_old_one_cannot_be_removed_the_new_one_keeps_its_traffic(service, refused):
+    deploy(service)
+    wanted_next = Wanted(
+        "chat", model="/m/chat/versions/2", default_instance_type="A", keep_previous=False
+    )
+    plan = plan_deployment(get_current(service, "chat"), wanted_next)
+    service.faults["delete_deployment"] = [refused()]
+    with pytest.raises(AzureError):
+        roll_out(plan, service, passes, told=lambda _line: None)
+    assert service.endpoints["chat"].traffic == {"green": 100}
+    assert set(service.deployments["chat"]) == {"blue", "green"}
