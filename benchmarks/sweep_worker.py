@@ -1,0 +1,161 @@
+"""What `sweep.py` starts: one trial with TRL, or our whole sweep; prints one JSON line."""
+
+import argparse
+import json
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.data.sample import load_conversations
+
+BATCH = 8
+LORA_R, LORA_ALPHA = 16, 32.0
+
+
+def load_examples(tokenizer: Any, rows: int) -> tuple[list[Example], list[Example]]:
+    """``rows`` of the demo's conversations to train on, half as many again to validate on."""
+    examples: list[Example] = []
+    for messages in load_conversations()[: rows + rows // 2]:
+        asked = tokenizer.apply_chat_template(
+            messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        answer = messages[-1]["content"] + "<|end|>\n"
+        told = tokenizer(answer, add_special_tokens=False)["input_ids"]
+        supervised = np.arange(len(asked) + len(told)) >= len(asked)
+        examples.append(Example(np.array(asked + told, np.int32), supervised))
+    return examples[:rows], examples[rows:]
+
+
+def train_with_trl(asked: argparse.Namespace) -> dict[str, Any]:
+    """One trial as people write it: SFTTrainer on a PEFT model, then its validation loss.
+
+    It begins with our initial adapter and sees our batches in our order, so that both learn the
+    same; the epochs lie one after the other in the data set.
+    """
+    import transformers  # noqa: PLC0415 - not in our process
+    from datasets import Dataset, disable_progress_bar  # noqa: PLC0415
+    from peft import PeftModel  # noqa: PLC0415
+    from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
+
+    from mlflow_phi3.training.schedule import order_examples  # noqa: PLC0415
+    from mlflow_phi3.training.spec import TrialSpec  # noqa: PLC0415
+
+    transformers.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    disable_progress_bar()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(asked.base)
+    train, validation = load_examples(tokenizer, asked.rows)
+    spec = TrialSpec(asked.learning_rate, asked.multiplier, asked.epochs)
+    order = [at for epoch in range(asked.epochs) for at in order_examples(spec, epoch, len(train))]
+    rows = [(train[at].input_ids.tolist(), train[at].supervised.tolist()) for at in order]
+    labels = [[i if s else -100 for i, s in zip(ids, s, strict=True)] for ids, s in rows]
+    base = transformers.AutoModelForCausalLM.from_pretrained(asked.base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(base, asked.adapter, is_trainable=True)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                output_dir=folder,
+                use_cpu=True,
+                per_device_train_batch_size=BATCH,
+                gradient_accumulation_steps=asked.multiplier,
+                num_train_epochs=1,
+                learning_rate=asked.learning_rate,
+                lr_scheduler_type="constant",
+                train_sampling_strategy="sequential",
+                save_strategy="no",
+                logging_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                seed=0,
+                **asked.options,
+            ),
+            train_dataset=Dataset.from_dict(
+                {"input_ids": [ids for ids, _ in rows], "labels": labels}
+            ),
+            processing_class=tokenizer,
+        )
+        trainer.train()
+    return {"loss": measure_loss(trainer.model.eval(), validation)}
+
+
+def measure_loss(model: Any, examples: Sequence[Example]) -> float:
+    """Negative log-likelihood over supervised tokens, plainly."""
+    total, tokens = 0.0, 0
+    with torch.no_grad():
+        for example in examples:
+            ids = torch.from_numpy(example.input_ids.astype(np.int64))
+            logits = model(input_ids=ids[None]).logits[0, :-1].float()
+            wanted = torch.from_numpy(example.supervised[1:])
+            total += float(
+                torch.nn.functional.cross_entropy(logits[wanted], ids[1:][wanted], reduction="sum")
+            )
+            tokens += int(wanted.sum())
+    return total / tokens
+
+
+def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
+    """The whole sweep as the workflow runs it: Optuna, engine, MLflow, report."""
+    import optuna  # noqa: PLC0415 - not in TRL's process
+
+    from mlflow_phi3.config.parse import parse_values  # noqa: PLC0415
+    from mlflow_phi3.config.sweep import SweepConfig  # noqa: PLC0415
+    from mlflow_phi3.modeling.base import load_base  # noqa: PLC0415
+    from mlflow_phi3.sweep.run import run_sweep  # noqa: PLC0415
+    from mlflow_phi3.tracking.runs import open_tracker  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        tracker = open_tracker(uri=f"sqlite:///{folder}/mlflow.db")
+        base = load_base(asked.base, precision="float32")
+        train, validation = load_examples(base.tokenizer, asked.rows)
+        with tracker.stage("sweep", stage="sweep") as run:
+            result = run_sweep(
+                parse_values(SweepConfig, asked.options),
+                base=base,
+                train=train,
+                validation=validation,
+                tracker=tracker,
+                parent=run,
+                folder=folder / "trials",
+                tags={},
+                on_progress=lambda _: None,
+            )
+        study = optuna.load_study(study_name=result.study, storage=result.storage)
+        last = [trial.intermediate_values.get(trial.last_step or 0) for trial in study.trials]
+    return {
+        "winner": result.winner.number,
+        "trials": [
+            {"state": trial.state, "loss": loss, **trial.params}
+            for trial, loss in zip(result.trials, last, strict=True)
+        ],
+    }
+
+
+def main() -> None:
+    """Do what was asked and print what came out."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("method", choices=("trl", "ours"))
+    parser.add_argument("--base", required=True)
+    parser.add_argument("--adapter")
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float)
+    parser.add_argument("--multiplier", type=int)
+    parser.add_argument("--epochs", type=int)
+    parser.add_argument("--options", type=json.loads, default={})
+    asked = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(asked.threads)
+    found = train_with_trl(asked) if asked.method == "trl" else sweep_with_ours(asked)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
