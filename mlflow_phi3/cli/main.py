@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlflow_phi3 import __version__
+from mlflow_phi3.cli import deployment, emulator, repair
 from mlflow_phi3.cli.reference import Parameter, parameters
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Phi3Error
@@ -51,6 +52,9 @@ def _row(parameter: Parameter) -> tuple[str, str, str]:
 
 for _word in WORDS:
     _add_word(_word)
+app.registered_commands += deployment.app.registered_commands
+app.registered_commands += repair.app.registered_commands
+app.add_typer(emulator.app)
 
 
 @app.command()

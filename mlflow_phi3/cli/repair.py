@@ -1,0 +1,29 @@
+"""``mlflow-phi3 repair``: close what a dead machine left of a study."""
+
+import time
+
+import typer
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.sweep.repair import repair_study
+from mlflow_phi3.sweep.storage import default_storage, open_storage
+from mlflow_phi3.tracking.runs import open_tracker
+
+app = typer.Typer(name="repair", help="Close what a dead machine left of a study.")
+
+_STUDY = typer.Argument(..., help="Name of the study.")
+_STORAGE = typer.Option("", "--storage", help="As the parameter `storage` of a sweep.")
+
+
+@app.command("repair")
+def repair_command(study: str = _STUDY, *, storage: str = _STORAGE) -> None:
+    """Release the trials of dead drivers and close their runs; the study can then be continued."""
+    tracker = open_tracker()
+    url = storage or default_storage(tracker.uri)
+    try:
+        done = repair_study(open_storage(url), study, tracker=tracker, now=time.time())
+    except KeyError:
+        raise UsageError(
+            "PHI3-U090", f"no study {study!r}", where=url, fix="look at the tag phi3.study of a run"
+        ) from None
+    typer.echo(f"{len(done.released)} trials wait again, {len(done.closed)} runs were closed.")
