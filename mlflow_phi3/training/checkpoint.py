@@ -127,6 +127,13 @@ def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
+def discard_checkpoints(folder: Path) -> None:
+    """Remove what an earlier trial of the same name left in ``folder``."""
+    for name in ("best", "last"):
+        for path in (folder / name, folder / f".{name}.new", folder / f".{name}.old"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def is_adapter(folder: Path) -> bool:
     """Whether ``folder`` holds PEFT's two files."""
     return (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file()

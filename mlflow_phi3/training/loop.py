@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 # Tokens of one adapter in one pass. A CPU's matrix products are full at about a thousand rows, and
 # more would only take memory; a GPU's are not.
 TOKEN_BUDGET = {"cpu": 1024, "cuda": 16384}
+REMEMBERED = 64  # finished trajectories on which a longer trial may still continue
 
 
 class Session:
@@ -114,8 +115,10 @@ class Session:
             TrainingError: ``resume`` without a checkpoint, or one of another trial or other data.
         """
         rider = Rider(trial, spec, self._folder / trial)
-        if not resume and adapter is None and self._share(rider):
-            return
+        if not resume and adapter is None:
+            disk.discard_checkpoints(rider.folder)
+            if self._share(rider):
+                return
         layout = plan_layout(self._linear, spec.lora)
         start = rider.folder / "last" if resume else adapter
         if resume:
@@ -125,7 +128,7 @@ class Session:
                 progress = replace(progress, evaluated=progress.evaluated - 1)
             rider.best_loss, rider.steps = progress.best_loss, progress.step
             twin = self._find_twin(spec, progress)
-            if twin is not None:
+            if twin is not None and progress.evaluated < spec.epochs:
                 rider.shared_with = twin.riders[0].shared_with or twin.riders[0].trial
                 twin.riders.append(rider)
                 return
@@ -318,7 +321,10 @@ class Session:
             return
         self._running.remove(trajectory)
         if outcome == "complete":
+            trajectory.release()
             self._finished[trajectory.spec.trunk] = trajectory
+            if len(self._finished) > REMEMBERED:
+                del self._finished[next(iter(self._finished))]
 
     def _fail(self, trajectory: Trajectory, problem: str) -> None:
         for rider in list(trajectory.riders):

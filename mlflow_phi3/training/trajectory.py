@@ -192,6 +192,12 @@ class Trajectory:
         self.step, self.evaluated = step, evaluated
         self.offset = self.calendar.batch(step)[1]
 
+    def release(self) -> None:
+        """Let go of the tensors; what it told is remembered, its files can be continued."""
+        self.weights = self.gradient = torch.empty(0)
+        self.optimizer.state.clear()
+        self.optimizer.param_groups.clear()
+
     def report_step(self, update: Update, memory: int) -> list[StepReport]:
         """What every rider is told of ``update``; remembered for those who come later."""
         told = StepReport(

@@ -19,6 +19,7 @@ from mlflow_phi3.training.adapters import (
 )
 from mlflow_phi3.training.capacity import choose_concurrency, free_bytes, measure_trial_bytes
 from mlflow_phi3.training.engine import choose_engine
+from mlflow_phi3.training.loss import get_loss
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
 from mlflow_phi3.training.schedule import Calendar, order_examples
 from mlflow_phi3.training.scoring import score
@@ -174,3 +175,28 @@ def test_capacity_grows_with_memory_and_shrinks_with_rank(new_base, new_examples
     ]
     assert fits == [1, 1, 2, 3, 4]
     assert free_bytes(torch.device("cpu")) > 0
+
+
+@pytest.mark.parametrize(
+    ("group", "find"),
+    [
+        ("mlflow_phi3.losses", lambda: get_loss(replace(SPEC, loss="mine"), torch.device("cpu"))),
+        (
+            "mlflow_phi3.optimizers",
+            lambda: make_optimizer("mine", [torch.zeros(1)], learning_rate=1.0, weight_decay=0.0),
+        ),
+    ],
+)
+def test_other_packages_add_names(tmp_path, monkeypatch, group, find):
+    (tmp_path / "mine.py").write_text(
+        "def make(*a, **k):\n    return ('mine', len(a), sorted(k))\n"
+    )
+    folder = tmp_path / "mine-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text(f"[{group}]\nmine = mine:make\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = find()
+    made = found("logits", "targets") if callable(found) else found
+    assert made[0] == "mine"
+    assert made[1:] == ((2, ["class_weights", "label_smoothing"]) if callable(found) else (3, []))
