@@ -4,7 +4,7 @@ One model, one machine, one run; the servers take turns, so that what else the m
 all of them alike. The last line is ``vs_transformers=<at 1>,<at 8>,<at 32> vs_mlflow_8=<ratio>``,
 the ratios of the medians in requests per second.
 
-``python benchmarks/serve.py [--repeats 3] [--tokens 24] [--checkpoint FOLDER]``
+``python benchmarks/serve.py [--repeats 3] [--tokens 24] [--requests 96]``
 """
 
 import argparse
@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -91,8 +92,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--requests", type=int, default=96, help="of each server at each load")
     parser.add_argument("--checkpoint", type=Path, default=None)
     options = parser.parse_args()
+    # The servers are sessions of their own: a signal has to pass the `finally` that ends them.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     checkpoint = (options.checkpoint or checkpoint_path()).resolve()
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,10 +105,11 @@ def main() -> None:
             for peer in peers:
                 with started(peer) as url:
                     for clients in peer.loads:
-                        found = asyncio.run(measure(peer, url, clients, options.tokens))
+                        each = max(1, options.requests // clients)
+                        found = asyncio.run(measure(peer, url, clients, each, options.tokens))
                         results.append(found)
                         print(repeat, *asdict(found).values(), flush=True)
-    save(results, tokens=options.tokens, repeats=options.repeats)
+    save(results, vars(options))
     print(summary(results))
 
 
@@ -187,9 +192,8 @@ def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Any) -> No
     raise SystemExit(f"{url} never answered:\n{log.read().decode()[-3000:]}")
 
 
-async def measure(peer: Peer, url: str, clients: int, tokens: int) -> Result:
-    """Let ``clients`` ask one question after the other."""
-    each = max(3, 24 // clients)
+async def measure(peer: Peer, url: str, clients: int, each: int, tokens: int) -> Result:
+    """Let ``clients`` ask ``each`` questions one after the other."""
     async with httpx.AsyncClient(
         base_url=url, timeout=600, limits=httpx.Limits(max_connections=clients)
     ) as http:
@@ -246,11 +250,11 @@ async def read_events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]
             yield json.loads(line.removeprefix("data: "))
 
 
-def save(results: list[Result], *, tokens: int, repeats: int) -> None:
+def save(results: list[Result], options: dict[str, Any]) -> None:
     """Write every repeat with what it was measured on."""
     RESULTS.parent.mkdir(exist_ok=True)
     commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=RESULTS.parent
     ).stdout.strip()
     RESULTS.write_text(
         json.dumps(
@@ -263,8 +267,9 @@ def save(results: list[Result], *, tokens: int, repeats: int) -> None:
                     "transformers": transformers.__version__,
                     "mlflow": mlflow.__version__,
                 },
-                "max_tokens": tokens,
-                "repeats": repeats,
+                "max_tokens": options["tokens"],
+                "requests": options["requests"],
+                "repeats": options["repeats"],
                 "results": [asdict(result) for result in results],
             },
             indent=2,

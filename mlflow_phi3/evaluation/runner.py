@@ -1,8 +1,8 @@
 """Measure a model on examples: losses of all, generated answers of some."""
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
@@ -10,6 +10,7 @@ from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.data.messages import Conversation, Example, Message
 from mlflow_phi3.evaluation import metrics
 from mlflow_phi3.evaluation.losses import ExampleLoss, example_losses
+from mlflow_phi3.evaluation.plugins import AnswerMetric, load_metrics, score_answer
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.generate import generate
@@ -27,6 +28,7 @@ class Prediction:
         exact_match: See :func:`mlflow_phi3.evaluation.metrics.exact_match`.
         f1: See :func:`mlflow_phi3.evaluation.metrics.token_f1`.
         rouge_l: See :func:`mlflow_phi3.evaluation.metrics.rouge_l`.
+        others: Scores of metrics that other packages bring, by name.
     """
 
     place: str
@@ -36,6 +38,7 @@ class Prediction:
     exact_match: float
     f1: float
     rouge_l: float
+    others: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class Evaluation:
 
     Args:
         metrics: ``loss``, ``perplexity``, ``token_accuracy``, ``supervised_tokens``; and, when
-            answers were generated, ``exact_match``, ``f1``, ``rouge_l``.
+            answers were generated, ``exact_match``, ``f1``, ``rouge_l`` and those that installed
+            packages add (:mod:`mlflow_phi3.evaluation.plugins`).
         per_example: Each example's loss with its place, in order: a few hundred bytes a row,
             all that grows with the test set.
         predictions: The generated answers, in order.
@@ -73,7 +77,12 @@ def evaluate(
         conversations: The same rows; only the first ``config.answers`` are read.
         config: How much is generated.
         on_progress: Called with (``loss`` or ``answers``, done, in all; 0 when not known).
+
+    Raises:
+        TrainingError: The adapter does not fit the base.
+        UsageError: A metric of another package cannot be loaded, before anything is measured.
     """
+    added = load_metrics()
     asked = tuple(itertools.islice(conversations, config.answers))
 
     def told(stage: str) -> Callable[[int, int], None]:
@@ -94,7 +103,7 @@ def evaluate(
             batch_size=config.generation_batch_size,
             on_progress=told("answers"),
         )
-    predictions = tuple(predict(row, text) for row, text in zip(asked, answers, strict=True))
+    predictions = tuple(predict(row, text, added) for row, text in zip(asked, answers, strict=True))
     return Evaluation(
         metrics=token_metrics(totals) | answer_metrics(predictions),
         per_example=tuple(per_example),
@@ -102,8 +111,10 @@ def evaluate(
     )
 
 
-def predict(conversation: Conversation, answer: str) -> Prediction:
-    """Score one answer against its conversation."""
+def predict(
+    conversation: Conversation, answer: str, added: Mapping[str, AnswerMetric]
+) -> Prediction:
+    """Score one answer against its conversation, by our metrics and the ``added`` ones."""
     expected = conversation.messages[-1].content
     return Prediction(
         place=conversation.place,
@@ -113,6 +124,7 @@ def predict(conversation: Conversation, answer: str) -> Prediction:
         exact_match=metrics.exact_match(expected, answer),
         f1=metrics.token_f1(expected, answer),
         rouge_l=metrics.rouge_l(expected, answer),
+        others=score_answer(added, expected, answer),
     )
 
 
@@ -134,4 +146,5 @@ def answer_metrics(predictions: Sequence[Prediction]) -> dict[str, float]:
         "exact_match": fmean(row.exact_match for row in predictions),
         "f1": fmean(row.f1 for row in predictions),
         "rouge_l": fmean(row.rouge_l for row in predictions),
+        **{name: fmean(row.others[name] for row in predictions) for name in predictions[0].others},
     }

@@ -1,0 +1,53 @@
+"""Metrics of other packages, by entry point."""
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+
+from mlflow_phi3.errors import UsageError
+
+ENTRY_POINTS = "mlflow_phi3.metrics"
+
+AnswerMetric = Callable[[str, str], float]
+"""``(expected, answer) -> score``; its mean over the answers becomes a metric."""
+
+BUILT_IN = frozenset(
+    {"loss", "perplexity", "token_accuracy", "supervised_tokens", "exact_match", "f1", "rouge_l"}
+)
+
+
+def load_metrics() -> dict[str, AnswerMetric]:
+    """The metrics that installed packages add through the group ``mlflow_phi3.metrics``.
+
+    Raises:
+        UsageError: One cannot be loaded, is not callable, or takes the name of one of ours.
+    """
+    return {entry.name: _load(entry) for entry in entry_points(group=ENTRY_POINTS)}
+
+
+def score_answer(
+    others: Mapping[str, AnswerMetric], expected: str, answer: str
+) -> dict[str, float]:
+    """Each added metric of one answer, by name."""
+    return {name: float(metric(expected, answer)) for name, metric in others.items()}
+
+
+def _load(entry: EntryPoint) -> AnswerMetric:
+    if entry.name in BUILT_IN:
+        raise _wrong(entry, "takes the name of a metric of ours")
+    try:
+        metric = entry.load()
+    except (ImportError, AttributeError) as error:
+        raise _wrong(entry, f"cannot be loaded: {error}") from error
+    if not callable(metric):
+        raise _wrong(entry, f"is {type(metric).__name__}, not a function")
+    loaded: AnswerMetric = metric
+    return loaded
+
+
+def _wrong(entry: EntryPoint, told: str) -> UsageError:
+    return UsageError(
+        "PHI3-U070",
+        told,
+        where=f"entry point {entry.name} = {entry.value}",
+        fix="mend or uninstall the package that brings it",
+    )

@@ -1,0 +1,61 @@
+"""Metrics of a real installed distribution: a folder on the path with its metadata."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlflow_phi3.config.evaluate import EvaluateConfig
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.evaluation.plugins import load_metrics
+from mlflow_phi3.evaluation.runner import evaluate
+from tests.tiny_phi3 import conversation
+
+DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    def installed(entry_points, **modules):
+        for name, source in modules.items():
+            (tmp_path / f"{name}.py").write_text(source)
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        info = tmp_path / "my_metrics-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-metrics\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[mlflow_phi3.metrics]\n{entry_points}\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return installed
+
+
+def test_the_example_of_the_docs_works(base, install):
+    (source,) = re.findall(r"```python\n# my_metrics.py\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    (entry,) = re.findall(r"^(brevity = .*)$", DOCS.read_text(), re.MULTILINE)
+    install(entry.replace('"', ""), my_metrics=source)
+    config = EvaluateConfig(answers=2, max_new_tokens=6)
+    talks = [conversation("hold", "x", 1), conversation("light", "x" * 99, 2)]
+    found = evaluate(base, None, [], talks, config=config)
+    scores = [row.others["brevity"] for row in found.predictions]
+    assert scores[1] == 1.0
+    assert found.metrics["brevity"] == pytest.approx(sum(scores) / 2)
+
+
+def test_without_packages_there_are_none():
+    assert load_metrics() == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ("rouge_l = my_bad:score", "takes the name"),
+        ("mine = my_bad:absent", "cannot be loaded"),
+        ("mine = my_nowhere:score", "cannot be loaded"),
+        ("mine = my_bad:number", "is int, not a function"),
+    ],
+)
+def test_a_broken_one_is_told_with_its_name(install, entry, told):
+    install(entry, my_bad="def score(expected, answer):\n    return 1\nnumber = 3\n")
+    with pytest.raises(UsageError, match=rf"PHI3-U070 entry point {entry}: {told}"):
+        load_metrics()
