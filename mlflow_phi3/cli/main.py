@@ -27,7 +27,8 @@ _PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help
 
 
 def _add_word(word: str) -> None:
-    summary = (WORDS[word].__doc__ or "").split(": ", 1)[-1].capitalize()
+    summary = (WORDS[word].__doc__ or "").split(": ", 1)[-1]
+    summary = summary[:1].upper() + summary[1:]
 
     @app.command(word, help=summary, context_settings=_PASS_THROUGH)
     def command(context: typer.Context) -> None:

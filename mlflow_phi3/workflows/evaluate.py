@@ -10,6 +10,7 @@ from mlflow_phi3.config.words import EvaluateWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.evaluation.compare import Comparison, compare
 from mlflow_phi3.evaluation.losses import ExampleLoss
+from mlflow_phi3.evaluation.report import render_report
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
 from mlflow_phi3.modeling.base import Base
@@ -125,6 +126,7 @@ def _log(run: Run, measured: Measured) -> None:
         "eval/predictions.json",
     )
     run.log_json([asdict(row) for row in tuned.per_example], "eval/per_example.json")
+    run.log_text(render_report(base, tuned, measured.comparison), "eval/report.html")
 
 
 def _tell(update: Update, who: str) -> Callable[[str, int, int], None]:
