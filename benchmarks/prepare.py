@@ -207,7 +207,7 @@ def _report(
 
 
 BOUND = (
-    "the processors: under cProfile half of a worker's time is tokenisation (dictionary look-ups of "
+    "the processors: under cProfile half of a worker's time is tokenisation (look-ups of "
     "words), the rest JSON, hashes, sketches and Arrow; reading and the global steps take seconds"
 )
 

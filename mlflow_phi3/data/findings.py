@@ -200,6 +200,11 @@ class Tally:
         return DataError(code, "".join(lines), where=lead.place, fix=RULES[code].fix)
 
 
+def printable(text: str) -> str:
+    """The text with lone surrogates escaped, which no file and no terminal would take."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 def show(value: object) -> str:
     """A value as a message quotes it: JSON-like, cut at 200 characters."""
     try:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
-from mlflow_phi3.data.findings import show
+from mlflow_phi3.data.findings import printable, show
 from mlflow_phi3.data.validate import Problem
 from mlflow_phi3.errors import DataError
 
@@ -95,7 +95,7 @@ class Reader:
         parts = [f"{key} as {self.format.roles[group]}" for group, key in self.keys.items()]
         if self.others:
             parts.append(f"kept aside: {', '.join(self.others)}")
-        return "; ".join(parts)
+        return printable("; ".join(parts))
 
     def read(self, row: object) -> Draft:
         """Turn a row into a draft."""
@@ -130,7 +130,7 @@ def detect(rows: Iterable[object], *, name: str, wanted: str, missing_is_empty: 
     Raises:
         DataError: No format fits, or several do.
     """
-    keys: list[str] = []
+    keys: list[str] = []  # as they are: the readers look them up
     for row in rows:
         if isinstance(row, dict):
             keys += [key for key in row if key not in keys]
@@ -151,7 +151,7 @@ def detect(rows: Iterable[object], *, name: str, wanted: str, missing_is_empty: 
         raise _unknown(keys, name)
     raise DataError(
         "PHI3-D032",
-        f"the keys {', '.join(keys)} fit {' and '.join(way.name for way, _ in fitting)}",
+        f"the keys {_listed(keys)} fit {' and '.join(way.name for way, _ in fitting)}",
         where=name,
         fix=f"set format={fitting[0][0].name}, or the other",
     )
@@ -170,7 +170,7 @@ def _unknown(keys: list[str], name: str) -> DataError:
     hint = f"; did you mean {close[0]!r}" if close else ""
     return DataError(
         "PHI3-D032",
-        f"no known format has the keys {', '.join(keys[:20])}{hint}",
+        f"no known format has the keys {_listed(keys)}{hint}",
         where=name,
         fix=f"write messages, or one of {', '.join(FORMATS)}",
     )
@@ -180,10 +180,14 @@ def _unfit(way: Format, keys: list[str], name: str) -> DataError:
     needed = ", ".join("/".join(group) for group in way.needs)
     return DataError(
         "PHI3-D033",
-        f"format={way.name} needs {needed}; there are {', '.join(keys[:20])}",
+        f"format={way.name} needs {needed}; there are {_listed(keys)}",
         where=name,
         fix="rename the columns or set format=auto",
     )
+
+
+def _listed(keys: list[str]) -> str:
+    return printable(", ".join(keys[:20]))
 
 
 def _absent_code(way: Format) -> str:

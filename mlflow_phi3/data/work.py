@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.digest import row_keys, to_keys
-from mlflow_phi3.data.findings import RULES, Finding, Tally
+from mlflow_phi3.data.findings import RULES, Finding, Tally, printable
 from mlflow_phi3.data.formats import Reader
 from mlflow_phi3.data.jsonl import Row, Span
 from mlflow_phi3.data.rows import Result, RowWork
@@ -143,7 +143,8 @@ class Worker:
         if result.html and not self._settings.config.clean_html:
             problems = [*problems, Problem(HTML, "the text holds HTML tags or entities")]
         found = [
-            Finding(problem.code, piece.source.name, row.line, problem.text) for problem in problems
+            Finding(problem.code, piece.source.name, row.line, printable(problem.text))
+            for problem in problems
         ]
         for finding in found:
             findings.write(finding.to_json() + "\n")

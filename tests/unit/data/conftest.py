@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
@@ -17,6 +18,21 @@ def shared(name):
 @pytest.fixture(scope="session")
 def tokenizer():
     return AutoTokenizer.from_pretrained(shared("phi3-mini-tokenizer"))
+
+
+class PlainTokenizer:
+    """The part of a transformers tokenizer that preparation asks for, without transformers."""
+
+    def __init__(self, folder):
+        self.backend_tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        self.chat_template = settings["chat_template"]
+        self.special_tokens_map = {"eos_token": "<|endoftext|>", "bos_token": "<s>"}
+
+
+@pytest.fixture(scope="session")
+def plain_tokenizer():
+    return PlainTokenizer(shared("phi3-mini-tokenizer"))
 
 
 @pytest.fixture(scope="session")
