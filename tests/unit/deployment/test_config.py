@@ -1,0 +1,93 @@
+import pytest
+from pydantic import ValidationError
+
+from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.deployment.help import help_text
+from mlflow_phi3.deployment.names import Names, names_of
+from mlflow_phi3.deployment.serverless import TUNED_TAG, chat_of, find_mode
+from mlflow_phi3.deployment.wanted import golden_queries, variables_of
+from mlflow_phi3.errors import UsageError
+
+
+def test_text_becomes_typed_values():
+    values = {"instance_count": "3", "dry_run": "true", "ttl_hours": "1.5", "traffic": ""}
+    config = parse_values(DeployConfig, values)
+    assert (config.instance_count, config.dry_run, config.ttl_hours, config.traffic) == (
+        3,
+        True,
+        1.5,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"instance_count": "0"},
+        {"traffic": "101"},
+        {"timeout_s": "0"},
+        {"request_timeout_s": "181"},
+        {"mode": "kubernetes"},
+        {"content_safety": "false"},
+        {"instance_typ": "x"},
+    ],
+)
+def test_values_that_cannot_be_are_refused(values):
+    with pytest.raises(UsageError, match="PHI3-U00"):
+        parse_values(DeployConfig, values)
+
+
+def test_content_safety_goes_off_only_with_a_reason():
+    with pytest.raises(ValidationError):
+        DeployConfig(content_safety=False, content_safety_reason="  ")
+    assert not DeployConfig(content_safety=False, content_safety_reason="red team").content_safety
+
+
+def test_every_key_is_described():
+    text = help_text()
+    for name, field in DeployConfig.model_fields.items():
+        assert name in text
+        assert field.description
+
+
+def test_names():
+    assert names_of("chat", None) == Names("chat")
+    assert names_of("blue", "chat") == Names("chat", "blue")
+    assert names_of(None, "chat") == Names("chat")
+    for wrong in ((None, None), ("", ""), ("x", None), ("blue", "9")):
+        with pytest.raises(UsageError):
+            names_of(*wrong)
+
+
+def test_variables():
+    config = DeployConfig(environment_variables="A=1,B=x=y")
+    assert variables_of(config) == {"A": "1", "B": "x=y"}
+    assert variables_of(DeployConfig()) is None
+    with pytest.raises(UsageError, match="PHI3-U739"):
+        variables_of(DeployConfig(environment_variables="A"))
+
+
+def test_without_a_golden_file_the_input_example_is_asked():
+    example = {"messages": []}
+    assert golden_queries(DeployConfig(), example)[0].inputs == example
+    assert golden_queries(DeployConfig(), [example, example])[0].inputs == example
+    assert golden_queries(DeployConfig(), None) == ()
+
+
+def test_the_mode_follows_where_the_version_came_from():
+    tuned = {TUNED_TAG: "azureml://x"}
+    assert find_mode(tuned, DeployConfig(), "m") == "serverless"
+    assert find_mode({}, DeployConfig(), "m") == "managed"
+    assert find_mode(tuned, DeployConfig(mode="managed"), "m") == "managed"
+    with pytest.raises(UsageError, match="PHI3-U747"):
+        find_mode({}, DeployConfig(mode="serverless"), "m")
+
+
+def test_one_chat_for_a_serverless_endpoint():
+    chat = {"messages": [{"role": "user", "content": "q"}], "temperature": 0}
+    assert chat_of(chat) == chat
+    assert chat_of(chat["messages"]) == {"messages": chat["messages"]}
+    for wrong in ([chat, chat], [{"text": "a"}], {"input_data": [1]}):
+        with pytest.raises(UsageError, match="PHI3-U748"):
+            chat_of(wrong)
