@@ -46,7 +46,8 @@ def write_conversations(path: Path, rows: int, words: list[str]) -> None:
                     block[at] = block[at - 1]
                 elif draw < 0.02:
                     block[at] = _changed(block[at - 1])
-            out.writelines(json.dumps({"messages": row}, ensure_ascii=False) + "\n" for row in block)
+            lines = (json.dumps({"messages": row}, ensure_ascii=False) for row in block)
+            out.writelines(f"{line}\n" for line in lines)
 
 
 def _enlarge(words: list[str], random: np.random.Generator) -> list[str]:
