@@ -1,0 +1,58 @@
+import time
+
+import optuna
+import pytest
+
+from mlflow_phi3.sweep.drivers import beating, this_driver
+from mlflow_phi3.sweep.repair import repair_study
+from mlflow_phi3.sweep.storage import open_storage
+
+
+@pytest.fixture
+def storage(storage_url):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return open_storage(storage_url)
+
+
+def begin(study, tracker, driver, **attrs):
+    trial = study.ask()
+    tags = {"phi3.study": study.study_name, "phi3.trial_number": trial.number}
+    run = tracker.start(f"trial-{trial.number:03d}", stage="trial", tags=tags)
+    trial.set_user_attr("lease", {"driver": driver, "round": 0})
+    trial.set_user_attr("run_id", run.run_id)
+    return trial, run
+
+
+def test_what_the_dead_left_is_released_and_what_the_living_do_is_left_alone(storage, tracker):
+    study = optuna.create_study(storage=storage, study_name="s")
+    me = this_driver()
+    with beating(study, me):
+        left, left_run = begin(study, tracker, "dead")
+        _, my_run = begin(study, tracker, me.name)
+        told, told_run = begin(study, tracker, "dead")
+        study.tell(told, 1.0)  # its driver died before it could close the run
+        done = repair_study(storage, "s", tracker=tracker, now=time.time())
+
+    assert done.released == (left.number,)
+    assert set(done.closed) == {left_run.run_id, told_run.run_id}
+    states = [trial.state.name for trial in study.trials]
+    assert states == ["WAITING", "RUNNING", "COMPLETE"]
+    status = {run.info.run_id: run.info.status for run in tracker.find({"phi3.study": "s"})}
+    assert status == {
+        left_run.run_id: "KILLED",
+        my_run.run_id: "RUNNING",
+        told_run.run_id: "FINISHED",
+    }
+    assert tracker.get(left_run.run_id).tags()["phi3.trial_state"] == "WAITING"
+
+
+def test_a_study_in_order_is_left_as_it_is(storage, tracker):
+    study = optuna.create_study(storage=storage, study_name="s")
+    study.tell(study.ask(), 1.0)
+    done = repair_study(storage, "s", tracker=tracker, now=time.time())
+    assert (done.released, done.closed) == ((), ())
+
+
+def test_an_unknown_study_is_an_error(storage, tracker):
+    with pytest.raises(KeyError):
+        repair_study(storage, "nobody", tracker=tracker, now=time.time())
