@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--dtype", help="the base's: bfloat16 where the machine has it")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3, help="counted, after one that is not")
+    parser.add_argument("--steps", type=int, default=2, help="counted, after one that is not")
     parser.add_argument("--sets", default="samsum,tailed")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of the ratios")
     parser.add_argument("--quick", action="store_true", help="one repeat, one step; not written")

@@ -163,7 +163,7 @@ def load_adapter(folder: Path, layout: Layout) -> Tensor:
         tensor = found.pop(slot.name, None)
         if tensor is None or tuple(tensor.shape) != slot.shape:
             raise TrainingError(
-                "PHI3-T001",
+                "PHI3-T011",
                 f"the adapter has {slot.name} of shape "
                 f"{None if tensor is None else tuple(tensor.shape)}, expected {slot.shape}",
                 where=str(folder),
@@ -172,7 +172,7 @@ def load_adapter(folder: Path, layout: Layout) -> Tensor:
         slot.view(flat).copy_(tensor)
     if found:
         raise TrainingError(
-            "PHI3-T001",
+            "PHI3-T011",
             f"the adapter also holds {min(found)}",
             where=str(folder),
             fix="continue with the rank, target modules and base it was trained with",

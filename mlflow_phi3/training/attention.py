@@ -56,6 +56,11 @@ class Arrangement:
         """Stretches that attend to themselves: the prefix, and what sequences have beyond it."""
         return [(s, e) for s, e in ((0, self.prefix), *self.spans) if e > s]
 
+    @property
+    def crosses(self) -> bool:
+        """Whether anything attends to the prefix from beyond it: equal sequences have no more."""
+        return self.prefix > 0 and any(end > start for start, end in self.spans)
+
 
 def attend(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
     """Rotate queries and keys, attend.
@@ -129,7 +134,7 @@ class _CpuAttention(Function):
                 q[:, :, part], k[:, :, part], v[:, :, part], 0.0, mask is None, attn_mask=mask
             )
         prefix = arrangement.prefix
-        if prefix:
+        if arrangement.crosses:
             rest = slice(prefix, None)
             there, log_there = _flash(q[:, :, rest], k[:, :, :prefix], v[:, :, :prefix], 0.0, False)
             log_both = torch.logaddexp(sums[:, :, rest], log_there)
@@ -160,7 +165,7 @@ class _CpuAttention(Function):
             back = _flash_backward(*tensors, 0.0, mask is None, attn_mask=mask)
             to_q[:, :, part], to_k[:, :, part], to_v[:, :, part] = back
         prefix = arrangement.prefix
-        if prefix:
+        if arrangement.crosses:
             rest = slice(prefix, None)
             there = (k[:, :, :prefix], v[:, :, :prefix], out[:, :, rest])
             back = _flash_backward(

@@ -93,7 +93,7 @@ def load_progress(folder: Path) -> Progress:
     _finish_replacing(folder)
     if not (folder / STATE_FILE).is_file():
         raise TrainingError(
-            "PHI3-T002", "no resumable checkpoint", where=str(folder), fix="start the trial anew"
+            "PHI3-T012", "no resumable checkpoint", where=str(folder), fix="start the trial anew"
         )
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     best = float("inf") if state["best_loss"] is None else state["best_loss"]
@@ -109,7 +109,7 @@ def check_identity(folder: Path, progress: Progress, identity: Mapping[str, Any]
     for key, value in json.loads(json.dumps(identity)).items():
         if progress.identity.get(key) != value:
             raise TrainingError(
-                "PHI3-T004",
+                "PHI3-T014",
                 f"trained with another {key}: {progress.identity.get(key)}, now {value}",
                 where=str(folder),
                 fix="resume with what the trial began with, or start it anew",

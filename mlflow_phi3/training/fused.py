@@ -56,7 +56,7 @@ class FusedEngine:
         except torch.OutOfMemoryError as error:
             if self._recompute:
                 raise TrainingError(
-                    "PHI3-T005",
+                    "PHI3-T015",
                     f"{len(rows)} adapters with {len(batch.ids)} tokens do not fit into memory",
                     where=str(self._frozen.embedding.device),
                     fix="train fewer trials at once, or lower token_budget",

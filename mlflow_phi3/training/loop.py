@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.errors import Interrupted, TrainingError, UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.adapters import (
@@ -153,7 +153,8 @@ class Session:
     def reports(self) -> Generator[Report, None, None]:
         """Train, telling every step; ends when no trial is left.
 
-        ``close()`` on this generator leaves each trial's ``last`` at its latest step.
+        ``close()`` on this generator, Ctrl-C and ``Interrupted`` leave each trial's ``last`` at its
+        latest step; a step that was cut in two is not kept.
         """
         try:
             while True:
@@ -171,9 +172,10 @@ class Session:
                     self._advance(group)
                 yield from self._tell()
                 self._checkpoint_by_clock()
-        except GeneratorExit:
+        except (GeneratorExit, KeyboardInterrupt, Interrupted):
             for trajectory in self._running:
-                self._save_last(trajectory)
+                if not trajectory.torn:
+                    self._save_last(trajectory)
             raise
         finally:
             for engine in self._engines.values():
@@ -205,12 +207,14 @@ class Session:
             for examples in split_by_tokens(self._validation, self._token_budget)
         ]
         for at, trajectory in enumerate(group):
+            trajectory.torn = True
             trajectory.evaluated += 1
             told = trajectory.report_evaluation([scores[at] for scores in passes])
             if told is not None and not math.isfinite(told.loss):
                 self._fail(trajectory, f"validation loss {told.loss}")
             else:
                 self._end_epoch(trajectory, told)
+            trajectory.torn = False
 
     def _end_epoch(self, trajectory: Trajectory, told: EvaluationReport | None) -> None:
         """Checkpoints and reports of every rider; the ones who have arrived leave."""

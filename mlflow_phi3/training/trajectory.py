@@ -99,6 +99,7 @@ class Trajectory:
         self.step = 0
         self.evaluated = 0
         self.offset = 0  # examples of this epoch already seen
+        self.torn = False  # in the midst of a step or an epoch's end: not to be saved
         self._examples = examples
         self._loss_weights = loss_weights
         self._loss_sum = 0.0
@@ -179,12 +180,14 @@ class Trajectory:
             seconds=now - self._clock,
         )
         if update.finite:
+            self.torn = True
             self.optimizer.param_groups[0]["lr"] = update.learning_rate
             self.optimizer.step()
             self.gradient.zero_()
             self._loss_sum, self._clock = 0.0, now
             self.step += 1
             self.offset = 0 if end == len(self._examples) else end
+            self.torn = False
         return update
 
     def jump(self, step: int, evaluated: int) -> None:

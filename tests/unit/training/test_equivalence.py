@@ -246,7 +246,7 @@ def test_out_of_memory_turns_to_recomputing(new_base, new_examples, monkeypatch,
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(fused, "forward", no_memory)
-    with pytest.raises(TrainingError, match="PHI3-T005"):
+    with pytest.raises(TrainingError, match="PHI3-T015"):
         engine.gradients(examples, [row])
 
 

@@ -12,6 +12,7 @@ from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
+from mlflow_phi3.training.trajectory import Trajectory
 
 LENGTHS = (10, 12, 20, 15, 9, 18, 22, 11, 13, 14)
 SPEC = TrialSpec(1e-2, epochs=2, per_device_batch_size=2, warmup_ratio=0.2, lora=LoraSpec(r=4))
@@ -189,14 +190,43 @@ def test_resumed_is_undisturbed_bit_for_bit(session, tmp_path, stop, multiplier,
     assert same(adapter(tmp_path / "torn/a/best"), adapter(tmp_path / "whole/a/best"))
 
 
+@pytest.mark.parametrize("place", ["gradients", "step"])
+def test_an_interrupt_anywhere_leaves_a_checkpoint_that_continues(
+    session, tmp_path, monkeypatch, place
+):
+    whole = session("whole")
+    whole.add("a", SPEC)
+    expected = collect(whole)["a"]
+    torn = session("torn", checkpoint_s=0.0)
+    torn.add("a", SPEC)
+    told = []
+    owner = torch.optim.AdamW if place == "step" else Trajectory
+    real = getattr(owner, "step" if place == "step" else "row")
+
+    def interrupted(*arguments, **keywords):
+        result = real(*arguments, **keywords)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+        return result
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(owner, "step" if place == "step" else "row", interrupted)
+        for report in torn.reports():
+            told.append(report)  # noqa: PERF402 - the interruption looks at what was told
+    again = session("torn")
+    again.add("a", SPEC, resume=True)
+    assert losses(told + collect(again)["a"]) == losses(expected)
+    assert same(adapter(tmp_path / "torn/a/last"), adapter(tmp_path / "whole/a/last"))
+
+
 def test_resuming_something_else_is_refused(session):
     one = session()
     one.add("a", replace(SPEC, epochs=1))
     collect(one)
     again = session()
-    with pytest.raises(TrainingError, match="PHI3-T004"):
+    with pytest.raises(TrainingError, match="PHI3-T014"):
         again.add("a", replace(SPEC, learning_rate=1e-4), resume=True)
-    with pytest.raises(TrainingError, match="PHI3-T002"):
+    with pytest.raises(TrainingError, match="PHI3-T012"):
         again.add("nobody", SPEC, resume=True)
 
 

@@ -92,7 +92,7 @@ def test_peft_round_trip(new_base, tmp_path):
     assert load_lora_spec(tmp_path) == spec
     assert torch.equal(load_adapter(tmp_path, layout), weights)
     other = plan_layout(linear, replace(spec, r=4))
-    with pytest.raises(TrainingError, match="PHI3-T001"):
+    with pytest.raises(TrainingError, match="PHI3-T011"):
         load_adapter(tmp_path, other)
     with pytest.raises(TrainingError, match="also holds"):
         load_adapter(tmp_path, plan_layout(linear, replace(spec, target_modules=("o_proj",))))
