@@ -15,8 +15,8 @@ def example(length, seed=0):
 
 
 @pytest.mark.parametrize("lengths", [(40, 40, 40), (40, 40, 41)])
-def test_equal_rows_score_as_each_by_itself(make_base, lengths):
-    base = make_base("phi3")
+def test_equal_rows_score_as_each_by_itself(new_base, lengths):
+    base = new_base("phi3")
     rows = [example(length) for length in lengths]
 
     together = list(score(base, None, rows, engine="fused"))
