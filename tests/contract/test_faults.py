@@ -1,11 +1,6 @@
 """Bad days: every remote call of a deployment, times every fault."""
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from mlflow.exceptions import MlflowException
@@ -109,26 +104,6 @@ def test_a_forbidden_call_tells_which_role_is_needed(client, emulator, models):
     assert raised.value.error_code == "PERMISSION_DENIED"
     assert raised.value.json_kwargs["azure_status"] == 403
     assert "denied" not in [e["name"] for e in client.list_endpoints()]
-
-
-@pytest.mark.slow
-def test_a_client_that_is_killed_anywhere_is_completed_by_a_second_run(emulator, client, models):
-    program = (
-        "from mlflow_phi3.plugins.deployments import AzureFoundryClient as C;"
-        f"C('azure-foundry:/local').create_deployment('killed', {models['one']!r})"
-    )
-    for moment in ("/models/killed/versions/", "/onlineEndpoints/killed", "/deployments/blue"):
-        emulator.clear()
-        child = subprocess.Popen([sys.executable, "-c", program], env=dict(os.environ))
-        while not any(e["method"] == "PUT" and moment in e["path"] for e in emulator.journal()):
-            assert child.poll() is None
-            time.sleep(0.05)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    client.create_deployment("killed", models["one"])
-    assert client.get_deployment("killed")["traffic"] == {"blue": 100}
-    assert set(client.get_deployment("killed")["deployments"]) == {"blue"}
-    client.delete_deployment("killed")
 
 
 @pytest.mark.slow
