@@ -24,4 +24,5 @@ class ModelConfig(Config):
     """Torch device: `auto` takes a CUDA GPU when there is one, else the CPU."""
 
     seed: int = 0
-    """Seed of everything random: splits, adapters, data order, sampler, generation."""
+    """Seed of everything random: adapters, data order, sampler, generation. Splits do not depend on
+    it: they are decided by what a row asks."""

@@ -168,7 +168,7 @@ class Encoder:
         raise DataError(
             "PHI3-D025",
             "the word lane and the tokenizer disagree on a row",
-            fix="set fast_tokenizer=false and report the tokenizer's name",
+            fix="report the base model's name and the row as a fault of this package",
         )
 
 
