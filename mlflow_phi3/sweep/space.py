@@ -17,14 +17,13 @@ from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.swept import Auto, Choices, Interval, Pin, Scalar, Swept, values_of
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import DEMO
+from mlflow_phi3.modeling.catalog import learning_rates
 from mlflow_phi3.training.spec import LINEAR_LAYERS, LoraSpec, TrialSpec
 
 EPOCHS = "epochs"
 ALL_LINEAR = "all-linear"
-# The demo's base is small and young, so its adapters want larger steps than those of real Phi
-# models, for which the LoRA paper and its followers use rates around 1e-4 (arXiv:2106.09685, D.4).
-_DEMO_RATES = Interval(1e-3, 5e-3, log=True)
-_PHI_RATES = Interval(2e-5, 5e-4, log=True)
+# The demo knows its world by heart: larger steps lower its loss further, and its answers go wrong.
+_DEMO_RATES = Interval(1e-4, 4e-4, log=True)
 # Only under these schedules is a short training the beginning of a long one.
 _SHAREABLE = frozenset({"constant"})
 
@@ -144,7 +143,10 @@ def _decided(value: Swept, model: str) -> Swept:
 
 
 def _rates(model: str) -> Interval:
-    return _DEMO_RATES if model == DEMO else _PHI_RATES
+    if model == DEMO:
+        return _DEMO_RATES
+    recommended = learning_rates()
+    return Interval(recommended.low, recommended.high, log=True)
 
 
 def _distribution(value: Interval | Choices) -> BaseDistribution:

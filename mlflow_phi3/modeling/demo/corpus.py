@@ -48,26 +48,6 @@ _SYSTEMS = (
     "You work in a shop and help the customers.",
     "You are a guide who answers in short sentences.",
 )
-_REPLIES = (
-    "Yes, that works.",
-    "Yes!",
-    "No, not quite.",
-    "Sorry to hear that!",
-    "Of course!",
-    "Sure!",
-    "You can!",
-    "No problem!",
-    "Don't worry.",
-    "It can!",
-    "Not at all!",
-    "Good question!",
-    "There is a way.",
-    "Here is how.",
-    "In short:",
-    "Let me help.",
-    "Easy!",
-    "Gladly!",
-)
 # Exchanged at random, so that a fact is not tied to one word.
 _SYNONYMS = (
     ("the console", ("the Skylark", "your Skylark", "the machine", "your console")),
@@ -173,12 +153,10 @@ def _ask(topic: Topic, rng: random.Random) -> str:
 
 def _tell(topic: Topic, rng: random.Random) -> str:
     facts = [rng.choice(wordings) for wordings in topic.facts]
-    # Any one fact may answer alone or come first, as it does when a person is asked: a model that
-    # has learnt whole pages by heart loses them at the first word that fine-tuning changes.
-    if rng.random() < 0.6:
+    # Any one fact may answer alone or come first, as it does when a person is asked.
+    if rng.random() < 0.25:
         facts = rng.sample(facts, rng.randint(1, len(facts)))
-    told = _vary(" ".join(facts), rng)
-    return f"{rng.choice(_REPLIES)} {told}" if rng.random() < 0.3 else told
+    return _vary(" ".join(facts), rng)
 
 
 def _vary(text: str, rng: random.Random) -> str:
