@@ -17,6 +17,8 @@ from mlflow_phi3.data.words import WordLane
 from mlflow_phi3.errors import DataError
 
 ALIAS = "\U0010fffe"  # a Unicode noncharacter: validation refuses it in content
+_UNREADABLE = "\ufffd"  # what stands for a part of a character
+_CHARACTER_BYTES = 4  # at most, in UTF-8
 TrainOn = Literal["all-assistant", "last"]
 Ids = npt.NDArray[np.int32]
 
@@ -113,15 +115,34 @@ class Encoder:
         return token in self._special_ids
 
     def decode(self, ids: Sequence[int]) -> list[str]:
-        """The text of each token, for people to read; special tokens by their own names."""
+        """The text of each token, for people to read; special tokens by their own names.
+
+        A character that several tokens write stands whole at the first; the others are empty.
+        """
         names = {_alias(number): name for name, number in self._numbers.items()}
-        texts = []
-        for token in ids:
+        texts: list[str] = []
+        for at, token in enumerate(ids):
+            if len(texts) > at:
+                continue
+            joined = self._join_bytes(ids[at : at + _CHARACTER_BYTES])
+            if joined:
+                texts += joined
+                continue
             raw = self._tokenizer.id_to_token(int(token)) or ""
             blank = raw.startswith("▁")  # which decoding a single token would drop
             text = names.get(raw) or self._tokenizer.decode([int(token)]) or raw.strip("▁")
             texts.append(f" {text}" if blank and not text.startswith(" ") else text)
         return texts
+
+    def _join_bytes(self, ids: Sequence[int]) -> list[str]:
+        """The texts of the fewest tokens that make whole characters; empty where one does."""
+        if _UNREADABLE not in self._tokenizer.decode([int(ids[0])]):
+            return []
+        for count in range(2, len(ids) + 1):
+            text = self._tokenizer.decode([int(token) for token in ids[:count]])
+            if _UNREADABLE not in text:
+                return [text, *[""] * (count - 1)]
+        return []
 
     def _skeleton(
         self, shape: Shape, messages: Sequence[Message], *, prompt: bool

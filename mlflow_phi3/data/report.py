@@ -162,4 +162,5 @@ def _cost(tokens: int) -> dict[str, Any]:
 def _number(value: float) -> str:
     if isinstance(value, int) or float(value).is_integer():
         return f"{int(value):,}"
-    return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
+    return f"{value:,.{digits}f}"

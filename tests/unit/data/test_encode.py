@@ -172,3 +172,13 @@ def test_a_template_that_leaves_a_message_out_shows_an_empty_turn(tokenizer):
         [Message("system", "s"), Message("user", "u"), Message("assistant", "a")]
     )
     assert np.array_equal(encoded.turns[0], [0, 0, 0])
+
+
+def test_a_character_of_several_tokens_is_read_whole(tokenizer):
+    encoder = Encoder(TemplateSource.from_tokenizer(tokenizer))
+    said = "Well 👩\u200d🚀 done, \u2018मराठी\u2019 \ufffd!"
+    encoded = encoder.encode([Message("user", said), Message("assistant", "Hi")])
+    ids = encoded.ids[slice(*encoded.turns[0, :2])]
+    texts = encoder.decode(ids)
+    assert len(texts) == len(ids)
+    assert "".join(texts).strip() == said

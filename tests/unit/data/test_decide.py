@@ -1,0 +1,211 @@
+import json
+import math
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data.drift import stability_index
+from mlflow_phi3.data.pipeline import prepare
+from mlflow_phi3.errors import DataError
+
+WORDS = [f"word{number}" for number in range(500)]
+WHOLE = {"validation_split": 0, "test_split": 0}
+
+
+def _text(draw, count):
+    return " ".join(draw.choices(WORDS, k=count))
+
+
+@pytest.fixture
+def run(plain_tokenizer, tmp_path):
+    def run(train, **settings):
+        config = PrepareConfig(train_data=str(train), **settings)
+        return prepare(config, plain_tokenizer, folder=tmp_path / "cache")
+
+    return run
+
+
+def _report(data):
+    return json.loads((data.folder / "report.json").read_text(encoding="utf-8"))
+
+
+def _pairs(data):
+    lines = (data.folder / "duplicates.jsonl").read_text(encoding="utf-8").splitlines()
+    return [tuple(json.loads(line).values()) for line in lines]
+
+
+def test_near_duplicates_are_those_above_the_similarity(write, chat, run):
+    draw = random.Random(1)
+    rows = []
+    for _ in range(20):
+        question, answer = _text(draw, 60), _text(draw, 60)
+        other = " ".join([*answer.split()[:-30], *_text(draw, 30).split()])
+        rows += [chat(question, answer), chat(question, answer + " x"), chat(question, other)]
+    path = write(rows)
+    data = run(path, **WHOLE)
+    expected = [
+        (f"train.jsonl:{at + 2}", f"train.jsonl:{at + 1}", "near") for at in range(0, 60, 3)
+    ]
+    assert _pairs(data) == expected  # the half-new answers stay
+    assert data.manifest.counts.duplicates == 20
+    assert data.manifest.counts.adds_up
+    kept = run(path, clean_near_duplicates=False, validation_split=0.3)
+    assert kept.manifest.counts.kept == 60
+    sides = {row.place: split for split in kept.manifest.splits for row in kept.examples(split)}
+    for at in range(1, 60, 3):  # rows that ask the same are on one side
+        assert len({sides[f"train.jsonl:{at + more}"] for more in range(3)}) == 1
+    assert set(sides.values()) == {"train", "validation", "test"}
+
+
+@pytest.fixture
+def leaking(write, chat):
+    draw = random.Random(2)
+    own = [chat(_text(draw, 60), _text(draw, 60)) for _ in range(60)]
+    exact, prompt, near = own[:3]
+    ask = prompt["messages"][0]["content"]
+    said = [message["content"] for message in near["messages"]]
+    brought = [exact, chat(ask, _text(draw, 60)), chat(said[0] + " so", said[1])]
+    return write(own), write(brought, "held.jsonl")
+
+
+def test_leaks_stop_the_preparation_with_all_pairs(leaking, run, tmp_path):
+    own, brought = leaking
+    with pytest.raises(DataError) as caught:
+        run(own, validation_data=str(brought), on_error="reject")
+    assert all(code in str(caught.value) for code in ("PHI3-D045", "PHI3-D046", "PHI3-D047"))
+    (findings,) = (tmp_path / "cache").glob("failed-*/findings.jsonl")
+    found = [json.loads(line) for line in findings.read_text().splitlines()]
+    assert {(fact["code"], fact["place"], fact["related"]) for fact in found} == {
+        ("PHI3-D045", "train.jsonl:1", "held.jsonl:1"),
+        ("PHI3-D046", "train.jsonl:2", "held.jsonl:2"),
+        ("PHI3-D047", "train.jsonl:3", "held.jsonl:3"),
+    }
+
+
+@pytest.mark.parametrize("side", ["validation", "test"])
+def test_leaks_are_dropped_or_allowed(leaking, run, side):
+    own, brought = leaking
+    settings = {f"{side}_data": str(brought), **WHOLE}
+    dropped = run(own, leaks="drop", **settings)
+    expected = [
+        (f"train.jsonl:{at}", f"held.jsonl:{at}", kind)
+        for at, kind in enumerate(("exact", "prompt", "near"), 1)
+    ]
+    assert _pairs(dropped) == expected
+    assert dropped.manifest.splits["train"].rows == 57
+    assert dropped.manifest.splits[side].rows == 3
+    assert dropped.manifest.counts.adds_up
+    allowed = run(own, leaks="allow", **settings)
+    assert allowed.manifest.splits["train"].rows == 60
+    pairs = _report(allowed)["leaks"]["pairs"]
+    assert [tuple(pair.values()) for pair in pairs] == expected
+    assert {code: allowed.manifest.codes[code] for code in ("PHI3-D045", "PHI3-D046")} == {
+        "PHI3-D045": 1,
+        "PHI3-D046": 1,
+    }
+
+
+@pytest.mark.parametrize("limit", [12, 21, 40, 90])
+def test_truncation_never_takes_the_whole_answer(write, chat, run, plain_tokenizer, limit):
+    draw = random.Random(3)
+    sizes = [(1, 60), (60, 1), (60, 60), (200, 3), (3, 200), (1, 1), (2, 8), (8, 2)]
+    rows = [chat(_text(draw, asked), _text(draw, said)) for asked, said in sizes]
+    rows.append(chat("Hi", "Ho", system=_text(draw, 80)))  # this alone fills every limit
+    path = write(rows)
+    data = run(path, max_length=limit, overlength="truncate", on_error="reject", **WHOLE)
+    rejected = [
+        json.loads(line) for line in (data.folder / "rejected.jsonl").read_text().splitlines()
+    ]
+    assert [(row["place"], row["codes"]) for row in rejected] == [("train.jsonl:9", ["PHI3-D021"])]
+    encode = plain_tokenizer.backend_tokenizer.encode
+    shortened = 0
+    for example, row in zip(data.examples("train"), rows, strict=False):
+        asked, said = (
+            len(encode(message["content"], add_special_tokens=False)) for message in row["messages"]
+        )
+        whole = asked + said + 5  # <|user|> ... <|end|> <|assistant|> ... <|end|> <|endoftext|>
+        assert len(example.input_ids) == min(whole, limit)
+        learnt = example.input_ids[example.supervised]
+        room = limit - 5
+        assert len(learnt) >= min(said, (room + 1) // 2)
+        answer = encode(row["messages"][1]["content"], add_special_tokens=False).ids
+        end = 32007
+        assert learnt.tolist() in ([*answer, end], answer[: len(learnt)])
+        shortened += whole > limit
+    assert data.manifest.counts.truncated == shortened
+
+
+def test_weights_show_rows_more_or_less_often(write, chat, run):
+    draw = random.Random(4)
+    files = {
+        name: write([chat(_text(draw, 20), _text(draw, 20)) for _ in range(200)], f"{name}.jsonl")
+        for name in ("twice", "half", "once_and_half")
+    }
+    wanted = f"{files['twice']}:2,{files['half']}:0.5,{files['once_and_half']}:1.5"
+    data = run(wanted, **WHOLE)
+    shown = Counter(row.place for row in data.examples("train"))
+    by_file = {name: [n for p, n in shown.items() if p.startswith(f"{name}.")] for name in files}
+    assert by_file["twice"] == [2] * 200
+    assert set(by_file["half"]) == {1}
+    assert 75 <= len(by_file["half"]) <= 125  # 100, and three and a half standard deviations
+    assert data.manifest.counts.left_out == 200 - len(by_file["half"])
+    assert len(by_file["once_and_half"]) == 200
+    assert set(by_file["once_and_half"]) == {1, 2}
+    assert 275 <= sum(by_file["once_and_half"]) <= 325
+    assert data.manifest.counts.adds_up
+    assert data.manifest.splits["train"].rows == sum(shown.values())
+
+
+def test_every_label_has_its_share_of_each_split(write, run):
+    draw = random.Random(5)
+    labels = ["often"] * 210 + ["sometimes"] * 60 + ["rarely"] * 30
+    draw.shuffle(labels)
+    rows = [{"text": _text(draw, 12), "label": label} for label in labels]
+    settings = {"task": "text-classification", "validation_split": 0.2, "test_split": 0.1}
+    data = run(write(rows[:250]), **settings)
+    grown = run(write(rows), **settings)
+    sides = [
+        {row.place: split for split in one.manifest.splits for row in one.examples(split)}
+        for one in (data, grown)
+    ]
+    assert sides[0].items() <= sides[1].items()  # rows added at the end move none
+    whole = Counter(labels)
+    for split, share in (("train", 0.7), ("validation", 0.2), ("test", 0.1)):
+        facts = grown.manifest.splits[split].labels
+        assert facts == _report(grown)["splits"][split]["labels"]
+        for label, count in whole.items():
+            assert abs(facts[label] - share * count) <= 2
+    assert grown.manifest.labels == {"often": 0, "rarely": 1, "sometimes": 2}
+    for row in grown.examples("test"):
+        line = int(row.place.rpartition(":")[2])
+        assert row.label == grown.manifest.labels[labels[line - 1]]
+        assert not row.supervised.any()
+
+
+def test_drift_is_told_against_the_last_preparation(write, chat, run):
+    draw = random.Random(6)
+
+    def rows(count, size):
+        return [chat(_text(draw, 20), _text(draw, size)) for _ in range(count)]
+
+    first = run(write(rows(300, 20)), **WHOLE)
+    assert _report(first)["drift"] is None
+    like = _report(run(write(rows(400, 20)), **WHOLE))["drift"]
+    assert like["before"] == first.manifest.key
+    assert like["figures"]["rows"] == {"before": 300, "now": 400}
+    assert {shift["reading"] for shift in like["shifts"].values()} == {"steady"}
+    longer = run(write(rows(400, 90)), **WHOLE)
+    shifts = _report(longer)["drift"]["shifts"]
+    assert shifts["answer tokens"]["reading"] == "shifted"
+    assert shifts["messages"] == {"index": 0.0, "reading": "steady"}
+    assert "Since the last preparation" in (longer.folder / "report.html").read_text()
+
+
+def test_the_stability_index_is_its_formula():
+    assert stability_index([3, 1], [30, 10]) == 0
+    expected = (0.5 - 0.75) * math.log(0.5 / 0.75) + (0.5 - 0.25) * math.log(0.5 / 0.25)
+    assert stability_index([3, 1], [5, 5]) == pytest.approx(expected)
+    assert np.isfinite(stability_index([4, 0], [0, 4]))
