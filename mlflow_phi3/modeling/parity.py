@@ -83,6 +83,6 @@ def compare_logits(a: PreTrainedModel, b: PreTrainedModel, examples: Iterable[Ex
 
 def _logits(model: PreTrainedModel, example: Example) -> torch.Tensor:
     """Float32 ``[length, vocabulary]``."""
-    ids = torch.as_tensor(example.input_ids, dtype=torch.long, device=model.device)
+    ids = torch.tensor(example.input_ids, dtype=torch.long, device=model.device)
     logits: torch.Tensor = model(input_ids=ids[None], use_cache=False).logits
     return logits[0].float()

@@ -23,6 +23,9 @@ from mlflow_phi3.serving.protocol import completion, parse_request
 class PhiChat(PythonModel):  # type: ignore[misc]  # mlflow's types are not followed
     """A portable checkpoint in the shape of OpenAI's chat completions."""
 
+    # MLflow's own switch: the signature is given, so it need not ask for type hints.
+    _skip_type_hint_validation = True
+
     def load_context(self, context: PythonModelContext) -> None:
         """Load the checkpoint that lies in the artifact ``checkpoint``."""
         settings = context.model_config or {}

@@ -1,6 +1,5 @@
 """Registered models: log one portable model, make a version of it, move aliases."""
 
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -53,9 +52,7 @@ class Servable(Protocol):
 
 def log_model(run: Run, servable: Servable, *, name: str = "model") -> str:
     """Log ``servable`` as a model of ``run``; its ``models:/`` URI."""
-    with mlflow.start_run(run_id=run.run_id, nested=True), warnings.catch_warnings():
-        # The signature is given; type hints would make MLflow replace it by a list of inputs.
-        warnings.filterwarnings("ignore", message=".*Add type hints")
+    with mlflow.start_run(run_id=run.run_id, nested=True):
         logged = mlflow.pyfunc.log_model(
             name=name,
             python_model=servable.python_model,

@@ -13,6 +13,7 @@ from rich.table import Table
 
 # Seconds between two plain progress lines of one stage: enough to see life, little enough to read.
 _PLAIN_EVERY_S = 5.0
+_PLAIN_WIDTH = 160
 
 
 class Update(Protocol):
@@ -32,7 +33,9 @@ class Screen:
     def __init__(self, output: Literal["auto", "plain", "json"] = "auto") -> None:
         self._json = output == "json"
         self._live = output == "auto" and sys.stdout.isatty()
-        self.console = Console(highlight=False, soft_wrap=True)
+        # Without a terminal there is no width to keep to; a table cut at 80 letters helps nobody.
+        width = None if sys.stdout.isatty() else _PLAIN_WIDTH
+        self.console = Console(highlight=False, soft_wrap=True, width=width)
 
     def say(self, text: str, *, event: str = "message", **facts: object) -> None:
         """Print a line (rich markup), or ``facts`` as a JSON object of kind ``event``."""

@@ -119,7 +119,7 @@ def show_trials(job: Job, result: SweepResult) -> None:
     ranked = sorted(result.trials, key=lambda t: (t.state != "complete", t.loss))
     rows = [
         [
-            f"{trial.name}{' *' if trial.number == result.winner.number else ''}",
+            f"{'*' if trial.number == result.winner.number else ' '} {trial.name}",
             *(_brief(trial.params.get(name, "")) for name in searched),
             f"{trial.loss:.4f}",
             f"{trial.perplexity:.3f}",

@@ -112,8 +112,9 @@ def start(home: Path) -> Emulator:
     return Emulator(settings, running, process)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
+    """One for each module, so that none meets what another left."""
     emulator = start(tmp_path_factory.mktemp("emulator"))
     yield emulator
     emulator.http.close()

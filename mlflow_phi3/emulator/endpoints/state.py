@@ -85,7 +85,12 @@ class Endpoints:
                 if known["properties"]["authMode"] != sent["authMode"]:
                     raise rules.bad("authMode of an endpoint cannot be changed.")
             rules.check_traffic(sent.get("traffic") or {}, self.list_deployments(endpoint_id))
-            defaults = {"traffic": {}, "mirrorTraffic": {}, "publicNetworkAccess": "Enabled"}
+            defaults = {
+                "properties": {},  # the SDK cannot read an endpoint without them
+                "traffic": {},
+                "mirrorTraffic": {},
+                "publicNetworkAccess": "Enabled",
+            }
             fresh = envelope(endpoint_id, _TYPE, {})
             properties = {k: v for k, v in sent.items() if k not in _SENT_ONCE and k not in _KEPT}
             uri = f"{self._scoring_base()}/{name.lower()}/score"
