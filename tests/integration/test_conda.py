@@ -23,7 +23,7 @@ def conda_home(tmp_path):
     return home
 
 
-@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_plain_mlflow_run_makes_its_environment_from_conda_yaml(start, conda_home):
     run = start(
         "mlflow", "run", ".", "-e", "prepare", "-P", "epoch=3", MLFLOW_CONDA_HOME=str(conda_home)
