@@ -87,7 +87,7 @@ def _link(source: str, target: str) -> None:
 
 
 def stage_code(staging: Path) -> Path:
-    """Copy the package's Python files under ``staging``, without its data and weights.
+    """Copy the package's code under ``staging``, without its sample data and weights.
 
     The whole package and not a part of it: a part would hide the rest from a process that has
     the package installed and loads the model first.
@@ -97,11 +97,16 @@ def stage_code(staging: Path) -> Path:
     """
     source = Path(mlflow_phi3.__file__).parent
     target = staging / source.name
-    for file in sorted(source.rglob("*.py")):
+    for file in sorted(file for file in source.rglob("*") if _travels(file)):
         copy = target / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
     return target
+
+
+def _travels(file: Path) -> bool:
+    """Code and the small tables it reads; no weights, no sample data."""
+    return file.suffix in {".py", ".json", ".jinja"} and "checkpoint" not in file.parts
 
 
 def requirements() -> list[str]:

@@ -55,7 +55,8 @@ def test_options_are_optunas_own():
 
 @pytest.mark.parametrize("name", ["none", "median", "halving", "asha", "hyperband", "patient"])
 def test_pruners_judge_by_name(name):
-    study = optuna.create_study(pruner=build_pruner(name, ""))
+    # Hyperband draws brackets by the name of the study.
+    study = optuna.create_study(study_name="judged", pruner=build_pruner(name, ""))
     for value in (1.0, 1.1, 0.9, 1.2, 1.0):
         trial = study.ask(SPACE)
         for epoch in (1, 2, 3):
