@@ -27,6 +27,15 @@ sys.addaudithook(refuse)
 """
 
 
+# In a process of its own: the code that travels with a model takes the package's place there.
+ASK = """
+import mlflow
+model = mlflow.pyfunc.load_model("models:/phi3-chat@champion")
+reply = model.predict({"messages": [{"role": "user", "content": "How do I turn it on?"}]})
+print("the answer is:", reply["choices"][0]["message"]["content"])
+"""
+
+
 @pytest.fixture
 def client(project, monkeypatch):
     monkeypatch.chdir(project)  # a new store keeps artifacts where its maker stands
@@ -113,10 +122,10 @@ def test_one_command_prepares_sweeps_evaluates_and_registers(start, client, proj
         file for kind in ("pkl", "bin", "pt", "pickle") for file in project.rglob(f"*.{kind}")
     ]
     assert pickles == []
-    mlflow.set_tracking_uri(f"sqlite:///{project}/mlflow.db")
-    served = mlflow.pyfunc.load_model("models:/phi3-chat@champion")
-    reply = served.predict({"messages": [{"role": "user", "content": "How do I turn it on?"}]})
-    assert reply["choices"][0]["message"]["content"]
+    served, _ = start(
+        "python", "-c", ASK, MLFLOW_TRACKING_URI=f"sqlite:///{project}/mlflow.db"
+    ).communicate(timeout=120)
+    assert "the answer is: " in served
 
 
 @pytest.mark.timeout(600)
