@@ -12,11 +12,12 @@ import psutil
 from mlflow_phi3.errors import Interrupted
 
 _POLL_S = 0.5
+_ORDERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def stoppable(launcher: psutil.Process | None) -> Iterator[None]:
-    """SIGTERM, SIGHUP and the end of ``launcher`` raise ``Interrupted`` inside.
+    """Ctrl-C, SIGTERM, SIGHUP and the end of ``launcher`` raise ``Interrupted`` inside.
 
     ``mlflow run`` dies of SIGTERM without telling the program it started, which would train on
     with nobody waiting; so its life is watched.
@@ -24,7 +25,7 @@ def stoppable(launcher: psutil.Process | None) -> Iterator[None]:
     Args:
         launcher: The process that waits for us, or None.
     """
-    before = {number: signal.signal(number, _raise) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, _raise) for number in _ORDERS}
     finished = threading.Event()
     if launcher is not None:
         threading.Thread(target=_watch, args=(launcher, finished), daemon=True).start()
@@ -45,8 +46,10 @@ def is_alive(process: psutil.Process | None) -> bool:
 
 
 def _raise(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is signal's
-    # A second signal while the first is being handled would tear the clean-up apart.
-    signal.signal(number, signal.SIG_IGN)
+    # A second order while the first is being obeyed would tear the clean-up apart, and one follows
+    # for sure: on Ctrl-C, `mlflow run` sends SIGTERM to the program that got the SIGINT as well.
+    for each in _ORDERS:
+        signal.signal(each, signal.SIG_IGN)
     raise Interrupted("PHI3-T001", f"stopped by {signal.Signals(number).name}")
 
 

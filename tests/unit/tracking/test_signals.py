@@ -11,7 +11,7 @@ from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.tracking.signals import is_alive, stoppable
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_order_to_stop_raises_where_the_work_is(number):
     before = signal.getsignal(number)
 
