@@ -4,7 +4,7 @@ import contextlib
 import os
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,18 @@ def open_workspace(target: Target, environment: Mapping[str, str] | None = None)
     Raises:
         AzureError: Sign-in fails, or there is no such project.
     """
+    account = open_account(target, environment)
+    with account.session(target.path) as ml:
+        return replace(account, location=str(ml.workspaces.get(target.project).location))
+
+
+def open_account(target: Target, environment: Mapping[str, str] | None = None) -> Workspace:
+    """Make the client without asking whether the project is there: its location is empty.
+
+    Args:
+        target: Which project; what it names may be missing yet.
+        environment: As of :func:`open_workspace`.
+    """
     settings = dict(environment or {})
     with applied(settings), quiet():
         from azure.ai.ml import MLClient  # noqa: PLC0415 - seconds
@@ -79,5 +91,4 @@ def open_workspace(target: Target, environment: Mapping[str, str] | None = None)
                 target.project,
                 enable_telemetry=False,
             )
-            location = str(ml.workspaces.get(target.project).location)
-    return Workspace(target, ml, location, settings)
+    return Workspace(target, ml, "", settings)

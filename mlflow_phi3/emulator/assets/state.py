@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from mlflow_phi3.emulator.operation import now
@@ -27,7 +27,14 @@ class Assets:
         self._store = store
         self._account = account
 
-    def create_workspace(self, workspace_id: str, *, location: str, kind: str) -> Resource:
+    def create_workspace(
+        self,
+        workspace_id: str,
+        *,
+        location: str,
+        kind: str,
+        properties: Mapping[str, Any] | None = None,
+    ) -> Resource:
         """Create a workspace with its default datastore; one that exists is returned as it is."""
         with self._store.transaction():
             known = self._store.get(workspace_id)
@@ -48,6 +55,7 @@ class Assets:
                 "publicNetworkAccess": "Enabled",
                 "hbiWorkspace": False,
                 "v1LegacyMode": False,
+                **(properties or {}),
             }
             self._store.put(workspace_id, "workspace", body)
             return body

@@ -29,7 +29,12 @@ def routes(subscription: Subscription) -> list[Route]:
     def permissions(_call: Call) -> Reply:
         return Reply({"value": subscription.permissions()})
 
+    def grant(call: Call) -> Reply:
+        subscription.grant(call.body or [])
+        return Reply(status=204)
+
     return [
+        Route("PUT", "/emulator/permissions", grant, open=True),
         Route("GET", _PLACE + "/usages", usages),
         Route("GET", _PLACE + "/vmSizes", sizes),
         Route("GET", _ONE + "/providers/{namespace}", provider),

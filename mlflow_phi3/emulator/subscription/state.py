@@ -1,5 +1,6 @@
 """Quota, machine types, resource providers and permissions; knows no HTTP."""
 
+import re
 from typing import Any
 
 from mlflow_phi3.emulator.endpoints.rules import capacity
@@ -14,7 +15,12 @@ _PROVIDERS = (
     "Microsoft.KeyVault",
     "Microsoft.Network",
 )
+_REGISTERED = frozenset(_PROVIDERS) - {"Microsoft.Network"}
+"""What a project could not exist without; that the network's is missing is the usual surprise."""
 _KIND = "provider"
+_PERMISSIONS = "/emulator/permissions"
+_ALL: Resource = {"actions": ["*"], "notActions": [], "dataActions": ["*"], "notDataActions": []}
+_NONE: Resource = {key: [] for key in _ALL}
 
 
 class Subscription:
@@ -34,8 +40,9 @@ class Subscription:
             if deployment["location"] == location:
                 kind = deployment["properties"]["instanceType"]
                 used[kind] += CORES[kind] * capacity(deployment)
-        rows = [("Total Dedicated vCPUs", sum(used.values()))]
-        rows += [(f"{name} vCPUs", cores) for name, cores in used.items()]
+        rows = {"Total Dedicated vCPUs": sum(used.values())}
+        for name, cores in used.items():
+            rows[family(name)] = rows.get(family(name), 0) + cores
         place = (
             f"/subscriptions/{subscription}/providers/Microsoft.MachineLearningServices"
             f"/locations/{location}"
@@ -49,7 +56,7 @@ class Subscription:
                 "limit": QUOTA_CORES,
                 "name": {"value": name, "localizedValue": name},
             }
-            for name, cores in rows
+            for name, cores in rows.items()
         ]
 
     def sizes(self) -> list[dict[str, Any]]:
@@ -57,7 +64,7 @@ class Subscription:
         return [
             {
                 "name": name,
-                "family": f"{name.split('_')[1]}Family",
+                "family": family(name),
                 "vCPUs": cores,
                 "gpus": 1 if "_NC" in name else 0,
                 "premiumIO": True,
@@ -75,7 +82,8 @@ class Subscription:
         """
         name = self._name(namespace)
         found = self._store.get(_provider_id(subscription, name))
-        return found or _provider(subscription, name, "NotRegistered")
+        state = "Registered" if name in _REGISTERED else "NotRegistered"
+        return found or _provider(subscription, name, state)
 
     def register(self, subscription: str, namespace: str) -> Resource:
         """Register a resource provider."""
@@ -84,10 +92,17 @@ class Subscription:
         self._store.put(_provider_id(subscription, name), _KIND, made)
         return made
 
-    @staticmethod
-    def permissions() -> list[dict[str, Any]]:
-        """Return what the emulator's only application may do: everything."""
-        return [{"actions": ["*"], "notActions": [], "dataActions": ["*"], "notDataActions": []}]
+    def permissions(self) -> list[Resource]:
+        """Return what the emulator's only application may do: everything, unless told otherwise."""
+        told = self._store.get(_PERMISSIONS)
+        return [_ALL] if told is None else list(told["value"])
+
+    def grant(self, value: list[Resource]) -> None:
+        """Say what the application may do, as role definitions say it.
+
+        Nothing is enforced: it is what :meth:`permissions` tells, to practise being refused.
+        """
+        self._store.put(_PERMISSIONS, "permissions", {"value": [{**_NONE, **one} for one in value]})
 
     @staticmethod
     def _name(namespace: str) -> str:
@@ -96,6 +111,13 @@ class Subscription:
                 return name
         text = f"The resource namespace '{namespace}' is invalid."
         raise Refusal(404, "InvalidResourceNamespace", text)
+
+
+def family(instance_type: str) -> str:
+    """Return the name under which Azure counts the cores of a machine type's kin."""
+    _, size, *rest = instance_type.split("_")
+    letters = re.sub(r"\d+", "", size).upper()
+    return f"standard{letters}{''.join(rest)}Family"
 
 
 def _provider_id(subscription: str, name: str) -> str:

@@ -1,0 +1,125 @@
+"""Azure's resource manager, for what azure-ai-ml has no word for.
+
+Requests go through the SDK's own pipeline: its sign-in, retries and cloud.
+"""
+
+import datetime as dt
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
+
+_NOT_FOUND = 404
+_BUSY = frozenset({"Accepted", "Creating", "InProgress", "Registering", "Running", "Updating"})
+_LONGEST_PAUSE_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the resource manager said.
+
+    Args:
+        status: HTTP status.
+        body: Parsed JSON; empty when there is none.
+        at: The service's clock when it answered, or None when it did not tell.
+    """
+
+    status: int
+    body: Mapping[str, Any]
+    at: dt.datetime | None
+
+
+class ResourceManager:
+    """Calls of one subscription.
+
+    Args:
+        account: Signed in; the project need not be there.
+    """
+
+    def __init__(self, account: Workspace) -> None:
+        self._account = account
+        self.target = account.target
+
+    def get(self, path: str, version: str, *, where: str, query: str = "") -> Answer | None:
+        """Return a resource, or None when it is not there.
+
+        Args:
+            path: From ``/subscriptions`` on.
+            version: API version.
+            where: What is asked about, for messages.
+            query: More of the query, ``name=value`` joined by ``&``.
+
+        Raises:
+            AzureError: Refused, or no answer.
+        """
+        more = f"&{query}" if query else ""
+        return self._send("GET", f"{path}?api-version={version}{more}", where)
+
+    def post(self, path: str, version: str, *, where: str) -> Answer | None:
+        """Ask for an action.
+
+        Raises:
+            AzureError: As :meth:`get`.
+        """
+        return self._send("POST", f"{path}?api-version={version}", where)
+
+    def put(
+        self, path: str, version: str, body: Mapping[str, Any], *, where: str, deadline: Deadline
+    ) -> Answer:
+        """Create or change a resource and wait until that has ended.
+
+        Raises:
+            AzureError: As :meth:`get`.
+            DeadlinePassed: Time is over.
+        """
+        url = f"{path}?api-version={version}"
+        answer = self._send("PUT", url, where, body)
+        pause_s = 0.2
+        while answer is not None and _state(answer) in _BUSY:
+            if deadline.left_s() <= 0:
+                raise DeadlinePassed(
+                    "PHI3-A721",
+                    f"it is still {_state(answer)} after {deadline.timeout_s:.0f} s",
+                    where=where,
+                    fix="run the same command again, with a longer --timeout-s",
+                )
+            time.sleep(min(pause_s, deadline.left_s()))
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+            answer = self._send("GET", url, where)
+        return answer or Answer(_NOT_FOUND, {}, None)
+
+    def _send(self, method: str, url: str, where: str, body: Any = None) -> Answer | None:
+        from azure.core.exceptions import HttpResponseError  # noqa: PLC0415 - loaded by now
+        from azure.core.rest import HttpRequest  # noqa: PLC0415
+        from azure.mgmt.core.exceptions import ARMErrorFormat  # noqa: PLC0415
+
+        with self._account.session(where) as ml:
+            generated = ml.serverless_endpoints._service_client  # noqa: SLF001 - see above
+            pipeline, settings = generated._client, generated._config  # noqa: SLF001
+            address = pipeline.format_url(url, endpoint=settings.base_url)
+            sent = {} if body is None else {"json": body}
+            answer = pipeline.send_request(HttpRequest(method, address, **sent))
+            if answer.status_code == _NOT_FOUND:
+                return None
+            if answer.status_code >= 400:
+                raise HttpResponseError(response=answer, error_format=ARMErrorFormat)
+            return Answer(
+                answer.status_code,
+                answer.json() if answer.content else {},
+                _date(answer.headers.get("Date", "")),
+            )
+
+
+def _state(answer: Answer) -> str:
+    return str((answer.body.get("properties") or {}).get("provisioningState") or "")
+
+
+def _date(text: str) -> dt.datetime | None:
+    try:
+        return parsedate_to_datetime(text)
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""Resource groups, template deployments, and what a hub is connected to."""

@@ -1,0 +1,77 @@
+"""Requests about the subscription itself, resource groups, deployments and connections."""
+
+from mlflow_phi3.emulator.assets.routes import workspace_id
+from mlflow_phi3.emulator.resources.state import Resources
+from mlflow_phi3.emulator.router import WORKSPACE, Call, Handler, Reply, Route
+
+_SUBSCRIPTION = "/subscriptions/{subscription}"
+_GROUP = _SUBSCRIPTION + "/resourceGroups/{group}"
+_DEPLOYMENT = _GROUP + "/providers/Microsoft.Resources/deployments/{deployment}"
+_ACCOUNT = _GROUP + "/providers/Microsoft.CognitiveServices/accounts/{account}"
+_CONNECTION = WORKSPACE + "/connections/{connection}"
+
+
+def routes(resources: Resources) -> list[Route]:
+    """Return the routes."""
+
+    def subscription(call: Call) -> Reply:
+        return Reply(resources.get_subscription(call.names["subscription"]))
+
+    def put_group(call: Call) -> Reply:
+        location = str((call.body or {}).get("location") or "")
+        body, new = resources.put_group(_GROUP.format(**call.names), location)
+        return Reply(body, 201 if new else 200)
+
+    def get_group(call: Call) -> Reply:
+        return Reply(resources.get_group(_GROUP.format(**call.names)))
+
+    def deploy(call: Call) -> Reply:
+        properties = (call.body or {}).get("properties") or {}
+        group = _GROUP.format(**call.names)
+        return Reply(resources.deploy(group, call.names["deployment"], properties), 201)
+
+    def get_deployment(call: Call) -> Reply:
+        return Reply(resources.get_deployment(_DEPLOYMENT.format(**call.names)))
+
+    def operations(call: Call) -> Reply:
+        resources.get_deployment(_DEPLOYMENT.format(**call.names))
+        return Reply({"value": []})
+
+    def put_account(call: Call) -> Reply:
+        body, new = resources.put_account(_ACCOUNT.format(**call.names), call.body or {})
+        return Reply(body, 201 if new else 200)
+
+    def get_account(call: Call) -> Reply:
+        return Reply(resources.get_account(_ACCOUNT.format(**call.names)))
+
+    table: list[tuple[str, str, Handler]] = [
+        ("GET", _SUBSCRIPTION, subscription),
+        ("PUT", _GROUP, put_group),
+        ("GET", _GROUP, get_group),
+        ("PUT", _DEPLOYMENT, deploy),
+        ("GET", _DEPLOYMENT, get_deployment),
+        ("GET", _DEPLOYMENT + "/operations", operations),
+        ("PUT", _ACCOUNT, put_account),
+        ("GET", _ACCOUNT, get_account),
+    ]
+    found = [Route(method, template, handler) for method, template, handler in table]
+    return [*found, *_connections(resources)]
+
+
+def _connections(resources: Resources) -> list[Route]:
+    def put_connection(call: Call) -> Reply:
+        properties = (call.body or {}).get("properties") or {}
+        name = call.names["connection"]
+        return Reply(resources.put_connection(workspace_id(call), name, properties))
+
+    def get_connection(call: Call) -> Reply:
+        return Reply(resources.get_connection(workspace_id(call), call.names["connection"]))
+
+    def connections(call: Call) -> Reply:
+        return Reply({"value": resources.list_connections(workspace_id(call))})
+
+    return [
+        Route("PUT", _CONNECTION, put_connection),
+        Route("GET", _CONNECTION, get_connection),
+        Route("GET", WORKSPACE + "/connections", connections),
+    ]

@@ -1,0 +1,226 @@
+"""Resource groups and what is created in them by template; knows no HTTP."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mlflow_phi3.emulator.assets.state import Assets, envelope
+from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.store import Resource, Store
+
+_GROUP = "resourceGroup"
+_CONNECTION = "connection"
+_ACCOUNT = "account"
+_LOCATION = re.compile(r"[a-z]+\d?")
+_WORKSPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,32}")
+
+
+class Resources:
+    """Resource groups of one subscription, hubs and projects, and their connections.
+
+    Args:
+        store: Where they are kept.
+        assets: Keeps the workspaces.
+        subscription: The only subscription there is.
+    """
+
+    def __init__(self, store: Store, assets: Assets, *, subscription: str) -> None:
+        self._store = store
+        self._assets = assets
+        self._subscription = subscription
+
+    def get_subscription(self, subscription: str) -> Resource:
+        """Return the subscription.
+
+        Raises:
+            Refusal: 404 for any other.
+        """
+        if subscription != self._subscription:
+            text = f"The subscription '{subscription}' could not be found."
+            raise Refusal(404, "SubscriptionNotFound", text)
+        return {
+            "id": f"/subscriptions/{subscription}",
+            "subscriptionId": subscription,
+            "displayName": "mlflow-phi3 emulator",
+            "state": "Enabled",
+        }
+
+    def put_group(self, group_id: str, location: str) -> tuple[Resource, bool]:
+        """Create a resource group; tell whether it is new.
+
+        Raises:
+            Refusal: No location, or another one than it has.
+        """
+        _check_location(location)
+        known = self._store.get(group_id)
+        if known is not None and known["location"] != location:
+            text = f"The resource group '{known['name']}' is in location {known['location']}."
+            raise Refusal(409, "InvalidResourceGroupLocation", text)
+        made = {
+            "id": group_id,
+            "name": group_id.rsplit("/", 1)[1],
+            "type": "Microsoft.Resources/resourceGroups",
+            "location": location,
+            "tags": {},
+            "properties": {"provisioningState": "Succeeded"},
+        }
+        self._store.put(group_id, _GROUP, made)
+        return made, known is None
+
+    def get_group(self, group_id: str) -> Resource:
+        """Return a resource group.
+
+        Raises:
+            Refusal: 404.
+        """
+        found = self._store.get(group_id)
+        if found is None:
+            text = f"Resource group '{group_id.rsplit('/', 1)[1]}' could not be found."
+            raise Refusal(404, "ResourceGroupNotFound", text)
+        return found
+
+    def deploy(self, group_id: str, name: str, properties: Mapping[str, Any]) -> Resource:
+        """Do what the SDK's template for a hub or a project says; return the deployment.
+
+        Of the template's language only its parameters are read: the SDK sends two fixed templates.
+
+        Raises:
+            Refusal: A rule of the service is broken.
+        """
+        self.get_group(group_id)
+        sent = properties.get("parameters") or {}
+        values = {key: value.get("value") for key, value in sent.items()}
+        workspace_id = self._create_workspace(group_id, values)
+        return self._deployment(group_id, name, workspace_id, sent)
+
+    def put_connection(
+        self, workspace_id: str, name: str, properties: Mapping[str, Any]
+    ) -> Resource:
+        """Connect a workspace with another service; credentials are not kept.
+
+        Raises:
+            Refusal: No such workspace, or no category and target.
+        """
+        self._assets.get_workspace(workspace_id)
+        if not properties.get("category") or not properties.get("target"):
+            raise Refusal(400, "UserError", "A connection needs a category and a target.")
+        kept = {key: value for key, value in properties.items() if key != "credentials"}
+        connection_id = f"{workspace_id}/connections/{name}"
+        kind = "Microsoft.MachineLearningServices/workspaces/connections"
+        made = envelope(connection_id, kind, kept)
+        self._store.put(connection_id, _CONNECTION, made)
+        return made
+
+    def get_connection(self, workspace_id: str, name: str) -> Resource:
+        """Return a connection.
+
+        Raises:
+            Refusal: 404.
+        """
+        found = self._store.get(f"{workspace_id}/connections/{name}")
+        if found is None:
+            raise Refusal(404, "UserError", f"Connection {name} was not found.")
+        return found
+
+    def list_connections(self, workspace_id: str) -> list[Resource]:
+        """Return the connections of a workspace."""
+        return self._store.beneath(workspace_id, _CONNECTION)
+
+    def put_account(self, account_id: str, body: Mapping[str, Any]) -> tuple[Resource, bool]:
+        """Create an AI Services account; tell whether it is new.
+
+        Raises:
+            Refusal: Without kind, SKU or location.
+        """
+        self.get_group(account_id.split("/providers/", maxsplit=1)[0])
+        _check_location(str(body.get("location") or ""))
+        if not body.get("kind") or not (body.get("sku") or {}).get("name"):
+            raise Refusal(400, "InvalidRequest", "An account needs a kind and a sku.")
+        known = self._store.get(account_id)
+        name = account_id.rsplit("/", 1)[1]
+        made = envelope(
+            account_id,
+            "Microsoft.CognitiveServices/accounts",
+            {
+                "endpoint": f"https://{name}.cognitiveservices.azure.com/",
+                "provisioningState": "Succeeded",
+            },
+        )
+        made |= {"kind": body["kind"], "sku": body["sku"], "location": body["location"]}
+        self._store.put(account_id, _ACCOUNT, made)
+        return made, known is None
+
+    def get_account(self, account_id: str) -> Resource:
+        """Return an AI Services account.
+
+        Raises:
+            Refusal: 404.
+        """
+        found = self._store.get(account_id)
+        if found is None:
+            raise Refusal(404, "ResourceNotFound", f"The Resource '{account_id}' was not found.")
+        return found
+
+    def _create_workspace(self, group_id: str, values: Mapping[str, Any]) -> str:
+        name, hub = str(values.get("workspaceName") or ""), str(values.get("workspace_hub") or "")
+        kind = str(values.get("kind") or "").capitalize()
+        if not _WORKSPACE_NAME.fullmatch(name):
+            raise Refusal(400, "BadArgument", f"'{name}' is not a valid workspace name.")
+        _check_location(str(values.get("location") or ""))
+        properties: dict[str, Any] = {
+            "friendlyName": values.get("friendlyName") or name,
+            "description": values.get("description") or "",
+        }
+        if kind == "Project":
+            parent = self._assets.get_workspace(hub)
+            if parent["kind"] != "Hub" or parent["location"] != values["location"]:
+                text = f"{hub} is no hub in {values['location']}."
+                raise Refusal(400, "BadArgument", text)
+            properties |= {
+                "hubResourceId": hub,
+                "storageAccount": parent["properties"]["storageAccount"],
+            }
+        workspace_id = f"{group_id}/providers/Microsoft.MachineLearningServices/workspaces/{name}"
+        made = self._assets.create_workspace(
+            workspace_id, location=values["location"], kind=kind, properties=properties
+        )
+        made["tags"] = values.get("tagValues") or {}
+        self._store.put(workspace_id, "workspace", made)
+        return workspace_id
+
+    def _deployment(
+        self, group_id: str, name: str, workspace_id: str, parameters: Mapping[str, Any]
+    ) -> Resource:
+        deployment_id = f"{group_id}/providers/Microsoft.Resources/deployments/{name}"
+        made: Resource = {
+            "id": deployment_id,
+            "name": name,
+            "type": "Microsoft.Resources/deployments",
+            "properties": {
+                "mode": "Incremental",
+                "provisioningState": "Succeeded",
+                "duration": "PT1S",
+                "parameters": dict(parameters),
+                "outputResources": [{"id": workspace_id}],
+            },
+        }
+        self._store.put(deployment_id, "templateDeployment", made)
+        return made
+
+    def get_deployment(self, deployment_id: str) -> Resource:
+        """Return a template's deployment.
+
+        Raises:
+            Refusal: 404.
+        """
+        found = self._store.get(deployment_id)
+        if found is None:
+            text = f"Deployment '{deployment_id.rsplit('/', 1)[1]}' could not be found."
+            raise Refusal(404, "DeploymentNotFound", text)
+        return found
+
+
+def _check_location(location: str) -> None:
+    if not _LOCATION.fullmatch(location):
+        text = f"The provided location '{location}' is not available."
+        raise Refusal(400, "LocationNotAvailableForResourceType", text)
