@@ -6,8 +6,11 @@
     ├── PreflightError       exit 4   something that must be there first is missing
     ├── AzureError           exit 5   Azure refused, failed or did not answer
     ├── GateError            exit 6   a model is not good enough to go on
-    ├── TrainingError        exit 1   a training that cannot go on (NaN, out of memory)
-    └── Interrupted          exit 130 the person or the system asked to stop
+    └── TrainingError        exit 1   a training that cannot go on (NaN, out of memory)
+
+``Interrupted`` (exit 130: the person or the system asked to stop) stands beside them, under
+``KeyboardInterrupt``: it is raised wherever the program happens to be, and the many
+``except Exception`` of the libraries beneath us must not take it for a fault of theirs.
 
 A message reads ``CODE place: problem. Fix: mend``. Codes are stable: people search for them.
 """
@@ -15,8 +18,8 @@ A message reads ``CODE place: problem. Fix: mend``. Codes are stable: people sea
 from typing import ClassVar
 
 
-class Phi3Error(Exception):
-    """The root of the tree.
+class _Told(BaseException):
+    """What every error of ours tells.
 
     Args:
         code: Stable identifier such as ``PHI3-D014``.
@@ -36,6 +39,10 @@ class Phi3Error(Exception):
         self.problem = problem
         self.where = where
         self.fix = fix
+
+
+class Phi3Error(_Told, Exception):
+    """The root of the tree; its arguments are ``code``, ``problem``, ``where`` and ``fix``."""
 
 
 class UsageError(Phi3Error):
@@ -100,7 +107,7 @@ class TrainingError(Phi3Error):
     """A training that cannot go on."""
 
 
-class Interrupted(Phi3Error):  # noqa: N818 - it is an order, not a fault
+class Interrupted(_Told, KeyboardInterrupt):
     """The person (Ctrl-C) or the system (SIGTERM) asked to stop."""
 
     exit_code = 130

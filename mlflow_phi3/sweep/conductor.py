@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mlflow_phi3.backends.base import Backend, Job, Training
-from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.sweep.ledger import OUTCOME, Ledger, Ticket
 from mlflow_phi3.sweep.results import SweepProgress, trial_name
 from mlflow_phi3.sweep.trial_run import SHARED_WITH, TrialRun, open_trial_run
@@ -76,7 +75,7 @@ class Conductor:
             Why it ended: ``n_trials``, ``grid`` or ``budget_hours``.
 
         Raises:
-            KeyboardInterrupt, Interrupted: As they came; trials under way then wait to be
+            KeyboardInterrupt: As it came; trials under way then wait to be
                 continued, and their runs are KILLED.
         """
         self._began = self.clock()
@@ -111,7 +110,7 @@ class Conductor:
             with self.backend.train(jobs) as training:
                 for report in training.reports():
                     self._hear(report, training)
-        except (KeyboardInterrupt, Interrupted):
+        except KeyboardInterrupt:
             self._leave("stopped; continue the study to go on")
             raise
         except BaseException as error:

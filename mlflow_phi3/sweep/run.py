@@ -71,7 +71,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     Raises:
         UsageError: A space, option or study that cannot be meant.
         TrainingError: No trial was completed.
-        KeyboardInterrupt, Interrupted: As they came.
+        KeyboardInterrupt: As it came.
     """
     if not validation:
         raise UsageError("PHI3-U089", "no validation examples", where="validation_data")

@@ -15,7 +15,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from mlflow_phi3.errors import Interrupted, UsageError
+from mlflow_phi3.errors import UsageError
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -164,7 +164,7 @@ class Tracker:
             run = self.start(name, stage=stage, parent=parent, tags=tags)
         try:
             yield run
-        except (KeyboardInterrupt, Interrupted) as stop:
+        except KeyboardInterrupt as stop:
             _end_badly(run, "KILLED", stop)
             raise
         except BaseException as error:

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -12,11 +13,16 @@ import psutil
 from mlflow_phi3.errors import Interrupted
 
 _POLL_S = 0.5
+# An order that was not obeyed by then is given again: Python drops an exception that is raised
+# inside a finaliser or a callback from C, and the program would go on as if nobody had asked.
+_PATIENCE_S = 20.0
 _ORDERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
-def stoppable(launcher: psutil.Process | None) -> Iterator[None]:
+def stoppable(
+    launcher: psutil.Process | None, *, patience_s: float = _PATIENCE_S
+) -> Iterator[None]:
     """Ctrl-C, SIGTERM, SIGHUP and the end of ``launcher`` raise ``Interrupted`` inside.
 
     ``mlflow run`` dies of SIGTERM without telling the program it started, which would train on
@@ -24,15 +30,15 @@ def stoppable(launcher: psutil.Process | None) -> Iterator[None]:
 
     Args:
         launcher: The process that waits for us, or None.
+        patience_s: Seconds after which an order that had no effect is given again.
     """
-    before = {number: signal.signal(number, _raise) for number in _ORDERS}
-    finished = threading.Event()
-    if launcher is not None:
-        threading.Thread(target=_watch, args=(launcher, finished), daemon=True).start()
+    watch = _Watch(launcher, patience_s)
+    before = {number: signal.signal(number, watch.obey) for number in _ORDERS}
+    watch.start()
     try:
         yield
     finally:
-        finished.set()
+        watch.finished.set()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -45,17 +51,33 @@ def is_alive(process: psutil.Process | None) -> bool:
         return False
 
 
-def _raise(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature is signal's
-    # A second order while the first is being obeyed would tear the clean-up apart, and one follows
-    # for sure: on Ctrl-C, `mlflow run` sends SIGTERM to the program that got the SIGINT as well.
-    for each in _ORDERS:
-        signal.signal(each, signal.SIG_IGN)
-    raise Interrupted("PHI3-T001", f"stopped by {signal.Signals(number).name}")
+class _Watch(threading.Thread):
+    """Turns the first order into an error, and looks whether it is obeyed."""
 
+    def __init__(self, launcher: psutil.Process | None, patience_s: float) -> None:
+        super().__init__(name="stoppable", daemon=True)
+        self.finished = threading.Event()
+        self._launcher = launcher
+        self._patience_s = patience_s
+        self._ordered_at: float | None = None
 
-def _watch(launcher: psutil.Process, finished: threading.Event) -> None:
-    """Send ourselves SIGTERM when ``launcher`` is gone."""
-    while not finished.wait(_POLL_S):
-        if not is_alive(launcher):
-            os.kill(os.getpid(), signal.SIGTERM)
-            return
+    def obey(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is signal's
+        """Raise, unless an order is being obeyed already.
+
+        A second error would tear the clean-up apart, and a second order comes for sure: on
+        Ctrl-C, `mlflow run` sends SIGTERM to the program that got the SIGINT as well.
+        """
+        now = time.monotonic()
+        if self._ordered_at is None or now - self._ordered_at >= self._patience_s:
+            self._ordered_at = now
+            raise Interrupted("PHI3-T001", f"stopped by {signal.Signals(number).name}")
+
+    def run(self) -> None:
+        """Send ourselves SIGTERM when the launcher is gone, or an order was lost."""
+        while not self.finished.wait(_POLL_S):
+            if self._ordered_at is None:
+                lost = self._launcher is not None and not is_alive(self._launcher)
+            else:
+                lost = time.monotonic() - self._ordered_at >= self._patience_s
+            if lost:
+                os.kill(os.getpid(), signal.SIGTERM)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.errors import Interrupted, TrainingError, UsageError
+from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.adapters import (
@@ -172,7 +172,7 @@ class Session:
                     self._advance(group)
                 yield from self._tell()
                 self._checkpoint_by_clock()
-        except (GeneratorExit, KeyboardInterrupt, Interrupted):
+        except (GeneratorExit, KeyboardInterrupt):
             for trajectory in self._running:
                 if not trajectory.torn:
                     self._save_last(trajectory)

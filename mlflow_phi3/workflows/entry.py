@@ -44,9 +44,7 @@ def run(word: str, arguments: Sequence[str]) -> int:
                 os.chdir(launcher.cwd())
             _settle(str(getattr(config, "model", "")))
             importlib.import_module(f"mlflow_phi3.workflows.{word}").run(config)
-    except KeyboardInterrupt:
-        return _tell(Interrupted("PHI3-T001", "stopped by Ctrl-C"), launcher)
-    except Phi3Error as error:
+    except (Phi3Error, Interrupted) as error:
         return _tell(error, launcher)
     return 0
 
@@ -60,7 +58,7 @@ def _settle(model: str) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def _tell(error: Phi3Error, launcher: psutil.Process | None) -> int:
+def _tell(error: Phi3Error | Interrupted, launcher: psutil.Process | None) -> int:
     """Say why it ended, and close the run that a dead ``mlflow run`` left to nobody."""
     print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)  # noqa: T201 - the last word belongs on the terminal
     run_id = os.environ.get("MLFLOW_RUN_ID")
