@@ -27,7 +27,7 @@ class Kind(StrEnum):
     FAIL_OPERATION = "fail_operation"
     """The long-running operation on a matching resource fails."""
     HANG_OPERATION = "hang_operation"
-    """The long-running operation on a matching resource never ends."""
+    """The long-running operation on a matching resource does not end until faults are cleared."""
 
 
 _OPERATION = (Kind.FAIL_OPERATION, Kind.HANG_OPERATION)
@@ -62,13 +62,14 @@ class Faults:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiting: list[Fault] = []
+        self._released = threading.Event()
 
     def take(self, method: str, path: str) -> Fault | None:
         """Return the fault that hits this request, and count it."""
         return self._take(path, method, operations=False)
 
-    def during_operation(self, resource_id: str, stopping: threading.Event) -> None:
-        """Fail or never return when a fault hits the operation on this resource.
+    def during_operation(self, resource_id: str) -> None:
+        """Fail when a fault hits the operation on this resource, at once or once it is let go.
 
         Raises:
             RuntimeError: The operation shall fail.
@@ -77,8 +78,14 @@ class Faults:
         if fault is None:
             return
         if fault.kind is Kind.HANG_OPERATION:
-            stopping.wait()
+            self._released.wait()
         raise RuntimeError("an unexpected internal failure")
+
+    def release(self) -> None:
+        """Let operations go that never end: they fail."""
+        with self._lock:
+            self._released.set()
+            self._released = threading.Event()
 
     def _take(self, path: str, method: str, *, operations: bool) -> Fault | None:
         with self._lock:
@@ -122,6 +129,7 @@ class Faults:
     def _clear(self, _call: Call) -> Reply:
         with self._lock:
             self._waiting.clear()
+        self.release()
         return Reply(status=204)
 
 

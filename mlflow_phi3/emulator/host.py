@@ -27,6 +27,8 @@ from mlflow_phi3.emulator.identity.routes import routes as identity_routes
 from mlflow_phi3.emulator.identity.state import Identity
 from mlflow_phi3.emulator.journal import Journal
 from mlflow_phi3.emulator.operation import Operations
+from mlflow_phi3.emulator.resources.routes import routes as resource_routes
+from mlflow_phi3.emulator.resources.state import Resources
 from mlflow_phi3.emulator.router import WORKSPACE as WORKSPACE_PATH
 from mlflow_phi3.emulator.router import Router
 from mlflow_phi3.emulator.server import Application
@@ -63,9 +65,8 @@ def serve(settings: Settings) -> None:
         save_certificates(settings.home)
         # A signal may come while the parts are being started: SystemExit unwinds them.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        with _listen(settings) as listener, _parts(settings, listener) as parts:
-            _run(settings, listener, parts.application)
-            parts.operations.stop()
+        with _listen(settings) as listener, _application(settings, listener) as application:
+            _run(settings, listener, application)
             settings.record.unlink(missing_ok=True)
 
 
@@ -88,76 +89,107 @@ def _hold(lock: TextIO, settings: Settings) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
-    application: Application
+class _Ground:
+    """What every service stands on.
+
+    Args:
+        address: Under which the emulator is reached.
+        blob_url: Where Azurite listens.
+        blobs: The project's storage account.
+        store: All resources.
+        faults: What shall go wrong.
+        operations: Runs what takes time.
+        fleet: The scoring processes.
+        assets: Workspaces and what lies in them.
+        resources: Resource groups, and hubs and projects by template.
+    """
+
+    address: str
+    blob_url: str
+    blobs: Blobs
+    store: Store
+    faults: Faults
     operations: Operations
+    fleet: Fleet
+    assets: Assets
+    resources: Resources
 
 
 @contextlib.contextmanager
-def _parts(settings: Settings, listener: socket.socket) -> Iterator[_Parts]:
-    port = listener.getsockname()[1]
-    key = account_key(settings.secret("storage"))
+def _application(settings: Settings, listener: socket.socket) -> Iterator[Application]:
+    """Yield the application, all of its services at work; they end with the context."""
     with contextlib.ExitStack() as stack:
-        azurite = Azurite(install_azurite(settings.cache), settings.home / "blobs", key)
-        stack.callback(azurite.stop)
-        blobs = Blobs(azurite.url, ACCOUNT, key)
-        blobs.create_container(CONTAINER)
-        store = Store(settings.home / "state.sqlite")
-        stack.callback(store.close)
-        fleet = Fleet(settings.home / "deployments", ready_timeout_s=settings.ready_timeout_s)
-        stack.callback(fleet.close)
-        faults, journal = Faults(), Journal()
-        operations = Operations(store, faults, poll_ms=settings.poll_ms)
-        # The account "localhost:PORT/name#" lets the SDK's https://{account}.blob.{suffix} come
-        # here: what follows lands in the fragment of the URL.
-        assets = Assets(store, account=lambda: f"localhost:{port}/{ACCOUNT}#")
-        names = {"subscription": SUBSCRIPTION, "group": GROUP, "workspace": WORKSPACE}
-        assets.create_workspace(WORKSPACE_PATH.format(**names), location=LOCATION, kind="Project")
-        endpoints = Endpoints(
-            store,
-            operations,
-            fleet,
-            download=blobs.download,
-            scoring_base=lambda: f"https://localhost:{port}/online",
-        )
-        serverless = Serverless(
-            store,
-            operations,
-            fleet,
-            download=blobs.download,
-            base=lambda: f"https://localhost:{port}/serverless",
-        )
+        ground = _lay_ground(settings, listener.getsockname()[1], stack)
         identity = Identity(TENANT, CLIENT, settings.secret("client"), settings.secret("signing"))
-        limits = httpx.Limits(max_connections=None)
-        client = httpx.AsyncClient(trust_env=False, timeout=600.0, limits=limits)
-        router = Router(
-            [
-                *identity_routes(identity),
-                *faults.routes(),
-                *journal.routes(),
-                *operations.routes(),
-                *asset_routes(assets, sas=blobs.sas),
-                *subscription_routes(Subscription(store)),
-                *serverless_routes(serverless, operations, assets),
-                *EndpointRoutes(endpoints, operations, assets).routes(),
-            ]
+        online, serverless = _endpoints(ground)
+        journal = Journal()
+        client = httpx.AsyncClient(
+            trust_env=False, timeout=600.0, limits=httpx.Limits(max_connections=None)
         )
-        application = Application(
-            router=router,
+        routes = [
+            *identity_routes(identity),
+            *ground.faults.routes(),
+            *journal.routes(),
+            *ground.operations.routes(),
+            *asset_routes(ground.assets, sas=ground.blobs.sas),
+            *subscription_routes(Subscription(ground.store)),
+            *resource_routes(ground.resources),
+            *serverless_routes(serverless, ground.operations, ground.assets),
+            *EndpointRoutes(online, ground.operations, ground.assets).routes(),
+        ]
+        online.resume()
+        serverless.resume()
+        yield Application(
+            router=Router(routes),
             identity=identity,
-            faults=faults,
+            faults=ground.faults,
             journal=journal,
             scoring={
-                "online": Scoring(endpoints, fleet, client),
-                "serverless": ServerlessScoring(serverless, fleet, client),
+                "online": Scoring(online, ground.fleet, client),
+                "serverless": ServerlessScoring(serverless, ground.fleet, client),
             },
             blobs=client,
-            blob_url=azurite.url,
+            blob_url=ground.blob_url,
             account=ACCOUNT,
         )
-        endpoints.resume()
-        serverless.resume()
-        yield _Parts(application, operations)
+
+
+def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _Ground:
+    """Start storage and open the store; the stack ends both, and the scoring processes."""
+    key = account_key(settings.secret("storage"))
+    azurite = Azurite(install_azurite(settings.cache), settings.home / "blobs", key)
+    stack.callback(azurite.stop)
+    blobs = Blobs(azurite.url, ACCOUNT, key)
+    blobs.create_container(CONTAINER)
+    store = Store(settings.home / "state.sqlite")
+    stack.callback(store.close)
+    fleet = Fleet(settings.home / "deployments", ready_timeout_s=settings.ready_timeout_s)
+    stack.callback(fleet.close)
+    faults = Faults()
+    operations = Operations(store, faults, poll_ms=settings.poll_ms)
+    stack.callback(operations.stop)
+    # The account "localhost:PORT/name#" lets the SDK's https://{account}.blob.{suffix} come here:
+    # what follows lands in the fragment of the URL.
+    assets = Assets(store, account=lambda: f"localhost:{port}/{ACCOUNT}#")
+    names = {"subscription": SUBSCRIPTION, "group": GROUP, "workspace": WORKSPACE}
+    resources = Resources(store, assets, subscription=SUBSCRIPTION)
+    if store.get(group := f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}") is None:
+        resources.put_group(group, LOCATION)
+    assets.create_workspace(WORKSPACE_PATH.format(**names), location=LOCATION, kind="Project")
+    address = f"https://localhost:{port}"
+    return _Ground(
+        address, azurite.url, blobs, store, faults, operations, fleet, assets, resources
+    )
+
+
+def _endpoints(ground: _Ground) -> tuple[Endpoints, Serverless]:
+    """Return both kinds of endpoints."""
+    parts = (ground.store, ground.operations, ground.fleet)
+    download = ground.blobs.download
+    return (
+        Endpoints(*parts, download=download, scoring_base=lambda: f"{ground.address}/online"),
+        Serverless(*parts, download=download, base=lambda: f"{ground.address}/serverless"),
+    )
 
 
 def _run(settings: Settings, listener: socket.socket, application: Application) -> None:

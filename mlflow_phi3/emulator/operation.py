@@ -104,15 +104,16 @@ class Operations:
         ]
 
     def stop(self) -> None:
-        """Let operations that a fault keeps from ending go."""
+        """Write no more down, and let operations go that a fault keeps from ending."""
         self._stopping.set()
+        self._faults.release()
 
     def _run(
         self, record: Resource, work: Callable[[], None], on_failure: Callable[[str], None]
     ) -> None:
         error: Mapping[str, str] | None = None
         try:
-            self._faults.during_operation(record["resource"], self._stopping)
+            self._faults.during_operation(record["resource"])
             work()
         except OperationFailed as failed:
             error = {"code": failed.code, "message": failed.message}

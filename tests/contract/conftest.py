@@ -12,7 +12,15 @@ import pytest
 
 from mlflow_phi3.emulator.lifecycle import find_emulator
 from mlflow_phi3.emulator.process import Guarded
-from mlflow_phi3.emulator.settings import CACHE_VARIABLE, HOME_VARIABLE, settings_from
+from mlflow_phi3.emulator.router import WORKSPACE
+from mlflow_phi3.emulator.settings import (
+    CACHE_VARIABLE,
+    GROUP,
+    HOME_VARIABLE,
+    SUBSCRIPTION,
+    settings_from,
+)
+from mlflow_phi3.emulator.settings import WORKSPACE as PROJECT
 
 MODEL = """
 import mlflow
@@ -78,6 +86,20 @@ class Emulator:
         self.http.delete("/emulator/faults")
         self.http.delete("/emulator/journal")
 
+    def sweep(self):
+        """Delete all endpoints."""
+        self.clear()
+        signed_in = {"Authorization": f"Bearer {self.token()}"}
+        query = {"params": {"api-version": "2024-10-01-preview"}, "headers": signed_in}
+        place = WORKSPACE.format(subscription=SUBSCRIPTION, group=GROUP, workspace=PROJECT)
+        deadline = time.monotonic() + 60
+        for kind in ("onlineEndpoints", "serverlessEndpoints"):
+            while left := self.http.get(f"{place}/{kind}", **query).json()["value"]:
+                assert time.monotonic() < deadline, left
+                for endpoint in left:  # one that is being changed refuses, and is asked again
+                    self.http.delete(endpoint["id"], **query)
+                time.sleep(0.1)
+
     def token(self):
         settings = self.environment
         answer = self.http.post(
@@ -112,13 +134,20 @@ def start(home: Path) -> Emulator:
     return Emulator(settings, running, process)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def emulator(tmp_path_factory):
-    """One for each module, so that none meets what another left."""
+    """One for all: starting it takes seconds."""
     emulator = start(tmp_path_factory.mktemp("emulator"))
     yield emulator
     emulator.http.close()
     emulator.process.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _swept(emulator):
+    """No module meets the endpoints that another has left."""
+    yield
+    emulator.sweep()
 
 
 @pytest.fixture(autouse=True)
