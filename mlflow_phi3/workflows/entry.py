@@ -42,14 +42,14 @@ def run(word: str, arguments: Sequence[str]) -> int:
             if launcher is not None:
                 # `mlflow run` starts us in the project's folder; paths mean where the person is.
                 os.chdir(launcher.cwd())
-            _settle(str(getattr(config, "model", "")))
+            settle(str(getattr(config, "model", "")))
             importlib.import_module(f"mlflow_phi3.workflows.{word}").run(config)
     except (Phi3Error, Interrupted) as error:
         return _tell(error, launcher)
     return 0
 
 
-def _settle(model: str) -> None:
+def settle(model: str) -> None:
     """Set what libraries read from the environment when they are imported."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)

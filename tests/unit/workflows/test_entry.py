@@ -30,7 +30,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported():
 def test_the_hub_is_out_of_reach_when_the_model_is_on_this_machine(monkeypatch, model, offline):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
-    entry._settle(model)
+    entry.settle(model)
 
     assert entry.os.environ.get("HF_HUB_OFFLINE") == offline
     assert entry.os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
