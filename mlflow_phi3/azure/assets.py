@@ -1,8 +1,10 @@
-"""Model versions of a project: content-addressed, so that the same content is sent once."""
+"""Models and data of a project: content-addressed, so that the same content is sent once."""
 
 import contextlib
 import hashlib
 import re
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +43,54 @@ def name_asset(name: str, version: str, folder: Path) -> ModelAsset:
     digest = digest_folder(folder)
     clean = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-._")[:200] or "model"
     return ModelAsset(clean, f"{version}-{digest[:12]}" if version else digest[:12], digest)
+
+
+@dataclass(frozen=True, slots=True)
+class DataAsset:
+    """A version of a data asset.
+
+    Args:
+        name: Its name in the project.
+        version: The begin of the content's digest.
+        new: Whether it had to be made.
+    """
+
+    name: str
+    version: str
+    new: bool
+
+
+def upload_data(workspace: Workspace, name: str, file: Path) -> DataAsset:
+    """Make a file a version of the data asset ``name``, unless the same content is one already.
+
+    Raises:
+        AzureError: The upload or the registration failed; a re-run goes on.
+    """
+    from azure.ai.ml.entities import Data  # noqa: PLC0415 - seconds
+    from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415
+
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    version, where = digest[:16], f"data {name}:{digest[:16]}"
+    with workspace.session(where) as ml, contextlib.suppress(ResourceNotFoundError):
+        ml.data.get(name, version)
+        return DataAsset(name, version, new=False)
+    with tempfile.TemporaryDirectory(prefix="mlflow-phi3-") as temporary:
+        folder = Path(temporary) / "data"
+        folder.mkdir()
+        shutil.copyfile(file, folder / file.name)
+        place = upload_folder(workspace, folder, digest, progress=lambda _size_bytes: None)
+    with workspace.session(where) as ml:
+        ml.data.create_or_update(
+            Data(
+                name=name,
+                version=version,
+                type="uri_file",
+                path=f"{place}/{file.name}",
+                tags={DIGEST_TAG: digest},
+            )
+        )
+    return DataAsset(name, version, new=True)
 
 
 def digest_folder(folder: Path) -> str:

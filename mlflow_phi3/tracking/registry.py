@@ -66,6 +66,20 @@ def log_model(run: Run, servable: Servable, *, name: str = "model") -> str:
     return str(logged.model_uri)
 
 
+def save_model(servable: Servable, folder: Path) -> None:
+    """Write ``servable`` as an MLflow model into ``folder``, which must not be there yet."""
+    mlflow.pyfunc.save_model(
+        path=str(folder),
+        python_model=servable.python_model,
+        artifacts=servable.artifacts,
+        code_paths=servable.code_paths,
+        pip_requirements=servable.pip_requirements,
+        model_config=servable.model_config,
+        signature=ModelSignature.from_dict(servable.signature),
+        input_example=servable.input_example,
+    )
+
+
 def download_model(uri: str, into: Path) -> Path:
     """Copy the model at ``uri`` into the folder ``into``; where it lies then."""
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into)))

@@ -20,7 +20,14 @@ def routes(assets: Assets, *, sas: Callable[[], str]) -> list[Route]:
     """
 
     def workspace(call: Call) -> Reply:
-        return Reply(assets.get_workspace(workspace_id(call)))
+        found = assets.get_workspace(workspace_id(call))
+        name = found["properties"]["workspaceId"]
+        tracking = f"{call.origin.replace('https', 'azureml', 1)}/mlflow/v1.0{found['id']}"
+        found["properties"] |= {
+            "discoveryUrl": f"{call.origin}/discovery/{name}",
+            "mlFlowTrackingUri": tracking,
+        }
+        return Reply(found)
 
     def datastore(call: Call) -> Reply:
         return Reply(assets.get_datastore(workspace_id(call), call.names["name"]))
@@ -56,6 +63,11 @@ def _versioned(assets: Assets, kind: str) -> list[Route]:
         names = call.names
         return Reply(assets.get_version(workspace_id(call), kind, names["name"], names["version"]))
 
+    def delete(call: Call) -> Reply:
+        names = call.names
+        gone = assets.delete_version(workspace_id(call), kind, names["name"], names["version"])
+        return Reply(status=200 if gone else 204)
+
     def versions(call: Call) -> Reply:
         return Reply({"value": assets.list_versions(workspace_id(call), kind, call.names["name"])})
 
@@ -69,6 +81,7 @@ def _versioned(assets: Assets, kind: str) -> list[Route]:
     table: list[tuple[str, str, Handler]] = [
         ("PUT", one + "/versions/{version}", put),
         ("GET", one + "/versions/{version}", get),
+        ("DELETE", one + "/versions/{version}", delete),
         ("GET", one + "/versions", versions),
         ("GET", one, container),
         ("GET", f"{WORKSPACE}/{kind}", containers),

@@ -155,12 +155,47 @@ class Assets:
         found = self._store.get(f"{workspace_id}/{kind}/{name}")
         if found is None:
             raise Refusal(404, "UserError", f"{kind} {name} was not found.")
-        numbers = [int(v["name"]) for v in versions if v["name"].isdigit()]
         found["properties"] = {
             "isArchived": False,
             "latestVersion": versions[0]["name"] if versions else None,
-            "nextVersion": str(max(numbers, default=0) + 1),
+            "nextVersion": self.next_version(workspace_id, kind, name),
         }
+        return found
+
+    def next_version(self, workspace_id: str, kind: str, name: str) -> str:
+        """Return the number that the next version of an asset gets."""
+        versions = self.list_versions(workspace_id, kind, name)
+        numbers = [int(v["name"]) for v in versions if v["name"].isdigit()]
+        return str(max(numbers, default=0) + 1)
+
+    def delete_version(self, workspace_id: str, kind: str, name: str, version: str) -> bool:
+        """Delete a version of an asset; tell whether there was one.
+
+        Raises:
+            Refusal: 409, a model that is deployed.
+        """
+        with self._store.transaction():
+            version_id = f"{workspace_id}/{kind}/{name}/versions/{version}"
+            if self._store.get(version_id) is None:
+                return False
+            users = self._users(f"/models/{name}/versions/{version}") if kind == "models" else []
+            if users:
+                text = f"The model is deployed ({', '.join(users)}): delete the deployment first."
+                raise Refusal(409, "ModelInUse", text)
+            self._store.delete(version_id)
+            if not self.list_versions(workspace_id, kind, name):
+                self._store.delete(f"{workspace_id}/{kind}/{name}")
+        return True
+
+    def _users(self, model: str) -> list[str]:
+        """The endpoints and deployments of a model, by the end of its address."""
+        found = []
+        for kind, place in (("serverless", "modelSettings"), ("deployment", "model")):
+            for resource in self._store.of_kind(kind):
+                named = resource["properties"].get(place) or ""
+                address = named.get("modelId", "") if isinstance(named, dict) else named
+                if str(address).lower().endswith(model.lower()):
+                    found.append(str(resource["name"]))
         return found
 
 

@@ -1,4 +1,4 @@
-"""What the emulator itself needs of blob storage's REST API: SAS, containers, reading."""
+"""What the emulator itself needs of blob storage's REST API: SAS, containers, reading, writing."""
 
 import base64
 import datetime as dt
@@ -74,6 +74,19 @@ class Blobs:
                         file.write(part)
                 count += 1
         return count
+
+    def upload(self, container: str, prefix: str, folder: Path) -> None:
+        """Copy a folder's files beneath a prefix."""
+        with self._client() as client:
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                name = f"{prefix}/{path.relative_to(folder).as_posix()}"
+                headers = {
+                    "x-ms-blob-type": "BlockBlob",
+                    "content-length": str(path.stat().st_size),
+                }
+                with path.open("rb") as file:
+                    address = self._at(f"{container}/{quote(name)}", "")
+                    client.put(address, content=file, headers=headers).raise_for_status()
 
     def _names(self, client: httpx.Client, container: str, prefix: str) -> Iterator[str]:
         marker = ""

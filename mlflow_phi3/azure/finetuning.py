@@ -1,0 +1,359 @@
+"""Fine-tuning jobs of a project: submit once, look, cancel, delete; their metrics and models."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.registry import REGISTRY
+from mlflow_phi3.errors import AzureError
+
+OUTPUT = "registered_model"
+ENDED = frozenset({"Completed", "Failed", "Canceled"})
+_MODELS_VERSION = "2024-10-01-preview"
+_MODEL_ID = re.compile(r"/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$")
+# The types have "ChatCompletion"; the SDK's constructor lowers the first letter.
+_TASKS = {"chat-completion": "ChatCompletion", "text-classification": "TextClassification"}
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuning:
+    """A job that is wanted.
+
+    Args:
+        name: Of the job, unique in the project for ever.
+        base: Base model, by its name in the registry.
+        base_version: Its version there.
+        task: ``chat-completion``.
+        train: Address of the training data.
+        validation: Address of the validation data.
+        hyperparameters: As Foundry takes them.
+        output: Name that the tuned model gets.
+        experiment: Experiment to file it under.
+        tags: Tags of the job.
+    """
+
+    name: str
+    base: str
+    base_version: str
+    task: str
+    train: str
+    validation: str
+    hyperparameters: Mapping[str, str]
+    output: str
+    experiment: str = "mlflow-phi3"
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def base_uri(self) -> str:
+        """Address of the base model."""
+        return f"azureml://registries/{REGISTRY}/models/{self.base}/versions/{self.base_version}"
+
+
+@dataclass(frozen=True, slots=True)
+class TunedModel:
+    """A model version that a job made.
+
+    Args:
+        name: Its name in the project.
+        version: Its version.
+        id: ``azureml://locations/...``, as a serverless endpoint wants it.
+        job: The job.
+        base: Address of the base model, where told.
+    """
+
+    name: str
+    version: str
+    id: str
+    job: str
+    base: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A job as Azure tells it.
+
+    Args:
+        name: Its name.
+        status: ``NotStarted`` ... ``Completed``, ``Failed`` or ``Canceled``.
+        output: Name of the tuned model.
+        base: Address of the base model.
+        hyperparameters: As sent.
+        tags: As sent.
+        url: Its page in the portal.
+        created: When, ISO 8601.
+    """
+
+    name: str
+    status: str
+    output: str
+    base: str
+    hyperparameters: Mapping[str, str]
+    tags: Mapping[str, str]
+    url: str
+    created: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will not change any more."""
+        return self.status in ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One value of a metric of a job."""
+
+    key: str
+    value: float
+    step: int
+
+
+def to_yaml(wanted: FineTuning) -> str:
+    """The job as ``az ml job create --file`` takes it."""
+    import yaml  # noqa: PLC0415 - one use
+
+    content = {
+        "$schema": "https://azuremlschemas.azureedge.net/latest/fineTuningJob.schema.json",
+        "type": "fine_tuning",
+        "name": wanted.name,
+        "experiment_name": wanted.experiment,
+        "model_provider": "custom",
+        "task": _TASKS[wanted.task],
+        "model": {"type": "mlflow_model", "path": wanted.base_uri},
+        "training_data": {"type": "uri_file", "path": wanted.train},
+        "validation_data": {"type": "uri_file", "path": wanted.validation},
+        "hyperparameters": dict(wanted.hyperparameters),
+        "outputs": {OUTPUT: {"type": "mlflow_model", "name": wanted.output}},
+        "tags": dict(wanted.tags),
+    }
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+class JobService:
+    """All remote calls for the jobs and tuned models of one project.
+
+    Args:
+        workspace: The open project.
+    """
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._place = ""
+        self._api = ""
+
+    @property
+    def place(self) -> str:
+        """How addresses of the project's assets begin: ``azureml://locations/...``."""
+        if not self._place:
+            with self._workspace.session(self._workspace.target.path) as ml:
+                found = ml.workspaces.get(self._workspace.target.project)._workspace_id  # noqa: SLF001 - as Microsoft's samples
+            self._place = f"azureml://locations/{self._workspace.location}/workspaces/{found}"
+        return self._place
+
+    def submit(self, wanted: FineTuning) -> JobState:
+        """Submit a job, once: a name that the project knows already is not sent again.
+
+        Raises:
+            AzureError: Refused, or no answer; a re-run finds what was submitted.
+        """
+        from azure.ai.ml import Input, Output  # noqa: PLC0415 - seconds
+        from azure.ai.ml.entities._job.finetuning.custom_model_finetuning_job import (  # noqa: PLC0415
+            CustomModelFineTuningJob,
+        )
+
+        known = self.get(wanted.name)
+        if known is not None:
+            return known
+        with self._workspace.session(f"job {wanted.name}") as ml:
+            # Not create_finetuning_job: it fails without validation data (azure-ai-ml 1.35.2).
+            job = CustomModelFineTuningJob(
+                name=wanted.name,
+                display_name=wanted.name,
+                experiment_name=wanted.experiment,
+                tags=dict(wanted.tags),
+                task=_TASKS[wanted.task],
+                model=Input(type="mlflow_model", path=wanted.base_uri),
+                training_data=Input(type="uri_file", path=wanted.train),
+                validation_data=Input(type="uri_file", path=wanted.validation),
+                hyperparameters=dict(wanted.hyperparameters),
+                outputs={OUTPUT: Output(type="mlflow_model", name=wanted.output)},
+            )
+            job.task = _TASKS[wanted.task]
+            return _to_state(ml.jobs.create_or_update(job))
+
+    def get(self, name: str) -> JobState | None:
+        """Return a job, or None."""
+        from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415 - slow
+
+        with self._workspace.session(f"job {name}") as ml:
+            try:
+                found = ml.jobs.get(name)
+            except ResourceNotFoundError:
+                return None
+            return _to_state(found)
+
+    def list_jobs(self) -> list[JobState]:
+        """Return the fine-tuning jobs of the project, newest first."""
+        answer = self._send("GET", f"{self._workspace.target.path}/jobs", "jobs")
+        states = [_from_body(one) for one in (answer or {}).get("value", [])]
+        return [state for state in states if state is not None]
+
+    def cancel(self, name: str) -> None:
+        """Ask Azure to stop a job; one that has ended is left as it is."""
+        with self._workspace.session(f"job {name}") as ml:
+            ml.jobs.begin_cancel(name)
+
+    def delete(self, name: str) -> None:
+        """Delete a job; one that is gone is no error.
+
+        Raises:
+            AzureError: It still runs.
+        """
+        self._send("DELETE", f"{self._workspace.target.path}/jobs/{name}", f"job {name}")
+
+    def why_failed(self, name: str) -> str:
+        """Return what the service says of a job that failed; empty where it says nothing."""
+        with self._workspace.session(f"job {name}") as ml:
+            details = ml.jobs._runs_operations.get_run_details(name)  # noqa: SLF001 - as jobs.stream
+        error = getattr(getattr(details, "error", None), "error", None)
+        return str(getattr(error, "message", "") or "")
+
+    def metrics(self, name: str) -> list[Point]:
+        """Return all points of all metrics of a job, by metric in the order of their steps.
+
+        A project's MLflow server knows a job by its name (azureml-mlflow asks at this address).
+        """
+        base = f"{self._api_url()}/mlflow/v2.0{self._workspace.target.path}/api/2.0/mlflow"
+        found = self._send(
+            "GET", f"{base}/runs/get?run_id={name}", f"metrics of {name}", version=""
+        )
+        latest = (((found or {}).get("run") or {}).get("data") or {}).get("metrics") or []
+        points: list[Point] = []
+        for key in sorted({str(metric["key"]) for metric in latest}):
+            url = f"{base}/metrics/get-history?run_id={name}&metric_key={key}"
+            told = self._send("GET", url, f"metrics of {name}", version="") or {}
+            points += [
+                Point(key, float(p["value"]), int(p.get("step") or 0))
+                for p in told.get("metrics", [])
+            ]
+        return points
+
+    def tuned_model(self, job: JobState) -> TunedModel:
+        """Return what a completed job made.
+
+        Raises:
+            AzureError: The project has no such model.
+        """
+        for model in self._versions(job.output):
+            if model.job == job.name:
+                return model
+        raise AzureError(
+            "PHI3-A731",
+            f"the job is {job.status}, but no version of {job.output} came from it",
+            where=f"job {job.name}",
+            fix="look at the job's outputs in the portal",
+        )
+
+    def tuned_models(self) -> list[TunedModel]:
+        """Return every model version of the project that a job made, newest first."""
+        answer = self._send("GET", f"{self._workspace.target.path}/models", "models") or {}
+        names = [str(one["name"]) for one in answer.get("value", [])]
+        return [model for name in names for model in self._versions(name) if model.job]
+
+    def delete_model(self, model: TunedModel) -> None:
+        """Delete a model version; one that is gone is no error.
+
+        Raises:
+            AzureError: It is deployed.
+        """
+        path = f"{self._workspace.target.path}/models/{model.name}/versions/{model.version}"
+        self._send("DELETE", path, f"model {model.name}:{model.version}")
+
+    def _versions(self, name: str) -> list[TunedModel]:
+        url = f"{self._workspace.target.path}/models/{name}/versions"
+        answer = self._send("GET", url, f"model {name}") or {}
+        found = []
+        for one in answer.get("value", []):
+            properties = one.get("properties") or {}
+            version = str(one["name"])
+            own = {str(k): str(v) for k, v in (properties.get("properties") or {}).items()}
+            found.append(
+                TunedModel(
+                    name=name,
+                    version=version,
+                    id=f"{self.place}/models/{name}/versions/{version}",
+                    job=str(properties.get("jobName") or ""),
+                    base=own.get("baseModelId", ""),
+                )
+            )
+        return found
+
+    def _api_url(self) -> str:
+        if not self._api:
+            with self._workspace.session(self._workspace.target.path) as ml:
+                self._api = str(ml.jobs._api_url).rstrip("/")  # noqa: SLF001 - as jobs.stream
+        return self._api
+
+    def _send(
+        self, method: str, url: str, where: str, *, version: str = _MODELS_VERSION
+    ) -> dict[str, Any] | None:
+        """Send a request through the SDK's pipeline; None when the resource is not there."""
+        from azure.core.exceptions import HttpResponseError  # noqa: PLC0415 - loaded by now
+        from azure.core.rest import HttpRequest  # noqa: PLC0415
+        from azure.mgmt.core.exceptions import ARMErrorFormat  # noqa: PLC0415
+
+        with self._workspace.session(where) as ml:
+            generated = ml.serverless_endpoints._service_client  # noqa: SLF001 - as serverless.py
+            pipeline, settings = generated._client, generated._config  # noqa: SLF001
+            address = f"{url}?api-version={version}" if version else url
+            request = HttpRequest(method, pipeline.format_url(address, endpoint=settings.base_url))
+            answer = pipeline.send_request(request)
+            if answer.status_code == 404:
+                return None
+            if answer.status_code >= 400:
+                raise HttpResponseError(response=answer, error_format=ARMErrorFormat)
+            return dict(json.loads(answer.text())) if answer.content else {}
+
+
+def parse_model_id(address: str) -> tuple[str, str]:
+    """Name and version in the address of a model; two empty texts where there are none."""
+    match = _MODEL_ID.search(address)
+    return (match["name"], match["version"]) if match else ("", "")
+
+
+def _to_state(job: Any) -> JobState:
+    output = (job.outputs or {}).get(OUTPUT)
+    studio = (job.services or {}).get("Studio")
+    context = job.creation_context
+    return JobState(
+        name=str(job.name),
+        status=str(job.status),
+        output=str(getattr(output, "name", "") or ""),
+        base=str(getattr(job.model, "path", "") or ""),
+        hyperparameters={str(k): str(v) for k, v in (job.hyperparameters or {}).items()},
+        tags={str(k): str(v) for k, v in (job.tags or {}).items()},
+        url=str(getattr(studio, "endpoint", "") or ""),
+        created=str(getattr(context, "created_at", "") or ""),
+    )
+
+
+def _from_body(body: Mapping[str, Any]) -> JobState | None:
+    """A job of a list; None for one that is no fine-tuning of ours to understand."""
+    properties = body.get("properties") or {}
+    details = properties.get("fineTuningDetails") or {}
+    if properties.get("jobType") != "FineTuning" or details.get("modelProvider") != "Custom":
+        return None
+    output = (properties.get("outputs") or {}).get(OUTPUT) or {}
+    studio = (properties.get("services") or {}).get("Studio") or {}
+    return JobState(
+        name=str(body["name"]),
+        status=str(properties.get("status") or ""),
+        output=str(output.get("assetName") or ""),
+        base=str((details.get("model") or {}).get("uri") or ""),
+        hyperparameters=dict(details.get("hyperParameters") or {}),
+        tags=dict(properties.get("tags") or {}),
+        url=str(studio.get("endpoint") or ""),
+        created=str((body.get("systemData") or {}).get("createdAt") or ""),
+    )

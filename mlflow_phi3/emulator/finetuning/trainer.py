@@ -1,0 +1,136 @@
+"""One training behind a job: data down, our own training as a process, the tuned model up."""
+
+import json
+import os
+import re
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from mlflow_phi3.emulator.assets.state import CONTAINER, DATASTORE
+from mlflow_phi3.emulator.finetuning.rules import Training
+from mlflow_phi3.emulator.operation import OperationFailed
+from mlflow_phi3.emulator.process import Guarded
+
+_PROGRAM = "mlflow_phi3.workflows.hosted"
+"""What a job runs; it stands above the emulator, which knows it by name alone."""
+_OURS = ("AZURE_", "ARM_", "AZUREML_", "MLFLOW_")
+_PATHS = re.compile(r"/paths/(.+)$")
+METRICS = "metrics.jsonl"
+_CODED = re.compile(r"^PHI3-\w+ .*", re.MULTILINE)
+
+
+class Canceled(Exception):  # noqa: N818 - an outcome
+    """The job was told to stop."""
+
+
+class Trainer:
+    """Runs trainings, one after the other.
+
+    Args:
+        folder: Where each job has a folder of its own.
+        download: Copies a blob prefix into a folder and returns how many blobs there were.
+        upload: Copies a folder beneath a blob prefix.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        download: Callable[[str, str, Path], int],
+        upload: Callable[[str, str, Path], None],
+    ) -> None:
+        self._folder = folder
+        self._download = download
+        self._upload = upload
+        self._turn = threading.Lock()
+
+    def folder_of(self, job: str) -> Path:
+        """Return where a job works and leaves its metrics."""
+        return self._folder / job.lower()
+
+    def train(
+        self,
+        job: str,
+        training: Training,
+        data: tuple[str, str],
+        *,
+        told: Callable[[str], None],
+        canceled: threading.Event,
+    ) -> str:
+        """Train, and return the address of the model that came out.
+
+        Args:
+            job: Its name.
+            training: What it trains with.
+            data: Addresses of the training and the validation data; the second may be empty.
+            told: Gets each state that the job enters.
+            canceled: Ends it early.
+
+        Raises:
+            OperationFailed: The data or the training is at fault.
+            Canceled: It was told to stop.
+        """
+        folder = self.folder_of(job)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        told("Queued")
+        self._await_turn(canceled)
+        try:
+            told("Preparing")
+            files = [
+                self._fetch(uri, folder / name) for uri, name in zip(data, _SPLITS, strict=True)
+            ]
+            order = {**asdict(training), **dict(zip(_SPLITS, files, strict=True))}
+            (folder / "order.json").write_text(json.dumps(order))
+            told("Running")
+            self._run(folder, canceled)
+            told("Finalizing")
+            prefix = f"azureml/{job}/registered_model"
+            self._upload(CONTAINER, prefix, folder / "model")
+            shutil.rmtree(folder / "model")
+            return f"azureml://datastores/{DATASTORE}/paths/{prefix}"
+        finally:
+            self._turn.release()
+
+    def _await_turn(self, canceled: threading.Event) -> None:
+        while not self._turn.acquire(timeout=0.1):
+            if canceled.is_set():
+                raise Canceled
+
+    def _fetch(self, uri: str, folder: Path) -> str:
+        """Copy the one file at an address; return its path, or nothing for no address."""
+        if not uri:
+            return ""
+        folder.mkdir()
+        place = _PATHS.search(uri)
+        if place is None or not self._download(CONTAINER, place.group(1), folder / "data.jsonl"):
+            raise OperationFailed("UserError", f"The data at {uri} was not found.")
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        if len(files) != 1:
+            raise OperationFailed("UserError", f"{uri} is not one file but {len(files)}.")
+        return str(files[0])
+
+    def _run(self, folder: Path, canceled: threading.Event) -> None:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
+        process = Guarded(
+            [sys.executable, "-m", _PROGRAM, str(folder)],
+            log=folder / "training.log",
+            environment=kept,
+            folder=folder,
+        )
+        while process.is_running():
+            if canceled.wait(0.1):
+                process.stop()
+                raise Canceled
+        if not (folder / "model" / "MLmodel").is_file():
+            said = process.tail(30)
+            coded = _CODED.findall(said)
+            text = coded[-1] if coded else f"User program failed: {said[-2000:]}"
+            raise OperationFailed("UserError", text)
+
+
+_SPLITS = ("train", "validation")

@@ -1,0 +1,1 @@
+"""The public registry ``azureml``: the base models that Foundry offers."""

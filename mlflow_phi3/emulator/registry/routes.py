@@ -1,0 +1,112 @@
+"""Discovery of the registry, and its models, as the SDK's registry client asks for them."""
+
+from typing import Any
+
+from mlflow_phi3.emulator.assets.state import envelope
+from mlflow_phi3.emulator.registry.models import MODELS, REGIONS_TAG, REGISTRY, RegistryModel
+from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route
+
+_SUBSCRIPTION = "00000000-0000-4000-8000-0000000000aa"
+_GROUP = "registry-builtin-prod"
+_PREFIX = "/mferp/managementfrontend"
+_MODELS = (
+    "/subscriptions/{subscription}/resourceGroups/{group}"
+    "/providers/Microsoft.MachineLearningServices/registries/{registry}/models"
+)
+_SKU = "Standard_NC24ads_A100_v4"
+
+
+def routes() -> list[Route]:
+    """Return the routes of the registry; nothing in it can be changed."""
+    return [
+        Route("GET", "/registrymanagement/v1.0/registries/{registry}/discovery", _discovery),
+        Route("GET", _PREFIX + _MODELS, _list),
+        Route("GET", _PREFIX + _MODELS + "/{name}", _container),
+        Route("GET", _PREFIX + _MODELS + "/{name}/versions", _versions),
+        Route("GET", _PREFIX + _MODELS + "/{name}/versions/{version}", _version),
+    ]
+
+
+def _discovery(call: Call) -> Reply:
+    _check_registry(call)
+    return Reply(
+        {
+            "registryName": REGISTRY,
+            "primaryRegion": "eastus",
+            "regions": ["eastus", "eastus2"],
+            "subscriptionId": _SUBSCRIPTION,
+            "resourceGroup": _GROUP,
+            "primaryRegionResourceProviderUri": f"{call.origin}/",
+        }
+    )
+
+
+def _list(call: Call) -> Reply:
+    _check_registry(call)
+    return Reply({"value": [_to_container(call, model) for model in MODELS.values()]})
+
+
+def _container(call: Call) -> Reply:
+    return Reply(_to_container(call, _find(call)))
+
+
+def _versions(call: Call) -> Reply:
+    return Reply({"value": [_to_version(call, _find(call))]})
+
+
+def _version(call: Call) -> Reply:
+    model = _find(call)
+    if call.names["version"] != model.version:
+        raise Refusal(404, "UserError", f"Model {model.name}:{call.names['version']} not found.")
+    return Reply(_to_version(call, model))
+
+
+def _find(call: Call) -> RegistryModel:
+    _check_registry(call)
+    found = MODELS.get(call.names["name"].lower())
+    if found is None:
+        raise Refusal(
+            404, "UserError", f"Model {call.names['name']} was not found in the registry."
+        )
+    return found
+
+
+def _check_registry(call: Call) -> None:
+    if call.names["registry"].lower() != REGISTRY:
+        text = f"Registry {call.names['registry']} was not found."
+        raise Refusal(404, "RegistryNotFound", text)
+
+
+def _id(call: Call, model: RegistryModel) -> str:
+    place = _MODELS.format(**{"subscription": _SUBSCRIPTION, "group": _GROUP, **call.names})
+    return f"{place}/{model.name}"
+
+
+def _to_container(call: Call, model: RegistryModel) -> dict[str, Any]:
+    kind = "Microsoft.MachineLearningServices/registries/models"
+    properties = {
+        "description": "",
+        "tags": {},
+        "properties": {},
+        "isArchived": bool(model.retired_on),
+        "latestVersion": model.version,
+        "nextVersion": str(int(model.version) + 1),
+    }
+    return envelope(_id(call, model), kind, properties)
+
+
+def _to_version(call: Call, model: RegistryModel) -> dict[str, Any]:
+    kind = "Microsoft.MachineLearningServices/registries/models/versions"
+    tags = {"author": "Microsoft", "task": "chat-completion"}
+    if model.regions:
+        tags |= {"finetune_compute_allow_list": _SKU, REGIONS_TAG: ",".join(model.regions)}
+    properties = {
+        "description": "",
+        "tags": tags,
+        "properties": {"finetune-recommended-sku": _SKU, "inference-recommended-sku": _SKU},
+        "isArchived": bool(model.retired_on),
+        "flavors": {},
+        "modelType": "mlflow_model",
+        "modelUri": f"azureml://registries/{REGISTRY}/models/{model.name}/versions/{model.version}",
+    }
+    return envelope(f"{_id(call, model)}/versions/{model.version}", kind, properties)

@@ -1,0 +1,128 @@
+"""What a managed fine-tuning job of the emulator runs: ``python -m mlflow_phi3.workflows.hosted``.
+
+The emulator puts ``order.json`` and the data into a folder and starts this program on it; it
+leaves ``metrics.jsonl``, which grows while it trains, and ``model``, an MLflow model. No tracking
+server is spoken to: the metrics of a managed job are the service's, which tells them when asked.
+
+Foundry's base models do not fit the machines that the emulator runs on: the demo model stands for
+each of them.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mlflow_phi3.errors import Phi3Error, TrainingError
+from mlflow_phi3.workflows.entry import settle
+
+_BASE = "demo"
+
+
+def main(folder: Path) -> int:
+    """Train as ordered; return the exit code."""
+    settle(_BASE)
+    order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
+    try:
+        with (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:
+
+            def tell(step: int, values: Mapping[str, float]) -> None:
+                stamp = int(time.time() * 1000)
+                for key, value in values.items():
+                    point = {"key": key, "value": value, "step": step, "timestamp": stamp}
+                    metrics.write(json.dumps(point) + "\n")
+                metrics.flush()
+
+            train(order, folder, tell)
+    except Phi3Error as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the job's log
+        return error.exit_code
+    return 0
+
+
+def train(
+    order: Mapping[str, Any], folder: Path, tell: Callable[[int, Mapping[str, float]], None]
+) -> None:
+    """Prepare, train, merge and save the model.
+
+    Args:
+        order: ``train`` and ``validation`` (paths; the second may be empty), ``epochs``,
+            ``batch_size`` and ``learning_rate``.
+        folder: Where to work.
+        tell: Gets the metrics of a step, under the names that transformers' Trainer gives them.
+
+    Raises:
+        Phi3Error: The data or the training is at fault.
+    """
+    from mlflow_phi3.config.prepare import PrepareConfig  # noqa: PLC0415 - after settling
+    from mlflow_phi3.data.pipeline import prepare  # noqa: PLC0415
+    from mlflow_phi3.modeling.base import load_base, read_context_length  # noqa: PLC0415
+    from mlflow_phi3.training.loop import Session  # noqa: PLC0415
+    from mlflow_phi3.training.reports import (  # noqa: PLC0415
+        EndReport,
+        EvaluationReport,
+        StepReport,
+    )
+    from mlflow_phi3.training.spec import TrialSpec  # noqa: PLC0415
+
+    base = load_base(_BASE)
+    config = PrepareConfig(
+        train_data=order["train"],
+        validation_data=order["validation"],
+        test_split=0,
+        leaks="allow",
+        prepare_workers=1,
+    )
+    data = prepare(
+        config,
+        base.tokenizer,
+        folder=folder / "prepared",
+        context_length=read_context_length(_BASE),
+    )
+    spec = TrialSpec(
+        learning_rate=order["learning_rate"],
+        epochs=order["epochs"],
+        per_device_batch_size=order["batch_size"],
+    )
+    session = Session(
+        base, data.examples("train"), data.examples("validation"), folder=folder / "trials"
+    )
+    session.add("train", spec)
+    for report in session.reports():
+        match report:
+            case StepReport():
+                values = {
+                    "loss": report.loss,
+                    "learning_rate": report.learning_rate,
+                    "grad_norm": report.grad_norm,
+                    "epoch": report.epoch,
+                }
+                tell(report.step, values)
+            case EvaluationReport():
+                tell(report.step, {"eval_loss": report.loss})
+            case EndReport():
+                end = report
+    if end.outcome == "failed" or end.best_checkpoint is None:
+        raise TrainingError("PHI3-T008", f"the training failed: {end.reason}")
+    _save(base, end.best_checkpoint, folder)
+
+
+def _save(base: Any, adapter: Path, folder: Path) -> None:
+    """Merge the adapter and save the whole as an MLflow model, all of it or nothing."""
+    from mlflow_phi3.modeling.merge import merge_adapter  # noqa: PLC0415
+    from mlflow_phi3.serving.package import package_chat  # noqa: PLC0415
+    from mlflow_phi3.tracking.registry import save_model  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        merged = merge_adapter(base, adapter, Path(scratch) / "merged", dtype=base.model.dtype)
+        staging = Path(scratch) / "staging"
+        staging.mkdir()
+        save_model(package_chat(merged, staging), Path(scratch) / "model")
+        (Path(scratch) / "model").rename(folder / "model")
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
