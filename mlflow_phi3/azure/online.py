@@ -1,13 +1,12 @@
 """Managed online endpoints and deployments, through the SDK."""
 
 import contextlib
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.operation import CHANGING, Deadline, DeadlinePassed, finish
+from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +109,7 @@ class OnlineService:
         Raises:
             DeadlinePassed: Time is over.
         """
-        pause_s = 0.2
-        while busy := self._busy(endpoint):
-            if self._deadline.left_s() <= 0:
-                raise DeadlinePassed(
-                    "PHI3-A708",
-                    f"{busy} is still being changed after {self._deadline.timeout_s:.0f} s",
-                    where=f"endpoint {endpoint}",
-                    fix="run the same command again, with a longer -C timeout_s=",
-                )
-            time.sleep(min(pause_s, self._deadline.left_s()))
-            pause_s = min(pause_s * 1.5, 5.0)
+        await_idle(lambda: self._busy(endpoint), self._deadline, where=f"endpoint {endpoint}")
 
     # writing -------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from mlflow_phi3.errors import AzureError
 CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
 """States in which Azure refuses further changes."""
 _SLICE_S = 0.25
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 5.0
 
 
 class Deadline:
@@ -31,6 +33,37 @@ class Deadline:
 
 class DeadlinePassed(AzureError):  # noqa: N818 - as Interrupted: not a fault
     """An operation that had not ended when the time given was over; it goes on in Azure."""
+
+
+def await_idle(
+    busy: Callable[[], str],
+    deadline: Deadline,
+    *,
+    where: str,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Wait until nothing of a resource is changing.
+
+    Args:
+        busy: Tells what is changing and how; empty when nothing is.
+        deadline: When to stop waiting.
+        where: The resource.
+        sleep: Waits seconds.
+
+    Raises:
+        DeadlinePassed: Time is over.
+    """
+    pause_s = _FIRST_PAUSE_S
+    while told := busy():
+        if deadline.left_s() <= 0:
+            raise DeadlinePassed(
+                "PHI3-A708",
+                f"{told} is still being changed after {deadline.timeout_s:.0f} s",
+                where=where,
+                fix="run the same command again, with a longer -C timeout_s=",
+            )
+        sleep(min(pause_s, deadline.left_s()))
+        pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
 
 def finish(poller: Any, deadline: Deadline, *, where: str) -> Any:

@@ -4,19 +4,20 @@ The SDK drops ``auth_mode`` and cannot express content safety (azure-ai-ml 1.35.
 sent through the SDK's own pipeline: its sign-in, retries and cloud.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.operation import CHANGING, Deadline, DeadlinePassed
+from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
 from mlflow_phi3.errors import AzureError
 
 _VERSION = "2024-10-01-preview"
 """The first version whose type has ``contentSafety``."""
 _NOT_FOUND = 404
-_LONGEST_PAUSE_S = 10.0
+_REFUSED = 400
+_PAUSE_S = 5.0
+"""Between polls where the service does not tell."""
 CHAT = "/v1/chat/completions"
 
 
@@ -71,12 +72,13 @@ class ServerlessService:
     def get(self, name: str) -> ServerlessEndpoint | None:
         """Return an endpoint, or None."""
         answer = self._send("GET", name)
-        return None if answer is None else _to_endpoint(answer.json())
+        return None if answer is None else _to_endpoint(answer.http_response.json())
 
     def list(self) -> "list[ServerlessEndpoint]":
         """Return all serverless endpoints of the project."""
         answer = self._send("GET", "")
-        return [] if answer is None else [_to_endpoint(one) for one in answer.json()["value"]]
+        found = [] if answer is None else answer.http_response.json()["value"]
+        return [_to_endpoint(one) for one in found]
 
     def await_idle(self, name: str) -> ServerlessEndpoint | None:
         """Return an endpoint once it is not being changed any more, or None.
@@ -84,105 +86,65 @@ class ServerlessService:
         Raises:
             DeadlinePassed: Time is over.
         """
-        pause_s = 0.2
-        while (found := self.get(name)) is not None and found.state in CHANGING:
-            if self._deadline.left_s() <= 0:
-                raise DeadlinePassed(
-                    "PHI3-A714",
-                    f"it is still {found.state} after {self._deadline.timeout_s:.0f} s",
-                    where=f"endpoint {name}",
-                    fix="run the same command again, with a longer -C timeout_s=",
-                )
-            time.sleep(min(pause_s, self._deadline.left_s()))
-            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
-        return found
+        await_idle(lambda: self._busy(name), self._deadline, where=f"endpoint {name}")
+        return self.get(name)
 
     def put(self, wanted: ServerlessEndpoint, *, wait: bool = True) -> None:
         """Create or change an endpoint."""
         body = serverless_body(wanted, self._workspace.location)
-        answer = self._send("PUT", wanted.name, body)
-        if wait:
-            self._finish(answer, wanted.name)
+        self._change("PUT", wanted.name, body, wait=wait)
 
     def delete(self, name: str) -> None:
         """Delete an endpoint; one that is gone is no error."""
-        answer = self._send("DELETE", name)
-        if answer is not None:
-            self._finish(answer, name)
+        self._change("DELETE", name)
 
     def get_key(self, name: str) -> str:
         """Return what the endpoint is called with: keep it in memory only."""
         answer = self._send("POST", f"{name}/listKeys")
         if answer is None:
             raise AzureError("PHI3-A711", "it was deleted meanwhile", where=f"endpoint {name}")
-        return str(answer.json()["primaryKey"])
+        return str(answer.http_response.json()["primaryKey"])
+
+    def _busy(self, name: str) -> str:
+        found = self.get(name)
+        return f"{name} ({found.state})" if found and found.state in CHANGING else ""
+
+    def _change(self, method: str, name: str, body: Any = None, *, wait: bool = True) -> None:
+        """Begin a long-running operation, and wait for it as the SDK waits for its own."""
+        from azure.core.polling import LROPoller  # noqa: PLC0415 - loaded by now
+        from azure.mgmt.core.polling.arm_polling import ARMPolling  # noqa: PLC0415
+
+        begun = self._send(method, name, body)
+        if begun is None or not wait:
+            return
+        where = f"endpoint {name}"
+        with self._workspace.session(where) as ml:
+            polling: Any = ARMPolling(_PAUSE_S)
+            poller = LROPoller(_client(ml), begun, lambda answer: answer, polling)
+            finish(poller, self._deadline, where=where)
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         """Send one request through the SDK's pipeline; None when the resource is not there."""
-        address = f"{self._workspace.target.path}/serverlessEndpoints"
-        url = (
-            f"{address}/{path}?api-version={_VERSION}"
-            if path
-            else f"{address}?api-version={_VERSION}"
-        )
-        return self._request(method, url, path or "serverless endpoints", body)
-
-    def _request(self, method: str, url: str, where: str, body: Any = None) -> Any:
         from azure.core.exceptions import HttpResponseError  # noqa: PLC0415 - loaded by now
         from azure.core.rest import HttpRequest  # noqa: PLC0415
+        from azure.mgmt.core.exceptions import ARMErrorFormat  # noqa: PLC0415
 
-        with self._workspace.session(f"endpoint {where}") as ml:
-            generated = ml.serverless_endpoints._service_client  # noqa: SLF001 - see above
-            pipeline, settings = generated._client, generated._config  # noqa: SLF001
-            address = pipeline.format_url(url, endpoint=settings.base_url)
-            request = (
-                HttpRequest(method, address, json=body) if body else HttpRequest(method, address)
-            )
-            answer = pipeline.send_request(request)
-            if answer.status_code == _NOT_FOUND:
+        place = f"{self._workspace.target.path}/serverlessEndpoints/{path}".rstrip("/")
+        with self._workspace.session(f"endpoint {path}" if path else "endpoints") as ml:
+            url = f"{ml.serverless_endpoints._service_client._config.base_url.rstrip('/')}{place}"  # noqa: SLF001 - the SDK has no word for it
+            request = HttpRequest(method, url, params={"api-version": _VERSION}, json=body)
+            answer = _client(ml).send_request(request, _return_pipeline_response=True)
+            told = answer.http_response
+            if told.status_code == _NOT_FOUND:
                 return None
-            if answer.status_code >= 400:
-                from azure.mgmt.core.exceptions import ARMErrorFormat  # noqa: PLC0415
-
-                raise HttpResponseError(response=answer, error_format=ARMErrorFormat)
+            if told.status_code >= _REFUSED:
+                raise HttpResponseError(response=told, error_format=ARMErrorFormat)
             return answer
 
-    def _finish(self, begun: Any, name: str) -> None:
-        """Poll the operation that an answer names until it has ended.
 
-        Raises:
-            AzureError: It failed.
-            DeadlinePassed: Time is over.
-        """
-        headers = begun.headers
-        url = headers.get("Azure-AsyncOperation") or headers.get("Location")
-        pause_s = float(headers.get("retry-after-ms", 1000)) / 1000
-        while url:
-            if self._deadline.left_s() <= 0:
-                raise DeadlinePassed(
-                    "PHI3-A712",
-                    f"not finished after {self._deadline.timeout_s:.0f} s; it goes on in Azure",
-                    where=f"endpoint {name}",
-                    fix="run the same command again to take it up, with a longer -C timeout_s=",
-                )
-            time.sleep(min(pause_s, self._deadline.left_s()))
-            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
-            answer = self._request("GET", url, name)
-            if answer is None or answer.status_code == 204:
-                return
-            state = answer.json().get("status") if answer.content else "InProgress"
-            if state == "Succeeded":
-                return
-            if state in {"Failed", "Canceled"}:
-                error = answer.json().get("error") or {}
-                raise AzureError(
-                    "PHI3-A713",
-                    str(error.get("message") or f"the operation ended {state}").rstrip(". "),
-                    where=f"endpoint {name}",
-                    fix="change what the service names, then run it again",
-                    azure_code=str(error.get("code") or ""),
-                    request_id=str(answer.headers.get("x-ms-request-id", "")),
-                )
+def _client(ml: Any) -> Any:
+    """Return the SDK's own pipeline: signed in, retrying, of the right cloud."""
+    return ml.serverless_endpoints._service_client._client  # noqa: SLF001 - see the module
 
 
 def _to_endpoint(found: Mapping[str, Any]) -> ServerlessEndpoint:

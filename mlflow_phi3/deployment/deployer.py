@@ -1,6 +1,7 @@
 """Deployment as a whole: from a model's name to an endpoint that answers, and all that follows."""
 
 import datetime as dt
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,17 +13,16 @@ from mlflow_phi3.azure.client import Workspace, open_workspace
 from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.portable import check_portable
-from mlflow_phi3.azure.serverless import ServerlessService
+from mlflow_phi3.azure.serverless import ServerlessService, serverless_body
 from mlflow_phi3.azure.target import find_target, is_local
 from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.actions import CreateEndpoint, PutDeployment, in_words
 from mlflow_phi3.deployment.callers import Callers
 from mlflow_phi3.deployment.golden import GoldenQuery
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import (
-    CreateEndpoint,
     Current,
     Plan,
-    PutDeployment,
     Wanted,
     plan_deployment,
     plan_removal,
@@ -31,11 +31,14 @@ from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired
 from mlflow_phi3.deployment.report import describe, describe_plan, upload_bar
 from mlflow_phi3.deployment.rollout import get_current, roll_out
+from mlflow_phi3.deployment.serverless import FLAVOR as SERVERLESS
 from mlflow_phi3.deployment.serverless import (
+    HELLO,
     TUNED_TAG,
     deploy_serverless,
     describe_serverless,
     find_mode,
+    to_serverless,
 )
 from mlflow_phi3.deployment.wanted import (
     check_purpose,
@@ -212,25 +215,26 @@ class Deployer:
                 where=f"--endpoint {names.endpoint}",
                 fix="give --name alone",
             )
-        found = deploy_serverless(
-            self._serverless(config.timeout_s),
-            names.endpoint,
-            model_id,
-            config,
-            location=self._open().location,
-            queries=golden_queries(config, None),
-            client=lambda: self.callers.find(names.endpoint),
-            told=self._told,
-        )
-        if not config.dry_run:
-            self.registry.tag_uri(
-                model_uri,
-                {
-                    "azure.endpoint": names.endpoint,
-                    "azure.scoring_uri": found["scoring_uri"],
-                    "azure.state": "deployed",
-                },
-            )
+        service = self._serverless(config.timeout_s)
+        endpoint = names.endpoint
+        wanted = to_serverless(endpoint, model_id, config, now=dt.datetime.now(dt.UTC))
+        if config.dry_run:
+            self._told(json.dumps(serverless_body(wanted, self._open().location), indent=2))
+            return {"name": f"{endpoint} (dry run)", "flavor": SERVERLESS, "left": []}
+        queries = golden_queries(config, None) or (HELLO,)
+
+        def check() -> None:
+            if config.verify:
+                self._told(f"ask golden queries of {endpoint}")
+                self.callers.check(endpoint, endpoint, queries, self._told)
+
+        found = deploy_serverless(service, wanted, check, wait=config.synchronous, told=self._told)
+        tags = {
+            "azure.endpoint": endpoint,
+            "azure.scoring_uri": found["scoring_uri"],
+            "azure.state": "deployed",
+        }
+        self.registry.tag_uri(model_uri, tags)
         return found
 
     def _serverless(self, timeout_s: float) -> ServerlessService:
@@ -282,10 +286,10 @@ class Deployer:
         )
         if config.ttl_hours is not None:
             self._let_expire(names.endpoint, service, config.ttl_hours)
-        for action in outcome.left:
+        left = [in_words(action) for action in outcome.left]
+        for action in left:
             self._told(f"left for the same command run again: {action}")
         found = self.describe(names)
-        left = [str(action) for action in outcome.left]
         return {**found, "name": names.given, "deployment": plan.deployment, "left": left}
 
     def _upload(self, model: DeployedModel, asset: ModelAsset) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import nearest
+from mlflow_phi3.deployment.actions import ShiftTraffic
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.plan import RUNS, ShiftTraffic
+from mlflow_phi3.deployment.plan import RUNS
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
 from mlflow_phi3.deployment.rollout import get_current, shifted
 from mlflow_phi3.deployment.traffic import WHOLE, read

@@ -4,6 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.deployment.actions import (
+    Action,
+    CreateEndpoint,
+    PutDeployment,
+    RemoveDeployment,
+    ShiftTraffic,
+    Verify,
+)
 from mlflow_phi3.deployment.traffic import WHOLE, with_share, without
 from mlflow_phi3.errors import UsageError
 
@@ -69,80 +77,6 @@ class Wanted:
     request_timeout_s: int = 90
     keep_previous: bool = True
     verify: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class CreateEndpoint:
-    """Make the endpoint."""
-
-    endpoint: Endpoint
-
-    def __str__(self) -> str:
-        return f"create endpoint {self.endpoint.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class PutDeployment:
-    """Create a deployment, or change one (``before`` is then what it was)."""
-
-    endpoint: str
-    deployment: Deployment
-    before: Deployment | None = None
-
-    def __str__(self) -> str:
-        wanted = self.deployment
-        verb = "update" if self.before else "create"
-        machines = f"{wanted.instance_count} x {wanted.instance_type}"
-        model = "/".join(wanted.model.split("/")[-3::2])
-        return f"{verb} deployment {self.endpoint}/{wanted.name}: {model} on {machines}"
-
-
-@dataclass(frozen=True, slots=True)
-class Verify:
-    """Ask golden queries of one deployment."""
-
-    endpoint: str
-    deployment: str
-
-    def __str__(self) -> str:
-        return f"ask golden queries of {self.endpoint}/{self.deployment}"
-
-
-@dataclass(frozen=True, slots=True)
-class ShiftTraffic:
-    """Change where requests go."""
-
-    endpoint: str
-    traffic: Mapping[str, int]
-    before: Mapping[str, int]
-
-    def __str__(self) -> str:
-        shares = ", ".join(f"{name} {share} %" for name, share in self.traffic.items()) or "nobody"
-        return f"traffic of {self.endpoint} to {shares}"
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveDeployment:
-    """Delete a deployment that gets no traffic (any more)."""
-
-    endpoint: str
-    deployment: str
-
-    def __str__(self) -> str:
-        return f"delete deployment {self.endpoint}/{self.deployment}"
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveEndpoint:
-    """Delete an endpoint with all its deployments."""
-
-    endpoint: str
-
-    def __str__(self) -> str:
-        return f"delete endpoint {self.endpoint} with its deployments"
-
-
-Action = CreateEndpoint | PutDeployment | Verify | ShiftTraffic | RemoveDeployment | RemoveEndpoint
 
 
 @dataclass(frozen=True, slots=True)

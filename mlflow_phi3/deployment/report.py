@@ -9,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from mlflow_phi3.deployment.plan import Current, Plan, PutDeployment
+from mlflow_phi3.deployment.actions import PutDeployment, in_words
+from mlflow_phi3.deployment.plan import Current, Plan
 
 
 def describe(current: Current, name: str, flavor: str) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def describe_plan(
     """Return a plan as text: actions, cost, and the exact requests."""
     if not plan.actions:
         return "nothing to do: it is as wanted"
-    lines = ["plan:", *(f"  {number}. {step}" for number, step in enumerate(plan.actions, 1))]
+    lines = ["plan:", *(f"  {n}. {in_words(step)}" for n, step in enumerate(plan.actions, 1))]
     lines += [
         f"  cost of {step.deployment.name}: {_cost(step, usd_per_hour)}"
         for step in plan.actions

@@ -7,18 +7,18 @@ from typing import Protocol
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
 from mlflow_phi3.azure.operation import DeadlinePassed
-from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
-from mlflow_phi3.deployment.plan import (
+from mlflow_phi3.deployment.actions import (
     Action,
     CreateEndpoint,
-    Current,
-    Plan,
     PutDeployment,
     RemoveDeployment,
     RemoveEndpoint,
     ShiftTraffic,
     Verify,
+    in_words,
 )
+from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
+from mlflow_phi3.deployment.plan import Current, Plan
 from mlflow_phi3.errors import AzureError, Phi3Error
 
 
@@ -102,7 +102,7 @@ def roll_out(
     """
     done: list[Action] = []
     for number, action in enumerate(plan.actions):
-        told(str(action))
+        told(in_words(action))
         try:
             if isinstance(action, PutDeployment) and not wait:
                 service.put_deployment(action.endpoint, action.deployment, wait=False)
@@ -149,7 +149,7 @@ def _do(action: Action, service: Service, check: Check) -> None:
 def _unfinished(
     late: DeadlinePassed, action: Action, left: tuple[Action, ...], service: Service
 ) -> AzureError:
-    rest = "; ".join(str(step) for step in left)
+    rest = "; ".join(in_words(step) for step in left)
     log = _log(action, service)
     return DeadlinePassed(
         late.code, f"{late.problem}. Still to do: {rest}{log}", where=late.where, fix=late.fix
@@ -166,13 +166,14 @@ def _take_back(
         undo = _opposite(step)
         if undo is None:
             continue
-        told(f"take back: {undo}")
+        told(f"take back: {in_words(undo)}")
         try:
             _do(undo, service, lambda _endpoint, _name: None)
         except Phi3Error as stuck:
-            notes.append(f"could not {undo} ({stuck.problem}): do it by mlflow deployments delete")
+            failed_to = f"could not {in_words(undo)} ({stuck.problem})"
+            notes.append(f"{failed_to}: do it by mlflow deployments delete")
         else:
-            notes.append(f"done: {undo}")
+            notes.append(f"done: {in_words(undo)}")
     taken_back = f". Taken back: {'; '.join(notes)}" if notes else ""
     failed.args = (f"{failed.args[0]}{taken_back}{log}",)
 

@@ -1,7 +1,6 @@
 """Serverless deployment: one endpoint, one tuned model, no machines and no traffic to split."""
 
 import datetime as dt
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,17 +11,19 @@ from mlflow_phi3.azure.serverless import (
     CHAT,
     ServerlessEndpoint,
     ServerlessService,
-    serverless_body,
 )
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.deployment.golden import GoldenQuery, check_answers
+from mlflow_phi3.deployment.golden import GoldenQuery
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
 from mlflow_phi3.errors import Phi3Error, UsageError
 
 TUNED_TAG = "azure.tuned_model"
 """Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""
 FLAVOR = "serverless"
-_HELLO = GoldenQuery({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16})
+SAFETY_OFF_TAG = "phi3.content_safety_off"
+"""Tag of an endpoint or deployment without content safety: why."""
+HELLO = GoldenQuery({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16})
+"""Asked where nothing else is known of a model."""
 
 
 def find_mode(tags: Mapping[str, str], config: DeployConfig, where: str) -> str:
@@ -44,67 +45,65 @@ def find_mode(tags: Mapping[str, str], config: DeployConfig, where: str) -> str:
     return config.mode
 
 
+def to_serverless(
+    name: str, model_id: str, config: DeployConfig, *, now: dt.datetime
+) -> ServerlessEndpoint:
+    """Return what a caller's config means for a tuned model.
+
+    Raises:
+        UsageError: It speaks of machines or shares of traffic, which there are none of.
+    """
+    for setting in ("instance_type", "instance_count", "traffic", "environment_variables"):
+        if getattr(config, setting) not in (None, ""):
+            raise UsageError(
+                "PHI3-U749",
+                "a serverless endpoint has no machines and no shares of traffic",
+                where=setting,
+                fix="leave it out, or use -C mode=managed",
+            )
+    tags = {}
+    if config.ttl_hours is not None:
+        tags[EXPIRES_TAG] = expiry(now, config.ttl_hours)
+    if not config.content_safety:
+        tags[SAFETY_OFF_TAG] = config.content_safety_reason[:256]
+    return ServerlessEndpoint(name, model_id, config.content_safety, tags)
+
+
 def deploy_serverless(
     service: ServerlessService,
-    name: str,
-    model_id: str,
-    config: DeployConfig,
+    wanted: ServerlessEndpoint,
+    check: Callable[[], None],
     *,
-    location: str,
-    queries: tuple[GoldenQuery, ...],
-    client: Callable[[], ScoringClient],
+    wait: bool,
     told: Callable[[str], None],
 ) -> dict[str, Any]:
     """Create or change a serverless endpoint; one that is as wanted is left alone.
 
     Args:
         service: The remote calls.
-        name: The endpoint.
-        model_id: The tuned model.
-        config: How.
-        location: Azure region, for a dry run's body.
-        queries: Golden queries; none asks for a greeting.
-        client: Reaches the endpoint once it is there.
+        wanted: What shall be there.
+        check: Asks golden queries of it.
+        wait: Wait until it is there and check it; else both are left to the next run.
         told: Gets lines of progress.
 
     Raises:
         Phi3Error: It could not be made, or does not answer; a new one is removed again.
     """
-    _check_config(config)
-    tags = {}
-    if config.ttl_hours is not None:
-        tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
-    if not config.content_safety:
-        tags["phi3.content_safety_off"] = config.content_safety_reason[:256]
-    wanted = ServerlessEndpoint(name, model_id, config.content_safety, tags)
-    known = service.get(name) if config.dry_run else service.await_idle(name)
-    if config.dry_run:
-        told(json.dumps(serverless_body(wanted, location), indent=2))
-        return {"name": f"{name} (dry run)", "flavor": FLAVOR, "left": []}
+    known = service.await_idle(wanted.name)
     same = known is not None and known.state == "Succeeded" and _is_same(known, wanted)
-    if not same:
-        told(f"{'update' if known else 'create'} serverless endpoint {name}")
-        try:
-            service.put(wanted, wait=config.synchronous)
-        except DeadlinePassed:
-            raise
-        except Phi3Error:
-            _take_back(service, known, name, told)
-            raise
-    left = [] if config.synchronous else [f"ask golden queries of {name}"]
-    if config.synchronous and config.verify:
-        told(f"ask golden queries of {name}")
-        try:
-            ask = client()
-            check_answers(
-                queries or (_HELLO,),
-                lambda inputs: dict(ask.ask(inputs, path=CHAT)),
-                where=f"endpoint {name}",
-            )
-        except Phi3Error:
-            _take_back(service, known, name, told)
-            raise
-    found = service.get(name) or wanted
+    try:
+        if not same:
+            told(f"{'update' if known else 'create'} serverless endpoint {wanted.name}")
+            service.put(wanted, wait=wait)
+        if wait:
+            check()
+    except DeadlinePassed:
+        raise  # Azure goes on, and the same command takes it up
+    except Phi3Error:
+        _take_back(service, known, wanted.name, told)
+        raise
+    found = service.get(wanted.name) or wanted
+    left = [] if wait else [f"ask golden queries of {wanted.name}"]
     return {**describe_serverless(found), "left": left}
 
 
@@ -146,18 +145,6 @@ def chat_of(inputs: Any) -> dict[str, Any]:
         )
     row = dict(zip(framed["columns"], rows[0], strict=True))
     return {name: value for name, value in row.items() if value is not None}
-
-
-def _check_config(config: DeployConfig) -> None:
-    """Refuse settings of machines, which there are none of."""
-    for name in ("instance_type", "instance_count", "traffic", "environment_variables"):
-        if getattr(config, name) not in (None, ""):
-            raise UsageError(
-                "PHI3-U749",
-                "a serverless endpoint has no machines and no shares of traffic",
-                where=name,
-                fix="leave it out, or use -C mode=managed",
-            )
 
 
 def _is_same(known: ServerlessEndpoint, wanted: ServerlessEndpoint) -> bool:

@@ -23,10 +23,14 @@ from mlflow_phi3.emulator.endpoints.routes import EndpointRoutes
 from mlflow_phi3.emulator.endpoints.scoring import Scoring
 from mlflow_phi3.emulator.endpoints.state import Endpoints
 from mlflow_phi3.emulator.faults import Faults
+from mlflow_phi3.emulator.finetuning.routes import JobRoutes
+from mlflow_phi3.emulator.finetuning.state import Jobs
+from mlflow_phi3.emulator.finetuning.trainer import Trainer
 from mlflow_phi3.emulator.identity.routes import routes as identity_routes
 from mlflow_phi3.emulator.identity.state import Identity
 from mlflow_phi3.emulator.journal import Journal
 from mlflow_phi3.emulator.operation import Operations
+from mlflow_phi3.emulator.registry.routes import routes as registry_routes
 from mlflow_phi3.emulator.resources.routes import routes as resource_routes
 from mlflow_phi3.emulator.resources.state import Resources
 from mlflow_phi3.emulator.router import WORKSPACE as WORKSPACE_PATH
@@ -122,6 +126,11 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
         ground = _lay_ground(settings, listener.getsockname()[1], stack)
         identity = Identity(TENANT, CLIENT, settings.secret("client"), settings.secret("signing"))
         online, serverless = _endpoints(ground)
+        trainer = Trainer(
+            settings.home / "jobs", download=ground.blobs.download, upload=ground.blobs.upload
+        )
+        jobs = Jobs(ground.store, ground.assets, ground.faults, trainer)
+        stack.callback(jobs.stop)
         journal = Journal()
         client = httpx.AsyncClient(
             trust_env=False, timeout=600.0, limits=httpx.Limits(max_connections=None)
@@ -136,9 +145,12 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
             *resource_routes(ground.resources),
             *serverless_routes(serverless, ground.operations, ground.assets),
             *EndpointRoutes(online, ground.operations, ground.assets).routes(),
+            *JobRoutes(jobs, ground.operations, ground.assets).routes(),
+            *registry_routes(),
         ]
         online.resume()
         serverless.resume()
+        jobs.resume()
         yield Application(
             router=Router(routes),
             identity=identity,
@@ -163,7 +175,11 @@ def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _
     blobs.create_container(CONTAINER)
     store = Store(settings.home / "state.sqlite")
     stack.callback(store.close)
-    fleet = Fleet(settings.home / "deployments", ready_timeout_s=settings.ready_timeout_s)
+    fleet = Fleet(
+        settings.home / "deployments",
+        download=blobs.download,
+        ready_timeout_s=settings.ready_timeout_s,
+    )
     stack.callback(fleet.close)
     faults = Faults()
     operations = Operations(store, faults, poll_ms=settings.poll_ms)
@@ -177,18 +193,15 @@ def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _
         resources.put_group(group, LOCATION)
     assets.create_workspace(WORKSPACE_PATH.format(**names), location=LOCATION, kind="Project")
     address = f"https://localhost:{port}"
-    return _Ground(
-        address, azurite.url, blobs, store, faults, operations, fleet, assets, resources
-    )
+    return _Ground(address, azurite.url, blobs, store, faults, operations, fleet, assets, resources)
 
 
 def _endpoints(ground: _Ground) -> tuple[Endpoints, Serverless]:
     """Return both kinds of endpoints."""
     parts = (ground.store, ground.operations, ground.fleet)
-    download = ground.blobs.download
     return (
-        Endpoints(*parts, download=download, scoring_base=lambda: f"{ground.address}/online"),
-        Serverless(*parts, download=download, base=lambda: f"{ground.address}/serverless"),
+        Endpoints(*parts, base=f"{ground.address}/online"),
+        Serverless(*parts, base=f"{ground.address}/serverless"),
     )
 
 

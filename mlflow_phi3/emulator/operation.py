@@ -59,6 +59,20 @@ class Operations:
                 why = {"code": "InternalServerError", "message": "The service was restarted."}
                 self._finish(lost, Status.FAILED, why)
 
+    def change(self, resource_id: str, work: Callable[[], None], **failed: str) -> str:
+        """Begin work on a stored resource.
+
+        Args:
+            resource_id: Whose ``provisioningState`` becomes Failed when the work fails.
+            work: As of :meth:`begin`.
+            failed: Further properties that it has then.
+        """
+
+        def leave_failed(_message: str) -> None:
+            self._store.patch(resource_id, provisioningState=Status.FAILED, **failed)
+
+        return self.begin(resource_id, work, on_failure=leave_failed)
+
     def begin(
         self, resource_id: str, work: Callable[[], None], *, on_failure: Callable[[str], None]
     ) -> str:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mlflow_phi3.emulator.router import Refusal
+
 Resource = dict[str, Any]
 
 _SCHEMA = """
@@ -48,6 +50,17 @@ class Store:
                 "SELECT body FROM resources WHERE id = ?", (resource_id,)
             ).fetchone()
         return None if row is None else dict(json.loads(row[0]))
+
+    def need(self, resource_id: str) -> Resource:
+        """Return one document.
+
+        Raises:
+            Refusal: 404.
+        """
+        found = self.get(resource_id)
+        if found is None:
+            raise Refusal(404, "ResourceNotFound", f"The Resource '{resource_id}' was not found.")
+        return found
 
     def put(self, resource_id: str, kind: str, body: Resource) -> None:
         """Save one document; its parent is the id without its last type and name."""

@@ -81,6 +81,6 @@ def test_what_serverless_has_not_is_refused(client, version, models):
 
 def test_an_operation_that_fails_leaves_nothing(client, version, emulator):
     emulator.fault("fail_operation", "/serverlessEndpoints/fails")
-    with pytest.raises(MlflowException, match=r"PHI3-A713 .*unexpected internal failure"):
+    with pytest.raises(MlflowException, match=r"PHI3-A701 .*unexpected internal failure"):
         client.create_deployment("fails", version)
     assert client.list_deployments() == []

@@ -1,22 +1,28 @@
 """The scoring processes: one per deployment, each a real server on a loopback port."""
 
 import os
+import re
 import shutil
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
+from mlflow_phi3.emulator.assets.state import CONTAINER
 from mlflow_phi3.emulator.operation import OperationFailed
 from mlflow_phi3.emulator.process import Guarded, free_port
+from mlflow_phi3.emulator.store import Resource
+
+Download = Callable[[str, str, Path], int]
 
 _DRAIN_S = 60.0
+_PATHS = re.compile(r"/paths/(.+)$")
 _OURS = ("AZURE_", "ARM_", "AZUREML_", "MLFLOW_TRACKING", "MLFLOW_RUN", "MLFLOW_EXPERIMENT")
 
 
@@ -37,11 +43,13 @@ class Fleet:
 
     Args:
         folder: Where models are unpacked and logs are written.
+        download: Copies a blob prefix of a container into a folder; returns how many blobs.
         ready_timeout_s: How long a process may take until its health probe answers, seconds.
     """
 
-    def __init__(self, folder: Path, *, ready_timeout_s: float) -> None:
+    def __init__(self, folder: Path, *, download: Download, ready_timeout_s: float) -> None:
         self._folder = folder
+        self._download = download
         self._ready_timeout_s = ready_timeout_s
         self._lock = threading.Lock()
         self._servers: dict[str, Server] = {}
@@ -51,11 +59,25 @@ class Fleet:
         shutil.rmtree(folder, ignore_errors=True)  # what a killed emulator left
         folder.mkdir(parents=True)
 
-    def new_folder(self) -> Path:
-        """Return an empty folder for a model."""
+    def deploy(self, deployment_id: str, model: Resource, variables: dict[str, str]) -> None:
+        """Fetch a registered model's files and start a process on them.
+
+        Args:
+            deployment_id: Whose it is.
+            model: The model version.
+            variables: The deployment's environment variables.
+
+        Raises:
+            OperationFailed: There are no such files, or the process does not start.
+        """
+        address = str(model["properties"]["modelUri"])
+        place = _PATHS.search(address)
         folder = self._folder / uuid.uuid4().hex
         folder.mkdir()
-        return folder
+        if place is None or not self._download(CONTAINER, place.group(1), folder):
+            folder.rmdir()
+            raise OperationFailed("BadArgument", f"There is no model at {address}.")
+        self.start(deployment_id, folder, variables)
 
     def start(self, deployment_id: str, folder: Path, variables: dict[str, str]) -> None:
         """Start a process for a deployment, and let the one that it replaces finish and end.

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
+from mlflow_phi3.emulator.endpoints.invoke import bearer, invoke
 from mlflow_phi3.emulator.endpoints.state import Endpoints
 from mlflow_phi3.emulator.proxy import relay
 from mlflow_phi3.emulator.router import Refusal
@@ -41,18 +42,17 @@ class Scoring:
         parts = request.url.path.strip("/").split("/")
         if len(parts) != 3 or parts[2] != "score" or request.method != "POST":
             raise Refusal(404, "NotFound", "An endpoint is called by POST on /score.")
-        key = request.headers.get("authorization", "").removeprefix("Bearer ")
         wanted = request.headers.get("azureml-model-deployment")
         body = await request.body()
         deadline = time.monotonic() + float(_CONNECT_RETRIES)
         while True:
             found, name = await run_in_threadpool(
-                self._endpoints.route, parts[1].lower(), key, wanted
+                self._endpoints.route, parts[1].lower(), bearer(request), wanted
             )
             payload = to_mlflow(body)
             with self._fleet.lease(found) as port:
                 if port is not None:
-                    answer = await self._ask(port, payload)
+                    answer = await invoke(self._client, port, payload)
                     try:
                         told = (b"azureml-model-deployment", name.encode())
                         await relay(answer, send, extra=(told,))
@@ -62,19 +62,6 @@ class Scoring:
             # Traffic moved and the process went between the two looks: look again.
             if wanted is not None or time.monotonic() > deadline:
                 raise Refusal(503, "ServiceUnavailable", f"Deployment {name} is not ready.")
-
-    async def _ask(self, port: int, payload: bytes) -> httpx.Response:
-        request = self._client.build_request(
-            "POST",
-            f"http://127.0.0.1:{port}/invocations",
-            content=payload,
-            headers={"content-type": "application/json"},
-        )
-        try:
-            return await self._client.send(request, stream=True)
-        except httpx.TransportError as gone:
-            text = f"The scoring process did not answer: {gone}"
-            raise Refusal(502, "BadGateway", text) from gone
 
 
 def to_mlflow(body: bytes) -> bytes:

@@ -2,15 +2,14 @@
 
 import random
 import re
-import secrets
-from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from typing import Any
 
-from mlflow_phi3.emulator.assets.state import CONTAINER, envelope
+from mlflow_phi3.emulator.assets.state import envelope
 from mlflow_phi3.emulator.endpoints import rules
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
-from mlflow_phi3.emulator.operation import OperationFailed, Operations
+from mlflow_phi3.emulator.endpoints.keys import Keys
+from mlflow_phi3.emulator.operation import Operations
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
 
@@ -18,7 +17,6 @@ _TYPE = "Microsoft.MachineLearningServices/workspaces/onlineEndpoints"
 _MODEL = re.compile(
     r"(?:azureml:/?)?(/?subscriptions/.+/models/[^/]+/versions/[^/]+)", re.IGNORECASE
 )
-_PATHS = re.compile(r"/paths/(.+)$")
 _SENT_ONCE = ("keys",)
 _KEPT = {"provisioningState", "scoringUri", "swaggerUri"}
 
@@ -27,27 +25,18 @@ class Endpoints:
     """The state of all online endpoints.
 
     Args:
-        store: Where resources are kept; keys lie beside them, never in them.
+        store: Where resources are kept.
         operations: Runs what takes time.
         fleet: The scoring processes.
-        download: Copies a blob prefix into a folder and returns how many blobs there were.
-        scoring_base: Tells the address under which endpoints are called.
+        base: The address under which endpoints are called.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        operations: Operations,
-        fleet: Fleet,
-        *,
-        download: Callable[[str, str, Path], int],
-        scoring_base: Callable[[], str],
-    ) -> None:
+    def __init__(self, store: Store, operations: Operations, fleet: Fleet, *, base: str) -> None:
         self._store = store
         self._operations = operations
         self._fleet = fleet
-        self._download = download
-        self._scoring_base = scoring_base
+        self._base = base
+        self._keys = Keys(store)
 
     def resume(self) -> None:
         """After a restart: end what was half done as failed, start what was being served."""
@@ -57,11 +46,7 @@ class Endpoints:
                     self._store.patch(resource["id"], provisioningState="Failed")
         for resource in self._store.of_kind("deployment"):
             if resource["properties"]["provisioningState"] == "Succeeded":
-                self._operations.begin(
-                    resource["id"],
-                    lambda resource=resource: self._serve(resource),  # type: ignore[misc]
-                    on_failure=self._failing(resource["id"]),
-                )
+                self._operations.change(resource["id"], partial(self._serve, resource))
 
     # endpoints -----------------------------------------------------------------------------
 
@@ -93,7 +78,7 @@ class Endpoints:
             }
             fresh = envelope(endpoint_id, _TYPE, {})
             properties = {k: v for k, v in sent.items() if k not in _SENT_ONCE and k not in _KEPT}
-            uri = f"{self._scoring_base()}/{name.lower()}/score"
+            uri = f"{self._base}/{name.lower()}/score"
             resource = {
                 **(known or fresh),
                 "location": body["location"],
@@ -109,15 +94,12 @@ class Endpoints:
             }
             self._store.put(endpoint_id, "endpoint", resource)
             if known is None:
-                self._new_keys(endpoint_id)
+                self._keys.create(endpoint_id)
 
         def finish() -> None:
             self._store.patch(endpoint_id, provisioningState="Succeeded", scoringUri=uri)
 
-        operation = self._operations.begin(
-            endpoint_id, finish, on_failure=self._failing(endpoint_id)
-        )
-        return resource, known is None, operation
+        return resource, known is None, self._operations.change(endpoint_id, finish)
 
     def get_endpoint(self, endpoint_id: str) -> Resource:
         """Return an endpoint.
@@ -125,7 +107,7 @@ class Endpoints:
         Raises:
             Refusal: 404.
         """
-        return self._need(endpoint_id)
+        return self._store.need(endpoint_id)
 
     def list_endpoints(self, workspace_id: str) -> list[Resource]:
         """Return the endpoints of a workspace."""
@@ -145,11 +127,11 @@ class Endpoints:
         def finish() -> None:
             deployments = self.list_deployments(endpoint_id)
             self._store.delete(endpoint_id)
-            self._store.delete(f"/keys{endpoint_id}")
+            self._keys.delete(endpoint_id)
             for deployment in deployments:
                 self._fleet.stop(deployment["id"])
 
-        return self._operations.begin(endpoint_id, finish, on_failure=self._failing(endpoint_id))
+        return self._operations.change(endpoint_id, finish)
 
     def keys(self, endpoint_id: str) -> dict[str, str]:
         """Return the keys of an endpoint that is called with keys.
@@ -157,11 +139,10 @@ class Endpoints:
         Raises:
             Refusal: 404, or 400 when it is called with tokens.
         """
-        endpoint = self._need(endpoint_id)
+        endpoint = self._store.need(endpoint_id)
         if endpoint["properties"]["authMode"] != "Key":
             raise rules.bad("The endpoint's authMode is not Key.")
-        found = self._store.get(f"/keys{endpoint_id}") or {}
-        return {name: str(value) for name, value in found.items()}
+        return self._keys.get(endpoint_id)
 
     def regenerate_key(self, endpoint_id: str, which: str, value: str | None) -> str:
         """Replace one key; return the operation.
@@ -169,16 +150,11 @@ class Endpoints:
         Raises:
             Refusal: No such key.
         """
-        keys = self.keys(endpoint_id)
         name = f"{which.lower()}Key"
-        if name not in keys:
+        if name not in self.keys(endpoint_id):
             raise rules.bad(f"keyType must be Primary or Secondary, not {which}.")
-        changed = {**keys, name: value or secrets.token_urlsafe(24)}
-
-        def finish() -> None:
-            self._store.put(f"/keys{endpoint_id}", "keys", changed)
-
-        return self._operations.begin(endpoint_id, finish, on_failure=lambda _message: None)
+        replace = partial(self._keys.replace, endpoint_id, name, value)
+        return self._operations.begin(endpoint_id, replace, on_failure=lambda _message: None)
 
     # deployments ---------------------------------------------------------------------------
 
@@ -194,7 +170,7 @@ class Endpoints:
         rules.check_name(name, "Deployment")
         rules.check_deployment(body)
         with self._store.transaction():
-            rules.check_idle(self._need(endpoint_id))
+            rules.check_idle(self._store.need(endpoint_id))
             self._need_model(body["properties"]["model"])
             known = self._store.get(deployment_id)
             if known is not None:
@@ -228,10 +204,7 @@ class Endpoints:
                 self._fleet.stop(deployment_id)  # its endpoint was deleted meanwhile
             self._store.patch(deployment_id, provisioningState="Succeeded")
 
-        operation = self._operations.begin(
-            deployment_id, finish, on_failure=self._failing(deployment_id)
-        )
-        return resource, known is None, operation
+        return resource, known is None, self._operations.change(deployment_id, finish)
 
     def get_deployment(self, deployment_id: str) -> Resource:
         """Return a deployment.
@@ -239,7 +212,7 @@ class Endpoints:
         Raises:
             Refusal: 404.
         """
-        return self._need(deployment_id)
+        return self._store.need(deployment_id)
 
     def list_deployments(self, endpoint_id: str) -> list[Resource]:
         """Return the deployments of an endpoint."""
@@ -257,7 +230,7 @@ class Endpoints:
             if known is None:
                 return None
             rules.check_idle(known)
-            share = (self._need(endpoint_id)["properties"].get("traffic") or {}).get(name, 0)
+            share = (self._store.need(endpoint_id)["properties"].get("traffic") or {}).get(name, 0)
             if share:
                 text = f"Deployment {name} has {share} % of the traffic: set it to 0 % first."
                 raise rules.bad(text)
@@ -267,13 +240,11 @@ class Endpoints:
             self._store.delete(deployment_id)
             self._fleet.stop(deployment_id)
 
-        return self._operations.begin(
-            deployment_id, finish, on_failure=self._failing(deployment_id)
-        )
+        return self._operations.change(deployment_id, finish)
 
     def logs(self, deployment_id: str, lines: int) -> str:
         """Return the end of a deployment's container log."""
-        self._need(deployment_id)
+        self._store.need(deployment_id)
         return self._fleet.log(deployment_id, lines)
 
     # calls ---------------------------------------------------------------------------------
@@ -292,9 +263,7 @@ class Endpoints:
         found = [e for e in self._store.of_kind("endpoint") if e["name"].lower() == endpoint_name]
         if not found:
             raise Refusal(404, "NotFound", f"No endpoint {endpoint_name}.")
-        keys = self._store.get(f"/keys{found[0]['id']}") or {}
-        if not any(secrets.compare_digest(key.encode(), good.encode()) for good in keys.values()):
-            raise Refusal(401, "Unauthorized", "The key or token of the call is wrong or missing.")
+        self._keys.check(found[0]["id"], key)
         traffic = found[0]["properties"].get("traffic") or {}
         if wanted is None:
             if not sum(traffic.values()):
@@ -310,15 +279,8 @@ class Endpoints:
 
     def _serve(self, resource: Resource) -> None:
         model = self._need_model(resource["properties"]["model"])
-        place = _PATHS.search(model["properties"]["modelUri"])
-        if place is None:
-            text = f"The model's address {model['properties']['modelUri']} cannot be read."
-            raise OperationFailed("BadArgument", text)
-        folder = self._fleet.new_folder()
-        if not self._download(CONTAINER, place.group(1), folder):
-            raise OperationFailed("BadArgument", f"There is nothing at {place.group(1)}.")
         variables = resource["properties"].get("environmentVariables") or {}
-        self._fleet.start(resource["id"], folder, {k: str(v) for k, v in variables.items()})
+        self._fleet.deploy(resource["id"], model, {k: str(v) for k, v in variables.items()})
 
     @staticmethod
     def _needs_restart(old: Resource, new: Resource) -> bool:
@@ -329,25 +291,9 @@ class Endpoints:
         )
         return changed or was != "Succeeded"
 
-    def _need(self, resource_id: str) -> Resource:
-        found = self._store.get(resource_id)
-        if found is None:
-            raise Refusal(404, "ResourceNotFound", f"The Resource '{resource_id}' was not found.")
-        return found
-
     def _need_model(self, reference: Any) -> Resource:
         text = reference.get("assetId", "") if isinstance(reference, dict) else str(reference)
         match = _MODEL.fullmatch(text)
         if match is None:
             raise rules.bad(f"Model {text} is not the id of a registered model version.")
-        return self._need("/" + match.group(1).lstrip("/"))
-
-    def _new_keys(self, endpoint_id: str) -> None:
-        keys = {name: secrets.token_urlsafe(24) for name in ("primaryKey", "secondaryKey")}
-        self._store.put(f"/keys{endpoint_id}", "keys", keys)
-
-    def _failing(self, resource_id: str) -> Callable[[str], None]:
-        def leave_failed(_message: str) -> None:
-            self._store.patch(resource_id, provisioningState="Failed")
-
-        return leave_failed
+        return self._store.need("/" + match.group(1).lstrip("/"))

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
+from mlflow_phi3.emulator.endpoints.invoke import bearer, invoke
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.serverless.state import Serverless
 
@@ -37,23 +38,20 @@ class ServerlessScoring:
         parts = request.url.path.strip("/").split("/")
         if parts[2:] != ["v1", "chat", "completions"] or request.method != "POST":
             raise Refusal(404, "NotFound", "Chat is POST /v1/chat/completions.")
-        key = request.headers.get("authorization", "").removeprefix("Bearer ")
-        found = await run_in_threadpool(self._serverless.find, parts[1].lower(), key)
+        name = parts[1].lower()
+        found = await run_in_threadpool(self._serverless.find, name, bearer(request))
         sent = _parsed(await request.body())
         streamed = bool(sent.pop("stream", False))
         with self._fleet.lease(found) as port:
             if port is None:
                 raise Refusal(503, "ServiceUnavailable", "The endpoint is not ready.")
-            answer = await self._ask(port, sent)
+            answer = await invoke(self._client, port, _framed(sent))
+            await answer.aread()
+            await answer.aclose()
         if answer.status_code != httpx.codes.OK:
             raise Refusal(answer.status_code, "BadRequest", answer.text[:2000])
         await _send(_completion(answer.json()), send, streamed=streamed)
         return answer.status_code
-
-    async def _ask(self, port: int, sent: dict[str, Any]) -> httpx.Response:
-        frame = {"columns": list(sent), "index": [0], "data": [list(sent.values())]}
-        address = f"http://127.0.0.1:{port}/invocations"
-        return await self._client.post(address, json={"dataframe_split": frame})
 
 
 def _parsed(body: bytes) -> dict[str, Any]:
@@ -64,6 +62,11 @@ def _parsed(body: bytes) -> dict[str, Any]:
     if not isinstance(sent, dict) or not isinstance(sent.get("messages"), list):
         raise Refusal(422, "unprocessable_entity", "messages: field required")
     return sent
+
+
+def _framed(sent: dict[str, Any]) -> bytes:
+    frame = {"columns": list(sent), "index": [0], "data": [list(sent.values())]}
+    return json.dumps({"dataframe_split": frame}).encode()
 
 
 def _completion(answer: Any) -> dict[str, Any]:

@@ -1,53 +1,43 @@
 """Serverless endpoints: the service's rules and states; knows no HTTP."""
 
 import re
-import secrets
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from mlflow_phi3.emulator.assets.state import CONTAINER, envelope
+from mlflow_phi3.emulator.assets.state import envelope
 from mlflow_phi3.emulator.endpoints import rules
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
-from mlflow_phi3.emulator.operation import OperationFailed, Operations
+from mlflow_phi3.emulator.endpoints.keys import Keys
+from mlflow_phi3.emulator.operation import Operations
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
 
 KIND = "serverless"
+_FAILED = "CreationFailed"
 _TYPE = "Microsoft.MachineLearningServices/workspaces/serverlessEndpoints"
 _CUSTOM = re.compile(
     r"azureml://locations/(?P<location>[^/]+)/workspaces/(?P<workspace>[^/]+)"
     r"/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)",
     re.IGNORECASE,
 )
-_PATHS = re.compile(r"/paths/(.+)$")
 
 
 class Serverless:
     """The state of all serverless endpoints.
 
     Args:
-        store: Where resources are kept; keys lie beside them.
+        store: Where resources are kept.
         operations: Runs what takes time.
         fleet: The scoring processes.
-        download: Copies a blob prefix into a folder and returns how many blobs there were.
-        base: Tells the address under which endpoints are called.
+        base: The address under which endpoints are called.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        operations: Operations,
-        fleet: Fleet,
-        *,
-        download: Callable[[str, str, Path], int],
-        base: Callable[[], str],
-    ) -> None:
+    def __init__(self, store: Store, operations: Operations, fleet: Fleet, *, base: str) -> None:
         self._store = store
         self._operations = operations
         self._fleet = fleet
-        self._download = download
         self._base = base
+        self._keys = Keys(store)
 
     def resume(self) -> None:
         """After a restart: serve again what was being served."""
@@ -77,7 +67,7 @@ class Serverless:
                 rules.check_idle(known)
             self._check_model(model_id, workspace)
             self._check_alone(endpoint_id, model_id)
-            uri = f"{self._base()}/{name.lower()}"
+            uri = f"{self._base}/{name.lower()}"
             safety = sent.get("contentSafety") or {"contentSafetyStatus": "Enabled"}
             resource = {
                 **(known or envelope(endpoint_id, _TYPE, {})),
@@ -95,8 +85,7 @@ class Serverless:
             }
             self._store.put(endpoint_id, KIND, resource)
             if known is None:
-                keys = {n: secrets.token_urlsafe(24) for n in ("primaryKey", "secondaryKey")}
-                self._store.put(f"/keys{endpoint_id}", "keys", keys)
+                self._keys.create(endpoint_id)
         same = known is not None and known["properties"]["modelSettings"]["modelId"] == model_id
         return resource, known is None, self._begin(resource, serve=not same)
 
@@ -106,10 +95,7 @@ class Serverless:
         Raises:
             Refusal: 404.
         """
-        found = self._store.get(endpoint_id)
-        if found is None:
-            raise Refusal(404, "ResourceNotFound", f"The Resource '{endpoint_id}' was not found.")
-        return found
+        return self._store.need(endpoint_id)
 
     def beneath(self, workspace_id: str) -> list[Resource]:
         """Return the endpoints of a workspace."""
@@ -118,7 +104,7 @@ class Serverless:
     def keys(self, endpoint_id: str) -> dict[str, str]:
         """Return an endpoint's keys."""
         self.get(endpoint_id)
-        return {k: str(v) for k, v in (self._store.get(f"/keys{endpoint_id}") or {}).items()}
+        return self._keys.get(endpoint_id)
 
     def delete(self, endpoint_id: str) -> str | None:
         """Delete an endpoint; return the operation, None when it is gone."""
@@ -131,10 +117,10 @@ class Serverless:
 
         def finish() -> None:
             self._store.delete(endpoint_id)
-            self._store.delete(f"/keys{endpoint_id}")
+            self._keys.delete(endpoint_id)
             self._fleet.stop(endpoint_id)
 
-        return self._operations.begin(endpoint_id, finish, on_failure=self._failing(endpoint_id))
+        return self._operations.change(endpoint_id, finish, endpointState=_FAILED)
 
     def find(self, name: str, key: str) -> str:
         """Return the id of the endpoint that a call with this key is for.
@@ -144,10 +130,8 @@ class Serverless:
         """
         for endpoint in self._store.of_kind(KIND):
             if endpoint["name"].lower() == name:
-                good = self.keys(endpoint["id"]).values()
-                if any(secrets.compare_digest(key.encode(), k.encode()) for k in good):
-                    return str(endpoint["id"])
-                raise Refusal(401, "Unauthorized", "The key of the call is wrong or missing.")
+                self._keys.check(endpoint["id"], key)
+                return str(endpoint["id"])
         raise Refusal(404, "NotFound", f"No endpoint {name}.")
 
     def _check_model(self, model_id: str, workspace: Resource) -> Resource:
@@ -180,21 +164,9 @@ class Serverless:
                 self._serve(resource)
             self._store.patch(resource["id"], provisioningState="Succeeded", endpointState="Online")
 
-        endpoint_id = resource["id"]
-        return self._operations.begin(endpoint_id, finish, on_failure=self._failing(endpoint_id))
+        return self._operations.change(resource["id"], finish, endpointState=_FAILED)
 
     def _serve(self, resource: Resource) -> None:
         workspace = self.get(resource["id"].rsplit("/", 2)[0])
         model = self._check_model(resource["properties"]["modelSettings"]["modelId"], workspace)
-        place = _PATHS.search(model["properties"]["modelUri"])
-        folder = self._fleet.new_folder()
-        if place is None or not self._download(CONTAINER, place.group(1), folder):
-            raise OperationFailed("BadArgument", "The model's files were not found.")
-        self._fleet.start(resource["id"], folder, {})
-
-    def _failing(self, resource_id: str) -> Callable[[str], None]:
-        def leave_failed(_message: str) -> None:
-            state = {"provisioningState": "Failed", "endpointState": "CreationFailed"}
-            self._store.patch(resource_id, **state)
-
-        return leave_failed
+        self._fleet.deploy(resource["id"], model, {})

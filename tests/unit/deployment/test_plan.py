@@ -3,17 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
-from mlflow_phi3.deployment.plan import (
+from mlflow_phi3.deployment.actions import (
     CreateEndpoint,
-    Current,
     PutDeployment,
     RemoveDeployment,
     ShiftTraffic,
     Verify,
-    Wanted,
-    plan_deployment,
-    plan_removal,
 )
+from mlflow_phi3.deployment.plan import Current, Wanted, plan_deployment, plan_removal
 from mlflow_phi3.deployment.traffic import read, with_share, without, written
 from mlflow_phi3.errors import UsageError
 

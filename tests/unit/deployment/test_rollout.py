@@ -1,6 +1,7 @@
 import pytest
 
 from mlflow_phi3.azure.operation import DeadlinePassed
+from mlflow_phi3.deployment.actions import in_words
 from mlflow_phi3.deployment.plan import Wanted, plan_deployment
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.errors import AzureError, GateError
@@ -72,7 +73,7 @@ def test_after_a_deadline_nothing_is_removed_and_a_second_run_goes_on(service):
 
 def test_without_waiting_the_rest_is_left_and_the_next_run_does_it(service):
     outcome = deploy(service, wait=False)
-    assert [str(step) for step in outcome.left] == [
+    assert [in_words(step) for step in outcome.left] == [
         "ask golden queries of chat/blue",
         "traffic of chat to blue 100 %",
     ]

@@ -1,0 +1,78 @@
+"""The remote changes that a plan is made of: values, and the words they are told in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlflow_phi3.azure.online import Deployment, Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class CreateEndpoint:
+    """Make the endpoint."""
+
+    endpoint: Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class PutDeployment:
+    """Create a deployment, or change one (``before`` is then what it was)."""
+
+    endpoint: str
+    deployment: Deployment
+    before: Deployment | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """Ask one deployment, whatever the traffic, before anybody else does."""
+
+    endpoint: str
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
+class ShiftTraffic:
+    """Change where requests go."""
+
+    endpoint: str
+    traffic: Mapping[str, int]
+    before: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDeployment:
+    """Delete a deployment that gets no traffic (any more)."""
+
+    endpoint: str
+    deployment: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveEndpoint:
+    """Delete an endpoint with all its deployments."""
+
+    endpoint: str
+
+
+Action = CreateEndpoint | PutDeployment | Verify | ShiftTraffic | RemoveDeployment | RemoveEndpoint
+
+
+def in_words(action: Action) -> str:
+    """Return an action as a person reads it."""
+    match action:
+        case CreateEndpoint(endpoint):
+            return f"create endpoint {endpoint.name}"
+        case PutDeployment(name, wanted, before):
+            verb = "update" if before else "create"
+            machines = f"{wanted.instance_count} x {wanted.instance_type}"
+            model = "/".join(wanted.model.split("/")[-3::2])
+            return f"{verb} deployment {name}/{wanted.name}: {model} on {machines}"
+        case Verify(name, deployment):
+            return f"ask golden queries of {name}/{deployment}"
+        case ShiftTraffic(name, traffic):
+            shares = ", ".join(f"{to} {share} %" for to, share in traffic.items()) or "nobody"
+            return f"traffic of {name} to {shares}"
+        case RemoveDeployment(name, deployment):
+            return f"delete deployment {name}/{deployment}"
+        case RemoveEndpoint(name):
+            return f"delete endpoint {name} with its deployments"
