@@ -11,9 +11,11 @@ from pathlib import Path
 from mlflow_phi3.azure.blobs import Progress, upload_folder
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.target import Target
+from mlflow_phi3.errors import UsageError
 
 DIGEST_TAG = "phi3.sha256"
 _CHUNK = 1 << 20
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,22 @@ class DataAsset:
     name: str
     version: str
     new: bool
+
+
+def check_asset_name(name: str, where: str) -> str:
+    """Return a name when Azure takes it for a model or data asset.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            "PHI3-U776",
+            f"{name!r} is not a name of at most 200 letters, digits, '-', '_' and '.'",
+            where=where,
+            fix="for example phi3-chat",
+        )
+    return name
 
 
 def upload_data(workspace: Workspace, name: str, file: Path) -> DataAsset:

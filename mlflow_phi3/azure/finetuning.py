@@ -329,7 +329,7 @@ def _to_state(job: Any) -> JobState:
     context = job.creation_context
     return JobState(
         name=str(job.name),
-        status=str(job.status),
+        status=str(getattr(job.status, "value", job.status)),  # an enumeration prints its class
         output=str(getattr(output, "name", "") or ""),
         base=str(getattr(job.model, "path", "") or ""),
         hyperparameters={str(k): str(v) for k, v in (job.hyperparameters or {}).items()},

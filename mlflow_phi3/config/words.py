@@ -1,9 +1,10 @@
 """The feature words and their schemas: what each entry point accepts."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.evaluate import EvaluateConfig
+from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.job import JobConfig
 from mlflow_phi3.config.model import ModelConfig
@@ -17,8 +18,12 @@ class PrepareWord(PrepareConfig, ModelConfig, JobConfig):
     """`prepare`: check, clean, split and tokenise chat data."""
 
 
-class TrainWord(Hyperparameters, PrepareWord):
+class TrainWord(FoundryConfig, Hyperparameters, PrepareWord):
     """`train`: one LoRA training with given hyperparameters."""
+
+    backend: Literal["local", "foundry"] = "local"
+    """Where it trains: `local`, in this process; `foundry`, as a fine-tuning job of Azure AI
+    Foundry (docs/foundry.md)."""
 
     # A single training needs single values where a sweep has choices.
     batch_size_multiplier: Annotated[Swept, Element(int, least=1)] = Pin(1)

@@ -1,0 +1,319 @@
+"""Training in Azure AI Foundry: data up, a job that is submitted once, its news as they come."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlflow_phi3.azure.assets import upload_data
+from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.finetuning import FineTuning, JobService, JobState, Point, TunedModel
+from mlflow_phi3.azure.hyperparameters import to_azure
+from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
+from mlflow_phi3.azure.registry import look_up_offers
+from mlflow_phi3.data.messages import Conversation
+from mlflow_phi3.errors import AzureError, PreflightError
+from mlflow_phi3.modeling.base import DEMO
+from mlflow_phi3.modeling.catalog import PhiModel, require_tunable
+from mlflow_phi3.training.spec import TrialSpec
+
+STAND_IN = "Phi-4-mini-instruct"
+"""What the demo model is called where the emulator trains it."""
+METRICS = {
+    "loss": "train/loss",
+    "train_loss": "train/loss",
+    "learning_rate": "train/learning_rate",
+    "grad_norm": "train/grad_norm",
+    "epoch": "train/epoch",
+    "eval_loss": "eval/loss",
+}
+"""Names of a job's metrics (transformers' Trainer's) to ours; others keep theirs under azure/."""
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 15.0
+_PATIENCE = 20
+"""Looks that may fail in a row before following is given up; the job does not mind."""
+_MOST_BYTES = 512 << 20
+"""Foundry's limit for a data file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the jobs of a training or a sweep share.
+
+    Args:
+        base: Base model, by its name in the registry.
+        base_version: Its version there.
+        train: Address of the training data.
+        validation: Address of the validation data.
+        output: Name that the tuned model gets.
+        sent: Whether data had to be sent; False when Azure had all of it.
+    """
+
+    base: str
+    base_version: str
+    train: str
+    validation: str
+    output: str
+    sent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What a look at a job brought.
+
+    Args:
+        job: As it stands.
+        points: Metrics that are new since the last look.
+    """
+
+    job: JobState
+    points: tuple[Point, ...]
+
+
+def choose_base(model: str, *, local: bool) -> PhiModel:
+    """Return the catalog's entry of what a job tunes.
+
+    Args:
+        model: As the person named it.
+        local: Whether the emulator trains, where the demo stands for a real model.
+
+    Raises:
+        UsageError: It is not in the catalog.
+        PreflightError: Foundry does not tune it.
+    """
+    if model == DEMO and not local:
+        raise PreflightError(
+            "PHI3-P771",
+            "the demo model is not in Foundry",
+            where="model",
+            fix=f"model=microsoft/{STAND_IN}, or rehearse with azure_target=azure-foundry:/local",
+        )
+    return require_tunable(STAND_IN if model == DEMO else model)
+
+
+def find_version(workspace: Workspace, base: PhiModel) -> str:
+    """Return the newest version of a base model, when the project's region tunes it.
+
+    Raises:
+        PreflightError: It does not.
+        AzureError: The registry does not answer.
+    """
+    offer = look_up_offers(workspace, (base.name,)).get(base.name)
+    if offer is None:
+        raise PreflightError(
+            "PHI3-P772", f"{base.name} is not in the registry any more", where="model"
+        )
+    regions = offer.regions or base.finetuning_regions
+    if workspace.location.lower() not in regions:
+        raise PreflightError(
+            "PHI3-P773",
+            f"{base.name} is not tuned in {workspace.location}",
+            where=f"project {workspace.target.project}",
+            fix=f"use a project in one of {', '.join(regions)}",
+        )
+    return offer.version
+
+
+def send_data(
+    workspace: Workspace,
+    service: JobService,
+    name: str,
+    splits: Mapping[str, Iterable[Conversation]],
+    folder: Path,
+) -> tuple[dict[str, str], bool]:
+    """Make each split a data asset of the project; return their addresses, and whether any is new.
+
+    Args:
+        workspace: The open project.
+        service: Knows how addresses begin.
+        name: Begin of the assets' names.
+        splits: ``train`` and ``validation``.
+        folder: Where the files are written first.
+
+    Raises:
+        PreflightError: A split is empty, or larger than Foundry takes.
+        AzureError: The upload failed; a re-run goes on.
+    """
+    addresses: dict[str, str] = {}
+    new = False
+    for split, conversations in splits.items():
+        file = folder / f"{split}.jsonl"
+        if not write_split(file, conversations):
+            raise PreflightError(
+                "PHI3-P774",
+                "there is no conversation",
+                where=f"{split} data",
+                fix="give more rows, or a larger validation_split",
+            )
+        if file.stat().st_size >= _MOST_BYTES:
+            raise PreflightError(
+                "PHI3-P775",
+                f"{file.stat().st_size >> 20} MB; Foundry takes less than {_MOST_BYTES >> 20} MB",
+                where=f"{split} data",
+                fix="take fewer rows, as in train_data=file:0.5",
+            )
+        asset = upload_data(workspace, f"{name}-{split}", file)
+        new = new or asset.new
+        addresses[split] = f"{service.place}/data/{asset.name}/versions/{asset.version}"
+    return addresses, new
+
+
+def write_split(file: Path, conversations: Iterable[Conversation]) -> int:
+    """Write conversations as Foundry reads them, one ``{"messages": [...]}`` a line; their count.
+
+    The same conversations make the same bytes, so that Azure finds what it has.
+    """
+    count = 0
+    with file.open("w", encoding="utf-8", newline="\n") as stream:
+        for conversation in conversations:
+            messages = [{"role": m.role, "content": m.content} for m in conversation.messages]
+            stream.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def plan_job(lesson: Lesson, spec: TrialSpec) -> FineTuning:
+    """Return the job that trains ``spec``; its name is made of all that decides what it learns.
+
+    So a retry of whatever kind names the same job, and Azure is not asked for a second one.
+
+    Raises:
+        UsageError: Foundry does not take a value.
+    """
+    hyperparameters = to_azure(
+        epochs=spec.epochs, learning_rate=spec.learning_rate, batch_size=spec.batch_size
+    )
+    facts = [
+        *(lesson.base, lesson.base_version, lesson.train, lesson.validation, lesson.output),
+        sorted(hyperparameters.items()),
+    ]
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+    stem = "".join(c if c.isalnum() else "-" for c in lesson.output)[:40].strip("-") or "phi"
+    return FineTuning(
+        name=f"{stem}-{digest[:12]}",
+        base=lesson.base,
+        base_version=lesson.base_version,
+        task="chat-completion",
+        train=lesson.train,
+        validation=lesson.validation,
+        hyperparameters=hyperparameters,
+        output=lesson.output,
+        tags={"phi3.hyperparameters_of": "mlflow-phi3"},
+    )
+
+
+def submit_once(service: JobService, wanted: FineTuning) -> tuple[JobState, bool]:
+    """Take up the job that trains this already, or submit one; tell whether it was submitted.
+
+    A job that failed, was cancelled, or whose model is gone is left behind, and its successor
+    gets the next number.
+
+    Raises:
+        AzureError: Refused, or no answer.
+    """
+    number = 1
+    while True:
+        name = wanted.name if number == 1 else f"{wanted.name}-{number}"
+        known = service.get(name)
+        if known is None:
+            return service.submit(replace(wanted, name=name)), True
+        if known.status not in {"Failed", "Canceled"} and _has_model(service, known):
+            return known, False
+        number += 1
+
+
+def follow(
+    service: JobService,
+    name: str,
+    *,
+    timeout_s: float,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[News]:
+    """Yield what is new of a job until it has ended.
+
+    Args:
+        service: The remote calls.
+        name: The job.
+        timeout_s: How long to follow it.
+        sleep: Waits between two looks.
+
+    Raises:
+        AzureError: There is no such job, or Azure does not answer any more.
+        DeadlinePassed: Time is over.
+    """
+    deadline = Deadline(timeout_s)
+    seen: dict[str, int] = {}
+    pause_s, failures = _FIRST_PAUSE_S, 0
+    while True:
+        try:
+            news = _look(service, name, seen)
+            failures = 0
+        except AzureError as error:
+            failures += 1
+            if failures > _PATIENCE or error.status in {401, 403, 404}:
+                raise
+        else:
+            if news.points:
+                pause_s = _FIRST_PAUSE_S * 4
+            yield news
+            if news.job.ended:
+                return
+        if deadline.left_s() <= 0:
+            raise DeadlinePassed(
+                "PHI3-A733",
+                f"not finished after {timeout_s / 3600:.1f} h; it goes on in Azure",
+                where=f"job {name}",
+                fix=f"mlflow-phi3 watch {name}",
+            )
+        sleep(min(pause_s, max(deadline.left_s(), 0.01)))
+        pause_s = min(pause_s * 1.3, _LONGEST_PAUSE_S)
+
+
+def model_of(service: JobService, job: JobState) -> TunedModel:
+    """Return what a job made.
+
+    Raises:
+        AzureError: It failed or was cancelled; the message has the service's reason.
+    """
+    if job.status != "Completed":
+        why = service.why_failed(job.name) or "the service gives no reason"
+        raise AzureError(
+            "PHI3-A732",
+            f"{job.status}: {why.strip().rstrip('.')}",
+            where=f"job {job.name}",
+            fix="change what the service names and run it again, which submits a new job",
+        )
+    return service.tuned_model(job)
+
+
+def _look(service: JobService, name: str, seen: dict[str, int]) -> News:
+    job = service.get(name)
+    if job is None:
+        raise AzureError(
+            "PHI3-A734",
+            "there is no such job",
+            where=f"job {name}",
+            fix="mlflow-phi3 list",
+            status=404,
+        )
+    count: dict[str, int] = {}
+    new = []
+    for point in service.metrics(name):
+        count[point.key] = count.get(point.key, 0) + 1
+        if count[point.key] > seen.get(point.key, 0):
+            new.append(point)
+    seen.update(count)
+    return News(job, tuple(new))
+
+
+def _has_model(service: JobService, job: JobState) -> bool:
+    """Whether a job still is on its way to a model, or its model is there."""
+    if job.status != "Completed":
+        return True
+    try:
+        service.tuned_model(job)
+    except AzureError:
+        return False
+    return True

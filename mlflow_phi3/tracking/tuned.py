@@ -1,0 +1,62 @@
+"""Models that were tuned elsewhere: versions that hold a link in the place of weights."""
+
+from collections.abc import Mapping
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from mlflow_phi3.tracking.registry import set_challenger
+from mlflow_phi3.tracking.runs import Run
+
+TUNED_TAG = "azure.tuned_model"
+"""Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""
+
+
+def register_tuned(
+    run: Run, *, name: str, model_id: str, tags: Mapping[str, object], description: str
+) -> ModelVersion:
+    """Make a model in Azure a version of the registered model ``name``, once.
+
+    Its source is the run's ``azure`` folder: the weights are Foundry's, and stay there.
+
+    Args:
+        run: The run that followed its training.
+        name: Registered model.
+        model_id: Address of the model in Azure.
+        tags: Further tags of the version.
+        description: For people.
+    """
+    known = find_tuned(run.client, model_id)
+    for version in known:
+        if version.name == name:
+            return version
+    try:
+        run.client.create_registered_model(name)
+    except MlflowException:
+        if not run.client.search_registered_models(f"name = '{name}'"):
+            raise
+    root = run.client.get_run(run.run_id).info.artifact_uri
+    made = run.client.create_model_version(
+        name,
+        source=f"{root}/azure",
+        run_id=run.run_id,
+        tags={TUNED_TAG: model_id, **{key: str(value) for key, value in tags.items()}},
+        description=description,
+    )
+    set_challenger(run.client, made)
+    return made
+
+
+def find_tuned(client: MlflowClient, model_id: str) -> list[ModelVersion]:
+    """Return the versions that are linked to a model in Azure."""
+    return list(client.search_model_versions(f"tags.`{TUNED_TAG}` = '{model_id}'"))
+
+
+def forget_tuned(client: MlflowClient, model_id: str) -> list[str]:
+    """Delete the versions that are linked to a model in Azure; return ``name/version`` of each."""
+    gone = []
+    for version in find_tuned(client, model_id):
+        client.delete_model_version(version.name, version.version)
+        gone.append(f"{version.name}/{version.version}")
+    return gone
