@@ -8,6 +8,9 @@ from typing import Any
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
 
+_READS_SECRETS = "enforce_access_to_default_secret_stores"
+"""Property of an endpoint by which its identity may read the project's connections."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -20,6 +23,8 @@ class Endpoint:
         traffic: Percent by deployment, only those above 0.
         tags: Its tags.
         auth_mode: ``key``, ``aml_token`` or ``aad_token``.
+        reads_secrets: Whether its deployments' variables may refer to the project's connections;
+            settled at its creation.
     """
 
     name: str
@@ -28,6 +33,7 @@ class Endpoint:
     traffic: Mapping[str, int]
     tags: Mapping[str, str]
     auth_mode: str = "key"
+    reads_secrets: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +194,7 @@ def endpoint_entity(endpoint: Endpoint) -> Any:
         auth_mode=endpoint.auth_mode,
         traffic={name: share for name, share in endpoint.traffic.items() if share},
         tags=dict(endpoint.tags),
+        properties={_READS_SECRETS: "enabled"} if endpoint.reads_secrets else {},
     )
 
 
@@ -232,6 +239,7 @@ def _to_endpoint(found: Any) -> Endpoint:
         traffic={str(k): int(v) for k, v in (found.traffic or {}).items() if int(v)},
         tags={str(k): str(v) for k, v in (found.tags or {}).items()},
         auth_mode=str(found.auth_mode or "key").lower(),
+        reads_secrets=(found.properties or {}).get(_READS_SECRETS) == "enabled",
     )
 
 

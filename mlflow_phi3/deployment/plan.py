@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.azure.safety import SAFETY_VARIABLES
 from mlflow_phi3.deployment.actions import (
     Action,
     CreateEndpoint,
@@ -59,9 +60,10 @@ class Wanted:
         tags: Of the deployment.
         endpoint_tags: Of the endpoint.
         variables: Environment variables; None keeps what is there.
+        safety: Variables for content safety, beside the others; None keeps what is there.
         request_timeout_s: Seconds.
         keep_previous: Leave the deployment that is taken over from.
-        verify: Ask golden queries before traffic moves.
+        verify: Check the answers before traffic moves.
     """
 
     endpoint: str
@@ -74,6 +76,7 @@ class Wanted:
     tags: Mapping[str, str] = field(default_factory=dict)
     endpoint_tags: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] | None = None
+    safety: Mapping[str, str] | None = None
     request_timeout_s: int = 90
     keep_previous: bool = True
     verify: bool = True
@@ -203,9 +206,6 @@ def _merged(known: Deployment | None, wanted: Wanted, name: str) -> Deployment:
             where=f"deployment {name}",
             fix="name one by --model-uri models:/<name>@champion",
         )
-    variables = wanted.variables
-    if variables is None:
-        variables = known.variables if known else {}
     return Deployment(
         name=name,
         model=model,
@@ -213,9 +213,20 @@ def _merged(known: Deployment | None, wanted: Wanted, name: str) -> Deployment:
         or (known.instance_type if known else wanted.default_instance_type),
         instance_count=wanted.instance_count or (known.instance_count if known else 1),
         tags={**(known.tags if known and not wanted.model else {}), **wanted.tags},
-        variables=dict(variables),
+        variables=_variables(known, wanted),
         request_timeout_s=wanted.request_timeout_s,
     )
+
+
+def _variables(known: Deployment | None, wanted: Wanted) -> dict[str, str]:
+    """Return the environment variables that are wanted: safety and others are told apart."""
+    before = known.variables if known else {}
+    others = before if wanted.variables is None else wanted.variables
+    safety = before if wanted.safety is None else wanted.safety
+    return {
+        **{name: value for name, value in others.items() if name not in SAFETY_VARIABLES},
+        **{name: value for name, value in safety.items() if name in SAFETY_VARIABLES},
+    }
 
 
 def _is_ready(found: Deployment, wanted: Wanted, active: Deployment | None) -> bool:
@@ -232,4 +243,7 @@ def _share(current: Current, name: str) -> int:
 
 
 def _new_endpoint(wanted: Wanted) -> CreateEndpoint:
-    return CreateEndpoint(Endpoint(wanted.endpoint, "", "", {}, dict(wanted.endpoint_tags)))
+    tags = dict(wanted.endpoint_tags)
+    return CreateEndpoint(
+        Endpoint(wanted.endpoint, "", "", {}, tags, reads_secrets=bool(wanted.safety))
+    )

@@ -1,12 +1,12 @@
 """What was asked of the emulator, for tests and for the curious.
 
 Bodies of changes are kept as sent, to be held against Microsoft's published types; secrets are
-not: neither headers nor answers are written down.
+not: neither headers nor answers nor the values of credentials are written down.
 """
 
 import threading
 from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlflow_phi3.emulator.router import Call, Reply, Route
@@ -37,7 +37,7 @@ class Journal:
     def note(self, entry: Entry) -> None:
         """Write one request down."""
         with self._lock:
-            self._entries.append(entry)
+            self._entries.append(replace(entry, body=_without_credentials(entry.body)))
 
     def routes(self) -> list[Route]:
         """Return the routes under which the journal is read and emptied."""
@@ -54,3 +54,14 @@ class Journal:
         with self._lock:
             self._entries.clear()
         return Reply(status=204)
+
+
+def _without_credentials(body: Any, *, secret: bool = False) -> Any:
+    if isinstance(body, dict):
+        return {
+            name: _without_credentials(value, secret=secret or name == "credentials")
+            for name, value in body.items()
+        }
+    if isinstance(body, list):
+        return [_without_credentials(value, secret=secret) for value in body]
+    return "[secret]" if secret and body is not None else body

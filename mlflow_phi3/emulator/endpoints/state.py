@@ -9,6 +9,7 @@ from mlflow_phi3.emulator.assets.state import envelope
 from mlflow_phi3.emulator.endpoints import rules
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
 from mlflow_phi3.emulator.endpoints.keys import Keys
+from mlflow_phi3.emulator.endpoints.secrets import inject
 from mlflow_phi3.emulator.operation import Operations
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
@@ -279,8 +280,21 @@ class Endpoints:
 
     def _serve(self, resource: Resource) -> None:
         model = self._need_model(resource["properties"]["model"])
-        variables = resource["properties"].get("environmentVariables") or {}
-        self._fleet.deploy(resource["id"], model, {k: str(v) for k, v in variables.items()})
+        sent = resource["properties"].get("environmentVariables") or {}
+        variables = {name: str(value) for name, value in sent.items()}
+        endpoint = self._store.need(resource["id"].rsplit("/deployments/", 1)[0])
+        self._fleet.deploy(
+            resource["id"], model, inject(variables, endpoint, partial(self._connection, endpoint))
+        )
+
+    def _connection(self, endpoint: Resource, name: str) -> dict[str, Any] | None:
+        """Return what a connection of an endpoint's workspace holds, with its credentials."""
+        workspace_id = str(endpoint["id"]).rsplit("/onlineEndpoints/", 1)[0]
+        found = self._store.get(f"{workspace_id}/connections/{name}")
+        if found is None:
+            return None
+        credentials = self._store.get(f"/secrets{found['id']}")
+        return {**found["properties"], "credentials": credentials}
 
     @staticmethod
     def _needs_restart(old: Resource, new: Resource) -> bool:

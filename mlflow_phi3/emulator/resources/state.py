@@ -96,7 +96,7 @@ class Resources:
     def put_connection(
         self, workspace_id: str, name: str, properties: Mapping[str, Any]
     ) -> Resource:
-        """Connect a workspace with another service; credentials are not kept.
+        """Connect a workspace with another service; credentials are kept beside it.
 
         Raises:
             Refusal: No such workspace, or no category and target.
@@ -109,6 +109,8 @@ class Resources:
         kind = "Microsoft.MachineLearningServices/workspaces/connections"
         made = envelope(connection_id, kind, kept)
         self._store.put(connection_id, _CONNECTION, made)
+        secrets = dict(properties.get("credentials") or {})
+        self._store.put(f"/secrets{connection_id}", "secrets", secrets)
         return made
 
     def get_connection(self, workspace_id: str, name: str) -> Resource:
