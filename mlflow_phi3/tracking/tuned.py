@@ -53,10 +53,7 @@ def find_tuned(client: MlflowClient, model_id: str) -> list[ModelVersion]:
     return list(client.search_model_versions(f"tags.`{TUNED_TAG}` = '{model_id}'"))
 
 
-def forget_tuned(client: MlflowClient, model_id: str) -> list[str]:
-    """Delete the versions that are linked to a model in Azure; return ``name/version`` of each."""
-    gone = []
+def mark_deleted(client: MlflowClient, model_id: str) -> None:
+    """Say on the versions that are linked to a model in Azure that it is gone from there."""
     for version in find_tuned(client, model_id):
-        client.delete_model_version(version.name, version.version)
-        gone.append(f"{version.name}/{version.version}")
-    return gone
+        client.set_model_version_tag(version.name, version.version, "azure.state", "deleted")

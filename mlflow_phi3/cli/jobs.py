@@ -1,0 +1,139 @@
+"""``mlflow-phi3 list | show | delete | cancel``: the jobs and tuned models of a project."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import typer
+
+from mlflow_phi3.azure.finetuning import JobState, TunedModel
+from mlflow_phi3.azure.hyperparameters import from_azure
+from mlflow_phi3.backends.project import open_project
+from mlflow_phi3.backends.tuned import Deployed, Shelf, plan_removal
+from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.tracking.runs import open_tracker
+from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
+from mlflow_phi3.workflows.screen import Screen
+
+app = typer.Typer(name="jobs", help="Fine-tuning jobs of Foundry, and what came out of them.")
+
+_NAME = typer.Argument(..., help="A job, or a tuned model as name:version.")
+_CASCADE = typer.Option(False, "--cascade", help="Delete what serves the model first.")
+_DRY_RUN = typer.Option(False, "--dry-run", help="Only show what would go.")
+_YES = typer.Option(False, "--yes", "-y", help="Do not ask.")
+_TIMEOUT_S = typer.Option(1800.0, "--timeout-s", help="How long to wait in all, seconds.")
+
+
+@app.command("list")
+def list_command(*, target: str = TARGET, as_json: bool = AS_JSON) -> None:
+    """List the fine-tuning jobs and the models that they made, newest first."""
+    shelf = Shelf(open_project(target))
+    jobs, models = shelf.service.list_jobs(), shelf.service.tuned_models()
+    served = {model.id: [str(place) for place in shelf.deployed(model)] for model in models}
+    if as_json:
+        rows = [{**asdict(model), "served_by": served[model.id]} for model in models]
+        typer.echo(json.dumps({"jobs": [asdict(job) for job in jobs], "models": rows}, indent=2))
+        return
+    screen = Screen()
+    screen.table(
+        "Fine-tuning jobs",
+        ["job", "status", "base model", "makes", "created"],
+        [[j.name, j.status, _short(j.base), j.output, j.created[:19]] for j in jobs],
+    )
+    screen.table(
+        "Tuned models",
+        ["model", "base model", "job", "served by"],
+        [
+            [f"{m.name}:{m.version}", _short(m.base), m.job, ", ".join(served[m.id]) or "nothing"]
+            for m in models
+        ],
+    )
+
+
+@app.command("show")
+def show_command(name: str = _NAME, *, target: str = TARGET, as_json: bool = AS_JSON) -> None:
+    """Tell all that is known of a job or a tuned model."""
+    shelf = Shelf(open_project(target))
+    found = shelf.find(name)
+    facts = (
+        _job_facts(shelf, found)
+        if isinstance(found, JobState)
+        else _model_facts(found, shelf.deployed(found))
+    )
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+        return
+    rows = [[key, _text(value)] for key, value in facts.items() if value]
+    Screen().table(name, ["fact", "value"], rows)
+
+
+@app.command("delete")
+def delete_command(
+    name: str = _NAME,
+    *,
+    cascade: bool = _CASCADE,
+    dry_run: bool = _DRY_RUN,
+    yes: bool = _YES,
+    target: str = TARGET,
+    timeout_s: float = _TIMEOUT_S,
+) -> None:
+    """Delete a job, or a tuned model: not while it is served, unless --cascade lets that go too."""
+    shelf = Shelf(open_project(target), timeout_s=timeout_s)
+    found = shelf.find(name)
+    deployed = shelf.deployed(found) if isinstance(found, TunedModel) else []
+    removal = plan_removal(found, deployed, cascade=cascade)
+    typer.echo("\n".join(removal.lines()))
+    if dry_run:
+        return
+    if deployed and not yes:
+        typer.confirm("Requests to these endpoints will fail. Go on?", abort=True)
+    shelf.remove(removal, lambda line: typer.echo(line, err=True))
+    if isinstance(found, TunedModel):
+        mark_deleted(open_tracker().client, found.id)
+
+
+@app.command("cancel")
+def cancel_command(name: str = _NAME, *, target: str = TARGET) -> None:
+    """Ask Azure to stop a job; what it trained so far is lost."""
+    shelf = Shelf(open_project(target))
+    shelf.service.cancel(name)
+    state = shelf.service.get(name)
+    typer.echo(f"{name}: {state.status if state else 'gone'}")
+
+
+def _job_facts(shelf: Shelf, job: JobState) -> dict[str, Any]:
+    latest = {point.key: point.value for point in shelf.service.metrics(job.name)}
+    why = shelf.service.why_failed(job.name) if job.status == "Failed" else ""
+    return {
+        "job": job.name,
+        "status": job.status,
+        "why": why,
+        "base model": job.base,
+        "makes": job.output,
+        **from_azure(job.hyperparameters),
+        **{key: round(value, 6) for key, value in latest.items()},
+        "created": job.created,
+        "portal": job.url,
+    }
+
+
+def _model_facts(model: TunedModel, deployed: list[Deployed]) -> dict[str, Any]:
+    versions = find_tuned(open_tracker().client, model.id)
+    return {
+        "model": f"{model.name}:{model.version}",
+        "id": model.id,
+        "base model": model.base,
+        "job": model.job,
+        "served by": [str(place) for place in deployed],
+        "in MLflow": [f"models:/{version.name}/{version.version}" for version in versions],
+    }
+
+
+def _short(base: str) -> str:
+    """``Phi-4-mini-instruct`` for its address in the registry."""
+    parts = base.split("/models/")
+    return parts[-1].split("/")[0] if len(parts) > 1 else base
+
+
+def _text(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)

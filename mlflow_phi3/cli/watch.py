@@ -1,0 +1,47 @@
+"""``mlflow-phi3 watch``: take a fine-tuning job up again."""
+
+import sys
+from typing import Literal
+
+import typer
+
+from mlflow_phi3.cli.target import TARGET
+from mlflow_phi3.config.foundry import FoundryConfig
+from mlflow_phi3.config.job import JobConfig
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.tracking.signals import stoppable
+from mlflow_phi3.workflows.entry import settle
+from mlflow_phi3.workflows.foundry import watch
+from mlflow_phi3.workflows.job import open_job
+
+app = typer.Typer(name="watch", help="Take a fine-tuning job up again.")
+
+_JOB = typer.Argument("", help="The job, or its run; empty takes the newest that is not over.")
+_ON_INTERRUPT = typer.Option("leave", help="What Ctrl-C does to the job: leave or cancel.")
+_HOURS = typer.Option(24.0, help="How long to follow it.")
+
+
+@app.command("watch")
+def watch_command(
+    job: str = _JOB,
+    *,
+    target: str = TARGET,
+    on_interrupt: str = _ON_INTERRUPT,
+    job_timeout_hours: float = _HOURS,
+    output: Literal["auto", "plain", "json"] = typer.Option("auto", help="As of `train`."),
+) -> None:
+    """Follow a job to its end: its status and metrics go to its run, its model to the registry."""
+    settle("demo")
+    values = {
+        "azure_target": target,
+        "on_interrupt": on_interrupt,
+        "job_timeout_hours": job_timeout_hours,
+    }
+    config = parse_values(FoundryConfig, values)
+    try:
+        with stoppable(None):
+            watch(job, config, open_job(JobConfig(output=output)))
+    except Interrupted as stop:
+        print(stop, *getattr(stop, "__notes__", ()), sep="\n", file=sys.stderr)  # noqa: T201 - the last word belongs on the terminal
+        raise typer.Exit(stop.exit_code) from None
