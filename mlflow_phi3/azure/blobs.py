@@ -8,7 +8,7 @@ that were committed and blocks that were staged before the cut are not sent agai
 import base64
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,8 @@ def upload_folder(workspace: Workspace, folder: Path, digest: str, *, progress: 
     """
     prefix = f"LocalUpload/{digest}/{folder.name}"
     with workspace.session(f"upload of {folder.name}") as ml:
-        container = _container(ml)
-        with closing(container), ThreadPoolExecutor(_WORKERS) as pool:
+        container = open_container(ml)
+        with closing(container), workers() as pool:
             there = {blob.name: blob.size for blob in container.list_blobs(name_starts_with=prefix)}
             small: list[tuple[Any, Path]] = []
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -68,7 +68,18 @@ def upload_folder(workspace: Workspace, folder: Path, digest: str, *, progress: 
     return f"azureml://datastores/{_DATASTORE}/paths/{prefix}"
 
 
-def _container(ml: Any) -> Any:
+@contextmanager
+def workers() -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that send; a cut leaves what has not begun, instead of sending it all first."""
+    pool = ThreadPoolExecutor(_WORKERS)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def open_container(ml: Any) -> Any:
+    """Return azure-storage's client of the project's default container."""
     from azure.storage.blob import ContainerClient, ExponentialRetry  # noqa: PLC0415 - slow
 
     store = ml.datastores.get(_DATASTORE, include_secrets=True)

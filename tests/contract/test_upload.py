@@ -82,25 +82,56 @@ def test_a_throttled_upload_arrives(workspace, emulator, tmp_path):
     assert emulator.waiting_faults() == []
 
 
+class PeakMemory:
+    """The most that this process took beyond what it had."""
+
+    def __enter__(self):
+        self._process, self._stop, self.size_bytes = psutil.Process(), threading.Event(), 0
+        self._before = self._process.memory_info().rss
+        self._watcher = threading.Thread(target=self._watch)
+        self._watcher.start()
+        return self
+
+    def _watch(self):
+        while not self._stop.wait(0.02):
+            now = self._process.memory_info().rss - self._before
+            self.size_bytes = max(self.size_bytes, now)
+
+    def __exit__(self, *_):
+        self._stop.set()
+        self._watcher.join()
+
+
 @pytest.mark.slow
-def test_two_gigabytes_go_with_flat_memory(workspace, emulator, tmp_path):
+@pytest.mark.timeout(900)
+def test_two_gigabytes_are_cut_resumed_and_sent_once_with_flat_memory(
+    workspace, emulator, tmp_path
+):
+    size_bytes, blocks = 2 * 2**30, 2 * 2**30 // BLOCK_BYTES
     folder = tmp_path / "model"
     folder.mkdir()
     with (folder / "weights.bin").open("wb") as file:
-        file.truncate(2 * 2**30)
-    process, peak, stop = psutil.Process(), [0], threading.Event()
-    before = process.memory_info().rss
+        for number in range(blocks):  # no two blocks alike
+            file.write(number.to_bytes(8) * (BLOCK_BYTES // 8))
+    asset = name_asset("large", "1", folder)
+    done = []
 
-    def watch():
-        while not stop.wait(0.02):
-            peak[0] = max(peak[0], process.memory_info().rss - before)
+    def cut_at_a_quarter(part_bytes):
+        done.append(part_bytes)
+        if sum(done) > size_bytes / 4:
+            raise Cut
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        upload_folder(workspace, folder, "two-gigabytes", progress=lambda _size_bytes: None)
-    finally:
-        stop.set()
-        watcher.join()
-    print(f"peak {peak[0] / 2**20:.0f} MiB")
-    assert peak[0] < 300 * 2**20
+    with PeakMemory() as memory:
+        with pytest.raises(Cut):
+            upload_model(workspace, asset, folder, {}, progress=cut_at_a_quarter)
+        first = len(sent_blobs(emulator))
+        assert blocks / 4 <= first < blocks / 2  # a cut ends it: the rest is not sent first
+        arrived = []
+        assert upload_model(workspace, asset, folder, {}, progress=arrived.append)
+        assert sum(arrived) == size_bytes
+        assert len(sent_blobs(emulator)) <= blocks + 1  # and the list of blocks: none went twice
+        emulator.http.delete("/emulator/journal")
+        assert not upload_model(workspace, asset, folder, {})
+        assert sent_blobs(emulator) == []
+    print(f"peak {memory.size_bytes / 2**20:.0f} MiB")
+    assert memory.size_bytes < 300 * 2**20
