@@ -1,12 +1,15 @@
 """``mlflow-phi3 promote | rollback | reap``: what MLflow's own command line has no word for."""
 
 import datetime as dt
+from typing import TYPE_CHECKING
 
 import typer
 
-from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.deployment.promote import Moved, promote, rollback
+
+if TYPE_CHECKING:
+    from mlflow_phi3.deployment.deployer import Deployer
 
 app = typer.Typer(
     name="deployment",
@@ -28,7 +31,7 @@ def promote_command(
     timeout_s: float = _TIMEOUT_S,
 ) -> None:
     """Give a deployment all traffic and make its model version the champion."""
-    deployer = Deployer(target, told=_tell)
+    deployer = _deployer(target)
     service = deployer.service(timeout_s)
     endpoint = names_of(None, name).endpoint
     _show(promote(service, deployer.registry, endpoint, deployment))
@@ -39,7 +42,7 @@ def rollback_command(
     name: str = _NAME, *, target: str = _TARGET, timeout_s: float = _TIMEOUT_S
 ) -> None:
     """Take the last move of traffic back, and the champion with it."""
-    deployer = Deployer(target, told=_tell)
+    deployer = _deployer(target)
     service = deployer.service(timeout_s)
     _show(rollback(service, deployer.registry, names_of(None, name).endpoint))
 
@@ -52,10 +55,16 @@ def reap_command(
     dry_run: bool = typer.Option(False, "--dry-run", help="Only tell what would go."),
 ) -> None:
     """Delete the endpoints whose ttl_hours are over."""
-    deployer = Deployer(target, told=_tell)
+    deployer = _deployer(target)
     names = deployer.reap(dt.datetime.now(dt.UTC), dry_run=dry_run, timeout_s=timeout_s)
     verb = "would delete" if dry_run else "deleted"
     typer.echo(f"{verb}: {', '.join(names)}" if names else "nothing has expired")
+
+
+def _deployer(target: str) -> "Deployer":
+    from mlflow_phi3.deployment.deployer import Deployer  # noqa: PLC0415 - MLflow takes seconds
+
+    return Deployer(target, told=_tell)
 
 
 def _show(moved: Moved) -> None:

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mlflow_phi3 import __version__
-from mlflow_phi3.cli import deployment, emulator, repair
+from mlflow_phi3.cli import emulator
+from mlflow_phi3.cli.elsewhere import add_commands
 from mlflow_phi3.cli.reference import Parameter, parameters
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Phi3Error
@@ -53,8 +54,7 @@ def _row(parameter: Parameter) -> tuple[str, str, str]:
 
 for _word in WORDS:
     _add_word(_word)
-app.registered_commands += deployment.app.registered_commands
-app.registered_commands += repair.app.registered_commands
+add_commands(app)
 app.add_typer(emulator.app)
 
 

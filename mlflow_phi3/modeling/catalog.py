@@ -8,7 +8,7 @@ from typing import Any
 
 from rapidfuzz import process
 
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import PreflightError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,32 @@ def find(name: str) -> PhiModel | None:
         return describe(name)
     except UsageError:
         return None
+
+
+def refusal(model: PhiModel) -> tuple[str, str]:
+    """Why Foundry does not tune a model, and what to do instead; two empty texts where it does."""
+    instead = f"take {model.replacement}, or " if model.replacement else ""
+    local = f"{instead}tune it yourself: mlflow-phi3 train --model {model.hub_id}"
+    if model.retired_on:
+        return f"{model.name} was retired in Foundry on {model.retired_on}", local
+    if not model.finetuning_regions:
+        return f"Foundry does not tune {model.name}: {model.no_finetuning_because}", local
+    return "", ""
+
+
+def require_tunable(name: str) -> PhiModel:
+    """The model called ``name``, when Foundry tunes it.
+
+    Raises:
+        UsageError: It is not in the catalog.
+        PreflightError: It is retired (the message has the date and the replacement), or Foundry
+            does not tune it.
+    """
+    model = describe(name)
+    why, instead = refusal(model)
+    if why:
+        raise PreflightError("PHI3-P032", why, where="model", fix=instead)
+    return model
 
 
 def list_models() -> tuple[PhiModel, ...]:

@@ -1,0 +1,303 @@
+"""Hub and project of Azure AI Foundry: planned, then created where they are missing."""
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from mlflow_phi3.azure.client import Workspace, open_account
+from mlflow_phi3.azure.manager import ResourceManager
+from mlflow_phi3.azure.operation import Deadline, finish
+from mlflow_phi3.azure.target import Target
+from mlflow_phi3.errors import PreflightError, UsageError
+
+GROUPS, WORKSPACES, ACCOUNTS = "2021-04-01", "2024-10-01-preview", "2024-10-01"
+"""API versions."""
+SKIP, CREATE = "skip", "create"
+Kind = Literal["resource group", "AI Services account", "hub", "project", "connection"]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,32}")
+_LOCATION = re.compile(r"[a-z]+\d?")
+
+
+@dataclass(frozen=True, slots=True)
+class WantedInfra:
+    """What shall be there.
+
+    Args:
+        target: The project.
+        hub: Name of its hub.
+        location: Azure region of all of it; empty takes that of what is there.
+        ai_services: ``create``, ``skip`` or the resource id of an account.
+        search: ``skip`` or the address of an AI Search service.
+    """
+
+    target: Target
+    hub: str
+    location: str
+    ai_services: str = CREATE
+    search: str = SKIP
+
+    @property
+    def hub_target(self) -> Target:
+        """The hub, which is a workspace like its projects."""
+        return replace(self.target, project=self.hub)
+
+    @property
+    def group_path(self) -> str:
+        """Resource id of the group."""
+        return f"/subscriptions/{self.target.subscription}/resourceGroups/{self.target.group}"
+
+    @property
+    def account_name(self) -> str:
+        """Name of an AI Services account, unique in the world as it becomes a host name."""
+        place = f"{self.target.subscription}/{self.target.group}/{self.hub}".lower()
+        return f"{self.hub[:40]}-ai-{hashlib.sha256(place.encode()).hexdigest()[:6]}".lower()
+
+    @property
+    def account_path(self) -> str:
+        """Resource id of the AI Services account."""
+        if self.ai_services not in {CREATE, SKIP}:
+            return self.ai_services
+        provider = "providers/Microsoft.CognitiveServices/accounts"
+        return f"{self.group_path}/{provider}/{self.account_name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to be created.
+
+    Args:
+        kind: What.
+        name: Its name.
+        path: Its resource id.
+        note: With what, in words.
+    """
+
+    kind: Kind
+    name: str
+    path: str
+    note: str
+
+    def __str__(self) -> str:
+        """As a line of a plan."""
+        return f"create {self.kind} {self.name} ({self.note})"
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentInfra:
+    """What is there: the description of each resource, or None.
+
+    Args:
+        group: The resource group.
+        hub: The hub.
+        project: The project.
+        account: The AI Services account.
+        connections: Names of the hub's connections.
+    """
+
+    group: Mapping[str, Any] | None
+    hub: Mapping[str, Any] | None
+    project: Mapping[str, Any] | None
+    account: Mapping[str, Any] | None
+    connections: tuple[str, ...] = ()
+
+
+def plan_infra(current: CurrentInfra, wanted: WantedInfra) -> tuple[Step, ...]:
+    """Return what is missing, in the order in which it can be created.
+
+    Raises:
+        UsageError: A name that Azure refuses, or no region for what is new.
+        PreflightError: Something of that name is something else, or elsewhere.
+    """
+    for name, what in ((wanted.hub, "--hub"), (wanted.target.project, "--project")):
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                "PHI3-U761",
+                f"{name!r} is not a name of 3 to 33 letters, digits, dashes and underscores",
+                where=what,
+                fix="choose another",
+            )
+    location = find_location(current, wanted)
+    _check_known(current, wanted, location)
+    steps: list[Step] = []
+    if current.group is None:
+        steps.append(_step("resource group", wanted.target.group, wanted.group_path, location))
+    if wanted.ai_services == CREATE and current.account is None:
+        note = f"{location}, kind AIServices, SKU S0: billed by use"
+        steps.append(_step("AI Services account", wanted.account_name, wanted.account_path, note))
+    if current.hub is None:
+        note = f"{location}, with a new storage account and key vault"
+        steps.append(_step("hub", wanted.hub, wanted.hub_target.path, note))
+    for name, to in connections(wanted).items():
+        if name not in current.connections:
+            path = f"{wanted.hub_target.path}/connections/{name}"
+            steps.append(_step("connection", name, path, f"of the hub to {to}"))
+    if current.project is None:
+        note = f"{location}, in hub {wanted.hub}"
+        steps.append(_step("project", wanted.target.project, wanted.target.path, note))
+    return tuple(steps)
+
+
+def find_location(current: CurrentInfra, wanted: WantedInfra) -> str:
+    """Return the region: as wanted, else the hub's, else the resource group's.
+
+    Raises:
+        UsageError: It is told nowhere, or is no region's name.
+    """
+    told = [wanted.location] + [
+        str(found["location"]) for found in (current.hub, current.group) if found is not None
+    ]
+    location = next((place for place in told if place), "").replace(" ", "").lower()
+    if not _LOCATION.fullmatch(location):
+        raise UsageError(
+            "PHI3-U762",
+            f"{location!r} is not a region" if location else "no region is told",
+            where="--location",
+            fix="name one that tunes your model, for example --location eastus2 "
+            "(mlflow-phi3 models lists them)",
+        )
+    return location
+
+
+def connections(wanted: WantedInfra) -> dict[str, str]:
+    """Return the hub's connections by name, and what they lead to."""
+    found = {}
+    if wanted.ai_services != SKIP:
+        found["ai-services"] = wanted.account_path
+    if wanted.search != SKIP:
+        found["ai-search"] = wanted.search
+    return found
+
+
+class Builder:
+    """Looks at and creates hub and project.
+
+    Args:
+        account: Signed in; the project need not be there.
+        deadline: What all waiting shares.
+    """
+
+    def __init__(self, account: Workspace, deadline: Deadline) -> None:
+        self._account = account
+        self._deadline = deadline
+        self._manager = ResourceManager(account)
+
+    def look(self, wanted: WantedInfra) -> CurrentInfra:
+        """Return what is there."""
+        group = self._get(wanted.group_path, GROUPS)
+        if group is None:
+            return CurrentInfra(None, None, None, None)
+        hub = self._get(wanted.hub_target.path, WORKSPACES)
+        found: tuple[str, ...] = ()
+        if hub is not None:
+            listed = self._get(f"{wanted.hub_target.path}/connections", WORKSPACES) or {}
+            found = tuple(str(one["name"]) for one in listed.get("value") or ())
+        account = None
+        if wanted.ai_services != SKIP:
+            account = self._get(wanted.account_path, ACCOUNTS)
+        return CurrentInfra(group, hub, self._get(wanted.target.path, WORKSPACES), account, found)
+
+    def build(
+        self,
+        steps: tuple[Step, ...],
+        wanted: WantedInfra,
+        location: str,
+        tell: Callable[[str], None],
+    ) -> None:
+        """Create what a plan names; run again after a failure, it goes on where it stopped.
+
+        Raises:
+            AzureError: Refused, or it failed.
+        """
+        for step in steps:
+            tell(str(step))
+            match step.kind:
+                case "resource group":
+                    self._put(step, GROUPS, {"location": location})
+                case "AI Services account":
+                    body = {
+                        "location": location,
+                        "kind": "AIServices",
+                        "sku": {"name": "S0"},
+                        "identity": {"type": "SystemAssigned"},
+                        "properties": {"customSubDomainName": step.name},
+                    }
+                    self._put(step, ACCOUNTS, body)
+                case "hub" | "project":
+                    self._create_workspace(step, wanted, location)
+                case "connection":
+                    self._connect(step, wanted)
+
+    def _create_workspace(self, step: Step, wanted: WantedInfra, location: str) -> None:
+        from azure.ai.ml.entities import Hub, Project  # noqa: PLC0415 - seconds
+
+        made = (
+            Hub(name=step.name, location=location)
+            if step.kind == "hub"
+            else Project(name=step.name, location=location, hub_id=wanted.hub_target.path)
+        )
+        where = f"{step.kind} {step.name}"
+        with self._account.session(where) as ml:
+            finish(ml.workspaces.begin_create(made), self._deadline, where=where)
+
+    def _connect(self, step: Step, wanted: WantedInfra) -> None:
+        from azure.ai.ml.entities import (  # noqa: PLC0415 - seconds
+            AzureAISearchConnection,
+            AzureAIServicesConnection,
+        )
+
+        hub = open_account(wanted.hub_target, self._account.environment)
+        if step.name == "ai-search":
+            made: Any = AzureAISearchConnection(name=step.name, endpoint=wanted.search)
+        else:
+            account = self._get(wanted.account_path, ACCOUNTS) or {}
+            made = AzureAIServicesConnection(
+                name=step.name,
+                endpoint=str((account.get("properties") or {}).get("endpoint") or ""),
+                ai_services_resource_id=wanted.account_path,
+            )
+        with hub.session(f"connection {step.name}") as ml:
+            ml.connections.create_or_update(made)
+
+    def _get(self, path: str, version: str) -> Mapping[str, Any] | None:
+        answer = self._manager.get(path, version, where=path.rsplit("/", 1)[1])
+        return None if answer is None else answer.body
+
+    def _put(self, step: Step, version: str, body: Mapping[str, Any]) -> None:
+        where = f"{step.kind} {step.name}"
+        self._manager.put(step.path, version, body, where=where, deadline=self._deadline)
+
+
+def _check_known(current: CurrentInfra, wanted: WantedInfra, location: str) -> None:
+    for what, found, kind in (("hub", current.hub, "Hub"), ("project", current.project, "Project")):
+        if found is None:
+            continue
+        name = wanted.hub if what == "hub" else wanted.target.project
+        is_kind = str(found.get("kind") or "Default")
+        if is_kind.lower() != kind.lower():
+            raise PreflightError(
+                "PHI3-P721",
+                f"there is a workspace of this name, of kind {is_kind}",
+                where=f"{what} {name}",
+                fix=f"choose another name by --{what}",
+            )
+        place = str(found["location"]).replace(" ", "").lower()
+        if place != location:
+            raise PreflightError(
+                "PHI3-P722",
+                f"it is in {place}, not in {location}",
+                where=f"{what} {name}",
+                fix=f"choose another name by --{what}, or --location {place}",
+            )
+    if current.account is None and wanted.ai_services not in {CREATE, SKIP}:
+        raise PreflightError(
+            "PHI3-P723",
+            "there is no such AI Services account",
+            where=wanted.ai_services,
+            fix="give the resource id of one, or --ai-services create or skip",
+        )
+
+
+def _step(kind: Kind, name: str, path: str, note: str) -> Step:
+    return Step(kind, name, path, note)

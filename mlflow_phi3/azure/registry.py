@@ -1,0 +1,68 @@
+"""The public registry ``azureml``: what Foundry offers today, whatever a file of ours says."""
+
+from dataclasses import dataclass
+
+from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.quiet import applied, quiet
+
+REGISTRY = "azureml"
+_REGIONS_TAG = "maas-finetuning-deploy-regions"
+_SKU = "finetune-recommended-sku"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A base model as the registry has it now.
+
+    Args:
+        name: Its name.
+        version: Newest version.
+        regions: Where Foundry tunes it; empty where it does not.
+        archived: Whether it is hidden: retired.
+        instance_type: Machine that is recommended for tuning it, or empty.
+    """
+
+    name: str
+    version: str
+    regions: tuple[str, ...]
+    archived: bool
+    instance_type: str
+
+
+def look_up_offers(account: Workspace, names: tuple[str, ...]) -> dict[str, Offer]:
+    """Ask the registry for models by name; those it does not have are left out.
+
+    Args:
+        account: Signed in; the project need not be there.
+        names: As in the registry.
+
+    Raises:
+        AzureError: The registry refuses or does not answer.
+    """
+    from azure.ai.ml import MLClient  # noqa: PLC0415 - seconds
+    from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415
+
+    from mlflow_phi3.azure.failures import translated  # noqa: PLC0415 - azure.core: slow
+
+    found: dict[str, Offer] = {}
+    where = f"registry {REGISTRY}"
+    with translated(where), applied(account.environment), quiet():
+        registry = MLClient(
+            account.ml._credential,  # noqa: SLF001 - the one that the account signed in with
+            registry_name=REGISTRY,
+            enable_telemetry=False,
+        )
+        for name in names:
+            try:
+                model = registry.models.get(name, label="latest")
+            except ResourceNotFoundError:
+                continue
+            regions = str((model.tags or {}).get(_REGIONS_TAG) or "")
+            found[name] = Offer(
+                name=name,
+                version=str(model.version),
+                regions=tuple(r.strip().lower() for r in regions.split(",") if r.strip()),
+                archived=bool(getattr(model, "_is_archived", False)),
+                instance_type=str((model.properties or {}).get(_SKU) or ""),
+            )
+    return found

@@ -1,0 +1,95 @@
+"""``mlflow-phi3 doctor``: what stands in the way, before anything is spent."""
+
+import dataclasses
+import datetime as dt
+import json
+import sys
+from importlib import metadata
+
+import typer
+
+from mlflow_phi3.azure.preflight import Check, Doctor, Needs
+from mlflow_phi3.cli.target import AS_JSON, TARGET, find_place
+from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.modeling.catalog import describe, refusal
+from mlflow_phi3.workflows.screen import Screen
+
+app = typer.Typer(name="doctor", help="Look before you spend.")
+
+WANTED_VERSIONS = {
+    "azure-ai-ml": "1.35",
+    "azure-identity": "1.20",
+    "azure-storage-blob": "12.24",
+    "mlflow": "3.17",
+}
+"""Least versions that the commands were tested with."""
+_MARKS = {"ok": "[green]✓[/]", "failed": "[red]✗[/]", "fixed": "[green]✓[/]", "skipped": "-"}
+
+
+@app.command("doctor")
+def doctor_command(
+    *,
+    target: str = TARGET,
+    model: str = typer.Option("Phi-4-mini-instruct", help="The model to be tuned by Foundry."),
+    instance_type: str = typer.Option(
+        "Standard_NC24ads_A100_v4", help="Machine type to be deployed on."
+    ),
+    instance_count: int = typer.Option(1, min=1, help="How many machines."),
+    fix: bool = typer.Option(False, "--fix", help="Register missing resource providers."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Check subscription, project, region, permissions, providers, quota, storage and clock.
+
+    Each check tells what was found, what is needed, which step it blocks and how to mend it.
+    Exit code 4 when one fails. `--fix` registers resource providers, which costs nothing.
+    """
+    known = describe(model)
+    why, instead = refusal(known)
+    needs = Needs(
+        model=known.name,
+        regions=known.finetuning_regions,
+        refusal=why,
+        instead=instead,
+        instance_type=instance_type,
+        instance_count=instance_count,
+        versions=installed_versions(),
+        wanted_versions=WANTED_VERSIONS,
+    )
+    doctor = Doctor(find_place(target).open_account(), needs, lambda: dt.datetime.now(dt.UTC), fix)
+    checks = list(doctor.checks())
+    failed = [check for check in checks if check.state == "failed"]
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
+        raise typer.Exit(PreflightError.exit_code if failed else 0)
+    _show(checks)
+    if failed:
+        names = ", ".join(check.name for check in failed)
+        raise PreflightError(
+            "PHI3-P720",
+            f"{len(failed)} of {len(checks)} checks failed: {names}",
+            where=target,
+            fix="see each one's mend above, then run doctor again",
+        )
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of the packages that are looked at; those that are missing are left out."""
+    found = {}
+    for package in WANTED_VERSIONS:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _show(checks: list[Check]) -> None:
+    screen = Screen()
+    rows = [[f"{_MARKS[c.state]} {c.name}", c.found, c.needed] for c in checks]
+    screen.table(f"Python {sys.version.split()[0]}", ["check", "found", "needed"], rows)
+    for check in checks:
+        if check.state == "failed":
+            screen.say(
+                f"[red]✗[/] [bold]{check.name}[/]: found {check.found}; needed {check.needed}. "
+                f"Blocks: {', '.join(check.blocks)}. Fix: {check.fix}."
+            )

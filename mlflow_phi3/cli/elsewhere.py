@@ -1,0 +1,63 @@
+"""Commands that are imported when they are called: torch, MLflow and Azure's SDK take seconds."""
+
+import importlib
+from dataclasses import dataclass
+
+import typer
+from typer.main import get_command
+
+# What follows the command is parsed by the command itself.
+_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """One command.
+
+    Args:
+        name: As it is typed.
+        module: Under ``mlflow_phi3.cli``, with an ``app``.
+        summary: For the list of commands.
+    """
+
+    name: str
+    module: str
+    summary: str
+
+    def app(self) -> typer.Typer:
+        """Import the module; its application."""
+        found: typer.Typer = importlib.import_module(f"mlflow_phi3.cli.{self.module}").app
+        return found
+
+
+COMMANDS = (
+    Elsewhere("models", "models", "List the Phi models: tuned where, at what price, until when."),
+    Elsewhere("doctor", "doctor", "Check what a project needs before anything is spent."),
+    Elsewhere("infra", "infra", "Create hub and project."),
+    Elsewhere("watch", "watch", "Follow a fine-tuning job to its end."),
+    Elsewhere("list", "jobs", "List the fine-tuning jobs and the models that they made."),
+    Elsewhere("show", "jobs", "Tell all that is known of a job or a tuned model."),
+    Elsewhere("delete", "jobs", "Delete a job, or a tuned model that nothing serves."),
+    Elsewhere("cancel", "jobs", "Stop a job."),
+    Elsewhere("promote", "deployment", "Give a deployment all traffic, and its model the alias."),
+    Elsewhere("rollback", "deployment", "Take the last move of traffic back."),
+    Elsewhere("reap", "deployment", "Delete the endpoints whose time is over."),
+    Elsewhere("repair", "repair", "Close what a dead machine left of a study."),
+)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Let ``app`` have them all."""
+    for one in COMMANDS:
+        _add(app, one)
+
+
+def _add(app: typer.Typer, one: Elsewhere) -> None:
+    @app.command(one.name, help=one.summary, context_settings=_PASS_THROUGH)
+    def command(context: typer.Context) -> None:
+        found = one.app()
+        several = len(found.registered_commands) > 1
+        program = "mlflow-phi3" if several else f"mlflow-phi3 {one.name}"
+        arguments = [one.name, *context.args] if several else context.args
+        code = get_command(found).main(arguments, prog_name=program, standalone_mode=False)
+        raise typer.Exit(code or 0)

@@ -1,0 +1,64 @@
+"""``mlflow-phi3 infra``: a project to tune in, and the hub it needs."""
+
+import dataclasses
+import json
+from dataclasses import replace
+
+import typer
+
+from mlflow_phi3.azure.infra import CREATE, SKIP, Builder, WantedInfra, find_location, plan_infra
+from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.cli.target import AS_JSON, TARGET, find_place
+from mlflow_phi3.workflows.screen import Screen
+
+app = typer.Typer(name="infra", help="Create hub and project.")
+
+
+@app.command("infra")
+def infra_command(  # noqa: PLR0913 - one option each
+    *,
+    target: str = TARGET,
+    project: str = typer.Option("", help="Name of the project; by default the target's."),
+    group: str = typer.Option("", help="Resource group; by default the target's."),
+    hub: str = typer.Option("", help="Name of its hub; by default <project>-hub."),
+    location: str = typer.Option("", help="Azure region; by default that of what is there."),
+    ai_services: str = typer.Option(
+        CREATE, help="AI Services: `create`, `skip`, or the resource id of an account."
+    ),
+    search: str = typer.Option(SKIP, help="AI Search: `skip`, or the address of a service."),
+    timeout_s: float = typer.Option(1800.0, help="How long to wait in all, seconds."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only tell what would be created."),
+    as_json: bool = AS_JSON,
+) -> None:
+    """Create what is missing of: resource group, AI Services, hub, connections, project.
+
+    What is there is left as it is, so that the command can be run again, also after a failure.
+    """
+    place = find_place(target)
+    found = replace(
+        place.target,
+        group=group or place.target.group,
+        project=project or place.target.project,
+    )
+    wanted = WantedInfra(found, hub or f"{found.project}-hub", location, ai_services, search)
+    screen = Screen("json" if as_json else "auto")
+    builder = Builder(replace(place, target=found).open_account(), Deadline(timeout_s))
+    current = builder.look(wanted)
+    steps = plan_infra(current, wanted)
+    if not dry_run:
+        builder.build(steps, wanted, find_location(current, wanted), screen.say)
+    if as_json:
+        told = [dataclasses.asdict(step) for step in steps]
+        typer.echo(json.dumps({"dry_run": dry_run, "target": found.path, "steps": told}))
+        return
+    if dry_run:
+        for step in steps:
+            screen.say(f"would {step}\n  {step.path}")
+    if not steps:
+        screen.say("Nothing to do: hub and project are there.")
+    if not dry_run:
+        screen.say(
+            f"\nexport AZURE_SUBSCRIPTION_ID={found.subscription}\n"
+            f"export AZURE_RESOURCE_GROUP={found.group}\n"
+            f"export AZUREML_WORKSPACE_NAME={found.project}"
+        )

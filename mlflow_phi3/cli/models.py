@@ -1,0 +1,138 @@
+"""``mlflow-phi3 models``: which Phi can be tuned where, at what price, until when."""
+
+import dataclasses
+import json
+from typing import Any
+
+import typer
+
+from mlflow_phi3.azure.registry import Offer, look_up_offers
+from mlflow_phi3.cli.target import AS_JSON, TARGET, find_place
+from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.modeling.catalog import (
+    PhiModel,
+    dated,
+    describe,
+    list_models,
+    refusal,
+    require_tunable,
+)
+from mlflow_phi3.workflows.screen import Screen
+
+app = typer.Typer(name="models", help="The catalog of Phi models.")
+
+_NAME = typer.Argument("", help="One model, with everything known of it; empty lists them all.")
+_FOR = typer.Option("", "--for", help="Only what `local` or `foundry` can tune.")
+_LIVE = typer.Option(
+    None, "--live/--no-live", help="Ask the registry; by default where a project is told."
+)
+ADAPTER = "LoRA on all linear layers"
+"""What both ways train: Foundry's managed tuning is LoRA as well."""
+
+
+@app.command("models")
+def models_command(
+    name: str = _NAME,
+    *,
+    tuned_by: str = _FOR,
+    live: bool | None = _LIVE,
+    target: str = TARGET,
+    as_json: bool = AS_JSON,
+) -> None:
+    """List the Phi models: tuned locally or by Foundry, where, at what price, retired when.
+
+    With `--for foundry` a named model that Foundry does not tune is refused (exit code 4), with
+    the date and the replacement of a retired one.
+    """
+    _check_way(tuned_by)
+    known = (require_tunable if tuned_by == "foundry" else describe)(name) if name else None
+    found = list_models() if known is None else (known,)
+    offers, told = _offers(found, target, live)
+    rows = [_facts(model, offers.get(model.name), asked=told is not None) for model in found]
+    if tuned_by:
+        rows = [row for row in rows if row[f"tuned_by_{tuned_by}"]]
+    if as_json:
+        typer.echo(json.dumps({"dated": dated(), "live": told, "models": rows}, indent=2))
+        return
+    screen = Screen()
+    if known is not None and rows:
+        screen.table(known.name, ["fact", "value"], [[k, _text(v)] for k, v in rows[0].items()])
+    else:
+        screen.table("Phi models", _COLUMNS, [_row(row) for row in rows])
+        screen.say("Locally: mlflow-phi3 train --model <hub id>. By Foundry: --backend foundry.")
+    screen.say(f"Facts of {dated()}; " + (f"regions as of now from {told}" if told else _NOT_LIVE))
+
+
+_COLUMNS = ["model", "B", "locally", "by Foundry", "USD per 1M in/out", "retired, take instead"]
+_NOT_LIVE = "--live asks the registry for today's regions"
+
+
+def _check_way(tuned_by: str) -> None:
+    if tuned_by not in {"", "local", "foundry"}:
+        raise typer.BadParameter("local or foundry", param_hint="--for")
+
+
+def _offers(
+    models: tuple[PhiModel, ...], target: str, live: bool | None
+) -> tuple[dict[str, Offer], str | None]:
+    """What the registry says, and its name; nothing where nobody told a project."""
+    if live is False:
+        return {}, None
+    try:
+        place = find_place(target)
+    except PreflightError:
+        if live:
+            raise
+        return {}, None
+    names = tuple(model.name for model in models)
+    return look_up_offers(place.open_account(), names), "the registry azureml"
+
+
+def _facts(model: PhiModel, offer: Offer | None, *, asked: bool) -> dict[str, Any]:
+    """Everything that is known of a model, the registry's word before the file's."""
+    why, instead = refusal(model)
+    regions = offer.regions if offer is not None else model.finetuning_regions
+    if asked and offer is None:
+        regions, why = (), why or "the registry does not have it"
+    price = model.price
+    return {
+        "name": model.name,
+        "hub_id": model.hub_id,
+        "parameters_billion": model.parameters_billion,
+        "context_tokens": model.context_tokens,
+        "tuned_by_local": True,
+        "tuned_by_foundry": not why and bool(regions),
+        "adapter": ADAPTER,
+        "regions": list(regions),
+        "regions_as_of": "now" if offer is not None else model.finetuning_as_of,
+        "registry_version": offer.version if offer is not None else None,
+        "not_by_foundry_because": why,
+        "instead": instead,
+        "price": None if price is None else dataclasses.asdict(price),
+        "retired_on": model.retired_on,
+        "replacement": model.replacement,
+    }
+
+
+def _row(facts: dict[str, Any]) -> list[str]:
+    price = facts["price"]
+    retired = facts["retired_on"]
+    regions = ", ".join(facts["regions"]) if facts["tuned_by_foundry"] else "no"
+    return [
+        facts["name"],
+        f"{facts['parameters_billion']:g}",
+        "LoRA",
+        f"LoRA: {regions}" if facts["tuned_by_foundry"] else regions,
+        f"{price['input']:g} / {price['output']:g} ({price['as_of']})" if price else "not known",
+        f"{retired}, {facts['replacement']}" if retired else "",
+    ]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)

@@ -1,0 +1,38 @@
+"""Commands that are imported when they are called."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from mlflow_phi3.cli.elsewhere import COMMANDS
+from mlflow_phi3.cli.main import app
+
+
+@pytest.mark.parametrize("module", sorted({one.module for one in COMMANDS}))
+def test_every_command_of_a_module_is_listed(module):
+    listed = {one.name for one in COMMANDS if one.module == module}
+    found = next(one for one in COMMANDS if one.module == module).app()
+    assert {command.name for command in found.registered_commands} == listed
+
+
+def test_the_list_of_commands_imports_nothing_heavy():
+    code = (
+        "import sys; import mlflow_phi3.cli.main as m; "
+        "print(sorted({'torch', 'mlflow', 'azure', 'optuna', 'transformers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_and_arguments_reach_the_command():
+    told = CliRunner().invoke(app, ["models", "--help"])
+    assert told.exit_code == 0
+    assert "--live" in told.output
+    told = CliRunner().invoke(app, ["delete", "--help"])
+    assert "--cascade" in told.output
+    told = CliRunner().invoke(app, ["models", "--nonsense"])
+    assert told.exit_code == 2
+    told = CliRunner().invoke(app, ["--help"])
+    assert all(one.name in told.output for one in COMMANDS)
