@@ -4,7 +4,7 @@ One model, one machine, one run; the servers take turns, so that what else the m
 all of them alike. The last line is ``vs_transformers=<at 1>,<at 8>,<at 32> vs_mlflow_8=<ratio>``,
 the ratios of the medians in requests per second.
 
-``python benchmarks/serve.py [--repeats 3] [--tokens 24] [--requests 96]``
+``python benchmarks/serve.py [--repeats 3] [--tokens 24] [--requests 96] [--quick]``
 """
 
 import argparse
@@ -94,7 +94,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=24)
     parser.add_argument("--requests", type=int, default=96, help="of each server at each load")
     parser.add_argument("--checkpoint", type=Path, default=None)
+    parser.add_argument("--quick", action="store_true", help="see that all works; writes nothing")
     options = parser.parse_args()
+    if options.quick:
+        options.repeats, options.tokens, options.requests = 1, 8, 32
     # The servers are sessions of their own: a signal has to pass the `finally` that ends them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     checkpoint = (options.checkpoint or checkpoint_path()).resolve()
@@ -109,7 +112,8 @@ def main() -> None:
                         found = asyncio.run(measure(peer, url, clients, each, options.tokens))
                         results.append(found)
                         print(repeat, *asdict(found).values(), flush=True)
-    save(results, vars(options))
+    if not options.quick:
+        save(results, vars(options))
     print(summary(results))
 
 
@@ -169,15 +173,21 @@ def started(peer: Peer) -> Iterator[str]:
             stdout=log,
             stderr=log,
             start_new_session=True,
-            env=os.environ | {"HF_HUB_OFFLINE": "1"},
+            env=os.environ | {"HF_HUB_OFFLINE": "1", "PATH": search_path()},
         )
         url = f"http://127.0.0.1:{port}"
         try:
             wait_until_ready(process, url + peer.health, log)
             yield url
         finally:
-            os.killpg(process.pid, 15)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait(30)
+
+
+def search_path() -> str:
+    """Where commands are found: `mlflow models serve` calls uvicorn by its bare name."""
+    return f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], url: str, log: Any) -> None:

@@ -23,3 +23,15 @@ class EvaluateConfig(Config):
 
     resamples: int = Field(default=2000, ge=100)
     """Bootstrap resamples behind each interval."""
+
+    judge_model: str = ""
+    """A language model that judges the answers by MLflow's scorers, as MLflow names models:
+    `openai:/gpt-4.1-mini`, `azure:/<deployment>`. Its key is read from the environment, as MLflow
+    does. Empty judges none."""
+
+    judge_scorers: str = "correctness,relevance"
+    """What is judged: some of `completeness`, `correctness`, `equivalence`, `fluency`, `relevance`,
+    `safety`, with a comma between."""
+
+    judge_guidelines: str = ""
+    """Rules in words that every answer is judged by as well; empty has none."""

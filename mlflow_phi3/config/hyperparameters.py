@@ -1,11 +1,16 @@
 """What a training is made of; each of it may be swept."""
 
+import math
 from typing import Annotated
 
+from pydantic import field_validator
+
 from mlflow_phi3.config.base import Config
-from mlflow_phi3.config.swept import Auto, Choices, Element, Pin, Swept
+from mlflow_phi3.config.swept import Auto, Choices, Element, Pin, Swept, values_of
 
 SCHEDULERS = ("constant", "linear", "cosine", "wsd")
+UNWEIGHTED = "none"
+BALANCED = "balanced"
 
 
 class Hyperparameters(Config):
@@ -56,10 +61,41 @@ class Hyperparameters(Config):
     """Clip the adapter's gradient to this norm; 0 leaves it alone."""
 
     optimizer: Annotated[Swept, Element(str)] = Pin("adamw")
-    """Optimizer by name."""
+    """Optimizer by name: `adamw`, `adafactor`, `sgd`, `adamw_8bit` (where bitsandbytes is), or one
+    that an installed package brings."""
 
     loss: Annotated[Swept, Element(str)] = Pin("cross_entropy")
-    """Training loss by name."""
+    """Training loss by name: `cross_entropy`, `focal`, or one that an installed package brings."""
 
     label_smoothing: Annotated[Swept, Element(float, least=0, below=1)] = Pin(0.0)
     """Share of the target that is spread over the vocabulary, 0 <= share < 1."""
+
+    class_weights: Annotated[Swept, Element(str)] = Pin(UNWEIGHTED)
+    """What each label weighs in the loss, when labels are learnt: `none`, `balanced` (rare ones
+    more), or numbers joined by `+` in the labels' alphabetical order, such as `1+2.5`."""
+
+    @field_validator("class_weights")
+    @classmethod
+    def _are_weights(cls, swept: Swept) -> Swept:
+        for value in values_of(swept) or ():
+            if value not in {UNWEIGHTED, BALANCED}:
+                parse_weights(str(value))
+        return swept
+
+
+def parse_weights(text: str) -> tuple[float, ...]:
+    """``1+2.5`` as numbers; empty for ``none``.
+
+    Raises:
+        ValueError: One is not a positive number.
+    """
+    if text == UNWEIGHTED:
+        return ()
+    try:
+        weights = tuple(float(part) for part in text.split("+"))
+    except ValueError:
+        weights = (math.nan,)
+    if not all(0 < weight < math.inf for weight in weights):
+        known = f"{UNWEIGHTED}, {BALANCED}, or positive numbers as in 1+2.5"
+        raise ValueError(f"{text!r} is not {known}")
+    return weights

@@ -10,8 +10,9 @@ from mlflow_phi3.config.base import Config
 class RegisterConfig(Config):
     """From a winner to a registered version."""
 
-    registered_model: str = "phi3-chat"
-    """Name of the registered model that gets a new version."""
+    registered_model: str = ""
+    """Name of the registered model that gets a new version; empty is `phi3-chat`, or
+    `phi3-classifier` where labels are learnt."""
 
     model_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of the registered weights."""
@@ -22,6 +23,10 @@ class RegisterConfig(Config):
 
     parity_examples: int = Field(default=8, ge=1)
     """Test conversations on which the two are compared."""
+
+    certificate_tokens: int = Field(default=24, ge=1)
+    """Tokens of the answers to fixed prompts by which the trained, reloaded, merged and logged
+    model are held to be one."""
 
     golden: str = ""
     """JSONL file of questions whose answers must hold before anything is registered; see

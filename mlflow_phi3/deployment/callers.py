@@ -10,10 +10,10 @@ from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.payload import from_answer, to_request
 from mlflow_phi3.azure.scoring import ScoringClient
 from mlflow_phi3.azure.serverless import CHAT, ServerlessService
-from mlflow_phi3.deployment.golden import GoldenQuery, check_answers
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.serverless import chat_of, stream_serverless
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.evaluation.golden import GoldenQuery, check_answers
 
 _READ_TIMEOUT_S = 300.0
 

@@ -18,7 +18,6 @@ from mlflow_phi3.azure.target import find_target, is_local
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.actions import CreateEndpoint, PutDeployment, in_words
 from mlflow_phi3.deployment.callers import Callers
-from mlflow_phi3.deployment.golden import GoldenQuery
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import (
     Current,
@@ -51,6 +50,7 @@ from mlflow_phi3.deployment.wanted import (
 from mlflow_phi3.emulator.lifecycle import start_emulator
 from mlflow_phi3.emulator.settings import settings_from
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.evaluation.golden import GoldenQuery
 from mlflow_phi3.tracking.deployed import (
     DeployedModel,
     DeploymentRegistry,

@@ -13,9 +13,9 @@ from mlflow_phi3.azure.serverless import (
     ServerlessService,
 )
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.deployment.golden import GoldenQuery
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
 from mlflow_phi3.errors import Phi3Error, UsageError
+from mlflow_phi3.evaluation.golden import GoldenQuery
 
 TUNED_TAG = "azure.tuned_model"
 """Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""

@@ -8,12 +8,12 @@ from typing import Any
 from mlflow_phi3.azure.assets import ModelAsset
 from mlflow_phi3.azure.target import Target
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.deployment.golden import GoldenQuery, load_golden
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import Current, Wanted
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
 from mlflow_phi3.tracking.deployed import DeployedModel
 
 _SMALL_BYTES = 2 * 10**9

@@ -111,15 +111,18 @@ def golden_gate(results: Sequence[GoldenResult]) -> Gate:
     return Gate("golden", not failing, True, told)
 
 
-def champion_gate(comparison: Comparison | None, promote: Promote) -> Gate:
+def champion_gate(comparison: Comparison | None, promote: Promote, *, unlike: str = "") -> Gate:
     """The challenger beats the champion on the same rows beyond noise.
 
     Args:
         comparison: Challenger minus champion; None when there is no champion.
         promote: ``always`` and ``never`` overrule the comparison.
+        unlike: Why the two cannot be compared, in words; empty when they can.
     """
     if promote != "better":
         return Gate("champion", promote == "always", False, f"promote={promote}")
+    if unlike:
+        return Gate("champion", False, False, unlike)
     if comparison is None:
         return Gate("champion", True, False, "the first champion")
     told = (

@@ -1,17 +1,15 @@
-"""Every metric once, as a pure function; docs/metrics.md gives the same definitions in words."""
+"""Every metric of tokens and texts once, as a pure function; those of labels are in ``labels``.
+
+docs/metrics.md gives the same definitions in words.
+"""
 
 import math
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-
-import numpy as np
-import numpy.typing as npt
-from rouge_score import rouge_scorer
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from typing import Any
 
 # Perplexities past e^700 do not fit a float64.
 _LARGEST_LOSS = 700.0
@@ -88,47 +86,9 @@ def rouge_l(expected: str, answer: str) -> float:
     return float(_rouge().score(expected, answer)["rougeL"].fmeasure)
 
 
-@dataclass(frozen=True, slots=True)
-class LabelMetrics:
-    """How well labels were predicted.
-
-    Args:
-        accuracy: Share of right labels.
-        f1_macro: Mean of each label's F1; a label that is neither expected nor predicted counts 0.
-        f1_weighted: The same, weighted by how often each label is expected.
-        confusion: int64 ``[labels, labels]``; row expected, column predicted.
-    """
-
-    accuracy: float
-    f1_macro: float
-    f1_weighted: float
-    confusion: npt.NDArray[np.int64]
-
-
-def label_metrics(
-    expected: Sequence[str], predicted: Sequence[str], *, labels: Sequence[str]
-) -> LabelMetrics:
-    """Score predicted labels with scikit-learn.
-
-    Args:
-        expected: The right label of each row; at least one.
-        predicted: The predicted label of each row, as many.
-        labels: All labels, in the order of the confusion matrix.
-    """
-    known = list(labels)
-    return LabelMetrics(
-        accuracy=float(accuracy_score(expected, predicted)),
-        f1_macro=_f1(expected, predicted, known, "macro"),
-        f1_weighted=_f1(expected, predicted, known, "weighted"),
-        confusion=confusion_matrix(expected, predicted, labels=known).astype(np.int64),
-    )
-
-
-def _f1(expected: Sequence[str], predicted: Sequence[str], labels: list[str], kind: str) -> float:
-    return float(f1_score(expected, predicted, labels=labels, average=kind, zero_division=0.0))
-
-
 @lru_cache(maxsize=1)
-def _rouge() -> rouge_scorer.RougeScorer:
+def _rouge() -> Any:
     """One scorer a process: building one costs more than a score."""
+    from rouge_score import rouge_scorer  # noqa: PLC0415 - nltk takes a second, and few need it
+
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)

@@ -42,13 +42,31 @@ def render_report(
     return environment.get_template("report.html.jinja").render(
         title=title,
         rows=comparison.rows,
-        tokens=f"{tuned.metrics['supervised_tokens']:,.0f}",
+        read=_read(tuned),
         verdict=_verdict(comparison),
         plot=_plot(comparison),
         metrics=[_metric(name, base, tuned) for name in _names(base, tuned)],
         worst=_worst(base, tuned, worst),
         answers=_answers(base, tuned),
+        confusion=_confusion(tuned),
     )
+
+
+def _read(tuned: Evaluation) -> str:
+    if tuned.labels is not None:
+        return f"{len(tuned.labels.labels)} labels"
+    return f"{tuned.metrics['supervised_tokens']:,.0f} supervised tokens"
+
+
+def _confusion(tuned: Evaluation) -> list[dict[str, Any]]:
+    """Rows of the confusion matrix: expected label, and how often each was predicted."""
+    if tuned.labels is None or tuned.labels.metrics is None:
+        return []
+    counts = tuned.labels.metrics.confusion.tolist()
+    return [
+        {"label": name, "counts": row, "at": at}
+        for at, (name, row) in enumerate(zip(tuned.labels.labels, counts, strict=True))
+    ]
 
 
 def _names(base: Evaluation, tuned: Evaluation) -> list[str]:

@@ -9,6 +9,7 @@ from statistics import fmean
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.data.messages import Conversation, Example, Message
 from mlflow_phi3.evaluation import metrics
+from mlflow_phi3.evaluation.labels import LabelReport, measure_labels
 from mlflow_phi3.evaluation.losses import ExampleLoss, example_losses
 from mlflow_phi3.evaluation.plugins import AnswerMetric, load_metrics, score_answer
 from mlflow_phi3.modeling.adapter import with_adapter
@@ -48,15 +49,18 @@ class Evaluation:
     Args:
         metrics: ``loss``, ``perplexity``, ``token_accuracy``, ``supervised_tokens``; and, when
             answers were generated, ``exact_match``, ``f1``, ``rouge_l`` and those that installed
-            packages add (:mod:`mlflow_phi3.evaluation.plugins`).
+            packages add (:mod:`mlflow_phi3.evaluation.plugins`). Of a classifier: ``loss``,
+            ``accuracy``, ``f1_macro``, ``f1_weighted``.
         per_example: Each example's loss with its place, in order: a few hundred bytes a row,
             all that grows with the test set.
-        predictions: The generated answers, in order.
+        predictions: The generated answers, in order; none of a classifier.
+        labels: Of a classifier: what became of the labels.
     """
 
     metrics: dict[str, float]
     per_example: tuple[ExampleLoss, ...]
-    predictions: tuple[Prediction, ...]
+    predictions: tuple[Prediction, ...] = ()
+    labels: LabelReport | None = None
 
 
 def evaluate(
@@ -81,18 +85,29 @@ def evaluate(
     Raises:
         TrainingError: The adapter does not fit the base.
         UsageError: A metric of another package cannot be loaded, before anything is measured.
+        DataError: The base classifies, and a row has a label it does not know.
     """
-    added = load_metrics()
     asked = tuple(itertools.islice(conversations, config.answers))
 
     def told(stage: str) -> Callable[[int, int], None]:
         return lambda done, total: on_progress(stage, done, total) if on_progress else None
 
+    if base.labels:
+        found = measure_labels(
+            base,
+            adapter,
+            examples,
+            asked,
+            batch_size=config.generation_batch_size,
+            on_progress=lambda done: told("loss")(done, 0),
+        )
+        return Evaluation(label_figures(found), found.per_example, labels=found)
+    added = load_metrics()
     totals = metrics.TokenTotals()
     per_example: list[ExampleLoss] = []
-    for found in example_losses(base, adapter, examples):
-        totals += metrics.TokenTotals(found.loss * found.tokens, found.tokens, found.right)
-        per_example.append(found)
+    for row in example_losses(base, adapter, examples):
+        totals += metrics.TokenTotals(row.loss * row.tokens, row.tokens, row.right)
+        per_example.append(row)
         told("loss")(len(per_example), 0)
     with with_adapter(base, adapter) as model:
         answers = generate(
@@ -103,7 +118,8 @@ def evaluate(
             batch_size=config.generation_batch_size,
             on_progress=told("answers"),
         )
-    predictions = tuple(predict(row, text, added) for row, text in zip(asked, answers, strict=True))
+    pairs = zip(asked, answers, strict=True)
+    predictions = tuple(predict(talk, text, added) for talk, text in pairs)
     return Evaluation(
         metrics=token_metrics(totals) | answer_metrics(predictions),
         per_example=tuple(per_example),
@@ -136,6 +152,18 @@ def token_metrics(totals: metrics.TokenTotals) -> dict[str, float]:
         "token_accuracy": metrics.token_accuracy(totals),
         "supervised_tokens": float(totals.tokens),
     }
+
+
+def label_figures(found: LabelReport) -> dict[str, float]:
+    """A classifier's metrics, by name; the loss alone when there was no row."""
+    figures = {"loss": found.loss}
+    if found.metrics is not None:
+        figures |= {
+            "accuracy": found.metrics.accuracy,
+            "f1_macro": found.metrics.f1_macro,
+            "f1_weighted": found.metrics.f1_weighted,
+        }
+    return figures
 
 
 def answer_metrics(predictions: Sequence[Prediction]) -> dict[str, float]:

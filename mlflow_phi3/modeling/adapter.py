@@ -29,11 +29,14 @@ def with_adapter(base: Base, adapter: Path | None) -> Iterator[PreTrainedModel]:
         yield base.model
         return
     check_adapter(adapter)
+    head = getattr(base.model, "score", None)
     tuned = PeftModel.from_pretrained(base.model, str(adapter)).eval()
     try:
         yield tuned
     finally:
         tuned.unload()
+        if head is not None:  # unloading leaves the trained head of a classifier
+            base.model.score = head
         # PEFT leaves its configuration on the model, and warns of a second one when it is there.
         if hasattr(base.model, "peft_config"):
             del base.model.peft_config

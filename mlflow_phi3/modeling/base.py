@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.catalog import find
 from mlflow_phi3.modeling.demo import checkpoint_path
+from mlflow_phi3.modeling.kinds import choose_class, labels_of
 
 DEMO = "demo"
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -23,7 +24,8 @@ class Base:
     """A frozen base model with its tokenizer.
 
     Args:
-        model: ``Phi3ForCausalLM`` (or its kin) in evaluation mode, gradients off.
+        model: ``Phi3ForCausalLM`` or ``Phi3ForSequenceClassification`` (or their kin) in evaluation
+            mode, gradients off.
         tokenizer: Its tokenizer, with a chat template.
         name: What the person asked for: ``demo``, a hub id or a folder.
         revision: Commit of the hub repository; for a folder, the digest of its weights' index.
@@ -40,6 +42,11 @@ class Base:
     def template_sha256(self) -> str:
         """SHA-256 of the chat template, to tell apart data rendered by different templates."""
         return hashlib.sha256(str(self.tokenizer.chat_template).encode()).hexdigest()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the logits; empty for a model that answers."""
+        return labels_of(self.model)
 
 
 def resolve_checkpoint(name: str) -> str:
@@ -124,7 +131,8 @@ def load_base(
     path = resolve_checkpoint(name)
     revision = pin_revision(path, revision)
     tokenizer = load_tokenizer(name, revision=revision)
-    model = AutoModelForCausalLM.from_pretrained(
+    kind = choose_class(path, revision=revision, local_files_only=_offline(path))
+    model = kind.from_pretrained(
         path,
         revision=revision,
         dtype=choose_dtype(precision, name=name, device=device),

@@ -66,7 +66,8 @@ def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int
 
 def stop_ids(model: PreTrainedModel, tokenizer: Tokenizer) -> list[int]:
     """Ids that end an answer: those the checkpoint names, and the end of a turn; ascending."""
-    named = model.generation_config.eos_token_id if model.generation_config else None
+    settings = getattr(model, "generation_config", None)  # a classifier has none
+    named = settings.eos_token_id if settings else None
     found = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])}
     vocabulary = tokenizer.get_vocab()
     found.update(vocabulary.get(token) for token in TURN_ENDS)

@@ -45,13 +45,14 @@ def merge_adapter(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -
 
 
 def save_checkpoint(model: PreTrainedModel, base: Base, out: Path) -> None:
-    """Write ``model`` with the base's tokenizer and a generation configuration that stops."""
+    """Write ``model`` with the base's tokenizer and, if it answers, a configuration that stops."""
     out.mkdir(parents=True, exist_ok=True)
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        bos_token_id=base.tokenizer.bos_token_id,
-        eos_token_id=stop_ids(base.model, base.tokenizer),
-        pad_token_id=padding_id(base.model, base.tokenizer),
-    )
+    if not base.labels:
+        model.generation_config = GenerationConfig(
+            do_sample=False,
+            bos_token_id=base.tokenizer.bos_token_id,
+            eos_token_id=stop_ids(base.model, base.tokenizer),
+            pad_token_id=padding_id(base.model, base.tokenizer),
+        )
     model.save_pretrained(out)
     base.tokenizer.save_pretrained(out)

@@ -2,48 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from transformers import PreTrainedModel
 
 from mlflow_phi3.data.messages import Example
-
-
-@dataclass(frozen=True, slots=True)
-class Parity:
-    """How far two models are apart on the same tokens.
-
-    Args:
-        max_abs: Largest absolute difference of a logit.
-        max_rel: ``max_abs`` relative to the largest absolute logit of the first model.
-        tokens_equal: Whether the most likely next token is the same at every position.
-        positions: How many positions were compared.
-        differing: At how many the most likely token differs.
-        widest_flip: Of those, the largest lead that the first model gave its token over the one the
-            second prefers, relative as ``max_rel``: near zero means that only ties were decided
-            otherwise, as rounding to bfloat16 does.
-    """
-
-    max_abs: float
-    max_rel: float
-    tokens_equal: bool
-    positions: int = 0
-    differing: int = 0
-    widest_flip: float = 0.0
-
-    def within(self, tolerance: float) -> bool:
-        """Whether something was compared, all is a number, and nothing is further apart.
-
-        Most likely tokens may differ only where the first model itself led by no more than
-        ``tolerance``.
-        """
-        return (
-            self.positions > 0
-            and math.isfinite(self.max_rel)
-            and self.max_rel <= tolerance
-            and self.widest_flip <= tolerance
-        )
+from mlflow_phi3.modeling.agreement import Parity
 
 
 @torch.inference_mode()
@@ -82,7 +46,7 @@ def compare_logits(a: PreTrainedModel, b: PreTrainedModel, examples: Iterable[Ex
 
 
 def _logits(model: PreTrainedModel, example: Example) -> torch.Tensor:
-    """Float32 ``[length, vocabulary]``."""
+    """Float32 ``[length, vocabulary]``; of a classifier ``[1, labels]``."""
     ids = torch.tensor(example.input_ids, dtype=torch.long, device=model.device)
     logits: torch.Tensor = model(input_ids=ids[None], use_cache=False).logits
-    return logits[0].float()
+    return logits.reshape(-1, logits.shape[-1]).float()

@@ -2,21 +2,28 @@
 
 Logits are compared where they can be seen (:mod:`mlflow_phi3.modeling.parity`), answers to fixed
 prompts everywhere. Greedy answers to the same prompts have to be equal letter by letter.
+
+``register`` makes one of the first four before it makes a version, and logs it as
+:data:`ARTIFACT` of its run; :func:`certify_endpoint` adds the fifth, after a deployment.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 
 from mlflow_phi3.data.messages import Message
+from mlflow_phi3.data.replies import answer_text
 from mlflow_phi3.errors import GateError
-from mlflow_phi3.modeling.parity import Parity
+from mlflow_phi3.modeling.agreement import Parity
 
-Ask = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Takes a chat-completion request, gives the completion."""
+Ask = Callable[[Mapping[str, Any]], Any]
+"""Takes a request (a chat completion's, or a text to classify), gives what the model answers."""
+
+ARTIFACT = "register/certificate.json"
+"""Where the run that registered a version keeps its certificate."""
 
 FIXED_PROMPTS: tuple[tuple[Message, ...], ...] = (
     (Message("user", "How do I turn it on?"),),
@@ -70,8 +77,11 @@ class Certificate:
         made_at: UTC, ISO 8601.
         max_tokens: Tokens of an answer.
         prompts: What was asked.
-        answers: The reference's.
+        answers: The trained model's.
         stages: The forms, in order.
+        served: The merged model's answers, in the number format in which it is served; pyfunc and
+            endpoint are held against these.
+        labels: What a classifier tells apart; empty for a model that answers.
     """
 
     model: str
@@ -80,6 +90,8 @@ class Certificate:
     prompts: tuple[tuple[Message, ...], ...]
     answers: tuple[str, ...]
     stages: tuple[Stage, ...]
+    served: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @property
     def holds(self) -> bool:
@@ -104,6 +116,19 @@ class Certificate:
                     fix="see the certificate for the answers; register with model_dtype=float32",
                 )
 
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Certificate":
+        """A certificate from its artifact."""
+        kept = {name: found[name] for name in ("model", "made_at", "max_tokens")}
+        return cls(
+            **kept,
+            prompts=tuple(tuple(Message(**turn) for turn in talk) for talk in found["prompts"]),
+            answers=tuple(found["answers"]),
+            stages=tuple(_to_stage(stage) for stage in found["stages"]),
+            served=tuple(found["served"]),
+            labels=tuple(found["labels"]),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The certificate as an artifact holds it."""
         return asdict(self) | {
@@ -113,7 +138,13 @@ class Certificate:
 
 
 def certify(
-    model: str, reference: Sequence[str], stages: Sequence[Stage], *, max_tokens: int
+    model: str,
+    reference: Sequence[str],
+    stages: Sequence[Stage],
+    *,
+    max_tokens: int,
+    served: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> Certificate:
     """Put the stages together.
 
@@ -122,6 +153,8 @@ def certify(
         reference: The trained model's answers to :data:`FIXED_PROMPTS`.
         stages: As :func:`compare_stage` makes them.
         max_tokens: Tokens of an answer.
+        served: The merged model's answers; empty: the reference's.
+        labels: What a classifier tells apart.
     """
     return Certificate(
         model=model,
@@ -130,6 +163,44 @@ def certify(
         prompts=FIXED_PROMPTS,
         answers=tuple(reference),
         stages=tuple(stages),
+        served=tuple(served or reference),
+        labels=tuple(labels),
+    )
+
+
+def certify_endpoint(registered: Mapping[str, Any], ask: Ask, *, where: str) -> Certificate:
+    """Hold a deployed model's answers against the certificate it was registered with.
+
+    ::
+
+        registered = json.loads(run.download(ARTIFACT, folder).read_text())
+        certificate = certify_endpoint(registered, ask, where="deployment chat/blue")
+        run.log_json(certificate.to_json(), "deploy/certificate.json")
+        certificate.check()
+
+    Args:
+        registered: The certificate of the registration, as :data:`ARTIFACT` holds it.
+        ask: Sends one request to the endpoint (``{"messages", "max_tokens", "temperature"}``, or
+            ``{"text"}`` for a classifier) and gives its answer: a chat completion, or predictions.
+        where: The deployment, as an error names it.
+
+    Returns:
+        The registration's certificate with the stage ``endpoint`` added; nothing is raised for a
+        stage that does not hold, so that it can be logged before :meth:`Certificate.check`.
+
+    Raises:
+        GateError: An answer has no text.
+    """
+    earlier = Certificate.from_json(registered)
+    answers = ask_all(
+        ask, max_tokens=earlier.max_tokens, labels=bool(earlier.labels), prompts=earlier.prompts
+    )
+    stage = compare_stage("endpoint", earlier.served, answers)
+    return replace(
+        earlier,
+        model=where,
+        made_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        stages=(*(kept for kept in earlier.stages if kept.name != stage.name), stage),
     )
 
 
@@ -147,13 +218,32 @@ def compare_stage(
     return Stage(name, not odd, odd, logits, tolerance)
 
 
-def ask_all(ask: Ask, *, max_tokens: int) -> list[str]:
-    """Greedy answers to :data:`FIXED_PROMPTS` from anything that speaks chat completions."""
+def ask_all(
+    ask: Ask,
+    *,
+    max_tokens: int,
+    labels: bool = False,
+    prompts: Sequence[Sequence[Message]] = FIXED_PROMPTS,
+) -> list[str]:
+    """Greedy answers to ``prompts``, or the labels of their last messages.
+
+    Raises:
+        GateError: An answer has no text.
+    """
     answers = []
-    for prompt in FIXED_PROMPTS:
+    for prompt in prompts:
         messages = [{"role": message.role, "content": message.content} for message in prompt]
-        body = {"messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
-        answers.append(str(ask(body)["choices"][0]["message"]["content"]))
+        chat = {"messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
+        answer = ask({"text": prompt[-1].content} if labels else chat)
+        text = answer_text(answer)
+        if text is None:
+            raise GateError(
+                "PHI3-G072",
+                f"asked {prompt[-1].content!r}, the model gave no text: {str(answer)[:200]}",
+                where="certificate",
+                fix="ask the model by hand, and look at its log",
+            )
+        answers.append(text)
     return answers
 
 
@@ -174,3 +264,14 @@ def over_http(url: str, *, key: str = "", timeout_s: float = 120.0) -> Ask:
         return found
 
     return ask
+
+
+def _to_stage(found: Mapping[str, Any]) -> Stage:
+    logits = found["logits"]
+    return Stage(
+        name=found["name"],
+        answers_equal=found["answers_equal"],
+        differing=tuple(found["differing"]),
+        logits=None if logits is None else Parity(**logits),
+        tolerance=found["tolerance"],
+    )

@@ -1,95 +1,45 @@
-"""The logged model: MLflow runs this file to make the pyfunc ("models from code"), so no pickle.
+"""A checkpoint that answers chats, in the shape of OpenAI's chat completions."""
 
-Loaded by MLflow's own scoring server in another process, where the package's code travels beside
-the weights; see docs/serving.md.
-"""
-
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import mlflow
-import numpy as np
-import pandas as pd
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import BAD_REQUEST
-from mlflow.pyfunc import PythonModel, PythonModelContext
-
-from mlflow_phi3.errors import UsageError
-from mlflow_phi3.serving.local import LocalModel, load_checkpoint
+from mlflow_phi3.serving.local import Checkpoint, LocalModel
 from mlflow_phi3.serving.protocol import completion, parse_request
 
 
-class PhiChat(PythonModel):  # type: ignore[misc]  # mlflow's types are not followed
-    """A portable checkpoint in the shape of OpenAI's chat completions."""
+class Chat:
+    """Answers requests one after the other.
 
-    # MLflow's own switch: the signature is given, so it need not ask for type hints.
-    _skip_type_hint_validation = True
+    Args:
+        checkpoint: What answers.
+        name: What the model calls itself when a request names none.
+        default_max_tokens: Length of an answer when the request names none.
+    """
 
-    def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint that lies in the artifact ``checkpoint``."""
-        settings = context.model_config or {}
-        self._name = str(settings.get("model_name", "phi"))
-        self._model = LocalModel(
-            load_checkpoint(
-                Path(context.artifacts["checkpoint"]), device=str(settings.get("device", "auto"))
-            ),
-            default_max_tokens=int(settings.get("default_max_tokens", 512)),
-        )
+    def __init__(self, checkpoint: Checkpoint, *, name: str, default_max_tokens: int) -> None:
+        self._name = name
+        self._model = LocalModel(checkpoint, default_max_tokens=default_max_tokens)
 
-    # No type hints here: MLflow would take them for the schema of a list of inputs.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-        """Answer one request (a dict, or a frame of one row) or several (a frame of rows).
+    def answer(self, requests: list[dict[str, Any]]) -> Any:
+        """A completion for one request, a list of them for several.
 
         Raises:
-            MlflowException: A request is not one; HTTP status 400.
+            UsageError: A request is not one.
         """
-        del context
-        requests = list(read_requests(model_input))
-        replies = [self._answer({**row, **(params or {})}) for row in requests]
+        replies = [self.complete(body) for body in requests]
         return replies[0] if len(replies) == 1 else replies
 
-    def _answer(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            request = parse_request({**body, "stream": False})
-            reply = self._model.answer(request)
-        except UsageError as error:
-            raise MlflowException(str(error), error_code=BAD_REQUEST) from error
+    def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The completion of one request.
+
+        Raises:
+            UsageError: It is not a request, or its messages fill the context.
+        """
+        request = parse_request({**body, "stream": False})
+        reply = self._model.answer(request)
         return completion(
             request,
             reply.answers,
             prompt_tokens=reply.prompt_tokens,
             model=request.model or self._name,
         )
-
-
-def read_requests(model_input: Any) -> Iterator[dict[str, Any]]:
-    """Request bodies from whatever MLflow made of the input.
-
-    A chat that passed through pandas (``mlflow deployments predict -I`` reads JSON so) has become
-    a frame with one row per *message* and the scalars repeated: it is put together again.
-    """
-    if not isinstance(model_input, pd.DataFrame):
-        yield from model_input if isinstance(model_input, list) else [model_input]
-        return
-    rows = [_plain(row) for row in model_input.to_dict(orient="records")]
-    if rows and all(isinstance(row.get("messages"), dict) for row in rows):
-        yield {**rows[0], "messages": [row["messages"] for row in rows]}
-        return
-    yield from rows
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types for pandas' and NumPy's; keys whose value is missing are left out."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items() if not _missing(item)}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value))
-
-
-mlflow.models.set_model(PhiChat())

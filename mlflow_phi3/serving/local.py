@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -17,6 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.generate import context_length, padding_id, render_prompt, stop_ids
+from mlflow_phi3.modeling.kinds import choose_class, labels_of
 from mlflow_phi3.serving.protocol import (
     Answer,
     ChatRequest,
@@ -39,6 +39,11 @@ class Checkpoint:
     model: PreTrainedModel
     tokenizer: Tokenizer
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What a classifier tells apart; empty for a model that answers."""
+        return labels_of(self.model)
+
 
 def load_checkpoint(folder: Path, *, device: str = "auto") -> Checkpoint:
     """Load a portable checkpoint folder, in the number format it was written in.
@@ -59,7 +64,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> Checkpoint:
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(
+    model = choose_class(str(folder)).from_pretrained(
         folder,
         dtype="auto",
         local_files_only=True,

@@ -53,10 +53,7 @@ def package_chat(
         default_max_tokens: Length of an answer when a request names none.
     """
     return ServableModel(
-        python_model=str(Path(__file__).with_name("chat.py")),
-        artifacts={"checkpoint": str(stage_checkpoint(checkpoint, staging))},
-        code_paths=[str(stage_code(staging))],
-        pip_requirements=requirements(),
+        **_common(checkpoint, staging),
         model_config={
             "model_name": name,
             "default_max_tokens": default_max_tokens,
@@ -65,6 +62,30 @@ def package_chat(
         signature={"inputs": json.dumps(_INPUTS), "outputs": json.dumps(_OUTPUTS)},
         input_example={"messages": [{"role": "user", "content": "How do I turn it on?"}]},
     )
+
+
+def package_labels(checkpoint: Path, staging: Path) -> ServableModel:
+    """Describe how a portable checkpoint is logged as a classifier of texts.
+
+    Args:
+        checkpoint: As :func:`mlflow_phi3.modeling.merge.merge_adapter` writes it, of a classifier.
+        staging: As for :func:`package_chat`.
+    """
+    return ServableModel(
+        **_common(checkpoint, staging),
+        model_config={"device": "auto"},
+        signature={"inputs": json.dumps(_TEXTS), "outputs": json.dumps(_LABELS)},
+        input_example={"text": "It does not turn on."},
+    )
+
+
+def _common(checkpoint: Path, staging: Path) -> dict[str, Any]:
+    return {
+        "python_model": str(Path(__file__).with_name("logged.py")),
+        "artifacts": {"checkpoint": str(stage_checkpoint(checkpoint, staging))},
+        "code_paths": [str(stage_code(staging))],
+        "pip_requirements": requirements(),
+    }
 
 
 def stage_checkpoint(checkpoint: Path, staging: Path) -> Path:
@@ -145,4 +166,9 @@ _OUTPUTS = [
     {"name": "model", "type": "string", "required": True},
     {"name": "choices", "type": "any", "required": True},
     {"name": "usage", "type": "any", "required": True},
+]
+_TEXTS = [{"name": "text", "type": "string", "required": True}]
+_LABELS = [
+    {"name": "label", "type": "string", "required": True},
+    {"name": "score", "type": "double", "required": True},
 ]

@@ -13,7 +13,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from mlflow_phi3.config.serve import ServeConfig
-from mlflow_phi3.errors import Phi3Error, UsageError
+from mlflow_phi3.errors import Phi3Error, PreflightError, UsageError
 from mlflow_phi3.serving.concurrent import ConcurrentModel, Prompt
 from mlflow_phi3.serving.local import load_checkpoint
 from mlflow_phi3.serving.measures import CONTENT_TYPE, Measures
@@ -33,9 +33,16 @@ def serve(folder: Path, config: ServeConfig, *, name: str = "phi") -> None:
     """Serve the portable checkpoint in ``folder`` until SIGINT or SIGTERM.
 
     Raises:
-        PreflightError: There is no checkpoint.
+        PreflightError: There is no checkpoint, or one that cannot answer.
     """
     checkpoint = load_checkpoint(folder, device=config.serve_device)
+    if checkpoint.labels:
+        raise PreflightError(
+            "PHI3-P041",
+            f"the model tells {', '.join(checkpoint.labels)} apart and does not chat",
+            where=str(folder),
+            fix="serve it by mlflow models serve",
+        )
     model = ConcurrentModel(
         checkpoint, default_max_tokens=config.default_max_tokens, cache_tokens=config.cache_tokens
     )

@@ -13,7 +13,7 @@ from optuna.distributions import (
     IntDistribution,
 )
 
-from mlflow_phi3.config.hyperparameters import Hyperparameters
+from mlflow_phi3.config.hyperparameters import UNWEIGHTED, Hyperparameters, parse_weights
 from mlflow_phi3.config.swept import Auto, Choices, Interval, Pin, Scalar, Swept, values_of
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import DEMO
@@ -126,7 +126,8 @@ def pinned_spec(parameters: Hyperparameters, *, model: str, seed: int) -> TrialS
 def flat_params(spec: TrialSpec) -> dict[str, object]:
     """A spec under the names that people use, for MLflow."""
     flat = asdict(spec)
-    del flat["class_weights"], flat["shuffle"]  # nobody sets them in a sweep
+    del flat["shuffle"]  # nobody sets it in a sweep
+    weights = flat.pop("class_weights")
     lora = flat.pop("lora")
     modules = tuple(lora.pop("target_modules"))
     switches = {name: lora.pop(name) for name in ("rslora", "dora")}
@@ -134,6 +135,7 @@ def flat_params(spec: TrialSpec) -> dict[str, object]:
         **flat,
         **{f"lora_{name}": value for name, value in lora.items()},
         **switches,
+        "class_weights": "+".join(f"{weight:g}" for weight in weights) or UNWEIGHTED,
         "target_modules": ALL_LINEAR if modules == LINEAR_LAYERS else "+".join(modules),
     }
 
@@ -167,7 +169,8 @@ def _spec(values: Mapping[str, Any], *, seed: int) -> TrialSpec:
         rslora=rest.pop("rslora"),
         dora=rest.pop("dora"),
     )
-    return TrialSpec(lora=lora, seed=seed, **rest)
+    weights = parse_weights(str(rest.pop("class_weights", UNWEIGHTED)))
+    return TrialSpec(lora=lora, seed=seed, class_weights=weights, **rest)
 
 
 def _layers(text: str) -> tuple[str, ...]:

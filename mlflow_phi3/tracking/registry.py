@@ -1,6 +1,7 @@
 """Registered models: log one portable model, make a version of it, move aliases."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,6 +79,16 @@ def save_model(servable: Servable, folder: Path) -> None:
         signature=ModelSignature.from_dict(servable.signature),
         input_example=servable.input_example,
     )
+
+
+def load_predict(folder: Path) -> Callable[[Mapping[str, Any]], Any]:
+    """The ``predict`` of the MLflow model in ``folder``, as whoever loads it gets it."""
+    path = list(sys.path)
+    try:
+        loaded = mlflow.pyfunc.load_model(str(folder))
+    finally:
+        sys.path[:] = path  # MLflow leaves the model's folder on it, which may be a temporary one
+    return lambda request: loaded.predict(dict(request))
 
 
 def download_model(uri: str, into: Path) -> Path:

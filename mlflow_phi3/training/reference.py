@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training.adapters import PEFT_PREFIX, Layout, peft_config
+from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Layout, peft_config
 from mlflow_phi3.training.engine import Row, Scores
 from mlflow_phi3.training.loss import get_loss
 
@@ -24,6 +24,7 @@ class ReferenceEngine:
 
     def __init__(self, base: Base) -> None:
         self._base = base
+        self._head = getattr(base.model, HEAD, None)
         self._peft: PeftModel | None = None
         self._names: dict[Layout, str] = {}
 
@@ -39,6 +40,8 @@ class ReferenceEngine:
         """Take the adapters off the base."""
         if self._peft is not None:
             self._peft.unload()
+            if self._head is not None:  # unloading leaves the trained head of a classifier
+                setattr(self._base.model, HEAD, self._head)
             if hasattr(self._base.model, "peft_config"):
                 del self._base.model.peft_config
             self._base.model.eval().requires_grad_(requires_grad=False)

@@ -1,20 +1,26 @@
 """``evaluate``: the winner and the untuned base on the test split."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from mlflow_phi3.azure.safety import ContentSafety, safety_from
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import EvaluateWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.evaluation.compare import Comparison, compare
+from mlflow_phi3.evaluation.labels import LabelReport
 from mlflow_phi3.evaluation.losses import ExampleLoss
 from mlflow_phi3.evaluation.report import render_report
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
+from mlflow_phi3.evaluation.safety import scan_answers
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.tracking.datasets import log_datasets
+from mlflow_phi3.tracking.judges import JudgedAnswer, choose_scorers, judge_answers
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.job import Job, log_config, open_base, open_job
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
@@ -43,7 +49,7 @@ def run(config: EvaluateWord) -> None:
     winner = load_winner(job, config.sweep_run)
     with job.root("evaluate", config) as root:
         data = prepare_as_child(job, winner.config, root)
-        measured = evaluate(job, config, open_base(winner.config), data, winner, root)
+        measured = evaluate(job, config, open_base(winner.config, data), data, winner, root)
     show_measures(job, measured)
 
 
@@ -61,6 +67,9 @@ def evaluate(
 ) -> Measured:
     """Measure both; numbers, answers and the comparison go to ``run``."""
     settings = narrow(config, EvaluateConfig)
+    # A judge that cannot be meant stops here, not after the measuring.
+    judges = choose_judges(settings)
+    service = safety_from(os.environ)
     run.set_tags({SWEEP_RUN: winner.sweep_run, WINNER_RUN: winner.run_id})
     log_datasets(run, dataset_facts(data, ("test",)))
     examples, conversations = data.examples("test"), data.conversations("test")
@@ -84,6 +93,8 @@ def evaluate(
     )
     measured = Measured(untuned, tuned, comparison)
     _log(run, measured)
+    if tuned.predictions and (judges or service):
+        _judge(job, run, tuned, judges, service)
     return measured
 
 
@@ -94,11 +105,11 @@ def load_evaluation(job: Job, evaluate_run: str) -> Evaluation:
     folder.mkdir(parents=True, exist_ok=True)
     metrics = json.loads(run.download("eval/metrics.json", folder).read_text())["test"]
     rows = json.loads(run.download("eval/per_example.json", folder).read_text())
-    return Evaluation(metrics, tuple(ExampleLoss(**row) for row in rows), ())
+    return Evaluation(metrics, tuple(ExampleLoss(**row) for row in rows))
 
 
 def show_measures(job: Job, measured: Measured) -> None:
-    """Print base beside tuned, and the first answers."""
+    """Print base beside tuned."""
     base, tuned = measured.base.metrics, measured.tuned.metrics
     rows = [[name, f"{base[name]:.4f}", f"{tuned[name]:.4f}"] for name in tuned if name in base]
     job.screen.table("Test split", ["metric", "untuned base", "tuned"], rows)
@@ -112,6 +123,54 @@ def _log(run: Run, measured: Measured) -> None:
         {"base": base.metrics, "test": tuned.metrics, "comparison": asdict(measured.comparison)},
         "eval/metrics.json",
     )
+    if base.labels is not None and tuned.labels is not None:
+        _log_labels(run, base.labels, tuned.labels)
+    else:
+        _log_answers(run, base, tuned)
+    run.log_json([asdict(row) for row in tuned.per_example], "eval/per_example.json")
+    run.log_text(render_report(base, tuned, measured.comparison), "eval/report.html")
+
+
+def _judge(
+    job: Job, run: Run, tuned: Evaluation, judges: list[Any], service: ContentSafety | None
+) -> None:
+    """What others say of the winner's answers: a judge model, and a content filter."""
+    rows = tuned.predictions
+    if service is not None:
+        with job.screen.stage("content safety") as update:
+            unsafe = scan_answers(
+                rows, service, on_progress=lambda done: update(f"{done}/{len(rows)} answers")
+            )
+        run.log_metrics({"test/unsafe_answers": len(unsafe) / len(rows)})
+        run.log_json([asdict(row) for row in unsafe], "eval/unsafe.json")
+    if judges:
+        answers = [
+            JudgedAnswer(
+                tuple({"role": turn.role, "content": turn.content} for turn in row.prompt),
+                row.answer,
+                row.expected,
+            )
+            for row in rows
+        ]
+        with job.screen.stage("judge"):
+            shares = judge_answers(run, answers, judges)
+        run.log_metrics({f"test/judged_{name}": share for name, share in shares.items()})
+
+
+def choose_judges(config: EvaluateConfig) -> list[Any]:
+    """The scorers of the judge that is configured; none without a judge.
+
+    Raises:
+        UsageError: A scorer or a judge that is none.
+    """
+    if not config.judge_model:
+        return []
+    return choose_scorers(
+        config.judge_scorers, model=config.judge_model, guidelines=config.judge_guidelines
+    )
+
+
+def _log_answers(run: Run, base: Evaluation, tuned: Evaluation) -> None:
     pairs = list(zip(base.predictions, tuned.predictions, strict=True))
     run.log_table(
         {
@@ -125,8 +184,25 @@ def _log(run: Run, measured: Measured) -> None:
         },
         "eval/predictions.json",
     )
-    run.log_json([asdict(row) for row in tuned.per_example], "eval/per_example.json")
-    run.log_text(render_report(base, tuned, measured.comparison), "eval/report.html")
+
+
+def _log_labels(run: Run, base: LabelReport, tuned: LabelReport) -> None:
+    pairs = list(zip(base.predictions, tuned.predictions, strict=True))
+    run.log_table(
+        {
+            "place": [t.place for _, t in pairs],
+            "text": [t.text for _, t in pairs],
+            "expected": [t.expected for _, t in pairs],
+            "untuned base": [b.label for b, _ in pairs],
+            "tuned": [t.label for _, t in pairs],
+            "score": [t.score for _, t in pairs],
+            "right": [t.label == t.expected for _, t in pairs],
+        },
+        "eval/predictions.json",
+    )
+    if tuned.metrics is not None:
+        counts = tuned.metrics.confusion.tolist()
+        run.log_json({"labels": list(tuned.labels), "rows": counts}, "eval/confusion.json")
 
 
 def _tell(update: Update, who: str) -> Callable[[str, int, int], None]:

@@ -14,9 +14,12 @@ from mlflow_phi3 import __version__
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.job import JobConfig
 from mlflow_phi3.config.model import ModelConfig
+from mlflow_phi3.config.words import PrepareWord
+from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.modeling.base import DEMO, Base, choose_device, load_base
 from mlflow_phi3.tracking.runs import Run, Tracker, open_tracker
 from mlflow_phi3.workflows.screen import Screen
+from mlflow_phi3.workflows.task import shape_base
 
 RESOLVED = "config/resolved.yaml"
 
@@ -66,14 +69,20 @@ def greet(job: Job, config: ModelConfig) -> None:
         )
 
 
-def open_base(config: ModelConfig) -> Base:
-    """Load the base model that a configuration names."""
-    return load_base(
+def open_base(config: PrepareWord, data: PreparedData) -> Base:
+    """Load the base model that a configuration names, with the end that the task asks for.
+
+    Raises:
+        UsageError: No such checkpoint, or one that cannot learn the task.
+        DataError: The data has no labels to learn.
+    """
+    base = load_base(
         config.model,
         revision=config.model_revision or None,
         precision=config.precision,
         device=choose_device(config.device),
     )
+    return shape_base(config, base, data)
 
 
 def log_config(run: Run, config: Config) -> None:

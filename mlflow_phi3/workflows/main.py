@@ -16,7 +16,7 @@ def run(config: MainWord) -> None:
     greet(job, config)
     with job.root("main", config) as root:
         data = prepare_as_child(job, config, root)
-        base = open_base(config)
+        base = open_base(config, data)
         result, winner = sweep_as_child(job, narrow(config, SweepWord), base, data, root)
         measured = evaluate_as_child(job, config, base, data, winner, root)
         registered = register_as_child(job, config, base, data, winner, measured.tuned, root)

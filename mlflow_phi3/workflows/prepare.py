@@ -11,6 +11,7 @@ from mlflow_phi3.modeling.base import load_tokenizer, read_context_length
 from mlflow_phi3.tracking.datasets import DatasetFacts, log_datasets
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.job import Job, greet, log_config, open_job
+from mlflow_phi3.workflows.task import show_balance
 
 SPLITS = ("train", "validation", "test")
 
@@ -48,6 +49,8 @@ def prepare(job: Job, config: PrepareWord, run: Run) -> PreparedData:
         f"  {counts.rows_in} conversations: {sizes}; "
         f"{counts.duplicates} duplicates, {counts.rejected} rejected"
     )
+    if data.manifest.labels:
+        job.screen.say(f"  labels: {show_balance(data)}")
     return data
 
 
@@ -85,6 +88,9 @@ def _log(run: Run, data: PreparedData) -> None:
         "data/rejected": counts.rejected,
         "data/duplicates": counts.duplicates,
     }
+    if manifest.labels:
+        balance = {name: dict(facts.labels) for name, facts in manifest.splits.items()}
+        run.log_json({"index": dict(manifest.labels), "rows": balance}, "data/labels.json")
     for name, facts in manifest.splits.items():
         metrics[f"data/{name}_rows"] = facts.rows
         metrics[f"data/{name}_tokens"] = facts.tokens

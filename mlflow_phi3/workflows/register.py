@@ -9,8 +9,9 @@ from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.words import RegisterWord
 from mlflow_phi3.data.pipeline import PreparedData
-from mlflow_phi3.evaluation.compare import Comparison, compare
+from mlflow_phi3.evaluation.compare import compare
 from mlflow_phi3.evaluation.gates import (
+    Gate,
     Verdict,
     champion_gate,
     finite_gate,
@@ -21,21 +22,24 @@ from mlflow_phi3.evaluation.golden import GoldenResult, judge_all, read_golden
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
 from mlflow_phi3.modeling.adapter import with_adapter
+from mlflow_phi3.modeling.agreement import Parity
 from mlflow_phi3.modeling.base import Base, choose_dtype, load_base
-from mlflow_phi3.modeling.generate import generate
+from mlflow_phi3.modeling.classify import classify
+from mlflow_phi3.modeling.generate import generate, render_prompt
 from mlflow_phi3.modeling.merge import merge_adapter
 from mlflow_phi3.modeling.parity import compare_logits
-from mlflow_phi3.serving.package import package_chat
+from mlflow_phi3.serving.certificate import ARTIFACT
+from mlflow_phi3.serving.package import CHECKPOINT, package_chat, package_labels
 from mlflow_phi3.tracking import registry
 from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.workflows.certify import certify_winner
 from mlflow_phi3.workflows.evaluate import load_evaluation
 from mlflow_phi3.workflows.job import Job, log_config, open_base, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, fetch_adapter, load_winner
 
-# Where the weights lie within a logged model: the artifact `checkpoint` of serving/package.py.
-_CHECKPOINT = "artifacts/checkpoint"
 _GOLDEN_TOKENS = 256
+_NAMES = {False: "phi3-chat", True: "phi3-classifier"}  # by whether labels are learnt
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,9 @@ def run(config: RegisterWord) -> None:
     winner = load_winner(job, job.tracker.get(evaluate_run).tags()[SWEEP_RUN])
     with job.root("register", config) as root:
         data = prepare_as_child(job, winner.config, root)
-        registered = register(job, config, open_base(winner.config), data, winner, tuned, root)
+        registered = register(
+            job, config, open_base(winner.config, data), data, winner, tuned, root
+        )
     job.screen.say(f"{registered.winner} is {registered.uri}: {registered.why}")
 
 
@@ -102,7 +108,7 @@ def register(
     """Log the winner portable, reload it, compare, and only then make it a version.
 
     Raises:
-        GateError: Its loss or a weight is not a number, the reloaded model is not the trained one,
+        GateError: Its loss or a weight is not a number, a form of the model is not the trained one,
             or a golden query is answered wrongly.
     """
     run.set_tags({SWEEP_RUN: winner.sweep_run, WINNER_RUN: winner.run_id})
@@ -113,14 +119,29 @@ def register(
             update("reloading it from the store")
             folder = registry.download_model(model_uri, Path(scratch) / "reloaded")
             device = str(base.model.device)
-            reloaded = load_base(str(folder / _CHECKPOINT), precision="float32", device=device)
+            reloaded = load_base(str(folder / CHECKPOINT), precision="float32", device=device)
             update("comparing it with the trained one, and with the champion")
-            verdict = _judge(job, config, base, reloaded, data, winner, tuned, Path(scratch))
-        run.log_json(verdict.to_json(), "register/gate.json")
-        verdict.check(winner.name)
+            parity = _compare(config, base, reloaded, data, winner)
+            verdict = _judge(job, config, parity, reloaded, data, tuned, Path(scratch))
+            run.log_json(verdict.to_json(), "register/gate.json")
+            verdict.check(winner.name)
+            del reloaded  # the certificate loads it as it is served
+            update("asking every form of it the same questions")
+            certificate = certify_winner(
+                base,
+                winner.adapter,
+                fetch_adapter(job, winner.run_id),
+                folder,
+                name=winner.name,
+                logits=parity,
+                tolerance=config.parity_tolerance,
+                max_tokens=config.certificate_tokens,
+            )
+        run.log_json(certificate.to_json(), ARTIFACT)
+        certificate.check()
     version = registry.create_version(
         run,
-        name=config.registered_model,
+        name=config.registered_model or _NAMES[bool(base.labels)],
         model_uri=model_uri,
         tags={
             "phi3.base_model": base.name,
@@ -147,23 +168,29 @@ def _log_portable(
         scratch / "merged",
         dtype=choose_dtype(config.model_dtype, name=base.name, device="cpu"),
     )
-    return registry.log_model(run, package_chat(merged, scratch / "code"))
+    package = package_labels if base.labels else package_chat
+    return registry.log_model(run, package(merged, scratch / "code"))
+
+
+def _compare(
+    config: RegisterConfig, base: Base, reloaded: Base, data: PreparedData, winner: Winner
+) -> Parity:
+    """How far the reloaded model's logits are from the trained one's, on test rows."""
+    examples = data.examples("test")[: config.parity_examples]
+    with with_adapter(base, winner.adapter) as trained:
+        return compare_logits(trained, reloaded.model, examples)
 
 
 def _judge(
     job: Job,
     config: RegisterConfig,
-    base: Base,
+    parity: Parity,
     reloaded: Base,
     data: PreparedData,
-    winner: Winner,
     tuned: Evaluation,
     scratch: Path,
 ) -> Verdict:
     """Ask every gate."""
-    examples = data.examples("test")[: config.parity_examples]
-    with with_adapter(base, winner.adapter) as trained:
-        parity = compare_logits(trained, reloaded.model, examples)
     weights = all(bool(weight.isfinite().all()) for weight in reloaded.model.parameters())
     gates = [
         finite_gate(tuned.metrics, weights),
@@ -176,28 +203,41 @@ def _judge(
     ]
     if config.golden:
         gates.append(golden_gate(_ask_golden(reloaded, Path(config.golden))))
-    rival = _against_champion(job, config, data, tuned, scratch)
-    return Verdict((*gates, champion_gate(rival, config.promote)))
+    gates.append(_against_champion(job, config, reloaded, data, tuned, scratch))
+    return Verdict(tuple(gates))
 
 
 def _ask_golden(model: Base, path: Path) -> tuple[GoldenResult, ...]:
     """Let the reloaded model answer the golden queries."""
     queries = list(read_golden(path))
     prompts = [query.messages for query in queries]
-    answers = generate(model.model, model.tokenizer, prompts, max_new_tokens=_GOLDEN_TOKENS)
-    return judge_all(queries, answers)
+    if not model.labels:
+        answers = generate(model.model, model.tokenizer, prompts, max_new_tokens=_GOLDEN_TOKENS)
+        return judge_all(queries, answers)
+    rendered = [render_prompt(model.tokenizer, prompt) for prompt in prompts]
+    found = [model.labels[int(shares.argmax())] for shares in classify(model.model, rendered)]
+    return judge_all(queries, found)
 
 
 def _against_champion(
-    job: Job, config: RegisterConfig, data: PreparedData, tuned: Evaluation, scratch: Path
-) -> Comparison | None:
+    job: Job,
+    config: RegisterConfig,
+    challenger: Base,
+    data: PreparedData,
+    tuned: Evaluation,
+    scratch: Path,
+) -> Gate:
     """The winner's losses beside the reigning champion's on the same test rows."""
     if config.promote != "better":
-        return None
-    reigning = registry.find_alias(job.tracker.client, config.registered_model, registry.CHAMPION)
+        return champion_gate(None, config.promote)
+    name = config.registered_model or _NAMES[bool(challenger.labels)]
+    reigning = registry.find_alias(job.tracker.client, name, registry.CHAMPION)
     if reigning is None:
-        return None
+        return champion_gate(None, config.promote)
     folder = registry.download_model(reigning.source, scratch / "champion")
-    champion = load_base(str(folder / _CHECKPOINT), precision="float32")
+    champion = load_base(str(folder / CHECKPOINT), precision="float32")
+    if champion.labels != challenger.labels:
+        told = f"the champion knows other labels: {', '.join(champion.labels) or 'none'}"
+        return champion_gate(None, config.promote, unlike=told)
     rival = measure(champion, None, data.examples("test"), (), config=EvaluateConfig(answers=0))
-    return compare(tuned.per_example, rival.per_example)
+    return champion_gate(compare(tuned.per_example, rival.per_example), config.promote)

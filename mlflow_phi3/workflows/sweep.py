@@ -16,6 +16,7 @@ from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.job import Job, greet, load_config, log_config, open_base, open_job
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
+from mlflow_phi3.workflows.task import settle
 
 SWEEP_RUN = "phi3.sweep_run"
 WINNER_RUN = "phi3.winner_run"
@@ -47,7 +48,7 @@ def run(config: SweepWord) -> None:
     greet(job, config)
     with job.root("sweep", config) as root:
         data = prepare_as_child(job, config, root)
-        result, _ = sweep(job, config, open_base(config), data, root)
+        result, _ = sweep(job, config, open_base(config, data), data, root)
     show_trials(job, result)
 
 
@@ -75,7 +76,7 @@ def sweep(
     log_datasets(run, dataset_facts(data, ("train", "validation")))
     with job.screen.stage("sweep") as update:
         result = run_sweep(
-            narrow(config, SweepConfig),
+            narrow(settle(config, data), SweepConfig),
             base=base,
             train=data.examples("train"),
             validation=data.examples("validation"),

@@ -12,17 +12,22 @@ from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
+from mlflow_phi3.workflows import foundry
 from mlflow_phi3.workflows.job import Job, greet, open_base, open_job, stamp
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
+from mlflow_phi3.workflows.task import settle
 
 
 def run(config: TrainWord) -> None:
-    """Run the step by itself; its preparation is a child run."""
+    """Run the step by itself, here or in Foundry; its preparation is a child run."""
+    if config.backend == "foundry":
+        foundry.run(config)
+        return
     job = open_job(config)
     greet(job, config)
     with job.root("train", config) as root:
         data = prepare_as_child(job, config, root)
-        end = train(job, config, open_base(config), data, root)
+        end = train(job, config, open_base(config, data), data, root)
     job.screen.say(
         f"Best validation loss {end.best_loss:.4f}; its adapter is the artifact {BEST} of run "
         f"{root.run_id}"
@@ -35,7 +40,8 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
     Raises:
         TrainingError: The loss or the weights are no longer numbers.
     """
-    spec = pinned_spec(narrow(config, Hyperparameters), model=config.model, seed=config.seed)
+    settled = narrow(settle(config, data), Hyperparameters)
+    spec = pinned_spec(settled, model=config.model, seed=config.seed)
     run.log_params({f"resolved.{name}": value for name, value in flat_params(spec).items()})
     log_datasets(run, dataset_facts(data, ("train", "validation")))
     log = TrialRun(run)

@@ -3,14 +3,21 @@ import json
 import pytest
 
 from mlflow_phi3.data.messages import Message
-from mlflow_phi3.errors import DataError
-from mlflow_phi3.evaluation.golden import GoldenQuery, judge, judge_all, read_golden
+from mlflow_phi3.errors import DataError, GateError
+from mlflow_phi3.evaluation.golden import (
+    GoldenQuery,
+    check_answers,
+    judge,
+    judge_all,
+    load_golden,
+    read_golden,
+)
 
 ASK = [{"role": "user", "content": "What colour?"}]
 
 
 def query(**demands):
-    return GoldenQuery("golden.jsonl:1", (Message("user", "What colour?"),), **demands)
+    return GoldenQuery({"messages": ASK}, "golden.jsonl:1", **demands)
 
 
 def write(path, *rows):
@@ -30,6 +37,9 @@ def write(path, *rows):
         ({"expected": "blue"}, "red", ("is not 'blue'",)),
         ({"expected": "the blue light", "min_rouge_l": 0.5}, "a blue light", ()),
         ({"expected": "the blue", "min_rouge_l": 0.5}, "no", ("ROUGE-L 0.00 is below 0.5",)),
+        ({}, "anything", ()),
+        ({}, " ", ("has no text",)),
+        ({"excludes": ("red",)}, None, ("has no text",)),
     ],
 )
 def test_each_demand(demands, answer, faults):
@@ -55,7 +65,8 @@ def test_a_file_is_read_with_its_lines(tmp_path):
     ("row", "told"),
     [
         ("{", "g.jsonl:1: Expecting"),
-        ({"messages": ASK}, "nothing is demanded"),
+        ({"contains": ["a"]}, "give messages, or text"),
+        ({"messages": ASK, "text": "a"}, "give messages, or text"),
         ({"messages": [], "contains": ["a"]}, "must end with the user's"),
         ({"messages": [{"role": "assistant", "content": "x"}], "contains": ["a"]}, "must end"),
         ({"messages": ASK, "contain": ["a"]}, "contain: Extra inputs"),
@@ -72,3 +83,49 @@ def test_a_wrong_line_is_told_with_its_place(tmp_path, row, told):
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(DataError, match="PHI3-D072"):
         list(read_golden(tmp_path / "none.jsonl"))
+
+
+def test_a_file_without_a_query_is_told(tmp_path):
+    with pytest.raises(DataError, match="PHI3-D077"):
+        load_golden(write(tmp_path / "g.jsonl", ""))
+
+
+def test_what_is_asked_is_the_row_without_its_demands(tmp_path):
+    rows = (
+        {"messages": ASK, "max_tokens": 7, "contains": ["a"]},
+        {"text": "loud fan", "expected": "repair"},
+    )
+    chat, text = load_golden(write(tmp_path / "g.jsonl", *rows))
+    assert chat.inputs == {"messages": ASK, "max_tokens": 7}
+    assert text.inputs == {"text": "loud fan"}
+    assert text.messages == (Message("user", "loud fan"),)
+
+
+def completion(text):
+    return {"choices": [{"message": {"role": "assistant", "content": text}}]}
+
+
+def test_a_deployed_model_is_held_to_the_same_demands():
+    queries = [GoldenQuery({"messages": ASK}), query(expected="The blue.")]
+    check_answers(queries, lambda _: completion("blue"), where="chat/blue")
+    with pytest.raises(GateError, match=r"PHI3-G701 chat/blue: .* 2 of 2 \(golden.jsonl:1\)"):
+        check_answers(queries, lambda _: completion("red"), where="chat/blue")
+
+
+@pytest.mark.parametrize("answer", [completion(""), completion(None), {}, {"predictions": []}])
+def test_a_deployed_model_that_says_nothing_fails(answer):
+    with pytest.raises(GateError, match="PHI3-G701"):
+        check_answers([GoldenQuery({"messages": ASK})], lambda _: answer, where="x")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"label": "repair", "score": 0.9},
+        [{"label": "repair", "score": 0.9}],
+        {"predictions": [{"label": "repair", "score": 0.9}]},
+    ],
+)
+def test_a_label_is_an_answer(answer):
+    query = GoldenQuery({"text": "loud fan"}, expected="repair")
+    check_answers([query], lambda _: answer, where="x")

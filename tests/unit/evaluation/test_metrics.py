@@ -8,6 +8,7 @@ from rouge_score import rouge_scorer
 from sklearn.metrics import f1_score
 
 from mlflow_phi3.evaluation import metrics
+from mlflow_phi3.evaluation.labels import label_metrics
 from mlflow_phi3.evaluation.metrics import TokenTotals
 
 WORDS = st.text(alphabet="abT .,\u00e9", max_size=40)
@@ -85,7 +86,7 @@ def test_rouge_l_agrees_with_rouge_score(expected, answer):
 def test_labels_by_hand(rows):
     """From the definition, not from the library the code calls."""
     expected, predicted = zip(*rows, strict=True)
-    found = metrics.label_metrics(expected, predicted, labels="wxyz")
+    found = label_metrics(expected, predicted, labels="wxyz")
     f1, support = [], []
     for label in "wxyz":
         hits = sum(e == p == label for e, p in rows)

@@ -7,10 +7,11 @@ import torch
 
 from mlflow_phi3.errors import GateError
 from mlflow_phi3.modeling.adapter import with_adapter
+from mlflow_phi3.modeling.agreement import Parity
 from mlflow_phi3.modeling.base import load_base
 from mlflow_phi3.modeling.generate import generate
 from mlflow_phi3.modeling.merge import merge_adapter
-from mlflow_phi3.modeling.parity import Parity, compare_logits
+from mlflow_phi3.modeling.parity import compare_logits
 from mlflow_phi3.serving.certificate import (
     FIXED_PROMPTS,
     ask_all,

@@ -76,14 +76,14 @@ def test_a_frame_of_requests_is_answered_row_by_row(pyfunc):
 
 def test_a_chat_that_pandas_took_apart_is_put_together(pyfunc):
     """What `mlflow deployments predict -I` makes of {"messages": [...], "max_tokens": 3}."""
-    from mlflow_phi3.serving import chat
+    from mlflow_phi3.serving import pyfunc as logged
 
     talk = [{"role": "system", "content": "Be brief."}, *HELLO]
     frame = pd.read_json(
         pd.io.common.StringIO(json.dumps({"messages": talk, "max_tokens": 3})), orient=None
     )
     assert len(frame) == 2
-    assert list(chat.read_requests(frame)) == [{"messages": talk, "max_tokens": 3}]
+    assert list(logged.read_requests(frame)) == [{"messages": talk, "max_tokens": 3}]
 
 
 def test_a_wrong_request_is_a_400_with_its_name(pyfunc):

@@ -1,0 +1,80 @@
+"""Labels of texts: logits of a classifier, streamed."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedModel
+
+from mlflow_phi3.data.messages import Message
+from mlflow_phi3.modeling.generate import context_length
+
+Ids = Sequence[int] | npt.NDArray[np.int32]
+LogShares = npt.NDArray[np.float64]
+
+
+def prompt_of(text: str) -> tuple[Message, ...]:
+    """A text as the chat template takes it: what the user says."""
+    return (Message("user", text),)
+
+
+def classify(
+    model: PreTrainedModel, prompts: Iterable[Ids], *, batch_size: int = 16
+) -> Iterator[LogShares]:
+    """How likely each label is; one batch is held at a time.
+
+    The last token of a prompt decides, as in training: it has seen all others.
+
+    Args:
+        model: A ``*ForSequenceClassification``, bare or with an adapter on it.
+        prompts: Token ids of each rendered text, up to where an answer would begin.
+        batch_size: Prompts computed together, padded on the right.
+
+    Yields:
+        Float64 ``[labels]``, natural logarithms of probabilities, one for each prompt in order.
+    """
+    # PEFT's wrapper hands out the model with the adapter's layers in it; it is not imported here,
+    # because who serves a merged model need not have it.
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for batch in _batches(prompts, batch_size, _original_context(bare)):
+        yield from _log_shares(bare, batch)
+
+
+@torch.inference_mode()
+def _log_shares(model: PreTrainedModel, prompts: Sequence[Ids]) -> LogShares:
+    """Float64 ``[prompts, labels]``."""
+    width = max(len(prompt) for prompt in prompts)
+    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = torch.as_tensor(np.asarray(prompt))
+        mask[row, : len(prompt)] = 1
+    device = model.device
+    # Not the model's own pooling, which looks for the last token that is not the padding token:
+    # with a template whose last token is just that one, it would take another than training did.
+    hidden = model.base_model(
+        input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False
+    ).last_hidden_state
+    last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+    logits = model.score(hidden[torch.arange(len(prompts), device=device), last])
+    found: LogShares = logits.float().log_softmax(-1).double().cpu().numpy()
+    return found
+
+
+def _batches(prompts: Iterable[Ids], size: int, limit: int) -> Iterator[list[Ids]]:
+    """Consecutive prompts; those beyond the original context apart, as longrope turns by batch."""
+    batch: list[Ids] = []
+    for prompt in prompts:
+        alike = not batch or (len(batch[0]) > limit) == (len(prompt) > limit)
+        if len(batch) == size or not alike:
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
+
+
+def _original_context(model: PreTrainedModel) -> int:
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    return int(rope.get("original_max_position_embeddings", context_length(model)))

@@ -1,0 +1,29 @@
+"""Does a checkpoint answer, or does it classify? It says so itself."""
+
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
+
+_CLASSIFIER = "ForSequenceClassification"  # how transformers' classifiers are called
+
+
+def choose_class(path: str, *, revision: str | None = None, local_files_only: bool = True) -> Any:
+    """The class of transformers' with which the checkpoint at ``path`` is loaded."""
+    config = AutoConfig.from_pretrained(
+        path, revision=revision, local_files_only=local_files_only, trust_remote_code=False
+    )
+    classifies = any(name.endswith(_CLASSIFIER) for name in config.architectures or ())
+    return AutoModelForSequenceClassification if classifies else AutoModelForCausalLM
+
+
+def labels_of(model: PreTrainedModel) -> tuple[str, ...]:
+    """Names of a classifier's labels in the order of its logits; empty for a model that answers."""
+    if not type(model).__name__.endswith(_CLASSIFIER):
+        return ()
+    names = model.config.id2label
+    return tuple(names[number] for number in range(len(names)))

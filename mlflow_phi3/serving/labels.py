@@ -1,0 +1,55 @@
+"""A checkpoint that tells texts apart: a text in, its label and how sure that is out."""
+
+import math
+from typing import Any
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.modeling.classify import classify, prompt_of
+from mlflow_phi3.modeling.generate import context_length, render_prompt
+from mlflow_phi3.serving.local import Checkpoint
+
+
+class Labeller:
+    """Classifies texts, several at once.
+
+    Args:
+        checkpoint: Of a classifier.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def answer(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """``{"label": ..., "score": ...}`` for each ``{"text": ...}``, in order.
+
+        The score is the label's probability, 0 to 1.
+
+        Raises:
+            UsageError: A request has no text, or one that is longer than the context.
+        """
+        model, labels = self._checkpoint.model, self._checkpoint.labels
+        prompts = [self._encode(request) for request in requests]
+        return [
+            {"label": labels[int(shares.argmax())], "score": math.exp(float(shares.max()))}
+            for shares in classify(model, prompts)
+        ]
+
+    def _encode(self, request: dict[str, Any]) -> list[int]:
+        text = request.get("text")
+        if not isinstance(text, str) or set(request) != {"text"}:
+            raise UsageError(
+                "PHI3-U047",
+                f"got {', '.join(sorted(map(str, request))) or 'nothing'}, not a text",
+                where="text",
+                fix='give {"text": "..."}',
+            )
+        prompt = render_prompt(self._checkpoint.tokenizer, prompt_of(text))
+        room = context_length(self._checkpoint.model)
+        if len(prompt) > room:
+            raise UsageError(
+                "PHI3-U048",
+                f"the text has {len(prompt)} tokens and the model's context is {room} tokens",
+                where="text",
+                fix="shorten the text",
+            )
+        return prompt
