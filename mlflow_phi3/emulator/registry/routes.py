@@ -43,22 +43,22 @@ def _discovery(call: Call) -> Reply:
 
 def _list(call: Call) -> Reply:
     _check_registry(call)
-    return Reply({"value": [_to_container(call, model) for model in MODELS.values()]})
+    return Reply({"value": [_to_container(model) for model in MODELS.values()]})
 
 
 def _container(call: Call) -> Reply:
-    return Reply(_to_container(call, _find(call)))
+    return Reply(_to_container(_find(call)))
 
 
 def _versions(call: Call) -> Reply:
-    return Reply({"value": [_to_version(call, _find(call))]})
+    return Reply({"value": [_to_version(_find(call))]})
 
 
 def _version(call: Call) -> Reply:
     model = _find(call)
     if call.names["version"] != model.version:
         raise Refusal(404, "UserError", f"Model {model.name}:{call.names['version']} not found.")
-    return Reply(_to_version(call, model))
+    return Reply(_to_version(model))
 
 
 def _find(call: Call) -> RegistryModel:
@@ -77,12 +77,12 @@ def _check_registry(call: Call) -> None:
         raise Refusal(404, "RegistryNotFound", text)
 
 
-def _id(call: Call, model: RegistryModel) -> str:
-    place = _MODELS.format(**{"subscription": _SUBSCRIPTION, "group": _GROUP, **call.names})
-    return f"{place}/{model.name}"
+def _id(model: RegistryModel) -> str:
+    """How a registry names its own assets: not by the resource manager's paths."""
+    return f"azureml://registries/{REGISTRY}/models/{model.name}"
 
 
-def _to_container(call: Call, model: RegistryModel) -> dict[str, Any]:
+def _to_container(model: RegistryModel) -> dict[str, Any]:
     kind = "Microsoft.MachineLearningServices/registries/models"
     properties = {
         "description": "",
@@ -92,10 +92,10 @@ def _to_container(call: Call, model: RegistryModel) -> dict[str, Any]:
         "latestVersion": model.version,
         "nextVersion": str(int(model.version) + 1),
     }
-    return envelope(_id(call, model), kind, properties)
+    return envelope(_id(model), kind, properties)
 
 
-def _to_version(call: Call, model: RegistryModel) -> dict[str, Any]:
+def _to_version(model: RegistryModel) -> dict[str, Any]:
     kind = "Microsoft.MachineLearningServices/registries/models/versions"
     tags = {"author": "Microsoft", "task": "chat-completion"}
     if model.regions:
@@ -107,6 +107,6 @@ def _to_version(call: Call, model: RegistryModel) -> dict[str, Any]:
         "isArchived": bool(model.retired_on),
         "flavors": {},
         "modelType": "mlflow_model",
-        "modelUri": f"azureml://registries/{REGISTRY}/models/{model.name}/versions/{model.version}",
+        "modelUri": f"{_id(model)}/versions/{model.version}",
     }
-    return envelope(f"{_id(call, model)}/versions/{model.version}", kind, properties)
+    return envelope(f"{_id(model)}/versions/{model.version}", kind, properties)

@@ -1,0 +1,188 @@
+import json
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from mlflow_phi3.azure.finetuning import JobState, Point, TunedModel
+from mlflow_phi3.azure.operation import DeadlinePassed
+from mlflow_phi3.backends.foundry import (
+    Lesson,
+    choose_base,
+    follow,
+    model_of,
+    plan_job,
+    submit_once,
+    write_split,
+)
+from mlflow_phi3.data.messages import Conversation, Message
+from mlflow_phi3.errors import AzureError, PreflightError, UsageError
+from mlflow_phi3.training.spec import TrialSpec
+
+LESSON = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
+SPEC = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=4)
+
+
+@dataclass
+class Project:
+    """Jobs of a project, as plain values; each look at one may change it."""
+
+    jobs: dict = field(default_factory=dict)
+    points: list = field(default_factory=list)
+    models: dict = field(default_factory=dict)
+    script: list = field(default_factory=list)
+    submitted: list = field(default_factory=list)
+
+    def get(self, name):
+        if self.script:
+            step = self.script.pop(0)
+            if isinstance(step, Exception):
+                raise step
+            status, points = step
+            self.jobs[name] = replace(self.jobs[name], status=status)
+            self.points += points
+        return self.jobs.get(name)
+
+    def submit(self, wanted):
+        self.submitted.append(wanted.name)
+        self.jobs[wanted.name] = state(wanted.name, "NotStarted")
+        return self.jobs[wanted.name]
+
+    def metrics(self, _name):
+        return list(self.points)
+
+    def why_failed(self, _name):
+        return "no more machines."
+
+    def tuned_model(self, job):
+        if job.name not in self.models:
+            raise AzureError("PHI3-A731", "gone")
+        return self.models[job.name]
+
+
+def state(name, status):
+    return JobState(name, status, "phi3-chat", "base", {}, {}, "", "")
+
+
+def model(job):
+    return TunedModel("phi3-chat", "1", "azureml://...", job)
+
+
+def news(project, name, **options):
+    return list(follow(project, name, sleep=lambda _s: None, timeout_s=60, **options))
+
+
+def test_the_same_training_has_the_same_name_and_another_has_another():
+    name = plan_job(LESSON, SPEC).name
+
+    assert plan_job(LESSON, SPEC).name == name
+    same = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=2, batch_size_multiplier=2)
+    assert plan_job(LESSON, same).name == name  # the effective batch is what Foundry is told
+    changes = [
+        (LESSON, replace(SPEC, epochs=3)),
+        (LESSON, replace(SPEC, learning_rate=3e-5)),
+        (replace(LESSON, train="train@2"), SPEC),
+        (replace(LESSON, output="other"), SPEC),
+        (replace(LESSON, base_version="2"), SPEC),
+    ]
+    names = {plan_job(lesson, spec).name for lesson, spec in changes}
+    assert len(names) == len(changes)
+    assert name not in names
+
+
+def test_a_retry_submits_nothing():
+    project, wanted = Project(), plan_job(LESSON, SPEC)
+
+    first, new = submit_once(project, wanted)
+    again, submitted_again = submit_once(project, wanted)
+
+    assert (new, submitted_again) == (True, False)
+    assert first.name == again.name == wanted.name
+    assert project.submitted == [wanted.name]
+
+
+@pytest.mark.parametrize("status", ["Failed", "Canceled"])
+def test_what_ended_badly_gets_a_successor(status):
+    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project.jobs[wanted.name] = state(wanted.name, status)
+
+    found, new = submit_once(project, wanted)
+
+    assert (found.name, new) == (f"{wanted.name}-2", True)
+    assert submit_once(project, wanted) == (found, False)
+
+
+def test_a_finished_job_counts_while_its_model_is_there():
+    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project.jobs[wanted.name] = state(wanted.name, "Completed")
+    project.models[wanted.name] = model(wanted.name)
+    assert submit_once(project, wanted)[1] is False
+
+    del project.models[wanted.name]
+
+    assert submit_once(project, wanted)[0].name == f"{wanted.name}-2"
+
+
+def test_following_tells_each_point_once():
+    project = Project({"j": state("j", "NotStarted")})
+    one, two, three = Point("loss", 3.0, 1), Point("loss", 2.0, 2), Point("eval_loss", 2.5, 2)
+    project.script = [
+        ("Queued", []),
+        ("Running", [one]),
+        ("Running", [two]),
+        ("Completed", [three]),
+    ]
+
+    told = news(project, "j")
+
+    assert [n.job.status for n in told] == ["Queued", "Running", "Running", "Completed"]
+    assert [n.points for n in told] == [(), (one,), (two,), (three,)]
+
+
+def test_following_outlives_a_bad_hour():
+    away = AzureError("PHI3-A703", "no answer")
+    project = Project({"j": state("j", "Running")}, script=[away] * 15 + [("Completed", [])])
+
+    assert [n.job.status for n in news(project, "j")] == ["Completed"]
+
+
+def test_following_gives_up_what_is_refused_or_gone():
+    for status in (401, 403):
+        refused = AzureError("PHI3-A701", "no", status=status)
+        with pytest.raises(AzureError, match="A701"):
+            news(Project({"j": state("j", "Running")}, script=[refused]), "j")
+    with pytest.raises(AzureError, match="A734 job j: there is no such job"):
+        news(Project(), "j")
+    with pytest.raises(AzureError, match="A703"):
+        news(Project(script=[AzureError("PHI3-A703", "no answer")] * 99), "j")
+
+
+def test_following_ends_with_the_time_given():
+    project = Project({"j": state("j", "Running")})
+    with pytest.raises(DeadlinePassed, match="mlflow-phi3 watch j"):
+        list(follow(project, "j", timeout_s=0, sleep=lambda _s: None))
+
+
+def test_a_job_without_a_model_says_why():
+    with pytest.raises(AzureError, match=r"A732 job j: Failed: no more machines\. Fix"):
+        model_of(Project(), state("j", "Failed"))
+
+
+def test_the_same_conversations_make_the_same_bytes(tmp_path):
+    chat = [Message("user", "नमस्ते\n"), Message("assistant", 'say "hi"')]
+    for name in ("a", "b"):
+        assert write_split(tmp_path / name, [Conversation(tuple(chat), source=name)]) == 1
+
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    row = json.loads((tmp_path / "a").read_text(encoding="utf-8"))
+    assert row == {"messages": [{"role": m.role, "content": m.content} for m in chat]}
+
+
+def test_the_demo_is_tuned_by_the_emulator_alone():
+    assert choose_base("demo", local=True).name == "Phi-4-mini-instruct"
+    assert choose_base("microsoft/Phi-4-mini-instruct", local=False).name == "Phi-4-mini-instruct"
+    with pytest.raises(PreflightError, match="P771"):
+        choose_base("demo", local=False)
+    with pytest.raises(PreflightError, match="retired in Foundry on 2025-08-30"):
+        choose_base("microsoft/Phi-3-mini-4k-instruct", local=False)
+    with pytest.raises(UsageError, match="U032"):
+        choose_base("Phi-9", local=False)

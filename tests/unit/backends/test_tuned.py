@@ -1,0 +1,71 @@
+import pytest
+
+from mlflow_phi3.azure.finetuning import JobState, TunedModel
+from mlflow_phi3.backends.tuned import Deployed, Removal, Shelf, plan_removal
+from mlflow_phi3.errors import UsageError
+
+MODEL = TunedModel("phi3-chat", "2", "azureml://locations/x/workspaces/y/models/...", "job-1")
+SERVERLESS = Deployed("chat")
+ALONE = Deployed("big", "blue")
+SHARED = Deployed("busy", "green", alone=False, traffic=0)
+
+
+def test_a_served_model_is_not_deleted_and_its_places_are_named():
+    with pytest.raises(UsageError) as refused:
+        plan_removal(MODEL, [SERVERLESS, ALONE], cascade=False)
+    said = str(refused.value)
+    assert "serverless endpoint chat, deployment blue of endpoint big" in said
+    assert "--cascade" in said
+
+
+def test_what_serves_it_goes_first():
+    removal = plan_removal(MODEL, [SERVERLESS, ALONE, SHARED], cascade=True)
+
+    assert removal.lines() == [
+        "1. delete serverless endpoint chat",
+        "2. delete endpoint big with deployment blue",
+        "3. delete deployment green of endpoint busy",
+        "4. delete model phi3-chat:2",
+    ]
+
+
+def test_requests_that_others_could_answer_are_not_lost():
+    busy = Deployed("busy", "green", alone=False, traffic=30)
+    with pytest.raises(UsageError, match=r"30 % of the requests"):
+        plan_removal(MODEL, [busy], cascade=True)
+
+
+def test_a_job_goes_when_it_is_over():
+    def job(status):
+        return JobState("job-1", status, "phi3-chat", "", {}, {}, "", "")
+
+    assert plan_removal(job("Completed"), [], cascade=False).lines() == ["1. delete job job-1"]
+    with pytest.raises(UsageError, match="it is Running"):
+        plan_removal(job("Running"), [], cascade=True)
+
+
+def test_removal_keeps_its_order_and_stops_at_the_first_failure():
+    done = []
+
+    class Service:
+        def delete(self, name):
+            done.append(name)
+            if name == "stuck":
+                raise RuntimeError
+
+        delete_endpoint = delete
+
+        def delete_deployment(self, endpoint, name):
+            done.append((endpoint, name))
+
+        def delete_model(self, model):
+            done.append(model.name)
+
+    shelf = object.__new__(Shelf)
+    shelf.service = shelf._online = shelf._serverless = Service()
+    shelf.remove(Removal((SERVERLESS, ALONE, SHARED), MODEL), lambda _line: None)
+    assert done == ["chat", "big", ("busy", "green"), "phi3-chat"]
+    done.clear()
+    with pytest.raises(RuntimeError):
+        shelf.remove(Removal((Deployed("stuck"),), MODEL), lambda _line: None)
+    assert done == ["stuck"]

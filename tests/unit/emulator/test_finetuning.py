@@ -1,0 +1,177 @@
+import datetime as dt
+import threading
+
+import pytest
+
+from mlflow_phi3.emulator.assets.state import Assets
+from mlflow_phi3.emulator.faults import Faults
+from mlflow_phi3.emulator.finetuning.rules import check_job, check_same
+from mlflow_phi3.emulator.finetuning.state import Jobs
+from mlflow_phi3.emulator.finetuning.trainer import Canceled
+from mlflow_phi3.emulator.operation import OperationFailed
+from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.store import Store
+
+TODAY = dt.date(2026, 11, 1)
+WORKSPACE = "/subscriptions/s/resourceGroups/g/providers/P/workspaces/w"
+
+
+def body(**details):
+    base = "azureml://registries/azureml/models/Phi-4-mini-instruct/versions/1"
+    return {
+        "jobType": "FineTuning",
+        "fineTuningDetails": {
+            "modelProvider": "Custom",
+            "taskType": "ChatCompletion",
+            "model": {"jobInputType": "mlflow_model", "uri": base},
+            "trainingData": {"jobInputType": "uri_file", "uri": "azureml://x/paths/t.jsonl"},
+            "hyperParameters": {"num_train_epochs": "2", "learning_rate": "0.001"},
+            **details,
+        },
+        "outputs": {"registered_model": {"assetName": "phi", "jobOutputType": "mlflow_model"}},
+    }
+
+
+class Instant:
+    """A trainer that does as it is told."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.gate = threading.Event()
+        self.gate.set()
+        self.outcome = None
+
+    def folder_of(self, job):
+        return self.folder / job
+
+    def train(self, _job, _training, _data, *, told, canceled):
+        told("Running")
+        while not self.gate.wait(0.01):
+            if canceled.is_set():
+                raise Canceled
+        if self.outcome is not None:
+            raise self.outcome
+        return "azureml://datastores/workspaceblobstore/paths/out"
+
+
+@pytest.fixture
+def home(tmp_path):
+    store = Store(tmp_path / "state.sqlite")
+    assets = Assets(store, account=lambda: "account")
+    assets.create_workspace(WORKSPACE, location="eastus2", kind="Project")
+    yield store, assets, Instant(tmp_path)
+    store.close()
+
+
+def open_jobs(home):
+    store, assets, trainer = home
+    return Jobs(store, assets, Faults(), trainer)
+
+
+def await_end(jobs, job_id, timeout_s=20):
+    for _ in range(timeout_s * 100):
+        status = jobs.get(job_id)["properties"]["status"]
+        if status in {"Completed", "Failed", "Canceled"}:
+            return status
+        threading.Event().wait(0.01)
+    raise AssertionError(status)
+
+
+def test_a_job_registers_its_model_under_the_next_version(home):
+    jobs, (_, assets, _trainer) = open_jobs(home), home
+    workspace = assets.get_workspace(WORKSPACE)
+    for number in ("1", "2"):
+        job_id = f"{WORKSPACE}/jobs/j{number}"
+        assert jobs.put(job_id, workspace, {"properties": body()})[1]
+        assert await_end(jobs, job_id) == "Completed"
+        output = jobs.get(job_id)["properties"]["outputs"]["registered_model"]
+        assert output["assetVersion"] == number
+        made = assets.get_version(WORKSPACE, "models", "phi", number)
+        assert made["properties"]["jobName"] == f"j{number}"
+
+
+def test_a_name_is_given_once(home):
+    jobs = open_jobs(home)
+    workspace, job_id = home[1].get_workspace(WORKSPACE), f"{WORKSPACE}/jobs/j"
+    jobs.put(job_id, workspace, {"properties": body()})
+    await_end(jobs, job_id)
+
+    found, new = jobs.put(job_id, workspace, {"properties": body()})
+
+    assert (found["properties"]["status"], new) == ("Completed", False)
+    with pytest.raises(Refusal, match="fineTuningDetails cannot be changed"):
+        jobs.put(job_id, workspace, {"properties": body(hyperParameters={})})
+
+
+def test_what_runs_is_cancelled_and_not_deleted(home):
+    jobs, trainer = open_jobs(home), home[2]
+    trainer.gate.clear()
+    job_id = f"{WORKSPACE}/jobs/j"
+    jobs.put(job_id, home[1].get_workspace(WORKSPACE), {"properties": body()})
+    with pytest.raises(Refusal, match="cancel it first"):
+        jobs.delete(job_id)
+
+    jobs.cancel(job_id)
+
+    assert await_end(jobs, job_id) == "Canceled"
+    assert jobs.delete(job_id)
+    assert not jobs.delete(job_id)
+
+
+def test_a_failure_is_kept_with_its_reason(home):
+    jobs, trainer = open_jobs(home), home[2]
+    trainer.outcome = OperationFailed("UserError", "PHI3-D001 data.jsonl:1: not JSON.")
+    job_id = f"{WORKSPACE}/jobs/j"
+    jobs.put(job_id, home[1].get_workspace(WORKSPACE), {"properties": body()})
+
+    assert await_end(jobs, job_id) == "Failed"
+
+    assert jobs.error(job_id) == {"code": "UserError", "message": trainer.outcome.message}
+    assert home[1].list_versions(WORKSPACE, "models", "phi") == []
+
+
+def test_a_restart_begins_again_what_had_not_ended(home):
+    before, trainer = open_jobs(home), home[2]
+    trainer.gate.clear()
+    job_id = f"{WORKSPACE}/jobs/j"
+    before.put(job_id, home[1].get_workspace(WORKSPACE), {"properties": body()})
+    before.stop()
+    assert before.get(job_id)["properties"]["status"] in {"NotStarted", "Running"}
+    trainer.gate.set()
+
+    after = open_jobs(home)
+    after.resume()
+
+    assert await_end(after, job_id) == "Completed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"modelProvider": "AzureOpenAI"}, "modelProvider"),
+        ({"taskType": "ImageClassification"}, "taskType"),
+        ({"trainingData": {}}, "trainingData.uri is required"),
+        ({"model": {"uri": "azureml:phi:1"}}, "not a model of the registry"),
+        ({"hyperParameters": {"num_train_epochs": 2}}, "must be a string"),
+    ],
+)
+def test_bodies_that_the_service_refuses(changes, said):
+    with pytest.raises(Refusal, match=said):
+        check_job("j", body(**changes), "eastus2", TODAY)
+
+
+def test_regions_names_and_outputs():
+    with pytest.raises(Refusal, match="region westeurope, only in eastus2"):
+        check_job("j", body(), "westeurope", TODAY)
+    with pytest.raises(Refusal, match="not a valid job name"):
+        check_job("no spaces", body(), "eastus2", TODAY)
+    with pytest.raises(Refusal, match="assetName is required"):
+        check_job("j", {**body(), "outputs": {}}, "eastus2", TODAY)
+    with pytest.raises(Refusal, match="only FineTuning"):
+        check_job("j", {"jobType": "Command"}, "eastus2", TODAY)
+
+
+def test_what_the_service_adds_makes_no_other_job():
+    known = body()
+    known["outputs"]["registered_model"] |= {"assetVersion": "1", "uri": "azureml://..."}
+    check_same(known, body())
