@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEY = "a-key-of-content-safety"
 HARMFUL = "knife"
-"""The one word that it finds violent, at severity 4."""
+"""What it finds violent, at severity 4, unless told otherwise."""
 LONGEST = 10_000
 
 
@@ -18,7 +18,7 @@ class ContentSafetyServer(ThreadingHTTPServer):
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.asked, self.refusals = [], []
+        self.asked, self.refusals, self.harmful = [], [], HARMFUL
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -44,7 +44,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not 0 < len(text) <= LONGEST:
             return 400, _error("InvalidRequestBody")
         self.server.asked.append(text)
-        severity = 4 if HARMFUL in text else 0
+        severity = 4 if self.server.harmful in text else 0
         found = [{"category": name, "severity": 0} for name in ("Hate", "SelfHarm", "Sexual")]
         found.append({"category": "Violence", "severity": severity})
         return 200, {"blocklistsMatch": [], "categoriesAnalysis": found}

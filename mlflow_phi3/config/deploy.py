@@ -36,13 +36,25 @@ class DeployConfig(Config):
     example."""
 
     verify: bool = True
-    """Ask golden queries before traffic moves."""
+    """Check a new deployment's answers before traffic moves: golden queries and parity."""
+
+    parity: bool = True
+    """Hold a new deployment's answers to fixed prompts against those of the certificate that the
+    version was registered with; a version without one is not held. On other hardware a model that
+    is rounded to bfloat16 may decide a tie otherwise: `false` leaves it at the golden queries."""
 
     content_safety: bool = True
-    """Azure AI Content Safety for a serverless deployment. Off needs a reason."""
+    """Azure AI Content Safety around the model: by Foundry itself for a serverless deployment, by
+    the scoring process for a managed one that has a `content_safety_connection`. Off needs a
+    reason."""
 
     content_safety_reason: str = ""
     """Why content safety is off; written into a tag."""
+
+    content_safety_connection: str = ""
+    """Name of the project's connection to an Azure AI Content Safety resource, which the scoring
+    process of a managed deployment then asks about every question and answer. Empty keeps what the
+    deployment has; a new one has none."""
 
     environment_variables: str = ""
     """Variables of the scoring process, as `NAME=value,OTHER=value`. Not for secrets: Azure shows

@@ -68,7 +68,7 @@ def in_words(action: Action) -> str:
             model = "/".join(wanted.model.split("/")[-3::2])
             return f"{verb} deployment {name}/{wanted.name}: {model} on {machines}"
         case Verify(name, deployment):
-            return f"ask golden queries of {name}/{deployment}"
+            return f"check the answers of {name}/{deployment}"
         case ShiftTraffic(name, traffic):
             shares = ", ".join(f"{to} {share} %" for to, share in traffic.items()) or "nobody"
             return f"traffic of {name} to {shares}"

@@ -10,10 +10,10 @@ from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.payload import from_answer, to_request
 from mlflow_phi3.azure.scoring import ScoringClient
 from mlflow_phi3.azure.serverless import CHAT, ServerlessService
+from mlflow_phi3.deployment.examination import Examination, examine
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.serverless import chat_of, stream_serverless
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.evaluation.golden import GoldenQuery, check_answers
 
 _READ_TIMEOUT_S = 300.0
 
@@ -53,27 +53,18 @@ class Callers:
         answer = self.predict(names, inputs)
         yield _as_chunk(answer) if answer.get("choices") else answer
 
-    def check(
-        self,
-        endpoint: str,
-        name: str,
-        queries: tuple[GoldenQuery, ...],
-        told: Callable[[str], None],
-    ) -> None:
-        """Ask golden queries of one deployment.
+    def examine(self, names: Names, examination: Examination, told: Callable[[str], None]) -> None:
+        """Ask one deployment what it has to answer.
 
         Raises:
-            GateError: An answer is not good.
+            GateError: An answer is not as it has to be.
         """
-        if not queries:
-            told("no golden queries: the model has no input example, and -C golden= is empty")
-            return
-        names = Names(endpoint, name)
 
         def ask(inputs: Mapping[str, Any]) -> dict[str, Any]:
             return self.predict(names, inputs)
 
-        check_answers(queries, ask, where=f"deployment {endpoint}/{name}")
+        where = f"deployment {names.endpoint}/{names.given}"
+        examine(examination, ask, where=where, told=told)
 
     def find(self, endpoint: str) -> ScoringClient:
         """Return the client of an endpoint.

@@ -18,6 +18,7 @@ from mlflow_phi3.azure.target import find_target, is_local
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.actions import CreateEndpoint, PutDeployment, in_words
 from mlflow_phi3.deployment.callers import Callers
+from mlflow_phi3.deployment.examination import CERTIFICATE, Examination
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import (
     Current,
@@ -30,6 +31,7 @@ from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired
 from mlflow_phi3.deployment.report import describe, describe_plan, upload_bar
 from mlflow_phi3.deployment.rollout import get_current, roll_out
+from mlflow_phi3.deployment.safety import missing_safety, safety_tags, safety_variables
 from mlflow_phi3.deployment.serverless import FLAVOR as SERVERLESS
 from mlflow_phi3.deployment.serverless import (
     HELLO,
@@ -50,7 +52,7 @@ from mlflow_phi3.deployment.wanted import (
 from mlflow_phi3.emulator.lifecycle import start_emulator
 from mlflow_phi3.emulator.settings import settings_from
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.evaluation.golden import GoldenQuery
+from mlflow_phi3.serving.certificate import ARTIFACT, Certificate
 from mlflow_phi3.tracking.deployed import (
     DeployedModel,
     DeploymentRegistry,
@@ -102,17 +104,21 @@ class Deployer:
             return self._deploy_serverless(names, model_uri, tags[TUNED_TAG], config)
         with opened_model(model_uri) as model:
             check_portable(model.mlmodel, where=model_uri)
-            queries = golden_queries(config, model.example)
             asset = name_asset(model.name or names.endpoint, model.version, model.folder)
             wanted = to_wanted(names, config, self._open().target, model, asset)
             current = get_current(service, names.endpoint)
             check_purpose(current, wanted, new=new)
             plan = plan_deployment(current, wanted)
+            puts = [action for action in plan.actions if isinstance(action, PutDeployment)]
+            if puts and (warning := missing_safety(config, puts[0].deployment.variables)):
+                self._told(warning)
             if config.dry_run:
                 return self._show(plan, service, asset, config.usd_per_hour)
-            if any(isinstance(action, PutDeployment) for action in plan.actions):
+            if puts:
                 self._upload(model, asset)
-            found = self._run(plan, names, service, config, queries=queries)
+            found = self._run(
+                plan, names, service, config, examination=self._examination(config, model)
+            )
             if not found["left"]:
                 self.registry.tag(model, self._version_tags(found, asset, wanted))
             return found
@@ -221,12 +227,12 @@ class Deployer:
         if config.dry_run:
             self._told(json.dumps(serverless_body(wanted, self._open().location), indent=2))
             return {"name": f"{endpoint} (dry run)", "flavor": SERVERLESS, "left": []}
-        queries = golden_queries(config, None) or (HELLO,)
+        examination = Examination(golden_queries(config, None) or (HELLO,))
 
         def check() -> None:
             if config.verify:
-                self._told(f"ask golden queries of {endpoint}")
-                self.callers.check(endpoint, endpoint, queries, self._told)
+                self._told(f"check the answers of {endpoint}")
+                self.callers.examine(names, examination, self._told)
 
         found = deploy_serverless(service, wanted, check, wait=config.synchronous, told=self._told)
         tags = {
@@ -256,15 +262,17 @@ class Deployer:
             instance_type=config.instance_type or None,
             instance_count=config.instance_count,
             traffic=config.traffic,
-            tags={},
+            tags=safety_tags(config),
             variables=variables_of(config),
+            safety=safety_variables(config),
             request_timeout_s=config.request_timeout_s,
             verify=config.verify and bool(config.golden),
         )
         plan = plan_deployment(current, wanted)
         if config.dry_run:
             return self._show(plan, service, None, config.usd_per_hour)
-        return self._run(plan, names, service, config, queries=golden_queries(config, None))
+        examination = Examination(golden_queries(config, None))
+        return self._run(plan, names, service, config, examination=examination)
 
     def _run(
         self,
@@ -273,14 +281,16 @@ class Deployer:
         service: OnlineService,
         config: DeployConfig,
         *,
-        queries: tuple[GoldenQuery, ...],
+        examination: Examination,
     ) -> dict[str, Any]:
         if not plan.actions:
             self._told("nothing to do: it is as wanted")
         outcome = roll_out(
             plan,
             service,
-            lambda endpoint, name: self.callers.check(endpoint, name, queries, self._told),
+            lambda endpoint, name: self.callers.examine(
+                Names(endpoint, name), examination, self._told
+            ),
             told=self._told,
             wait=config.synchronous,
         )
@@ -291,6 +301,18 @@ class Deployer:
             self._told(f"left for the same command run again: {action}")
         found = self.describe(names)
         return {**found, "name": names.given, "deployment": plan.deployment, "left": left}
+
+    def _examination(self, config: DeployConfig, model: DeployedModel) -> Examination:
+        """Return what a deployment of a model is asked."""
+
+        def keep(certificate: Certificate) -> None:
+            self.registry.write_json(model.run_id, certificate.to_json(), CERTIFICATE)
+
+        return Examination(
+            queries=golden_queries(config, model.example),
+            registered=self.registry.read_json(model.run_id, ARTIFACT) if config.parity else None,
+            keep=keep,
+        )
 
     def _upload(self, model: DeployedModel, asset: ModelAsset) -> None:
         self._told(f"upload model {asset.name}:{asset.version}")

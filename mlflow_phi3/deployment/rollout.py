@@ -66,7 +66,7 @@ class Outcome:
 
 
 Check = Callable[[str, str], None]
-"""Asks golden queries of (endpoint, deployment); raises GateError."""
+"""Checks the answers of (endpoint, deployment); raises GateError."""
 
 
 def get_current(service: Service, endpoint: str) -> Current:
@@ -91,7 +91,7 @@ def roll_out(
     Args:
         plan: What to do.
         service: The remote calls.
-        check: Asks golden queries.
+        check: Checks the answers of a deployment.
         told: Gets a line before each action.
         wait: Stop after the first deployment was begun, without waiting for it, when false.
 

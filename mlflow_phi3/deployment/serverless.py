@@ -14,14 +14,20 @@ from mlflow_phi3.azure.serverless import (
 )
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.deployment.safety import safety_tags
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery
 
 TUNED_TAG = "azure.tuned_model"
 """Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""
 FLAVOR = "serverless"
-SAFETY_OFF_TAG = "phi3.content_safety_off"
-"""Tag of an endpoint or deployment without content safety: why."""
+_OF_MACHINES = (
+    "instance_type",
+    "instance_count",
+    "traffic",
+    "environment_variables",
+    "content_safety_connection",
+)
 HELLO = GoldenQuery({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16})
 """Asked where nothing else is known of a model."""
 
@@ -53,7 +59,7 @@ def to_serverless(
     Raises:
         UsageError: It speaks of machines or shares of traffic, which there are none of.
     """
-    for setting in ("instance_type", "instance_count", "traffic", "environment_variables"):
+    for setting in _OF_MACHINES:
         if getattr(config, setting) not in (None, ""):
             raise UsageError(
                 "PHI3-U749",
@@ -61,11 +67,9 @@ def to_serverless(
                 where=setting,
                 fix="leave it out, or use -C mode=managed",
             )
-    tags = {}
+    tags = safety_tags(config)
     if config.ttl_hours is not None:
         tags[EXPIRES_TAG] = expiry(now, config.ttl_hours)
-    if not config.content_safety:
-        tags[SAFETY_OFF_TAG] = config.content_safety_reason[:256]
     return ServerlessEndpoint(name, model_id, config.content_safety, tags)
 
 
@@ -82,7 +86,7 @@ def deploy_serverless(
     Args:
         service: The remote calls.
         wanted: What shall be there.
-        check: Asks golden queries of it.
+        check: Checks its answers.
         wait: Wait until it is there and check it; else both are left to the next run.
         told: Gets lines of progress.
 
@@ -103,7 +107,7 @@ def deploy_serverless(
         _take_back(service, known, wanted.name, told)
         raise
     found = service.get(wanted.name) or wanted
-    left = [] if wait else [f"ask golden queries of {wanted.name}"]
+    left = [] if wait else [f"check the answers of {wanted.name}"]
     return {**describe_serverless(found), "left": left}
 
 

@@ -12,6 +12,7 @@ from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import Current, Wanted
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.deployment.safety import safety_tags, safety_variables
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
 from mlflow_phi3.tracking.deployed import DeployedModel
@@ -32,6 +33,7 @@ def to_wanted(
     if config.ttl_hours is not None:
         endpoint_tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
     tags = {MODEL_TAG: model.name, VERSION_TAG: model.version} if model.name else {}
+    tags |= safety_tags(config)
     return Wanted(
         endpoint=names.endpoint,
         deployment=names.deployment,
@@ -43,6 +45,7 @@ def to_wanted(
         tags=tags,
         endpoint_tags=endpoint_tags,
         variables=variables_of(config),
+        safety=safety_variables(config),
         request_timeout_s=config.request_timeout_s,
         keep_previous=config.keep_previous,
         verify=config.verify,

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 import httpx
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
@@ -17,6 +17,9 @@ from mlflow_phi3.emulator.identity.state import Identity
 from mlflow_phi3.emulator.journal import Entry, Journal
 from mlflow_phi3.emulator.proxy import forward
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Router
+
+_CLIENT_LEFT = 499
+"""nginx's status for a caller who did not wait; only written down, never sent."""
 
 Scored = Callable[[Scope, Receive, Send], Awaitable[int]]
 
@@ -73,6 +76,8 @@ class Application:
             except Refusal as refusal:
                 status = refusal.status
                 await _to_response(refusal.to_reply())(scope, receive, send)
+            except ClientDisconnect:
+                status = _CLIENT_LEFT
             except httpx.TransportError as gone:
                 status = 502
                 reply = Refusal(502, "BadGateway", str(gone)).to_reply()
@@ -85,17 +90,20 @@ class Application:
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, fault: Fault | None
     ) -> tuple[int, Any]:
+        is_blob = scope["path"].startswith(self._blob_prefix)
+        scored = self._scoring.get(scope["path"].split("/")[1])
+        # Read before a fault makes it wait: what has arrived is done, though the caller be gone.
+        call = None if is_blob or scored else await _to_call(scope, receive)
         reply = None if fault is None else await run_in_threadpool(answer, fault)
         if reply is not None:
-            await Request(scope, receive).body()  # else the connection could not be used again
+            if call is None:
+                await Request(scope, receive).body()  # else the connection could not be used again
             await _to_response(reply)(scope, receive, send)
             return reply.status, None
-        if scope["path"].startswith(self._blob_prefix):
+        if call is None:
+            if scored is not None:
+                return await scored(scope, receive, send), None
             return await forward(self._blobs, self._blob_url, scope, receive, send), None
-        scored = self._scoring.get(scope["path"].split("/")[1])
-        if scored is not None:
-            return await scored(scope, receive, send), None
-        call = await _to_call(scope, receive)
         reply = await run_in_threadpool(self._handle, call)
         if fault is not None and fault.kind is Kind.DROP_AFTER:
             _drop(send)

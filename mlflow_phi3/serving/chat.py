@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from mlflow_phi3.azure.safety import ContentSafety
 from mlflow_phi3.serving.local import Checkpoint, LocalModel
 from mlflow_phi3.serving.protocol import completion, parse_request
 
@@ -14,10 +15,19 @@ class Chat:
         checkpoint: What answers.
         name: What the model calls itself when a request names none.
         default_max_tokens: Length of an answer when the request names none.
+        safety: Asked about every question and answer; None asks nobody.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, name: str, default_max_tokens: int) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        name: str,
+        default_max_tokens: int,
+        safety: ContentSafety | None = None,
+    ) -> None:
         self._name = name
+        self._safety = safety
         self._model = LocalModel(checkpoint, default_max_tokens=default_max_tokens)
 
     def answer(self, requests: list[dict[str, Any]]) -> Any:
@@ -33,13 +43,18 @@ class Chat:
         """The completion of one request.
 
         Raises:
-            UsageError: It is not a request, or its messages fill the context.
+            UsageError: It is not a request, its messages fill the context, or content safety
+                refuses them.
+            AzureError: Content safety gives no verdict.
         """
         request = parse_request({**body, "stream": False})
+        if self._safety:
+            self._safety.check_prompt(message.content for message in request.to_messages())
         reply = self._model.answer(request)
-        return completion(
+        answer = completion(
             request,
             reply.answers,
             prompt_tokens=reply.prompt_tokens,
             model=request.model or self._name,
         )
+        return self._safety.filter(answer) if self._safety else answer

@@ -1,5 +1,6 @@
 """What MLflow loads: a chat model or a classifier, as the checkpoint says."""
 
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,10 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import BAD_REQUEST
+from mlflow.protos.databricks_pb2 import BAD_REQUEST, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.azure.safety import safety_from
+from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.serving.chat import Chat
 from mlflow_phi3.serving.labels import Labeller
 from mlflow_phi3.serving.local import load_checkpoint
@@ -45,6 +47,7 @@ class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not fol
                 checkpoint,
                 name=str(settings.get("model_name", "phi")),
                 default_max_tokens=int(settings.get("default_max_tokens", 512)),
+                safety=safety_from(os.environ),
             )
         )
 
@@ -53,7 +56,8 @@ class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not fol
         """Answer one request (a dict, or a frame of one row) or several (a frame of rows).
 
         Raises:
-            MlflowException: A request is not one; HTTP status 400.
+            MlflowException: A request is not one, or is refused: HTTP status 400; content safety
+                gives no verdict: 503.
         """
         del context
         requests = [{**row, **(params or {})} for row in read_requests(model_input)]
@@ -61,6 +65,8 @@ class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not fol
             return self._model.answer(requests)
         except UsageError as error:
             raise MlflowException(str(error), error_code=BAD_REQUEST) from error
+        except AzureError as error:
+            raise MlflowException(str(error), error_code=TEMPORARILY_UNAVAILABLE) from error
 
 
 def read_requests(model_input: Any) -> Iterator[dict[str, Any]]:

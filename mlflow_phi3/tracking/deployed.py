@@ -124,6 +124,24 @@ class DeploymentRegistry:
                 with contextlib.suppress(MlflowException):  # the run may live on another server
                     self._client.set_tag(model.run_id, key, value)
 
+    def read_json(self, run_id: str, path: str) -> dict[str, Any] | None:
+        """Return an artifact of a run; None when there is no such run or artifact here."""
+        if not run_id:
+            return None
+        try:
+            there = self._client.list_artifacts(run_id, path.rpartition("/")[0])
+        except MlflowException:  # the run lives on another server
+            return None
+        if path not in {file.path for file in there}:
+            return None
+        return dict(json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")))
+
+    def write_json(self, run_id: str, content: Mapping[str, Any], path: str) -> None:
+        """Write an artifact of a run; a run that lives on another server is left alone."""
+        if run_id:
+            with contextlib.suppress(MlflowException):
+                self._client.log_dict(run_id, dict(content), path)
+
     def tag_uri(self, uri: str, tags: Mapping[str, str]) -> None:
         """Write tags on the version that a URI names, if it names one."""
         version = _find_version(self._client, uri)

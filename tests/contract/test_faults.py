@@ -80,7 +80,7 @@ def test_an_operation_that_fails_leaves_nothing_and_another_run_completes(client
         assert "failing" not in [e["name"] for e in client.list_endpoints()]
     made = client.create_deployment("failing", models["one"], config={"synchronous": "false"})
     assert made["left"] == [
-        "ask golden queries of failing/blue",
+        "check the answers of failing/blue",
         "traffic of failing to blue 100 %",
     ]
     assert client.create_deployment("failing", models["one"])["traffic"] == {"blue": 100}

@@ -4,6 +4,7 @@ import datetime as dt
 import json
 import threading
 
+import mlflow
 import psutil
 import pytest
 from mlflow import MlflowClient
@@ -115,6 +116,38 @@ def test_create_predict_blue_green_rollback_delete(
     client.delete_deployment("chat")
     assert client.list_deployments() == []
     assert scoring_processes(emulator) == []
+
+
+def certified(registry, models, name, answers):
+    """Register a model with the certificate that ``answers`` to the fixed prompts have."""
+    from mlflow_phi3.serving.certificate import ARTIFACT, FIXED_PROMPTS, certify, compare_stage
+
+    told = [f"{answers}: {prompt[-1].content}" for prompt in FIXED_PROMPTS]
+    certificate = certify("chat", told, [compare_stage("pyfunc", told, told)], max_tokens=8)
+    run = registry.create_run(registry.create_experiment(f"certified-{name}"))
+    registry.log_dict(run.info.run_id, certificate.to_json(), ARTIFACT)
+    made = registry.create_model_version("certified", models[name], run_id=run.info.run_id)
+    return f"models:/certified/{made.version}", run.info.run_id
+
+
+def test_a_model_that_is_not_the_certified_one_gets_no_traffic(client, models, ask, capsys):
+    registry = MlflowClient()
+    registry.create_registered_model("certified")
+    good, run = certified(registry, models, "one", "one")
+    odd, odd_run = certified(registry, models, "two", "one")
+    client.create_deployment("certified", good)
+    assert "answers are those of the model that was trained" in capsys.readouterr().err
+    kept = json.loads(mlflow.artifacts.load_text(f"runs:/{run}/deploy/certificate.json"))
+    assert [stage["name"] for stage in kept["stages"]] == ["pyfunc", "endpoint"]
+    assert kept["holds"]
+    with pytest.raises(MlflowException, match=r"PHI3-G071 .*certified/green.*Taken back"):
+        client.update_deployment("certified", odd)
+    shown = client.get_deployment("certified")
+    assert (shown["traffic"], set(shown["deployments"])) == ({"blue": 100}, {"blue"})
+    assert text(client.predict("certified", ask)) == "one: hello"
+    kept = json.loads(mlflow.artifacts.load_text(f"runs:/{odd_run}/deploy/certificate.json"))
+    assert not kept["holds"]
+    client.delete_deployment("certified")
 
 
 def test_settings_are_kept_and_changed_without_a_model(client, models):

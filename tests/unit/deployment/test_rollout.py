@@ -74,7 +74,7 @@ def test_after_a_deadline_nothing_is_removed_and_a_second_run_goes_on(service):
 def test_without_waiting_the_rest_is_left_and_the_next_run_does_it(service):
     outcome = deploy(service, wait=False)
     assert [in_words(step) for step in outcome.left] == [
-        "ask golden queries of chat/blue",
+        "check the answers of chat/blue",
         "traffic of chat to blue 100 %",
     ]
     assert service.endpoints["chat"].traffic == {}
