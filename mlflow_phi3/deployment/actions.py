@@ -40,6 +40,13 @@ class ShiftTraffic:
 
 
 @dataclass(frozen=True, slots=True)
+class RestoreTraffic:
+    """Take a change of traffic back that was refused, or may have been done before it failed."""
+
+    failed: ShiftTraffic
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveDeployment:
     """Delete a deployment that gets no traffic (any more)."""
 
@@ -54,25 +61,39 @@ class RemoveEndpoint:
     endpoint: str
 
 
-Action = CreateEndpoint | PutDeployment | Verify | ShiftTraffic | RemoveDeployment | RemoveEndpoint
+Action = (
+    CreateEndpoint
+    | PutDeployment
+    | Verify
+    | ShiftTraffic
+    | RestoreTraffic
+    | RemoveDeployment
+    | RemoveEndpoint
+)
 
 
 def in_words(action: Action) -> str:
     """Return an action as a person reads it."""
     match action:
         case CreateEndpoint(endpoint):
-            return f"create endpoint {endpoint.name}"
+            told = f"create endpoint {endpoint.name}"
         case PutDeployment(name, wanted, before):
             verb = "update" if before else "create"
             machines = f"{wanted.instance_count} x {wanted.instance_type}"
             model = "/".join(wanted.model.split("/")[-3::2])
-            return f"{verb} deployment {name}/{wanted.name}: {model} on {machines}"
+            told = f"{verb} deployment {name}/{wanted.name}: {model} on {machines}"
         case Verify(name, deployment):
-            return f"check the answers of {name}/{deployment}"
+            told = f"check the answers of {name}/{deployment}"
         case ShiftTraffic(name, traffic):
-            shares = ", ".join(f"{to} {share} %" for to, share in traffic.items()) or "nobody"
-            return f"traffic of {name} to {shares}"
+            told = f"traffic of {name} to {_shares(traffic)}"
+        case RestoreTraffic(failed):
+            told = f"traffic of {failed.endpoint} back to {_shares(failed.before)}"
         case RemoveDeployment(name, deployment):
-            return f"delete deployment {name}/{deployment}"
+            told = f"delete deployment {name}/{deployment}"
         case RemoveEndpoint(name):
-            return f"delete endpoint {name} with its deployments"
+            told = f"delete endpoint {name} with its deployments"
+    return told
+
+
+def _shares(traffic: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {share} %" for name, share in traffic.items()) or "nobody"

@@ -13,6 +13,7 @@ from mlflow_phi3.deployment.actions import (
     PutDeployment,
     RemoveDeployment,
     RemoveEndpoint,
+    RestoreTraffic,
     ShiftTraffic,
     Verify,
     in_words,
@@ -127,6 +128,15 @@ def shifted(endpoint: Endpoint, action: ShiftTraffic, *, at: dt.datetime) -> End
     return replace(endpoint, traffic=dict(action.traffic), tags=tags)
 
 
+def restored(endpoint: Endpoint, failed: ShiftTraffic) -> Endpoint:
+    """Return the endpoint with the traffic and the ledger from before a change that failed."""
+    entries = read_ledger(endpoint.tags)
+    if entries and entries[-1].after == dict(failed.traffic):  # it was done before it failed
+        entries.pop()
+    tags = with_entries(endpoint.tags, entries)
+    return replace(endpoint, traffic=dict(failed.before), tags=tags)
+
+
 def _do(action: Action, service: Service, check: Check) -> None:
     match action:
         case CreateEndpoint(endpoint):
@@ -136,14 +146,23 @@ def _do(action: Action, service: Service, check: Check) -> None:
         case Verify(endpoint, name):
             check(endpoint, name)
         case ShiftTraffic(name):
-            found = service.get_endpoint(name)
-            if found is None:
-                raise AzureError("PHI3-A710", "it was deleted meanwhile", where=f"endpoint {name}")
+            found = _need(service, name)
             service.put_endpoint(shifted(found, action, at=dt.datetime.now(dt.UTC)))
+        case RestoreTraffic(failed):
+            found = _need(service, failed.endpoint)
+            if dict(found.traffic) != dict(failed.before):
+                service.put_endpoint(restored(found, failed))
         case RemoveDeployment(endpoint, name):
             service.delete_deployment(endpoint, name)
         case RemoveEndpoint(name):
             service.delete_endpoint(name)
+
+
+def _need(service: Service, name: str) -> Endpoint:
+    found = service.get_endpoint(name)
+    if found is None:
+        raise AzureError("PHI3-A710", "it was deleted meanwhile", where=f"endpoint {name}")
+    return found
 
 
 def _unfinished(
@@ -162,8 +181,10 @@ def _take_back(
     """Remove what was made, last first, and add to the error what became of it."""
     log = _log(made[-1], service)
     notes: list[str] = []
-    for step in reversed(made):
-        undo = _opposite(step)
+    undoing = [_opposite(step) for step in reversed(made)]
+    if isinstance(made[-1], ShiftTraffic):  # the one that failed: Azure may have done it
+        undoing[0] = RestoreTraffic(made[-1])
+    for undo in undoing:
         if undo is None:
             continue
         told(f"take back: {in_words(undo)}")

@@ -78,6 +78,12 @@ def test_an_operation_that_fails_leaves_nothing_and_another_run_completes(client
         with pytest.raises(MlflowException, match=r"PHI3-A701 .*unexpected internal failure"):
             client.create_deployment("failing", models["one"])
         assert "failing" not in [e["name"] for e in client.list_endpoints()]
+    client.create_endpoint("failing")  # so that the next operation on it is that of its traffic
+    emulator.fault("fail_operation", "/onlineEndpoints/failing$")
+    with pytest.raises(MlflowException, match="done: traffic of failing back to nobody"):
+        client.create_deployment("failing", models["one"])
+    shown = client.get_deployment("failing")
+    assert (shown["traffic"], shown.get("deployments")) == ({}, None)
     made = client.create_deployment("failing", models["one"], config={"synchronous": "false"})
     assert made["left"] == [
         "check the answers of failing/blue",

@@ -19,9 +19,10 @@ def text(answer):
 
 
 def scoring_processes(emulator):
-    children = psutil.Process(emulator.running.pid).children(recursive=True)
-    commands = [c.cmdline() for c in children]
-    return [c for c in commands if "mlflow.pyfunc.scoring_server.app:app" in c and "-S" not in c]
+    """Those that the nursery has forked."""
+    children = psutil.Process(emulator.running.pid).children()
+    (nursery,) = [child for child in children if "nursery.py" in " ".join(child.cmdline())]
+    return nursery.children()
 
 
 class Load(threading.Thread):

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import sys
 import threading
 import time
 import uuid
@@ -16,13 +15,19 @@ import httpx
 
 from mlflow_phi3.emulator.assets.state import CONTAINER
 from mlflow_phi3.emulator.operation import OperationFailed
-from mlflow_phi3.emulator.process import Guarded, free_port
+from mlflow_phi3.emulator.process import Forked, Nursery, free_port
 from mlflow_phi3.emulator.store import Resource
 
 Download = Callable[[str, str, Path], int]
 
 _DRAIN_S = 60.0
 _PATHS = re.compile(r"/paths/(.+)$")
+_APPLICATION = "mlflow.pyfunc.scoring_server.app:app"
+"""What `mlflow models serve` ends in too.
+
+Azure's own server cannot share an environment with it: its pins on pydantic and opentelemetry
+(azureml-inference-server-http 1.5.1) exclude MLflow 3's.
+"""
 _OURS = ("AZURE_", "ARM_", "AZUREML_", "MLFLOW_TRACKING", "MLFLOW_RUN", "MLFLOW_EXPERIMENT")
 
 
@@ -30,7 +35,7 @@ _OURS = ("AZURE_", "ARM_", "AZUREML_", "MLFLOW_TRACKING", "MLFLOW_RUN", "MLFLOW_
 class Server:
     """One scoring process and the requests that it is working on."""
 
-    process: Guarded
+    process: Forked
     port: int
     folder: Path
     busy: int = 0
@@ -58,6 +63,13 @@ class Fleet:
         self._closed = False
         shutil.rmtree(folder, ignore_errors=True)  # what a killed emulator left
         folder.mkdir(parents=True)
+        self._nursery = Nursery(
+            [_APPLICATION.rsplit(".", 1)[0], "uvicorn"],
+            log=folder / "nursery.log",
+            # A thread of MLflow's telemetry would not survive the fork.
+            environment={**_environment(), "MLFLOW_DISABLE_TELEMETRY": "true"},
+            folder=folder,
+        )
 
     def deploy(self, deployment_id: str, model: Resource, variables: dict[str, str]) -> None:
         """Fetch a registered model's files and start a process on them.
@@ -154,28 +166,28 @@ class Fleet:
             thread.start()
         for thread in threads:
             thread.join()
+        self._nursery.close()
 
     def _launch(
         self, deployment_id: str, folder: Path, model: Path, variables: dict[str, str]
     ) -> Server:
         port = free_port()
         log = self._folder / f"{folder.name}.log"
-        # MLflow's scoring application under uvicorn is what `mlflow models serve` ends in too.
-        # Azure's own server cannot share an environment with it: its pins on pydantic and
-        # opentelemetry (azureml-inference-server-http 1.5.1) exclude MLflow 3's.
-        command = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)]
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
-        process = Guarded(
-            [*command, "mlflow.pyfunc.scoring_server.app:app"],
-            log=log,
+        pid = self._nursery.start(
+            log=str(log),
+            folder=str(folder),
+            port=port,
+            application=_APPLICATION,
             environment={
-                **kept,
+                **_environment(),
                 **variables,
                 "__pyfunc_model_path__": model.as_uri(),
                 "AZUREML_MODEL_DIR": str(folder),
             },
-            folder=folder,
         )
+        if pid is None:
+            raise OperationFailed("InternalServerError", self._nursery.tail())
+        process = Forked(pid, log)
         server = Server(process, port, folder)
         with self._lock:
             self._logs[deployment_id.lower()] = log
@@ -209,3 +221,8 @@ class Fleet:
     def _end(server: Server) -> None:
         server.process.stop()
         shutil.rmtree(server.folder, ignore_errors=True)
+
+
+def _environment() -> dict[str, str]:
+    """Return what a scoring process knows of this one's environment: nothing of MLflow or Azure."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_OURS)}

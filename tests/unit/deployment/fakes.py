@@ -11,6 +11,7 @@ class MemoryService:
     def __init__(self):
         self.endpoints, self.deployments, self.calls = {}, {}, []
         self.faults = {}
+        self.late_faults = []  # by call of put_endpoint: raised once it is done
 
     def _call(self, name, *args):
         self.calls.append((name, *args))
@@ -35,6 +36,9 @@ class MemoryService:
             assert name in self.deployments.get(endpoint.name, {}), "traffic to nowhere"
         assert sum(endpoint.traffic.values()) in {0, 100}
         self.endpoints[endpoint.name] = replace(endpoint, state="Succeeded", scoring_uri="u")
+        fault = self.late_faults.pop(0) if self.late_faults else None
+        if fault is not None:
+            raise fault
 
     def delete_endpoint(self, name, *, wait=True):
         self._call("delete_endpoint", name)

@@ -56,6 +56,21 @@ def test_a_refused_call_leaves_nothing_and_a_second_run_succeeds(service, refuse
     assert service.endpoints["chat"].traffic == {"blue": 100}
 
 
+def test_traffic_that_moved_before_its_call_failed_is_moved_back(service, refused):
+    service.late_faults = [None, refused()]
+    with pytest.raises(AzureError, match="done: traffic of chat back to nobody"):
+        deploy(service)
+    assert service.endpoints == service.deployments == {}
+
+    deploy(service)
+    before = service.endpoints["chat"]
+    service.late_faults = [refused()]
+    with pytest.raises(AzureError, match="done: delete deployment chat/green"):
+        deploy(service, model="/m/chat/versions/2")
+    assert service.endpoints["chat"] == before  # the ledger too
+    assert set(service.deployments["chat"]) == {"blue"}
+
+
 def test_what_cannot_be_taken_back_is_named(service, refused):
     service.faults = {"put_deployment": [refused()], "delete_deployment": [refused(403)]}
     with pytest.raises(AzureError, match="could not delete deployment chat/blue"):
