@@ -135,7 +135,8 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
         target = _merged(active, wanted, active.name)
         alone = target.model == active.model and target.instance_type == active.instance_type
         if alone and active.state == RUNS:  # same version, same machines: at most scale it
-            return _plan_named(current, replace(wanted, deployment=active.name))
+            plan = _plan_named(current, replace(wanted, deployment=active.name))
+            return plan if wanted.keep_previous else _without_idle(plan, current)
     slot = next(name for name in SLOTS if active is None or name != active.name)
     ready = next((d for d in current.deployments if _is_ready(d, wanted, active)), None)
     name = slot if ready is None else ready.name
@@ -166,6 +167,18 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
             if other.name != name and not (ready is None and other.name == slot)
         ]
     return Plan(name, tuple(actions))
+
+
+def _without_idle(plan: Plan, current: Current) -> Plan:
+    """Return the plan with what gets no traffic removed: a killed command may have left it."""
+    traffic = current.endpoint.traffic if current.endpoint else {}
+    for action in plan.actions:
+        if isinstance(action, ShiftTraffic):
+            traffic = action.traffic
+    idle = [d for d in current.deployments if d.name != plan.deployment and not traffic.get(d.name)]
+    name = current.endpoint.name if current.endpoint else ""
+    removals = tuple(RemoveDeployment(name, deployment.name) for deployment in idle)
+    return replace(plan, actions=(*plan.actions, *removals))
 
 
 def _plan_named(current: Current, wanted: Wanted) -> Plan:
