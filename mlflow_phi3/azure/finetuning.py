@@ -115,12 +115,11 @@ def to_yaml(wanted: FineTuning) -> str:
     import yaml  # noqa: PLC0415 - one use
 
     content = {
-        "$schema": "https://azuremlschemas.azureedge.net/latest/fineTuningJob.schema.json",
-        "type": "fine_tuning",
+        "type": "finetuning",
         "name": wanted.name,
         "experiment_name": wanted.experiment,
         "model_provider": "custom",
-        "task": _TASKS[wanted.task],
+        "task": wanted.task.replace("-", "_"),
         "model": {"type": "mlflow_model", "path": wanted.base_uri},
         "training_data": {"type": "uri_file", "path": wanted.train},
         "validation_data": {"type": "uri_file", "path": wanted.validation},

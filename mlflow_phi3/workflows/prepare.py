@@ -1,7 +1,10 @@
 """``prepare``: from the person's files to examples, checked and described."""
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
+from mlflow_phi3.backends.repeat import write_repeat_data
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.config.words import PrepareWord
@@ -70,6 +73,13 @@ def dataset_facts(data: PreparedData, splits: Sequence[str] = SPLITS) -> list[Da
         for split in splits
         if split in data.manifest.splits
     ]
+
+
+def log_repeat_data(data: PreparedData, run: Run) -> None:
+    """Log the data beside ``azure/job.yaml``, as a job of Foundry would read it."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in write_repeat_data(data, Path(folder)):
+            run.log_file(path, "azure")
 
 
 def _log(run: Run, data: PreparedData) -> None:

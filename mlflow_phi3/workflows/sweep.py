@@ -14,7 +14,7 @@ from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.job import Job, greet, load_config, log_config, open_base, open_job
-from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
+from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
 from mlflow_phi3.workflows.task import settle
 
@@ -71,9 +71,12 @@ def sweep(
         "phi3.base_revision": base.revision,
         "phi3.template_sha256": base.template_sha256,
         "phi3.dataset_sha256": data.manifest.sha256,
+        "phi3.task": config.task,
     }
     run.set_tags(tags)
     log_datasets(run, dataset_facts(data, ("train", "validation")))
+    if config.task == "chat-completion":  # Foundry learns no labels
+        log_repeat_data(data, run)
     with job.screen.stage("sweep") as update:
         result = run_sweep(
             narrow(settle(config, data), SweepConfig),

@@ -1,5 +1,6 @@
 """``train``: one LoRA training with given hyperparameters, as a run with its best adapter."""
 
+from mlflow_phi3.backends.repeat import YAML, repeat_yaml
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import TrainWord
@@ -14,7 +15,7 @@ from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.workflows import foundry
 from mlflow_phi3.workflows.job import Job, greet, open_base, open_job, stamp
-from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
+from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.task import settle
 
 
@@ -70,4 +71,7 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
         raise TrainingError("PHI3-T004", f"the training failed: {end.reason}")
     if end.best_checkpoint is not None:
         run.log_folder(end.best_checkpoint, BEST)
+    if config.task == "chat-completion":  # Foundry learns no labels
+        run.log_text(repeat_yaml(spec, config.model), YAML)
+        log_repeat_data(data, run)
     return end

@@ -1,0 +1,149 @@
+"""The whole way in Foundry: data up, one job, into MLflow, into the registry, served, deleted."""
+
+import json
+
+import pytest
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from mlflow_phi3.backends.project import open_project
+from mlflow_phi3.cli.jobs import app as jobs
+from mlflow_phi3.cli.watch import app as watch
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.words import TrainWord
+from mlflow_phi3.data.sample import load_conversations
+from mlflow_phi3.errors import UsageError
+
+LOCAL = "azure-foundry:/local"
+CHAMPION_TAG = "azure.tuned_model"
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch, emulator):
+    """Parameters of a small training, in an experiment and a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"foundry-{tmp_path.name}")
+    rows = [json.dumps({"messages": messages}) for messages in load_conversations()[:24]]
+    (tmp_path / "chats.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    return {
+        "backend": "foundry",
+        "azure_target": LOCAL,
+        "train_data": str(tmp_path / "chats.jsonl"),
+        "test_split": "0",
+        "validation_split": "0.25",
+        "epochs": "1",
+        "workspace": str(tmp_path / "work"),
+        "output": "plain",
+    }
+
+
+def train(settings, **more):
+    from mlflow_phi3.workflows import train as word
+
+    word.run(parse_values(TrainWord, {**settings, **more}))
+
+
+def ask(app, *arguments):
+    told = CliRunner().invoke(app, [*arguments, "-t", LOCAL])
+    if told.exception is not None and not isinstance(told.exception, SystemExit):
+        raise told.exception
+    assert told.exit_code == 0, told.output
+    return told.stdout
+
+
+def listed():
+    return json.loads(ask(jobs, "list", "--json"))
+
+
+def the_run(settings_folder):
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(f"foundry-{settings_folder.name}")
+    found = client.search_runs([experiment.experiment_id], "tags.`phi3.stage` = 'train'")
+    return client, found[0]
+
+
+def job_puts(emulator):
+    return [e for e in emulator.changes() if "/jobs/" in e["path"]]
+
+
+def test_from_data_to_a_deleted_model(settings, tmp_path, emulator, shared_checker):
+    train(settings, detach="true", tuned_model="chat-way")
+    client, run = the_run(tmp_path)
+    job = run.data.tags["azure.job_name"]
+    assert run.info.status == "RUNNING"
+    train(settings, detach="true", tuned_model="chat-way")  # a retry: nothing is sent or submitted
+    assert len(job_puts(emulator)) == 1
+    assert [j["name"] for j in listed()["jobs"]] == [job]
+
+    ask(watch, job)
+
+    client, run = the_run(tmp_path)
+    run = client.get_run(run.info.run_id)
+    assert run.info.status == "FINISHED"
+    assert {"train/loss", "eval/loss", "eval/perplexity"} <= set(run.data.metrics)
+    assert run.data.params["resolved.epochs"] == "1"
+    artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "azure")}
+    names = ("job.yaml", "request.json", "events.jsonl", "model.json")
+    assert artifacts == {f"azure/{name}" for name in names}
+    (version,) = client.search_model_versions("name = 'chat-way'")
+    assert version.aliases == ["challenger"]
+    (model,) = listed()["models"]
+    assert version.tags[CHAMPION_TAG] == model["id"]
+    shown = json.loads(ask(jobs, "show", "chat-way:1", "--json"))
+    assert shown["in MLflow"] == ["models:/chat-way/1"]
+    assert json.loads(ask(jobs, "show", job, "--json"))["status"] == "Completed"
+    serve_and_delete(emulator, job)
+    assert client.get_model_version("chat-way", "1").tags["azure.state"] == "deleted"
+    shared_checker(emulator.changes())
+
+
+def serve_and_delete(emulator, job):
+    from mlflow_phi3.plugins.deployments import AzureFoundryClient
+
+    served = AzureFoundryClient(LOCAL)
+    served.create_deployment("way", "models:/chat-way@challenger", config={"verify": "false"})
+    question = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    assert served.predict("way", question)["choices"][0]["message"]["role"] == "assistant"
+    with pytest.raises(UsageError, match=r"served by serverless endpoint way.*--cascade"):
+        ask(jobs, "delete", "chat-way:1")
+    planned = ask(jobs, "delete", "chat-way:1", "--cascade", "--dry-run")
+    assert planned.split("\n")[0] == "1. delete serverless endpoint way"
+    assert listed()["models"][0]["served_by"] == ["serverless endpoint way"]
+    ask(jobs, "delete", "chat-way:1", "--cascade", "--yes")
+    ask(jobs, "delete", job)
+    assert listed() == {"jobs": [], "models": []}
+    assert served.list_deployments() == []
+
+
+def test_what_foundry_cannot_do_is_refused_before_anything_is_sent(settings, emulator):
+    for more, said in (
+        ({"lora_r": "4"}, "U772 lora_r"),
+        ({"task": "text-classification"}, "U774"),
+        ({"tuned_model": "no/slash"}, "U776"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            train(settings, **more)
+    assert emulator.changes() == []
+
+
+@pytest.mark.slow
+def test_ctrl_c_cancels_the_job_when_the_person_said_so(settings, tmp_path, monkeypatch):
+    from mlflow_phi3.errors import Interrupted
+    from mlflow_phi3.workflows import foundry
+
+    def interrupted(*_arguments, **_options):
+        yield from ()
+        raise Interrupted("PHI3-T001", "stopped by SIGINT")
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(foundry, "follow", interrupted)
+        train(settings, tuned_model="chat-stop", on_interrupt="cancel")
+
+    client, run = the_run(tmp_path)
+    assert run.info.status == "KILLED"
+    service = foundry.JobService(open_project(LOCAL))
+    name = run.data.tags["azure.job_name"]
+    for news in foundry.follow(service, name, timeout_s=120):
+        last = news.job.status
+    assert last == "Canceled"
+    assert client.search_model_versions("name = 'chat-stop'") == []
