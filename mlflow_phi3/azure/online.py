@@ -11,6 +11,9 @@ from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
 _READS_SECRETS = "enforce_access_to_default_secret_stores"
 """Property of an endpoint by which its identity may read the project's connections."""
 
+COLLECT_TAG = "phi3.collect_data"
+"""Tag of a deployment whose requests and answers Azure's data collector keeps: ``true``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -206,6 +209,13 @@ def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
         ProbeSettings,
     )
 
+    collector = None
+    if deployment.tags.get(COLLECT_TAG) == "true":
+        from azure.ai.ml.entities import DataCollector, DeploymentCollection  # noqa: PLC0415
+
+        # These two are reserved for whole requests and answers ("payload logging").
+        both = {name: DeploymentCollection(enabled="true") for name in ("request", "response")}
+        collector = DataCollector(both, rolling_rate="hour")
     # Large models load for minutes: Microsoft's sample of Phi on managed compute waits 600 s.
     probe = {"initial_delay": 600, "period": 10, "timeout": 10, "failure_threshold": 30}
     return ManagedOnlineDeployment(
@@ -216,6 +226,7 @@ def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
         instance_count=deployment.instance_count,
         tags=dict(deployment.tags),
         environment_variables=dict(deployment.variables),
+        data_collector=collector,
         request_settings=OnlineRequestSettings(
             request_timeout_ms=deployment.request_timeout_s * 1000
         ),

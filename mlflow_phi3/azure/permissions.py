@@ -20,12 +20,10 @@ STEPS: Mapping[str, tuple[str, ...]] = {
         "Microsoft.Storage/storageAccounts/write",
         "Microsoft.KeyVault/vaults/write",
         "Microsoft.CognitiveServices/accounts/write",
-        f"{_ML}/read",
         f"{_ML}/write",
         f"{_ML}/connections/write",
     ),
     "train": (
-        f"{_ML}/read",
         f"{_ML}/datastores/read",
         f"{_ML}/datastores/listsecrets/action",
         f"{_ML}/data/versions/read",
@@ -35,7 +33,6 @@ STEPS: Mapping[str, tuple[str, ...]] = {
         f"{_ML}/jobs/cancel/action",
     ),
     "deploy": (
-        f"{_ML}/read",
         f"{_ML}/datastores/listsecrets/action",
         f"{_ML}/models/versions/read",
         f"{_ML}/models/versions/write",
@@ -61,7 +58,10 @@ STEPS: Mapping[str, tuple[str, ...]] = {
         f"{_ML}/models/versions/delete",
     ),
 }
-"""Actions by step; the steps are the words of our command."""
+"""Actions by step; the steps are the words of our command.
+
+To read the project itself is not among them: that check asks for the project.
+"""
 
 REGISTER = "{namespace}/register/action"
 """What registering a resource provider needs."""

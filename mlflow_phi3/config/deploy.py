@@ -43,6 +43,10 @@ class DeployConfig(Config):
     version was registered with; a version without one is not held. On other hardware a model that
     is rounded to bfloat16 may decide a tie otherwise: `false` leaves it at the golden queries."""
 
+    collect_data: bool = False
+    """Let Azure's data collector keep requests and answers of a managed deployment in the project's
+    storage, for `mlflow-phi3 monitor`. Ask for it with each new version; tell your users."""
+
     content_safety: bool = True
     """Azure AI Content Safety around the model: by Foundry itself for a serverless deployment, by
     the scoring process for a managed one that has a `content_safety_connection`. Off needs a

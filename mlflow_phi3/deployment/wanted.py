@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_phi3.azure.assets import ModelAsset
+from mlflow_phi3.azure.online import COLLECT_TAG
 from mlflow_phi3.azure.target import Target
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import Names
@@ -34,6 +35,8 @@ def to_wanted(
         endpoint_tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
     tags = {MODEL_TAG: model.name, VERSION_TAG: model.version} if model.name else {}
     tags |= safety_tags(config)
+    if config.collect_data:
+        tags[COLLECT_TAG] = "true"
     return Wanted(
         endpoint=names.endpoint,
         deployment=names.deployment,

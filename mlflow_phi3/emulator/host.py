@@ -29,6 +29,10 @@ from mlflow_phi3.emulator.finetuning.trainer import Trainer
 from mlflow_phi3.emulator.identity.routes import routes as identity_routes
 from mlflow_phi3.emulator.identity.state import Identity
 from mlflow_phi3.emulator.journal import Journal
+from mlflow_phi3.emulator.metrics.collector import Collector
+from mlflow_phi3.emulator.metrics.metered import Metered
+from mlflow_phi3.emulator.metrics.routes import routes as metric_routes
+from mlflow_phi3.emulator.metrics.state import Meter
 from mlflow_phi3.emulator.operation import Operations
 from mlflow_phi3.emulator.registry.routes import routes as registry_routes
 from mlflow_phi3.emulator.resources.routes import routes as resource_routes
@@ -131,7 +135,8 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
         )
         jobs = Jobs(ground.store, ground.assets, ground.faults, trainer)
         stack.callback(jobs.stop)
-        journal = Journal()
+        journal, meter = Journal(), Meter()
+        collector = Collector(ground.store, lambda n, b: ground.blobs.append(CONTAINER, n, b))
         client = httpx.AsyncClient(
             trust_env=False, timeout=600.0, limits=httpx.Limits(max_connections=None)
         )
@@ -143,6 +148,7 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
             *asset_routes(ground.assets, sas=ground.blobs.sas),
             *subscription_routes(Subscription(ground.store)),
             *resource_routes(ground.resources),
+            *metric_routes(meter),
             *serverless_routes(serverless, ground.operations, ground.assets),
             *EndpointRoutes(online, ground.operations, ground.assets).routes(),
             *JobRoutes(jobs, ground.operations, ground.assets).routes(),
@@ -157,7 +163,7 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
             faults=ground.faults,
             journal=journal,
             scoring={
-                "online": Scoring(online, ground.fleet, client),
+                "online": Metered(Scoring(online, ground.fleet, client), meter, collector),
                 "serverless": ServerlessScoring(serverless, ground.fleet, client),
             },
             blobs=client,

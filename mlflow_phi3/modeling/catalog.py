@@ -29,6 +29,21 @@ class Price:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingPrice:
+    """Of fine-tuning in Foundry.
+
+    Args:
+        usd_per_million_from: US dollars per million trained tokens, at least.
+        as_of: Month of the figure.
+        source: Where it is from, and what it leaves out.
+    """
+
+    usd_per_million_from: float
+    as_of: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class PhiModel:
     """One model of the catalog.
 
@@ -137,6 +152,12 @@ def learning_rates() -> LearningRates:
     """The recommended range for LoRA on all linear layers."""
     facts = _catalog()["learning_rate"]
     return LearningRates(facts["low"], facts["high"], facts["default"])
+
+
+def training_price() -> TrainingPrice:
+    """What Foundry's fine-tuning costs at least."""
+    facts = _catalog()["training_price"]
+    return TrainingPrice(facts["usd_per_million_tokens_from"], facts["as_of"], facts["source"])
 
 
 def dated() -> str:

@@ -58,6 +58,18 @@ class Blobs:
             if done.status_code != httpx.codes.CONFLICT:
                 done.raise_for_status()
 
+    def append(self, container: str, name: str, content: bytes) -> None:
+        """Add bytes to an append blob; it is made when there is none."""
+        address = f"{container}/{quote(name)}"
+        with self._client() as client:
+            made = client.put(
+                self._at(address, ""),
+                headers={"x-ms-blob-type": "AppendBlob", "If-None-Match": "*"},
+            )
+            if made.status_code not in {httpx.codes.CONFLICT, httpx.codes.PRECONDITION_FAILED}:
+                made.raise_for_status()
+            client.put(self._at(address, "comp=appendblock"), content=content).raise_for_status()
+
     def download(self, container: str, prefix: str, folder: Path) -> int:
         """Copy every blob beneath a prefix into a folder; return how many there were."""
         count = 0

@@ -1,0 +1,88 @@
+"""``mlflow-phi3 monitor``: how a deployment fares, as an MLflow run that can be scheduled."""
+
+import datetime as dt
+import math
+from dataclasses import asdict
+
+import typer
+
+from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.config.monitor import MonitorConfig
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.errors import GateError
+from mlflow_phi3.workflows.entry import settle
+from mlflow_phi3.workflows.screen import Screen
+
+app = typer.Typer(name="monitor", help="How a deployment fares.")
+
+_NAME = typer.Argument(..., help="The endpoint.")
+_LIMIT = typer.Option(
+    [], "--limit", help="Most that a figure may be, as monitor/error_rate=0.05; repeatable."
+)
+
+
+@app.command("monitor")
+def monitor_command(  # noqa: PLR0913 - one option each
+    name: str = _NAME,
+    *,
+    deployment: str = typer.Option("", help="Only this deployment of it."),
+    hours: float = typer.Option(24.0, help="How far back to look."),
+    log: str = typer.Option("", help="JSONL file of calls that an application wrote down."),
+    train_data: str = typer.Option("", help="Training data to measure drift against."),
+    limit: list[str] = _LIMIT,
+    price_model: str = typer.Option("", help="Model whose price per token it has."),
+    usd_per_hour: float = typer.Option(0.0, help="What an hour of it costs in all."),
+    target: str = TARGET,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Log requests, latency, errors, tokens, refusals, cost and drift of a deployment as a run.
+
+    Exit code 6 when a figure is beyond its `--limit`: let cron or a pipeline call it.
+    """
+    settle("demo")
+    values = {
+        "endpoint": name,
+        "deployment": deployment,
+        "target": target,
+        "hours": hours,
+        "log": log,
+        "train_data": train_data,
+        "limits": tuple(limit),
+        "price_model": price_model,
+        "usd_per_hour": usd_per_hour,
+    }
+    config = parse_values(MonitorConfig, values)
+    from mlflow_phi3.workflows.monitor import Outcome, run, to_json  # noqa: PLC0415 - torch: slow
+
+    outcome: Outcome = run(config, dt.datetime.now(dt.UTC))
+    if as_json:
+        typer.echo(to_json(outcome))
+    else:
+        screen = Screen()
+        traffic = asdict(outcome.watched.traffic)
+        rows = [[f"monitor/{key}", _short(value)] for key, value in traffic.items()]
+        screen.table(f"{name}, the last {hours:g} h", ["figure", "value"], rows)
+        if outcome.watched.drifts:
+            screen.table(
+                f"Drift of {outcome.watched.prompts} prompts",
+                ["figure", "value", "usual", "reading", "note"],
+                [
+                    [f"drift/{d.name}", _short(d.value), _short(d.usual), d.reading, d.note]
+                    for d in outcome.watched.drifts
+                ],
+            )
+        for source in outcome.sources:
+            typer.echo(source)
+        typer.echo(f"run {outcome.run_id}")
+    if outcome.exceeded:
+        raise GateError(
+            "PHI3-G762",
+            "; ".join(outcome.exceeded),
+            where=f"endpoint {name}",
+            fix=f"look at run {outcome.run_id}; mlflow-phi3 rollback {name} goes back, "
+            "train --continue_from takes newer data in",
+        )
+
+
+def _short(value: float) -> str:
+    return "not known" if math.isnan(value) else f"{value:,.4g}"

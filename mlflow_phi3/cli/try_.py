@@ -1,0 +1,94 @@
+"""``mlflow-phi3 try``: does it answer, how fast, and how does my application ask it."""
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import typer
+
+from mlflow_phi3.azure.target import is_local
+from mlflow_phi3.cli.target import AS_JSON, TARGET, find_place
+from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.names import names_of
+from mlflow_phi3.deployment.tryout import KEY_VARIABLE, Samples, Tried, make_samples, try_queries
+from mlflow_phi3.errors import GateError
+from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
+from mlflow_phi3.workflows.screen import Screen
+
+app = typer.Typer(name="try", help="Ask a deployed endpoint.")
+
+_NAME = typer.Argument(..., help="The endpoint.")
+_GOLDEN = typer.Option(None, help="JSONL file of golden queries.")
+
+
+@app.command("try")
+def try_command(
+    name: str = _NAME,
+    *,
+    deployment: str = typer.Option("", help="This deployment of it, whatever the traffic."),
+    golden: Path | None = _GOLDEN,
+    question: str = typer.Option("", help="Ask this instead."),
+    target: str = TARGET,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Ask golden queries of a deployed endpoint; print latency, tokens, and how others ask it.
+
+    Exit code 6 when an answer is not as a golden query demands.
+    """
+    queries = load_golden(golden) if golden is not None else ()
+    if question:
+        queries = (GoldenQuery({"messages": [{"role": "user", "content": question}]}),)
+    endpoint = names_of(None, name).endpoint
+    names = names_of(deployment or None, endpoint)
+    deployer = Deployer(target, told=lambda line: typer.echo(line, err=True))
+    found = deployer.describe(names_of(None, endpoint))
+    tried = try_queries(
+        queries, lambda inputs: deployer.callers.predict(names, inputs), time.perf_counter
+    )
+    place = find_place(target)
+    samples = make_samples(
+        endpoint,
+        str(found["flavor"]),
+        str(found["scoring_uri"]),
+        place.target,
+        {"messages": [{"role": "user", "content": tried[0].question}]},
+        portal=not (is_local(target) or str(found["scoring_uri"]).startswith("https://localhost")),
+    )
+    if as_json:
+        told = {"answers": [asdict(one) for one in tried], "samples": asdict(samples)}
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+    else:
+        _show(tried, samples)
+    bad = [one for one in tried if one.faults]
+    if bad:
+        raise GateError(
+            "PHI3-G761",
+            f"{len(bad)} of {len(tried)} answers are not as demanded; the first "
+            f"{', '.join(bad[0].faults)}: {bad[0].answer[:200]!r}",
+            where=f"endpoint {name}",
+            fix="mlflow-phi3 rollback takes the last move of traffic back; or change the file",
+        )
+
+
+def _show(tried: tuple[Tried, ...], samples: Samples) -> None:
+    screen = Screen()
+    rows = [
+        [
+            one.question,
+            one.answer,
+            f"{one.latency_s:.2f} s",
+            _tokens(one.prompt_tokens, one.completion_tokens),
+            "; ".join(one.faults) or "ok",
+        ]
+        for one in tried
+    ]
+    screen.table("Answers", ["question", "answer", "latency", "tokens in / out", ""], rows)
+    typer.echo(f"\n# The key, once: {samples.key}\nexport {KEY_VARIABLE}=...")
+    typer.echo(f"\n# curl\n{samples.curl}\n\n# Python\n{samples.python}")
+    for what, link in samples.links.items():
+        typer.echo(f"\n# {what}\n{link}")
+
+
+def _tokens(prompt: int | None, completion: int | None) -> str:
+    return "not told" if prompt is None and completion is None else f"{prompt} / {completion}"

@@ -1,0 +1,44 @@
+"""What a plan needs to know beside the sweep that is planned."""
+
+from pydantic import Field
+
+from mlflow_phi3.config.words import SweepWord
+
+
+class PlanWord(SweepWord):
+    """`plan`: tokens, steps, memory, disk, hours and money, before anything is spent."""
+
+    foundry_model: str = "Phi-4-mini-instruct"
+    """Model that Foundry would tune; the local sweep is planned for `model`."""
+
+    jobs: int = Field(default=1, ge=0)
+    """Fine-tuning jobs of Foundry; each trains `epochs` passes, the most of a range."""
+
+    usd_per_hour: float = Field(default=0.0, ge=0)
+    """What an hour of this machine costs, US dollars; 0 for your own."""
+
+    training_usd_per_million: float = Field(default=0.0, ge=0)
+    """Foundry's price of training, US dollars per million tokens, from its price page; 0 takes the
+    catalog's, which is a lower bound."""
+
+    hosting_usd_per_hour: float = Field(default=0.0, ge=0)
+    """What an hour of hosting costs, US dollars per machine or endpoint; 0 looks it up with
+    `live_prices`, and is told as not known otherwise."""
+
+    instance_type: str = "Standard_NC24ads_A100_v4"
+    """Machine type of a managed deployment."""
+
+    instance_count: int = Field(default=1, ge=1)
+    """How many machines."""
+
+    region: str = "eastus2"
+    """Azure region, for prices."""
+
+    live_prices: bool = False
+    """Ask Microsoft's public price list for the machine's price of today."""
+
+    million_tokens_a_month: float = Field(default=1.0, ge=0)
+    """Millions of tokens that users will send, and as many that they will get, a month."""
+
+    probe_steps: int = Field(default=4, ge=1, le=100)
+    """Optimizer steps of the real engine that are timed."""

@@ -1,0 +1,1 @@
+"""What Azure Monitor and the data collector see of endpoints' calls."""

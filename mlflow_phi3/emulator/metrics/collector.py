@@ -1,0 +1,79 @@
+"""The data collector of managed deployments: requests and answers as CloudEvents in storage."""
+
+import datetime as dt
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from mlflow_phi3.emulator.store import Resource, Store
+
+_ROOT = "modelDataCollector"
+_KINDS = {"request": "azureml.inference.request", "response": "azureml.inference.response"}
+Append = Callable[[str, bytes], None]
+
+
+class Collector:
+    """Writes what deployments that ask for it receive and answer.
+
+    Args:
+        store: Knows which do.
+        append: Adds bytes to a blob of the project's container.
+    """
+
+    def __init__(self, store: Store, append: Append) -> None:
+        self._store = store
+        self._append = append
+
+    def collects(self, endpoint: str, deployment: str) -> str | None:
+        """Return the id of a deployment that collects; None of any other."""
+        for found in self._store.of_kind("deployment"):
+            parts = found["id"].split("/")
+            if (parts[-3].lower(), parts[-1].lower()) == (endpoint.lower(), deployment.lower()):
+                return found["id"] if _collections(found) else None
+        return None
+
+    def write(self, deployment_id: str, request: bytes, response: bytes, at: dt.datetime) -> None:
+        """Write one call; a body that is not JSON is left out."""
+        found = self._store.get(deployment_id)
+        if found is None:
+            return
+        together = str(uuid.uuid4())
+        for name, body in (("request", request), ("response", response)):
+            if name not in _collections(found):
+                continue
+            event = _event(found["id"], _KINDS[name], body, at, together)
+            if event is not None:
+                self._append(_place(found["id"], name, at), event)
+
+
+def _collections(deployment: Resource) -> list[str]:
+    collector = deployment["properties"].get("dataCollector") or {}
+    return [
+        name
+        for name, one in (collector.get("collections") or {}).items()
+        if str(one.get("dataCollectionMode") or "").lower() == "enabled"
+    ]
+
+
+def _place(deployment_id: str, name: str, at: dt.datetime) -> str:
+    parts = deployment_id.split("/")
+    return f"{_ROOT}/{parts[-3]}/{parts[-1]}/{name}/{at:%Y/%m/%d/%H}/instance-0.jsonl"
+
+
+def _event(source: str, kind: str, body: bytes, at: dt.datetime, together: str) -> bytes | None:
+    try:
+        data: Any = json.loads(body)
+    except ValueError:
+        return None
+    event = {
+        "specversion": "1.0",
+        "id": str(uuid.uuid4()),
+        "source": source,
+        "type": kind,
+        "datacontenttype": "application/json",
+        "time": at.isoformat().replace("+00:00", "Z"),
+        "data": data,
+        "correlationid": together,
+    }
+    return json.dumps(event, ensure_ascii=False).encode() + b"\n"

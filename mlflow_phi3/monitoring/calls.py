@@ -1,0 +1,184 @@
+"""Calls of an endpoint as lines of JSON: the data collector's, or an application's own log.
+
+Azure's collector writes CloudEvents, ``azureml.inference.request`` and ``...response``, joined by
+``correlationid``; it knows neither latency nor status. A log of our own (``mlflow-phi3 try --log``)
+is one object a call: ``{"at", "request", "response", "status", "latency_ms"}``.
+
+Source: "Collect production data from models deployed for real-time inferencing" (2025-12).
+"""
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlflow_phi3.errors import DataError
+
+_FILTERED = "content_filter"
+_OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call.
+
+    Args:
+        at: When, in UTC.
+        prompts: What the user said, one text a user message.
+        answer: What came back; empty when nothing did.
+        status: HTTP status, or None where nobody wrote it down.
+        latency_ms: Likewise.
+        prompt_tokens: As the endpoint counted them, or None.
+        completion_tokens: Likewise.
+        refused: Whether content safety stopped it, on the way in or out.
+    """
+
+    at: dt.datetime
+    prompts: tuple[str, ...]
+    answer: str = ""
+    status: int | None = None
+    latency_ms: float | None = None
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    refused: bool = False
+
+
+def to_log(request: Any, response: Any, *, at: dt.datetime, status: int, latency_ms: float) -> str:
+    """One line of a log of our own."""
+    facts = {"at": at.isoformat(), "request": request, "response": response}
+    facts |= {"status": status, "latency_ms": round(latency_ms, 3)}
+    return json.dumps(facts, ensure_ascii=False)
+
+
+def read_calls(lines: Iterable[tuple[str, str]]) -> list[Call]:
+    """Read the lines of any number of files, whatever their order.
+
+    Args:
+        lines: Place (``file:line``) and text of each.
+
+    Raises:
+        DataError: A line is neither an event of the collector nor a call.
+    """
+    calls: list[Call] = []
+    requests: dict[str, Mapping[str, Any]] = {}
+    responses: dict[str, Mapping[str, Any]] = {}
+    for place, text in lines:
+        found = _parse(text, place)
+        kind = str(found.get("type") or "")
+        if kind.startswith("azureml.inference."):
+            side = responses if kind.endswith((".response", ".outputs")) else requests
+            side[str(found.get("correlationid") or found.get("id"))] = found
+        elif "request" in found and "at" in found:
+            calls.append(_from_log(found))
+        else:
+            raise DataError(
+                "PHI3-D091",
+                "neither an event of Azure's data collector nor a logged call",
+                where=place,
+                fix="see docs/monitor.md, what is read",
+            )
+    calls += [_from_events(event, responses.get(key, {})) for key, event in requests.items()]
+    return sorted(calls, key=lambda call: call.at)
+
+
+def _from_log(found: Mapping[str, Any]) -> Call:
+    status = int(found.get("status") or _OK)
+    latency = found.get("latency_ms")
+    return _call(
+        str(found["at"]),
+        found["request"],
+        found.get("response"),
+        status=status,
+        latency_ms=None if latency is None else float(latency),
+    )
+
+
+def _from_events(request: Mapping[str, Any], response: Mapping[str, Any]) -> Call:
+    return _call(str(request.get("time") or ""), request.get("data"), response.get("data"))
+
+
+def _call(
+    at: str,
+    request: Any,
+    response: Any,
+    *,
+    status: int | None = None,
+    latency_ms: float | None = None,
+) -> Call:
+    completion = _completion(response)
+    usage = completion.get("usage") or {}
+    choices = completion.get("choices") or [{}]
+    message = choices[0].get("message") or {}
+    filtered = choices[0].get("finish_reason") == _FILTERED or _FILTERED in json.dumps(
+        completion.get("error") or {}
+    )
+    return Call(
+        at=_time(at),
+        prompts=tuple(_prompts(request)),
+        answer=str(message.get("content") or ""),
+        status=status,
+        latency_ms=latency_ms,
+        prompt_tokens=usage.get("prompt_tokens"),
+        completion_tokens=usage.get("completion_tokens"),
+        refused=filtered,
+    )
+
+
+def _prompts(request: Any) -> Iterator[str]:
+    """What users said, in any of the shapes that a request or the collector gives it."""
+    for row in _rows(_loaded(request)):
+        for turn in _loaded(row.get("messages")) or ():
+            if isinstance(turn, Mapping) and turn.get("role") == "user":
+                yield str(turn.get("content") or "")
+        if isinstance(row.get("text"), str):
+            yield row["text"]
+
+
+def _rows(request: Any) -> list[Mapping[str, Any]]:
+    if isinstance(request, list):
+        return [row for row in request if isinstance(row, Mapping)]
+    if not isinstance(request, Mapping):
+        return []
+    framed = request.get("input_data") or request.get("dataframe_split")
+    if isinstance(framed, Mapping) and "columns" in framed:
+        columns = framed["columns"]
+        return [dict(zip(columns, row, strict=False)) for row in framed.get("data") or ()]
+    return _rows(framed) if isinstance(framed, list) else [request]
+
+
+def _completion(response: Any) -> Mapping[str, Any]:
+    found = _loaded(response)
+    if isinstance(found, Mapping) and "predictions" in found:
+        found = found["predictions"]
+    if isinstance(found, list):
+        found = found[0] if found else {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _loaded(value: Any) -> Any:
+    """JSON within JSON, as pandas frames of the collector hold it."""
+    if isinstance(value, str) and value[:1] in "[{":
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _parse(text: str, place: str) -> Mapping[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as wrong:
+        raise DataError(
+            "PHI3-D092", f"not JSON: {wrong}", where=place, fix="remove the line"
+        ) from wrong
+    return found if isinstance(found, Mapping) else {}
+
+
+def _time(text: str) -> dt.datetime:
+    try:
+        at = dt.datetime.fromisoformat(text)
+    except ValueError:
+        return dt.datetime.fromtimestamp(0, dt.UTC)
+    return at if at.tzinfo else at.replace(tzinfo=dt.UTC)

@@ -1,0 +1,124 @@
+"""A few real steps, to know how fast and how large a training will be on this machine."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.training.capacity import measure_trial_bytes
+from mlflow_phi3.training.loop import TOKEN_BUDGET, Session
+from mlflow_phi3.training.reports import EvaluationReport, StepReport
+from mlflow_phi3.training.spec import TrialSpec
+
+_VALIDATED = 32
+"""Validation examples that are scored: enough for a rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was measured.
+
+    Args:
+        trained_tokens: Tokens of the timed steps, of all trials together.
+        train_tokens_per_s: Of all trials together; the first step, which warms up, is not counted.
+        validation_tokens_per_s: Likewise.
+        side_by_side: Trials that were trained together.
+        base_bytes: Weights of the frozen base.
+        trial_bytes: What each trial adds on its longest pass.
+        checkpoint_bytes: What each trial keeps on disk.
+        seconds: How long the probe took in all.
+    """
+
+    trained_tokens: int
+    train_tokens_per_s: float
+    validation_tokens_per_s: float
+    side_by_side: int
+    base_bytes: int
+    trial_bytes: int
+    checkpoint_bytes: int
+    seconds: float
+
+    @property
+    def memory_bytes(self) -> int:
+        """The base and the trials that train together; the interpreter's own comes on top."""
+        return self.base_bytes + self.side_by_side * self.trial_bytes
+
+
+def probe(
+    base: Base,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    spec: TrialSpec,
+    *,
+    side_by_side: int,
+    steps: int,
+) -> Probe:
+    """Train a few steps with the real engine and measure them; nothing is kept.
+
+    Args:
+        base: The frozen base.
+        train: Training examples; a sample spread over all of them is taken.
+        validation: Validation examples, likewise; may be empty.
+        spec: The largest trial that is planned.
+        side_by_side: How many trials are trained together.
+        steps: Optimizer steps that are timed, at least 1.
+    """
+    began = time.perf_counter()
+    sample = _spread(train, (steps + 1) * spec.batch_size)
+    scored = _spread(validation, _VALIDATED)
+    budget = TOKEN_BUDGET.get(base.model.device.type, 1024)
+    each = measure_trial_bytes(base, train, spec, token_budget=budget)
+    with tempfile.TemporaryDirectory(prefix="mlflow-phi3-probe-") as temporary:
+        folder = Path(temporary)
+        session = Session(base, sample, scored, folder=folder)
+        for number in range(side_by_side):
+            # Another rate each: equal trials would be computed once.
+            rate = spec.learning_rate * (1 - number / (2 * side_by_side))
+            session.add(f"probe-{number}", replace(spec, epochs=1, learning_rate=rate))
+        tokens, train_s, validation_s = _time(session, side_by_side)
+        kept = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        shutil.rmtree(folder, ignore_errors=True)
+    scored_tokens = side_by_side * sum(len(example.input_ids) for example in scored)
+    return Probe(
+        trained_tokens=tokens,
+        train_tokens_per_s=tokens / train_s,
+        validation_tokens_per_s=scored_tokens / validation_s if scored_tokens else float("inf"),
+        side_by_side=side_by_side,
+        base_bytes=sum(p.numel() * p.element_size() for p in base.model.parameters()),
+        trial_bytes=each,
+        checkpoint_bytes=kept // side_by_side,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _time(session: Session, side_by_side: int) -> tuple[int, float, float]:
+    """Tokens after the first step of each, and the seconds of training and of scoring."""
+    tokens, first = 0, 0
+    started = time.perf_counter()
+    trained = scored = 0.0
+    for report in session.reports():
+        now = time.perf_counter()
+        match report:
+            case StepReport(step=1, total_steps=total) if total > 1:
+                first += 1
+                if first == side_by_side:
+                    started = now
+            case StepReport():
+                tokens += report.tokens
+                trained = now
+            case EvaluationReport():
+                scored = now
+            case _:
+                pass
+    return tokens, max(trained - started, 1e-9), max(scored - trained, 1e-9)
+
+
+def _spread(examples: Sequence[Example], count: int) -> list[Example]:
+    """``count`` examples at equal distances; all of them when there are not so many."""
+    if len(examples) <= count:
+        return list(examples)
+    return [examples[at * len(examples) // count] for at in range(count)]

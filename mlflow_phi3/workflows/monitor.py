@@ -1,0 +1,189 @@
+"""``monitor``: look at a deployment, log a run, say whether a limit is exceeded."""
+
+import datetime as dt
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.collected import read_collected
+from mlflow_phi3.azure.manager import ResourceManager
+from mlflow_phi3.azure.metrics import get_minutes
+from mlflow_phi3.azure.online import OnlineService
+from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.serverless import ServerlessService
+from mlflow_phi3.backends.project import open_project
+from mlflow_phi3.config.monitor import MonitorConfig
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data import pipeline
+from mlflow_phi3.errors import DataError, UsageError
+from mlflow_phi3.modeling.base import DEMO, load_tokenizer
+from mlflow_phi3.modeling.catalog import describe as describe_model
+from mlflow_phi3.monitoring.calls import Call, read_calls
+from mlflow_phi3.monitoring.limits import find_exceeded, parse_limits
+from mlflow_phi3.monitoring.traffic import Minute, Tariff
+from mlflow_phi3.monitoring.watch import Watched, describe, figure_names, watch
+from mlflow_phi3.tracking.runs import Tracker, open_tracker
+from mlflow_phi3.workflows.job import stamp
+
+_READ_TIMEOUT_S = 300.0
+REPORT = "monitor/report.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a look brought.
+
+    Args:
+        watched: The figures.
+        exceeded: In words, the limits that are exceeded.
+        run_id: The MLflow run.
+        sources: Where the figures and prices are from.
+    """
+
+    watched: Watched
+    exceeded: tuple[str, ...]
+    run_id: str
+    sources: tuple[str, ...]
+
+
+def run(config: MonitorConfig, now: dt.datetime, *, tracker: Tracker | None = None) -> Outcome:
+    """Look at a deployment and log what was found as a run.
+
+    Args:
+        config: What to look at.
+        now: End of the window.
+        tracker: Where the run goes; None opens MLflow's own.
+
+    Raises:
+        UsageError: No such endpoint, or a limit of an unknown figure.
+        AzureError: A service refuses or does not answer.
+    """
+    limits = parse_limits(config.limits, figure_names())
+    start = now - dt.timedelta(hours=config.hours)
+    tracker = tracker or open_tracker()
+    facts = {"phi3.endpoint": config.endpoint, "phi3.deployment": config.deployment}
+    with tracker.stage(f"monitor-{stamp()}", stage="monitor", tags=facts) as log:
+        log.log_params(config.model_dump(mode="json"))
+        seen = _look(config, start, now)
+        tariff, prices = _tariff(config)
+        trained = _trained(config) if config.train_data else None
+        watched = watch(
+            seen.minutes, seen.calls, trained, tariff, hours=config.hours, seed=config.seed
+        )
+        sources = (*seen.sources, *prices)
+        exceeded = tuple(find_exceeded(limits, watched.figures()))
+        log.log_metrics(watched.figures())
+        told = {"sources": sources, "exceeded": exceeded, **describe(watched)}
+        log.log_json(told, REPORT)
+        log.set_tags({"phi3.limits": "exceeded" if exceeded else "kept"})
+        return Outcome(watched, exceeded, log.run_id, sources)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    minutes: list[Minute] | None
+    calls: list[Call]
+    sources: tuple[str, ...]
+
+
+def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
+    workspace = open_project(config.target)
+    managed = _is_managed(workspace, config.endpoint)
+    minutes, sources = None, []
+    if managed:
+        measured = get_minutes(
+            ResourceManager(workspace), config.endpoint, config.deployment, start, now
+        )
+        minutes = [Minute(one.requests, one.p50_ms, one.p95_ms) for one in measured]
+        sources.append(f"Azure Monitor: {len(minutes)} minutes with requests")
+    if config.log:
+        lines = list(_read_log(Path(config.log)))
+        sources.append(f"log {config.log}: {len(lines)} lines")
+    elif managed:
+        lines = list(read_collected(workspace, config.endpoint, config.deployment, start))
+        sources.append(f"data collector: {len(lines)} events")
+    else:
+        raise UsageError(
+            "PHI3-U766",
+            "Azure collects nothing of a serverless endpoint",
+            where=f"endpoint {config.endpoint}",
+            fix="let your application write its calls down (docs/monitor.md), and give --log FILE",
+        )
+    calls = [call for call in read_calls(lines) if start <= call.at < now]
+    return _Seen(minutes, calls, tuple(sources))
+
+
+def _is_managed(workspace: Workspace, endpoint: str) -> bool:
+    deadline = Deadline(_READ_TIMEOUT_S)
+    if OnlineService(workspace, deadline).get_endpoint(endpoint) is not None:
+        return True
+    if ServerlessService(workspace, deadline).get(endpoint) is not None:
+        return False
+    raise UsageError(
+        "PHI3-U767",
+        "there is no such endpoint",
+        where=f"endpoint {endpoint}",
+        fix="mlflow deployments list -t <target>",
+    )
+
+
+def _read_log(path: Path) -> Iterator[tuple[str, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(
+            "PHI3-D093", f"cannot be read: {error.strerror}", where=str(path), fix="check --log"
+        ) from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip():
+            yield f"{path}:{number}", line
+
+
+def _tariff(config: MonitorConfig) -> tuple[Tariff, tuple[str, ...]]:
+    """What things cost, and the date and source of each price."""
+    told: list[str] = []
+    hourly, read, written = config.usd_per_hour or math.nan, math.nan, math.nan
+    if config.usd_per_hour:
+        told.append(f"price: {config.usd_per_hour:g} USD an hour, as given")
+    if config.price_model:
+        price = describe_model(config.price_model).price
+        if price is None:
+            told.append(f"price: none is known of {config.price_model}")
+        else:
+            read, written = price.input, price.output
+            told.append(
+                f"price: {read:g}/{written:g} USD per 1M in/out, {price.as_of}, {price.source}"
+            )
+    return Tariff(hourly, read, written), tuple(told)
+
+
+def _trained(config: MonitorConfig) -> list[str]:
+    """User messages of the training split; read by the pipeline, and found again next time."""
+    folder = Path(".phi3").resolve() / "prepared"
+    folder.mkdir(parents=True, exist_ok=True)
+    prepared = pipeline.prepare(
+        PrepareConfig(train_data=config.train_data), load_tokenizer(DEMO), folder=folder
+    )
+    return [
+        message.content
+        for conversation in prepared.conversations("train")
+        for message in conversation.messages
+        if message.role == "user"
+    ]
+
+
+def to_json(outcome: Outcome) -> str:
+    """An outcome for machines."""
+    return json.dumps(
+        {
+            "run_id": outcome.run_id,
+            "sources": outcome.sources,
+            "exceeded": outcome.exceeded,
+            **describe(outcome.watched),
+        },
+        indent=2,
+        ensure_ascii=False,
+    )

@@ -1,0 +1,187 @@
+"""``plan``: the data prepared, the engine tried for some steps, and what the rest will take."""
+
+import datetime as dt
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from mlflow_phi3.azure.prices import look_up_hourly
+from mlflow_phi3.config.parse import narrow
+from mlflow_phi3.config.plan import PlanWord
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data import pipeline
+from mlflow_phi3.data.prepared import PreparedData
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.modeling.base import DEMO, load_tokenizer, read_context_length
+from mlflow_phi3.modeling.catalog import TrainingPrice, describe, require_tunable, training_price
+from mlflow_phi3.sweep.space import Space, build_space
+from mlflow_phi3.training.probe import Probe, probe
+from mlflow_phi3.training.spec import TrialSpec
+from mlflow_phi3.workflows.estimate import (
+    Line,
+    Prices,
+    Range,
+    Work,
+    count_work,
+    estimate_foundry,
+    estimate_hosting,
+    estimate_local,
+)
+from mlflow_phi3.workflows.job import open_base
+from mlflow_phi3.workflows.screen import Screen
+
+_SIDE_BY_SIDE = 4
+"""As many as train together on a CPU; a GPU takes more, which is then faster than planned."""
+
+
+def run(config: PlanWord) -> None:
+    """Print the plan."""
+    screen = Screen(config.output)
+    if config.jobs:
+        require_tunable(config.foundry_model)  # refused before minutes of preparation
+    space = build_space(config, model=config.model, seed=config.seed)
+    data = _prepare(config, screen)
+    splits = data.manifest.splits
+    work = count_work(
+        space,
+        n_trials=config.n_trials,
+        share_epochs=config.share_epochs,
+        rows=splits["train"].rows,
+    )
+    prices = _prices(config)
+    found = _probe(config, space, data, screen)
+    lines = (
+        *_data_lines(data),
+        *estimate_local(
+            work,
+            found,
+            train_tokens=splits["train"].tokens,
+            validation_tokens=splits["validation"].tokens if "validation" in splits else 0,
+            prices=prices,
+            prepared_bytes=_size_bytes(data.folder),
+        ),
+        *_foundry_lines(config, work, data, prices),
+        *estimate_hosting(config.million_tokens_a_month, prices),
+    )
+    _show(screen, config, lines)
+
+
+def _prepare(config: PlanWord, screen: Screen) -> PreparedData:
+    """Prepare exactly as the sweep will, which then finds it done."""
+    revision = config.model_revision or None
+    folder = Path(config.workspace).resolve() / "prepared"
+    folder.mkdir(parents=True, exist_ok=True)
+    with screen.stage("prepare") as update:
+        return pipeline.prepare(
+            narrow(config, PrepareConfig),
+            load_tokenizer(config.model, revision=revision),
+            folder=folder,
+            context_length=read_context_length(config.model, revision=revision),
+            on_progress=update,
+        )
+
+
+def _probe(config: PlanWord, space: Space, data: PreparedData, screen: Screen) -> Probe:
+    spec = largest_spec(space)
+    with screen.stage("probe") as update:
+        update(f"{config.probe_steps} steps of the real engine")
+        return probe(
+            open_base(config),
+            data.examples("train"),
+            data.examples("validation") if "validation" in data.manifest.splits else (),
+            spec,
+            side_by_side=min(config.concurrency or _SIDE_BY_SIDE, config.n_trials),
+            steps=config.probe_steps,
+        )
+
+
+def largest_spec(space: Space) -> TrialSpec:
+    """The trial that needs most: the highest rank, the largest batch; other choices their first."""
+    params: dict[str, object] = {}
+    for name, swept in space.swept.items():
+        values = getattr(swept, "values", None) or (getattr(swept, "high", None),)
+        largest = name in {"lora_r", "batch_size_multiplier", "per_device_batch_size"}
+        params[name] = max(values) if largest else values[0]
+    return space.spec(params)
+
+
+def _prices(config: PlanWord) -> Prices:
+    training = training_price()
+    if config.training_usd_per_million:
+        training = TrainingPrice(config.training_usd_per_million, _today(), "as given")
+    hosting: tuple[float, str] | None = None
+    if config.hosting_usd_per_hour:
+        hosting = (config.hosting_usd_per_hour, f"as given, {_today()}")
+    elif config.live_prices:
+        today = dt.datetime.now(dt.UTC).date()
+        found = look_up_hourly(config.instance_type, config.region, today)
+        if found is None:
+            raise UsageError(
+                "PHI3-U763",
+                f"the price list has no {config.instance_type} in {config.region}",
+                where="instance_type",
+                fix="check both names, or give --hosting_usd_per_hour",
+            )
+        hosting = (found.usd_per_hour, f"{config.instance_type}, {found.as_of}, {found.source}")
+    return Prices(
+        usd_per_hour=config.usd_per_hour,
+        training=training,
+        inference=describe(config.foundry_model).price,
+        hosting=hosting,
+        instances=config.instance_count,
+    )
+
+
+def _data_lines(data: PreparedData) -> tuple[Line, ...]:
+    source = f"exact: this tokenizer and template, preparation {data.manifest.key[:12]}"
+    lines = []
+    for name, facts in data.manifest.splits.items():
+        for what, count in (("rows", facts.rows), ("tokens", facts.tokens)):
+            lines.append(Line("data", f"{name} {what}", Range(count, count), "", source))
+    return tuple(lines)
+
+
+def _foundry_lines(
+    config: PlanWord, work: Work, data: PreparedData, prices: Prices
+) -> tuple[Line, ...]:
+    if not config.jobs:
+        return ()
+    # What one training passes over the data; a job's tokens are counted by our tokenizer.
+    epochs = round(work.passes.high / work.trainings)
+    tokens = data.manifest.splits["train"].tokens
+    lines = estimate_foundry(epochs, config.jobs, train_tokens=tokens, prices=prices)
+    if config.model != DEMO:
+        return lines
+    note = "counted by the demo's tokenizer: name --model for exact figures"
+    return tuple(
+        Line(
+            one.section,
+            one.what,
+            one.amount,
+            one.unit,
+            note if "tokens" in one.what else one.source,
+        )
+        for one in lines
+    )
+
+
+def _show(screen: Screen, config: PlanWord, lines: tuple[Line, ...]) -> None:
+    if config.output == "json":
+        told = [{"event": "plan", **asdict(line)} for line in lines]
+        print(*map(json.dumps, told), sep="\n")  # noqa: T201 - JSON lines are for machines
+        return
+    rows = [[line.section, line.what, _amount(line), line.unit, line.source] for line in lines]
+    screen.table(f"Plan for {config.model}", ["of", "what", "amount", "unit", "source"], rows)
+    screen.say("Nothing was spent or sent. Prices are estimates; your invoice decides.")
+
+
+def _amount(line: Line) -> str:
+    return "?" if line.amount is None else str(line.amount)
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _today() -> str:
+    return dt.datetime.now(dt.UTC).date().isoformat()

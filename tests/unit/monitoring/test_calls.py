@@ -1,0 +1,71 @@
+"""Lines of the data collector and of an application's log."""
+
+import datetime as dt
+import json
+
+import pytest
+
+from mlflow_phi3.errors import DataError
+from mlflow_phi3.monitoring.calls import read_calls, to_log
+
+AT = dt.datetime(2026, 2, 3, 4, 5, tzinfo=dt.UTC)
+CHAT = {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "hello"}]}
+ANSWER = {
+    "choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 2},
+}
+
+
+def event(kind, data, together="1", at="2026-02-03T04:05:00Z"):
+    return json.dumps(
+        {"specversion": "1.0", "type": kind, "time": at, "data": data, "correlationid": together}
+    )
+
+
+def read(*lines):
+    return read_calls((f"file:{n}", line) for n, line in enumerate(lines, start=1))
+
+
+def test_request_and_answer_meet_in_any_order():
+    framed = {"input_data": {"columns": ["messages"], "data": [[CHAT["messages"]]]}}
+    (call,) = read(
+        event("azureml.inference.response", {"predictions": [ANSWER]}),
+        event("azureml.inference.request", framed),
+    )
+    assert (call.at, call.prompts, call.answer) == (AT, ("hello",), "hi")
+    assert (call.prompt_tokens, call.completion_tokens) == (7, 2)
+    assert (call.status, call.latency_ms, call.refused) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        CHAT,
+        [CHAT],
+        {"dataframe_split": {"columns": ["messages"], "data": [[CHAT["messages"]]]}},
+        [{"messages": json.dumps(CHAT["messages"])}],  # a pandas frame, written as text
+        {"input_data": [{"text": "hello"}]},
+    ],
+)
+def test_every_shape_of_a_request(data):
+    (call,) = read(event("azureml.inference.inputs", data))
+    assert call.prompts == ("hello",)
+
+
+def test_a_log_of_our_own_keeps_status_and_latency():
+    line = to_log(CHAT, ANSWER, at=AT, status=200, latency_ms=12.3456)
+    refused = {"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}
+    blocked = {"error": {"code": "content_filter", "message": "no"}}
+    calls = read(
+        line,
+        to_log(CHAT, refused, at=AT, status=200, latency_ms=1),
+        to_log(CHAT, blocked, at=AT, status=400, latency_ms=1),
+    )
+    assert (calls[0].at, calls[0].status, calls[0].latency_ms) == (AT, 200, 12.346)
+    assert [call.refused for call in calls] == [False, True, True]
+
+
+@pytest.mark.parametrize(("line", "code"), [("{", "D092"), ('{"a": 1}', "D091"), ("[]", "D091")])
+def test_other_lines_are_named(line, code):
+    with pytest.raises(DataError, match=f"PHI3-{code} file:2"):
+        read(event("azureml.inference.request", CHAT), line)

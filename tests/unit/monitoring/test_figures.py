@@ -1,0 +1,80 @@
+"""Traffic, cost and limits: arithmetic that can be checked by hand."""
+
+import datetime as dt
+import math
+
+import pytest
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.monitoring.calls import Call
+from mlflow_phi3.monitoring.limits import find_exceeded, parse_limits
+from mlflow_phi3.monitoring.traffic import (
+    Minute,
+    Tariff,
+    from_calls,
+    from_minutes,
+    joined,
+    with_cost,
+)
+from mlflow_phi3.monitoring.watch import describe, figure_names, watch
+
+AT = dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
+
+
+def call(status=200, latency_ms=10.0, refused=False, tokens=(10, 5)):
+    return Call(AT, ("hi",), "ho", status, latency_ms, *tokens, refused)
+
+
+def test_minutes_are_weighted_by_their_requests():
+    minutes = [Minute({"2xx": 9, "5xx": 1}, 100, 200), Minute({"2xx": 30}, 20, 40), Minute({})]
+    found = from_minutes(minutes, hours=2)
+    assert (found.requests, found.requests_per_minute) == (40, pytest.approx(1 / 3))
+    assert found.error_rate == 1 / 40
+    assert (found.latency_p50_ms, found.latency_p95_ms) == (40, 80)
+    assert found.latency_worst_p95_ms == 200
+
+
+def test_calls_one_by_one():
+    calls = [call(latency_ms=n) for n in range(1, 101)] + [call(status=429, refused=True)]
+    found = from_calls(calls, hours=1)
+    assert (found.requests, found.error_rate) == (101, 1 / 101)
+    assert found.refusal_rate == 1 / 101
+    assert found.prompt_tokens == 1010
+    assert 94 < found.latency_p95_ms < 97
+
+
+def test_the_services_figures_win_and_tokens_are_counted_up():
+    measured = from_minutes([Minute({"2xx": 200}, 5, 9)], hours=1)
+    found = joined(measured, from_calls([call()] * 100, hours=1))
+    assert (found.requests, found.latency_p95_ms) == (200, 9)
+    assert (found.prompt_tokens, found.completion_tokens) == (2000, 1000)
+    assert joined(None, measured) is measured
+
+
+def test_cost_is_hours_and_tokens():
+    traffic = from_calls([call(tokens=(1_000_000, 500_000))], hours=2)
+    assert with_cost(traffic, Tariff(3.0), hours=2).cost_usd == 6
+    assert with_cost(traffic, Tariff(math.nan, 0.1, 0.4), hours=2).cost_usd == pytest.approx(0.3)
+    assert with_cost(traffic, Tariff(3.0, 0.1, 0.4), hours=2).cost_usd == pytest.approx(6.3)
+    assert math.isnan(with_cost(traffic, Tariff(), hours=2).cost_usd)
+
+
+def test_nothing_was_asked():
+    found = watch([], [], None, Tariff(), hours=24)
+    assert found.traffic.requests == 0
+    assert "monitor/error_rate" not in found.figures()
+    assert describe(found)["traffic"]["error_rate"] is None
+
+
+def test_limits_are_of_figures_that_there_are():
+    limits = parse_limits(["monitor/error_rate=0.05", "drift/length=0.2"], figure_names())
+    told = find_exceeded(limits, {"monitor/error_rate": 0.1, "drift/length": 0.2})
+    assert told == ["monitor/error_rate is 0.1, the limit 0.05"]
+    assert find_exceeded(limits, {}) == []
+    for text, told in (
+        ("monitor/eror_rate=1", "did you mean 'monitor/error_rate'"),
+        ("monitor/requests", "is no limit"),
+        ("monitor/requests=many", "is no limit"),
+    ):
+        with pytest.raises(UsageError, match=told):
+            parse_limits([text], figure_names())

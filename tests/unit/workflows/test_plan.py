@@ -1,0 +1,49 @@
+"""A plan of the demo, with the real pipeline and the real engine."""
+
+import json
+
+import pytest
+
+from mlflow_phi3.config.parse import parse_arguments
+from mlflow_phi3.config.plan import PlanWord
+from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.workflows.plan import run
+
+
+def plan(*arguments):
+    return parse_arguments(PlanWord, arguments)
+
+
+def test_the_tokens_are_the_preparations_own(tmp_path, capsys):
+    workspace = tmp_path / "work"
+    run(
+        plan(
+            "--output=json",
+            f"--workspace={workspace}",
+            "--n-trials=4",
+            "--epochs=2,3",
+            "--probe-steps=1",
+            "--usd-per-hour=2",
+        )
+    )
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    lines = {(e["section"], e["what"]): e for e in events if e["event"] == "plan"}
+    (manifest,) = workspace.glob("prepared/*/manifest.json")
+    splits = json.loads(manifest.read_text())["splits"]
+    tokens = splits["train"]["tokens"]
+    assert lines["data", "train tokens"]["amount"] == {"low": tokens, "high": tokens}
+    trained = lines["local sweep", "tokens trained"]["amount"]
+    assert trained == {"low": 6 * tokens, "high": 6 * tokens}  # two trainings of three passes
+    assert lines["Foundry", "tokens billed"]["amount"]["high"] == 3 * tokens
+    hours = lines["local sweep", "hours"]["amount"]["high"]
+    assert 0 < hours < 10
+    assert lines["local sweep", "money"]["amount"]["high"] == pytest.approx(2 * hours)
+    assert lines["local sweep", "memory"]["amount"]["high"] > 0
+    assert lines["hosting, a month", "by the hour, also when idle"]["amount"] is None
+    assert not list(workspace.glob("trials*"))
+
+
+def test_a_retired_model_is_refused_before_anything_is_prepared(tmp_path):
+    with pytest.raises(PreflightError, match=r"2025-08-30.*Phi-4-mini-instruct"):
+        run(plan("--foundry-model=Phi-3-mini-4k-instruct", f"--workspace={tmp_path}"))
+    assert not list(tmp_path.iterdir())
