@@ -25,7 +25,8 @@ class Entry:
         model: Registered model whose alias moved; empty when none did.
         old_version: The champion before; empty when there was none.
         new_version: The champion after.
-        pending: The alias has not been moved yet (or the command was killed before).
+        pending: The command is not through yet, or was killed before it was.
+        undo: It took an earlier move back.
     """
 
     at: str
@@ -35,6 +36,7 @@ class Entry:
     old_version: str = ""
     new_version: str = ""
     pending: bool = False
+    undo: bool = False
 
 
 def read_ledger(tags: Mapping[str, str]) -> list[Entry]:
@@ -52,7 +54,7 @@ def with_entries(tags: Mapping[str, str], entries: list[Entry]) -> dict[str, str
 
 
 def settled(entry: Entry) -> Entry:
-    """Return the entry with its alias moved."""
+    """Return the entry of a command that is through."""
     return replace(entry, pending=False)
 
 
@@ -64,6 +66,7 @@ def _to_text(entry: Entry) -> str:
         "model": entry.model,
         "alias": f"{entry.old_version}>{entry.new_version}" if entry.model else "",
         "pending": "yes" if entry.pending else "",
+        "undo": "yes" if entry.undo else "",
     }
     return json.dumps({k: v for k, v in content.items() if v}, separators=(",", ":"))
 
@@ -79,4 +82,5 @@ def _from_text(text: str) -> Entry:
         old_version=old,
         new_version=new,
         pending=bool(content.get("pending")),
+        undo=bool(content.get("undo")),
     )

@@ -2,7 +2,8 @@
 
 First the endpoint gets its new traffic together with a ledger entry marked pending, then the
 alias moves, then the mark goes. When the alias cannot be moved the traffic goes back. When the
-command is killed in between, the mark is still there, and the next command moves the alias.
+command is killed in between, the mark is still there: the next command moves the alias first, and
+the same command run again does no more than that.
 """
 
 import datetime as dt
@@ -62,7 +63,9 @@ def promote(service: Service, registry: Registry, endpoint: str, deployment: str
     Raises:
         UsageError: There is none, or several.
     """
-    current = _settle(service, registry, endpoint)
+    current, ended = _settle(service, registry, endpoint)
+    if ended is not None and not ended.undo and deployment in {"", *ended.after}:
+        return _to_moved(ended)
     name = deployment or _candidate(current, endpoint)
     target = current.find(name)
     if target is None or target.state != RUNS:
@@ -79,8 +82,10 @@ def rollback(service: Service, registry: Registry, endpoint: str) -> Moved:
     Raises:
         UsageError: Nothing was moved yet, or what had the traffic is gone.
     """
-    current = _settle(service, registry, endpoint)
-    entries = [e for e in read_ledger(_tags(current)) if e.before]
+    current, ended = _settle(service, registry, endpoint)
+    if ended is not None and ended.undo:
+        return _to_moved(ended)
+    entries = [e for e in read_ledger(_tags(current)) if e.before and not e.undo]
     if not entries:
         raise UsageError(
             "PHI3-U725",
@@ -130,12 +135,13 @@ def _move(
         model=model if moves_alias else "",
         old_version=old,
         new_version=new,
-        pending=moves_alias,
+        pending=True,
+        undo=undone is not None,
     )
     entries = read_ledger(endpoint.tags)
     # A rollback takes its entry out, so that the next rollback goes one further back.
     entries = [e for e in entries if e != undone] if undone else entries
-    begun = [*entries, replace(entry, before={}) if undone else entry]
+    begun = [*entries, entry]
     service.put_endpoint(
         replace(endpoint, traffic=traffic, tags=with_entries(endpoint.tags, begun))
     )
@@ -145,17 +151,19 @@ def _move(
         except Exception:
             service.put_endpoint(endpoint)  # whatever it was: traffic and alias stay together
             raise
-        done = [*begun[:-1], settled(begun[-1])]
-        service.put_endpoint(
-            replace(endpoint, traffic=traffic, tags=with_entries(endpoint.tags, done))
-        )
-    name = max(sorted(traffic), key=lambda n: traffic[n])
-    champion = new if moves_alias else old
-    return Moved(name, written(endpoint.traffic), written(traffic), model, champion)
+    done = with_entries(endpoint.tags, [*entries, settled(entry)])
+    service.put_endpoint(replace(endpoint, traffic=traffic, tags=done))
+    return replace(_to_moved(entry), model=model, version=new if moves_alias else old)
 
 
-def _settle(service: Service, registry: Registry, endpoint: str) -> Current:
-    """Return what is there, once a move that was killed half-way has been ended."""
+def _to_moved(entry: Entry) -> Moved:
+    name = max(sorted(entry.after), key=lambda n: entry.after[n])
+    before, after = written(entry.before), written(entry.after)
+    return Moved(name, before, after, entry.model, entry.new_version)
+
+
+def _settle(service: Service, registry: Registry, endpoint: str) -> tuple[Current, Entry | None]:
+    """Return what is there once a move that was killed half-way has been ended, and that move."""
     current = get_current(service, endpoint)
     if current.endpoint is None:
         raise UsageError(
@@ -165,14 +173,15 @@ def _settle(service: Service, registry: Registry, endpoint: str) -> Current:
             fix="list them by mlflow deployments list -t <target>",
         )
     entries = read_ledger(current.endpoint.tags)
-    if not any(entry.pending for entry in entries):
-        return current
-    for entry in entries:
-        if entry.pending:
+    pending = [entry for entry in entries if entry.pending]
+    if not pending:
+        return current, None
+    for entry in pending:
+        if entry.model:
             registry.set_champion(entry.model, entry.new_version, entry.old_version)
     tags = with_entries(current.endpoint.tags, [settled(entry) for entry in entries])
     service.put_endpoint(replace(current.endpoint, tags=tags))
-    return get_current(service, endpoint)
+    return get_current(service, endpoint), pending[-1]
 
 
 def _candidate(current: Current, endpoint: str) -> str:

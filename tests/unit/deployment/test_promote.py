@@ -1,4 +1,5 @@
 import datetime as dt
+from dataclasses import replace
 
 import pytest
 
@@ -101,3 +102,71 @@ def test_only_what_has_expired_is_reaped():
     endpoints = [Endpoint(n, "", "", {}, {EXPIRES_TAG: end}) for n, end in ends.items()]
     endpoints.append(Endpoint("forever", "", "", {}, {}))
     assert [e.name for e in find_expired(endpoints, now)] == ["gone"]
+
+
+class Dies:
+    """Calls one by one, of which the n-th is the last; before or after it is done."""
+
+    def __init__(self, number, *, late):
+        self.number, self.late, self.count = number, late, 0
+
+    def around(self, thing, *names):
+        dies = self
+
+        class Watched:
+            def __getattr__(self, name):
+                real = getattr(thing, name)
+                return dies.counted(real) if name in names else real
+
+        return Watched()
+
+    def counted(self, real):
+        def call(*args, **options):
+            self.count += 1
+            if self.count == self.number and not self.late:
+                raise KeyboardInterrupt
+            found = real(*args, **options)
+            if self.count == self.number:
+                raise KeyboardInterrupt
+            return found
+
+        return call
+
+
+@pytest.mark.parametrize("command", [promote, rollback])
+@pytest.mark.parametrize(
+    ("registered", "number", "late"),
+    [
+        (True, 1, False),
+        (True, 1, True),
+        (True, 2, False),
+        (True, 2, True),
+        (True, 3, False),
+        (False, 1, False),
+        (False, 1, True),
+        (False, 2, False),
+    ],
+)
+def test_a_command_killed_anywhere_and_run_again_does_its_work_once(
+    two, registry, command, registered, number, late
+):
+    if not registered:
+        two.deployments["chat"] = {
+            name: replace(found, tags={}) for name, found in two.deployments["chat"].items()
+        }
+    promote(two, registry, "chat")
+    promote(two, registry, "chat", "blue")
+    promote(two, registry, "chat", "green")
+    goal = ("green", "2") if command is rollback else ("blue", "1")
+    if command is rollback:
+        promote(two, registry, "chat", "blue")
+    dies = Dies(number, late=late)
+    service = dies.around(two, "put_endpoint")
+    aliases = dies.around(registry, "set_champion")
+    with pytest.raises(KeyboardInterrupt):
+        command(service, aliases, "chat")
+    moved = command(two, registry, "chat")
+    assert two.endpoints["chat"].traffic == {goal[0]: 100}
+    assert registry.champion == (goal[1] if registered else "1")
+    assert moved.after == f"{goal[0]}=100"
+    assert not any(entry.pending for entry in read_ledger(two.endpoints["chat"].tags))
