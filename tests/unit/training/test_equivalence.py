@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import get_peft_model
+from safetensors.torch import load_file
 from torch.nn import functional
 
 from mlflow_phi3.errors import TrainingError
@@ -17,7 +18,9 @@ from mlflow_phi3.training import fused
 from mlflow_phi3.training.adapters import find_linear, initial_weights, peft_config, plan_layout
 from mlflow_phi3.training.engine import Row
 from mlflow_phi3.training.fused import FusedEngine
+from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reference import ReferenceEngine
+from mlflow_phi3.training.reports import StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 
 ARCHITECTURES = ("phi3", "phi4-mini", "longrope", "window")
@@ -117,6 +120,46 @@ def test_reference_is_plain(new_base, new_examples, architecture, smoothing, dor
     expected, gradient = plain(base, row, examples)
     assert loss == pytest.approx(expected, rel=1e-5)
     close(row.gradient, gradient)
+
+
+@pytest.mark.parametrize(
+    ("engine", "architecture"), [*(("auto", each) for each in ARCHITECTURES), ("reference", "phi3")]
+)
+def test_fifty_steps_are_those_of_plain_peft(
+    new_base, new_examples, tmp_path, architecture, engine
+):
+    base, examples = new_base(architecture), new_examples(LENGTHS * 2, prefix=5)
+    spec = TrialSpec(
+        1e-3,
+        epochs=25,
+        per_device_batch_size=3,
+        batch_size_multiplier=2,
+        warmup_ratio=0.0,
+        weight_decay=0.1,
+        lora=LORA,
+        shuffle=False,
+    )
+    session = Session(base, examples, [], folder=tmp_path, engine=engine)
+    session.add("a", spec)
+    steps = [report for report in session.reports() if isinstance(report, StepReport)]
+    trained = load_file(tmp_path / "a" / "last" / "adapter_model.safetensors")
+
+    row = new_row(base, spec)
+    row.weights.copy_(initial_weights(find_linear(base.model), row.layout, spec.seed))
+    optimizer = torch.optim.AdamW([row.weights], lr=spec.learning_rate, weight_decay=0.1)
+    for step in range(50):
+        batch = examples[6 * (step % 2) : 6 * (step % 2) + 6]
+        tokens = sum(int(example.supervised.sum()) for example in batch)
+        loss, gradient = plain(base, replace(row, scale=1 / tokens), batch)
+        norm = float(gradient.norm())
+        row.weights.grad = gradient * min(1.0, spec.max_grad_norm / (norm + 1e-6))
+        optimizer.step()
+        assert steps[step].learning_rate == pytest.approx(spec.learning_rate)
+        assert steps[step].loss == pytest.approx(loss / tokens, rel=1e-5)
+        assert steps[step].grad_norm == pytest.approx(norm, rel=1e-4)
+    assert len(steps) == 50
+    for name, view in row.layout.views(row.weights).items():
+        close(trained[name], view)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
