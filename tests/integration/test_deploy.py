@@ -73,7 +73,7 @@ class Cloud:
         listed = Blobs(f"{self.running.url}", ACCOUNT, account_key(self.settings.secret("storage")))
         query = f"comp=list&{listed.sas()}"
         blobs = self.http.get(f"/{ACCOUNT}/azureml-blobstore?restype=container&{query}")
-        containers = self.http.get(f"/{ACCOUNT}?{query}")
+        containers = self.http.get(f"/{ACCOUNT}/?{query}")
         assert "<Name>LocalUpload/" in blobs.text
         assert "<LeaseState>available</LeaseState>" in containers.text
         return [state for state in ("leased", "breaking") if state in blobs.text + containers.text]

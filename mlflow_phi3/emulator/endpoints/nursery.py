@@ -53,6 +53,8 @@ def _fork(order: dict[str, Any]) -> int:
     """Start a scoring process; return its id."""
     child = os.fork()
     if child:
+        with contextlib.suppress(OSError):  # it does so itself; whoever is first
+            os.setpgid(child, child)
         return child
     code = 1
     try:
@@ -70,7 +72,8 @@ def _fork(order: dict[str, Any]) -> int:
 
 def _serve(order: dict[str, Any]) -> None:
     """Become a scoring process, as ``python -m uvicorn APPLICATION`` in its folder would be."""
-    os.setpgid(0, 0)  # a group of its own, to be ended with all that it starts
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)  # a group of its own, to be ended with all that it starts
     for number in _ORDERS:
         signal.signal(number, signal.SIG_DFL)
     nothing = os.open(os.devnull, os.O_RDONLY)
