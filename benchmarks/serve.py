@@ -4,7 +4,7 @@ One model, one machine, one run; the servers take turns, so that what else the m
 all of them alike. The last line is ``vs_transformers=<at 1>,<at 8>,<at 32> vs_mlflow_8=<ratio>``,
 the ratios of the medians in requests per second.
 
-``python benchmarks/serve.py [--repeats 3] [--tokens 24] [--requests 96] [--quick]``
+``python benchmarks/serve.py [--repeats 3] [--tokens 24] [--requests 64] [--quick]``
 """
 
 import argparse
@@ -92,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=24)
-    parser.add_argument("--requests", type=int, default=96, help="of each server at each load")
+    parser.add_argument("--requests", type=int, default=64, help="of each server at each load")
     parser.add_argument("--checkpoint", type=Path, default=None)
     parser.add_argument("--quick", action="store_true", help="see that all works; writes nothing")
     options = parser.parse_args()

@@ -19,13 +19,15 @@ def check_portable(model: Mapping[str, Any], *, where: str) -> None:
     flavors = model.get("flavors") or {}
     transformers = flavors.get("transformers") or {}
     base = transformers.get("local_base_model_path") or transformers.get("source_model_name")
-    if transformers and not transformers.get("model_binary"):
+    pinned = ((flavors.get("python_function") or {}).get("config") or {}).get("base_model")
+    base = base or pinned
+    if pinned or (transformers and not transformers.get("model_binary")):
         raise UsageError(
             "PHI3-U712",
             f"the model's weights are elsewhere (base {base or 'unknown'}): "
             "a deployment could not load it",
             where=where,
-            fix="register the merged model (mlflow-phi3 register), and deploy that",
+            fix="register with model_format=merged, and deploy that",
         )
     if "python_function" not in flavors:
         raise UsageError(

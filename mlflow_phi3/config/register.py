@@ -14,6 +14,10 @@ class RegisterConfig(Config):
     """Name of the registered model that gets a new version; empty is `phi3-chat`, or
     `phi3-classifier` where labels are learnt."""
 
+    model_format: Literal["merged", "adapter"] = "merged"
+    """What is registered: `merged`, a whole checkpoint that needs nothing beside it, or `adapter`,
+    a few megabytes that are put on the same base when they are loaded."""
+
     model_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of the registered weights."""
 

@@ -16,9 +16,6 @@ from mlflow_phi3.modeling.generate import padding_id, stop_ids
 def merge_adapter(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -> Path:
     """Write base plus adapter as one portable checkpoint folder; the base is left untouched.
 
-    The sum is taken in float32 and rounded once to ``dtype``, layer by layer, so that beside the
-    copy of the base only one layer's float32 weights are held.
-
     Args:
         base: The frozen base the adapter was trained on.
         adapter: Folder in PEFT's format.
@@ -32,7 +29,22 @@ def merge_adapter(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -
         UsageError: ``adapter`` holds no adapter.
     """
     check_adapter(adapter)
-    tuned = PeftModel.from_pretrained(copy.deepcopy(base.model), str(adapter)).eval()
+    save_checkpoint(fold_adapter(copy.deepcopy(base.model), adapter, dtype=dtype), base, out)
+    return out
+
+
+def fold_adapter(model: PreTrainedModel, adapter: Path, *, dtype: torch.dtype) -> PreTrainedModel:
+    """Add the adapter to ``model``'s own weights, for good.
+
+    The sum is taken in float32 and rounded once to ``dtype``, layer by layer, so that beside the
+    model only one layer's float32 weights are held.
+
+    Args:
+        model: The bare base; used up.
+        adapter: Folder in PEFT's format.
+        dtype: Number format of the sum.
+    """
+    tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
     for layer in tuned.modules():
         if isinstance(layer, BaseTunerLayer):
             layer.get_base_layer().to(torch.float32)
@@ -40,8 +52,7 @@ def merge_adapter(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -
             layer.get_base_layer().to(dtype)
     merged: PreTrainedModel = tuned.unload().to(dtype)
     merged.config.dtype = dtype
-    save_checkpoint(merged, base, out)
-    return out
+    return merged
 
 
 def save_checkpoint(model: PreTrainedModel, base: Base, out: Path) -> None:

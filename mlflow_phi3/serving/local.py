@@ -49,12 +49,21 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> Checkpoint:
     """Load a portable checkpoint folder, in the number format it was written in.
 
     Args:
-        folder: As :func:`mlflow_phi3.modeling.merge.merge_adapter` writes it.
+        folder: As :func:`mlflow_phi3.modeling.merge.merge_adapter` or
+            :func:`mlflow_phi3.modeling.portable.save_pinned` writes it.
         device: torch device; ``auto`` takes a CUDA GPU when there is one.
 
     Raises:
-        PreflightError: There is no checkpoint.
+        PreflightError: There is no checkpoint, or an adapter's base is another than it was.
     """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if (folder / "base.json").is_file():
+        # PEFT, which a merged model does without.
+        from mlflow_phi3.modeling.portable import load_portable  # noqa: PLC0415
+
+        base = load_portable(folder, device=device)
+        return Checkpoint(base.model, base.tokenizer)
     if not (folder / "config.json").is_file():
         raise PreflightError(
             "PHI3-P040",
@@ -62,8 +71,6 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> Checkpoint:
             where=str(folder),
             fix="name the folder of a merged model",
         )
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     model = choose_class(str(folder)).from_pretrained(
         folder,
         dtype="auto",

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +16,9 @@ CHECKPOINT = "artifacts/checkpoint"
 
 # What loading and answering import, no more: a serving image need not hold the training stack.
 _REQUIRED = ("mlflow", "torch", "transformers", "safetensors", "pydantic", "numpy", "pandas")
+
+# What putting an adapter on its base imports beside it.
+_FOR_ADAPTERS = ("peft", "rapidfuzz")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ def package_chat(
             "model_name": name,
             "default_max_tokens": default_max_tokens,
             "device": "auto",
+            **_pinned(checkpoint),
         },
         signature={"inputs": json.dumps(_INPUTS), "outputs": json.dumps(_OUTPUTS)},
         input_example={"messages": [{"role": "user", "content": "How do I turn it on?"}]},
@@ -73,7 +78,7 @@ def package_labels(checkpoint: Path, staging: Path) -> ServableModel:
     """
     return ServableModel(
         **_common(checkpoint, staging),
-        model_config={"device": "auto"},
+        model_config={"device": "auto", **_pinned(checkpoint)},
         signature={"inputs": json.dumps(_TEXTS), "outputs": json.dumps(_LABELS)},
         input_example={"text": "It does not turn on."},
     )
@@ -84,8 +89,16 @@ def _common(checkpoint: Path, staging: Path) -> dict[str, Any]:
         "python_model": str(Path(__file__).with_name("logged.py")),
         "artifacts": {"checkpoint": str(stage_checkpoint(checkpoint, staging))},
         "code_paths": [str(stage_code(staging))],
-        "pip_requirements": requirements(),
+        "pip_requirements": requirements(_REQUIRED + _FOR_ADAPTERS * bool(_pinned(checkpoint))),
     }
+
+
+def _pinned(checkpoint: Path) -> dict[str, str]:
+    """The base that has to be there as well, by its key in the model's settings."""
+    file = checkpoint / "base.json"
+    if not file.is_file():
+        return {}
+    return {"base_model": json.loads(file.read_text(encoding="utf-8"))["name"]}
 
 
 def stage_checkpoint(checkpoint: Path, staging: Path) -> Path:
@@ -130,12 +143,12 @@ def _travels(file: Path) -> bool:
     return file.suffix in {".py", ".json", ".jinja"} and "checkpoint" not in file.parts
 
 
-def requirements() -> list[str]:
+def requirements(names: Sequence[str] = _REQUIRED) -> list[str]:
     """``name==version`` of each package that serving imports, as installed here.
 
     A local part such as torch's ``+cpu`` is cut: the public index has no such version.
     """
-    return [f"{name}=={version(name).partition('+')[0]}" for name in _REQUIRED]
+    return [f"{name}=={version(name).partition('+')[0]}" for name in names]
 
 
 def _column(name: str, kind: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlflow
-from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.tracking.runs import Run
@@ -47,7 +46,7 @@ def choose_scorers(names: str, *, model: str, guidelines: str = "") -> list[Any]
         guidelines: Rules in words that every answer has to keep; one more scorer when not empty.
 
     Raises:
-        UsageError: A name that is none, or a judge that MLflow cannot name.
+        UsageError: A name that is none.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     unknown = sorted(set(wanted) - set(JUDGES))
@@ -58,16 +57,20 @@ def choose_scorers(names: str, *, model: str, guidelines: str = "") -> list[Any]
             where="judge_scorers",
             fix=f"choose among {', '.join(JUDGES)}",
         )
+    # MLflow itself finds out only when the first answer is judged.
+    provider, _, name = model.partition(":/")
+    if not provider or not name:
+        raise UsageError(
+            "PHI3-U072",
+            f"{model!r} names no judge",
+            where="judge_model",
+            fix="write it as openai:/gpt-4.1-mini",
+        )
     # A second to import, and most evaluations have no judge.
     theirs = importlib.import_module("mlflow.genai.scorers")
-    try:
-        scorers = [getattr(theirs, _SCORERS[name])(name=name, model=model) for name in wanted]
-        if guidelines:
-            scorers.append(theirs.Guidelines(name="guidelines", guidelines=guidelines, model=model))
-    except (MlflowException, ValueError) as error:
-        raise UsageError(
-            "PHI3-U072", str(error), where="judge_model", fix="write it as openai:/gpt-4.1-mini"
-        ) from error
+    scorers = [getattr(theirs, _SCORERS[each])(name=each, model=model) for each in wanted]
+    if guidelines:
+        scorers.append(theirs.Guidelines(name="guidelines", guidelines=guidelines, model=model))
     return scorers
 
 

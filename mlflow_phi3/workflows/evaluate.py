@@ -94,7 +94,7 @@ def evaluate(
     measured = Measured(untuned, tuned, comparison)
     _log(run, measured)
     if tuned.predictions and (judges or service):
-        _judge(job, run, tuned, judges, service)
+        ask_others(job, run, tuned, judges, service)
     return measured
 
 
@@ -108,30 +108,7 @@ def load_evaluation(job: Job, evaluate_run: str) -> Evaluation:
     return Evaluation(metrics, tuple(ExampleLoss(**row) for row in rows))
 
 
-def show_measures(job: Job, measured: Measured) -> None:
-    """Print base beside tuned."""
-    base, tuned = measured.base.metrics, measured.tuned.metrics
-    rows = [[name, f"{base[name]:.4f}", f"{tuned[name]:.4f}"] for name in tuned if name in base]
-    job.screen.table("Test split", ["metric", "untuned base", "tuned"], rows)
-
-
-def _log(run: Run, measured: Measured) -> None:
-    base, tuned = measured.base, measured.tuned
-    run.log_metrics({f"base/{name}": value for name, value in base.metrics.items()})
-    run.log_metrics({f"test/{name}": value for name, value in tuned.metrics.items()})
-    run.log_json(
-        {"base": base.metrics, "test": tuned.metrics, "comparison": asdict(measured.comparison)},
-        "eval/metrics.json",
-    )
-    if base.labels is not None and tuned.labels is not None:
-        _log_labels(run, base.labels, tuned.labels)
-    else:
-        _log_answers(run, base, tuned)
-    run.log_json([asdict(row) for row in tuned.per_example], "eval/per_example.json")
-    run.log_text(render_report(base, tuned, measured.comparison), "eval/report.html")
-
-
-def _judge(
+def ask_others(
     job: Job, run: Run, tuned: Evaluation, judges: list[Any], service: ContentSafety | None
 ) -> None:
     """What others say of the winner's answers: a judge model, and a content filter."""
@@ -168,6 +145,29 @@ def choose_judges(config: EvaluateConfig) -> list[Any]:
     return choose_scorers(
         config.judge_scorers, model=config.judge_model, guidelines=config.judge_guidelines
     )
+
+
+def show_measures(job: Job, measured: Measured) -> None:
+    """Print base beside tuned."""
+    base, tuned = measured.base.metrics, measured.tuned.metrics
+    rows = [[name, f"{base[name]:.4f}", f"{tuned[name]:.4f}"] for name in tuned if name in base]
+    job.screen.table("Test split", ["metric", "untuned base", "tuned"], rows)
+
+
+def _log(run: Run, measured: Measured) -> None:
+    base, tuned = measured.base, measured.tuned
+    run.log_metrics({f"base/{name}": value for name, value in base.metrics.items()})
+    run.log_metrics({f"test/{name}": value for name, value in tuned.metrics.items()})
+    run.log_json(
+        {"base": base.metrics, "test": tuned.metrics, "comparison": asdict(measured.comparison)},
+        "eval/metrics.json",
+    )
+    if base.labels is not None and tuned.labels is not None:
+        _log_labels(run, base.labels, tuned.labels)
+    else:
+        _log_answers(run, base, tuned)
+    run.log_json([asdict(row) for row in tuned.per_example], "eval/per_example.json")
+    run.log_text(render_report(base, tuned, measured.comparison), "eval/report.html")
 
 
 def _log_answers(run: Run, base: Evaluation, tuned: Evaluation) -> None:

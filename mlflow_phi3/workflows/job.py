@@ -14,7 +14,6 @@ from mlflow_phi3 import __version__
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.job import JobConfig
 from mlflow_phi3.config.model import ModelConfig
-from mlflow_phi3.config.words import PrepareWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.modeling.base import DEMO, Base, choose_device, load_base
 from mlflow_phi3.tracking.runs import Run, Tracker, open_tracker
@@ -69,8 +68,13 @@ def greet(job: Job, config: ModelConfig) -> None:
         )
 
 
-def open_base(config: PrepareWord, data: PreparedData) -> Base:
-    """Load the base model that a configuration names, with the end that the task asks for.
+def open_base(config: ModelConfig, data: PreparedData | None = None) -> Base:
+    """Load the base model that a configuration names.
+
+    Args:
+        config: Which one, and where it computes.
+        data: What it is to learn; decides whether its end is the vocabulary or a head over labels.
+            None loads it as it is.
 
     Raises:
         UsageError: No such checkpoint, or one that cannot learn the task.
@@ -82,7 +86,7 @@ def open_base(config: PrepareWord, data: PreparedData) -> Base:
         precision=config.precision,
         device=choose_device(config.device),
     )
-    return shape_base(config, base, data)
+    return base if data is None else shape_base(base, data)
 
 
 def log_config(run: Run, config: Config) -> None:

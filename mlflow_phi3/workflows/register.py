@@ -23,11 +23,12 @@ from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.agreement import Parity
-from mlflow_phi3.modeling.base import Base, choose_dtype, load_base
+from mlflow_phi3.modeling.base import Base, choose_dtype
 from mlflow_phi3.modeling.classify import classify
 from mlflow_phi3.modeling.generate import generate, render_prompt
 from mlflow_phi3.modeling.merge import merge_adapter
 from mlflow_phi3.modeling.parity import compare_logits
+from mlflow_phi3.modeling.portable import load_portable, save_pinned
 from mlflow_phi3.serving.certificate import ARTIFACT
 from mlflow_phi3.serving.package import CHECKPOINT, package_chat, package_labels
 from mlflow_phi3.tracking import registry
@@ -114,12 +115,12 @@ def register(
     run.set_tags({SWEEP_RUN: winner.sweep_run, WINNER_RUN: winner.run_id})
     with tempfile.TemporaryDirectory(dir=job.workspace) as scratch:
         with job.screen.stage("register") as update:
-            update("merging the adapter into its base")
+            update("making it portable")
             model_uri = _log_portable(job, config, base, winner, run, Path(scratch))
             update("reloading it from the store")
             folder = registry.download_model(model_uri, Path(scratch) / "reloaded")
             device = str(base.model.device)
-            reloaded = load_base(str(folder / CHECKPOINT), precision="float32", device=device)
+            reloaded = load_portable(folder / CHECKPOINT, precision="float32", device=device)
             update("comparing it with the trained one, and with the champion")
             parity = _compare(config, base, reloaded, data, winner)
             verdict = _judge(job, config, parity, reloaded, data, tuned, Path(scratch))
@@ -161,15 +162,16 @@ def register(
 def _log_portable(
     job: Job, config: RegisterConfig, base: Base, winner: Winner, run: Run, scratch: Path
 ) -> str:
-    """Fetch the adapter from the store, fold it into the base, log the whole; its URI."""
-    merged = merge_adapter(
+    """Fetch the adapter from the store, fold it into the base or pin that, log it; its URI."""
+    write = merge_adapter if config.model_format == "merged" else save_pinned
+    portable = write(
         base,
         fetch_adapter(job, winner.run_id),
-        scratch / "merged",
+        scratch / config.model_format,
         dtype=choose_dtype(config.model_dtype, name=base.name, device="cpu"),
     )
     package = package_labels if base.labels else package_chat
-    return registry.log_model(run, package(merged, scratch / "code"))
+    return registry.log_model(run, package(portable, scratch / "code"))
 
 
 def _compare(
@@ -235,7 +237,7 @@ def _against_champion(
     if reigning is None:
         return champion_gate(None, config.promote)
     folder = registry.download_model(reigning.source, scratch / "champion")
-    champion = load_base(str(folder / CHECKPOINT), precision="float32")
+    champion = load_portable(folder / CHECKPOINT, precision="float32")
     if champion.labels != challenger.labels:
         told = f"the champion knows other labels: {', '.join(champion.labels) or 'none'}"
         return champion_gate(None, config.promote, unlike=told)

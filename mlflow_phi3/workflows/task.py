@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from mlflow_phi3.config.hyperparameters import BALANCED, UNWEIGHTED, parse_weights
 from mlflow_phi3.config.swept import Auto, Choices, Interval, Pin, Scalar, Swept, values_of
-from mlflow_phi3.config.words import PrepareWord, SweepWord, TrainWord
+from mlflow_phi3.config.words import SweepWord, TrainWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import DataError, UsageError
 from mlflow_phi3.modeling.base import DEMO, Base
@@ -19,19 +19,19 @@ _DEMO_HEAD_RATES = Interval(1e-3, 4e-3, log=True)
 WordT = TypeVar("WordT", SweepWord, TrainWord)
 
 
-def shape_base(config: PrepareWord, base: Base, data: PreparedData) -> Base:
-    """The base with the end that the task asks for.
+def shape_base(base: Base, data: PreparedData) -> Base:
+    """The base with the end that the task asks for which ``data`` was prepared.
 
     Raises:
         UsageError: A classifier is to learn to answer.
         DataError: The data has fewer than two labels.
     """
-    if config.task != CLASSIFICATION:
+    if data.manifest.config.get("task") != CLASSIFICATION:
         if base.labels:
             raise UsageError(
                 "PHI3-U065",
                 f"the model tells {', '.join(base.labels)} apart and cannot answer",
-                where=config.model,
+                where=base.name,
                 fix=f"give task={CLASSIFICATION}, or another model",
             )
         return base

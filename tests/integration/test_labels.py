@@ -115,6 +115,14 @@ def test_texts_with_labels_become_a_registered_classifier(store, tmp_path):
     assert [answer["label"] for answer in answers] == ["repair", "order"]
     assert all(0.5 < answer["score"] <= 1 for answer in answers)
 
+    # The same winner as an adapter with its base pinned: other files, equal answers.
+    pinned = {"registered_model": "pinned", "model_format": "adapter", "model_dtype": "float32"}
+    assert entry.run("register", [f"--{name}={value}" for name, value in pinned.items()]) == 0
+    again = mlflow.pyfunc.load_model("models:/pinned@champion").predict(frame)
+    assert [answer["label"] for answer in again] == ["repair", "order"]
+    expected = [answer["score"] for answer in answers]
+    assert [answer["score"] for answer in again] == pytest.approx(expected, abs=0.02)
+
 
 @pytest.mark.parametrize(
     ("values", "message"),

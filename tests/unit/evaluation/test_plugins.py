@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,21 +11,24 @@ from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.plugins import load_metrics
 from mlflow_phi3.evaluation.runner import evaluate
-from tests.tiny_phi3 import conversation
+from mlflow_phi3.training.loop import Session
+from mlflow_phi3.training.reports import StepReport
+from mlflow_phi3.training.spec import TrialSpec
+from tests.tiny_phi3 import conversation, example
 
 DOCS = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    def installed(entry_points, **modules):
+    def installed(entry_points, *, group="mlflow_phi3.metrics", **modules):
         for name, source in modules.items():
             (tmp_path / f"{name}.py").write_text(source)
             monkeypatch.delitem(sys.modules, name, raising=False)
         info = tmp_path / "my_metrics-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-metrics\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[mlflow_phi3.metrics]\n{entry_points}\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n{entry_points}\n")
         monkeypatch.syspath_prepend(str(tmp_path))
 
     return installed
@@ -40,6 +44,30 @@ def test_the_example_of_the_docs_works(base, install):
     scores = [row.others["brevity"] for row in found.predictions]
     assert scores[1] == 1.0
     assert found.metrics["brevity"] == pytest.approx(sum(scores) / 2)
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "setting"),
+    [
+        ("mlflow_phi3.losses", "poly", {"loss": "poly"}),
+        ("mlflow_phi3.optimizers", "calm", {"optimizer": "calm"}),
+    ],
+)
+def test_a_loss_and_an_optimizer_of_the_docs_train(base, install, tmp_path, group, name, setting):
+    text = DOCS.read_text()
+    (source,) = re.findall(r"```python\n# my_training.py\n(.*?)```", text, re.DOTALL)
+    (entry,) = re.findall(rf"^({name} = .*)$", text, re.MULTILINE)
+    install(entry.replace('"', ""), group=group, my_training=source)
+    spec = TrialSpec(learning_rate=0.01, epochs=2, per_device_batch_size=2, scheduler="constant")
+    examples = [example(base, conversation("hold", f"light {n}", n)) for n in range(4)]
+    losses = {}
+    for kind, chosen in (("plain", spec), ("theirs", replace(spec, **setting))):
+        session = Session(base, examples, examples, folder=tmp_path / kind)
+        session.add(kind, chosen)
+        reports = [report for report in session.reports() if isinstance(report, StepReport)]
+        losses[kind] = [report.loss for report in reports]
+    assert losses["theirs"][-1] < losses["theirs"][0]
+    assert losses["theirs"] != losses["plain"]
 
 
 def test_without_packages_there_are_none():

@@ -14,8 +14,10 @@ from mlflow_phi3.modeling.merge import merge_adapter
 from mlflow_phi3.modeling.parity import compare_logits
 from mlflow_phi3.serving.certificate import (
     FIXED_PROMPTS,
+    Certificate,
     ask_all,
     certify,
+    certify_endpoint,
     compare_stage,
     over_http,
 )
@@ -100,3 +102,44 @@ def test_a_tie_that_rounding_decides_does_not_break_it():
 
 def test_nothing_compared_certifies_nothing():
     assert not certify("m", [], [], max_tokens=1).holds
+
+
+def replies(answers):
+    """An endpoint that knows the answers to the fixed prompts by heart."""
+    last = [prompt[-1].content for prompt in FIXED_PROMPTS]
+
+    def ask(body):
+        text = body["text"] if "text" in body else body["messages"][-1]["content"]
+        found = answers[last.index(text)]
+        if "text" in body:
+            return {"predictions": [{"label": found, "score": 0.9}]}
+        return {"choices": [{"message": {"role": "assistant", "content": found}}]}
+
+    return ask
+
+
+@pytest.mark.parametrize("labels", [(), ("a", "b", "c", "d")])
+def test_an_endpoint_is_held_to_the_certificate_of_its_registration(labels):
+    served = ["a", "b", "c", "d"]
+    logits = Parity(0.1, 0.01, tokens_equal=True, positions=5)
+    merged = compare_stage("merged", ["a", "b", "c", "e"], served, logits=logits, tolerance=0.02)
+    made = certify(
+        "trial-1", ["a", "b", "c", "e"], [merged], max_tokens=3, served=served, labels=labels
+    )
+    stored = json.loads(json.dumps(made.to_json()))
+    assert Certificate.from_json(stored) == made
+
+    good = certify_endpoint(stored, replies(served), where="chat/blue")
+    again = certify_endpoint(good.to_json(), replies(served), where="chat/blue")
+    assert [stage.name for stage in again.stages] == ["merged", "endpoint"]
+    again.check()
+    bad = certify_endpoint(stored, replies(["a", "b", "c", "e"]), where="chat/blue")
+    assert not bad.holds
+    with pytest.raises(GateError, match=r"PHI3-G071 chat/blue: the endpoint .* 1 of 4"):
+        bad.check()
+
+
+def test_an_endpoint_without_a_text_is_told():
+    made = certify("trial-1", ["a"] * 4, [compare_stage("pyfunc", ["a"], ["a"])], max_tokens=3)
+    with pytest.raises(GateError, match="PHI3-G072"):
+        certify_endpoint(made.to_json(), lambda _: {}, where="x")

@@ -1,0 +1,57 @@
+"""An adapter with its base pinned beside a merged checkpoint."""
+
+import json
+
+import pytest
+import torch
+
+from mlflow_phi3.azure.portable import check_portable
+from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.modeling.adapter import with_adapter
+from mlflow_phi3.modeling.merge import merge_adapter
+from mlflow_phi3.modeling.parity import compare_logits
+from mlflow_phi3.modeling.portable import BASE_FILE, is_pinned, load_portable, save_pinned
+from mlflow_phi3.serving.local import load_checkpoint
+from mlflow_phi3.serving.package import package_chat
+from tests.tiny_phi3 import conversation, example
+
+
+@pytest.fixture
+def pinned(base, adapter, tmp_path):
+    return save_pinned(base, adapter, tmp_path / "pinned", dtype=torch.float32)
+
+
+def test_both_formats_are_the_model_that_was_trained(base, adapter, pinned, tmp_path):
+    rows = [example(base, conversation("hold the light?", "until blue"))]
+    merged = merge_adapter(base, adapter, tmp_path / "merged", dtype=torch.float32)
+    assert is_pinned(pinned)
+    assert not is_pinned(merged)
+    for folder in (merged, pinned):
+        loaded = load_portable(folder)
+        with with_adapter(base, adapter) as tuned:
+            assert compare_logits(tuned, loaded.model, rows).within(1e-5)
+    served = load_checkpoint(pinned, device="cpu")
+    with with_adapter(base, adapter) as tuned:
+        assert compare_logits(tuned, served.model, rows).within(1e-5)
+
+
+def test_an_adapter_weighs_little(pinned, base):
+    held = sum(file.stat().st_size for file in pinned.rglob("*"))
+    whole = sum(weight.numel() * 4 for weight in base.model.parameters())
+    assert held < whole / 2
+    assert not (pinned / "model.safetensors").exists()
+
+
+def test_another_base_is_refused(pinned):
+    facts = json.loads((pinned / BASE_FILE).read_text())
+    (pinned / BASE_FILE).write_text(json.dumps(facts | {"revision": "0" * 40}))
+    with pytest.raises(PreflightError, match=r"PHI3-P042 .* trained on 000000000000"):
+        load_portable(pinned)
+
+
+def test_an_endpoint_without_the_base_does_not_get_it(pinned, tmp_path):
+    servable = package_chat(pinned, tmp_path / "code")
+    flavors = {"python_function": {"config": servable.model_config}}
+    assert [item for item in servable.pip_requirements if item.startswith("peft==")]
+    with pytest.raises(UsageError, match="PHI3-U712"):
+        check_portable({"flavors": flavors}, where="models:/m/1")
