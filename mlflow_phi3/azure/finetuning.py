@@ -1,7 +1,6 @@
 """Fine-tuning jobs of a project: submit once, look, cancel, delete; their metrics and models."""
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +12,6 @@ from mlflow_phi3.errors import AzureError
 OUTPUT = "registered_model"
 ENDED = frozenset({"Completed", "Failed", "Canceled"})
 _MODELS_VERSION = "2024-10-01-preview"
-_MODEL_ID = re.compile(r"/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$")
 # The types have "ChatCompletion"; the SDK's constructor lowers the first letter.
 _TASKS = {"chat-completion": "ChatCompletion", "text-classification": "TextClassification"}
 
@@ -316,10 +314,10 @@ class JobService:
             return dict(json.loads(answer.text())) if answer.content else {}
 
 
-def parse_model_id(address: str) -> tuple[str, str]:
-    """Name and version in the address of a model; two empty texts where there are none."""
-    match = _MODEL_ID.search(address)
-    return (match["name"], match["version"]) if match else ("", "")
+def base_name(address: str) -> str:
+    """``Phi-4-mini-instruct`` for the address of a base model in the registry."""
+    _, found, rest = address.partition("/models/")
+    return rest.split("/")[0] if found else address
 
 
 def _to_state(job: Any) -> JobState:

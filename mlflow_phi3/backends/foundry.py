@@ -32,8 +32,10 @@ METRICS = {
 """Names of a job's metrics (transformers' Trainer's) to ours; others keep theirs under azure/."""
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 15.0
-_PATIENCE = 20
+PATIENCE = 20
 """Looks that may fail in a row before following is given up; the job does not mind."""
+HOPELESS = frozenset({401, 403, 404})
+"""Answers after which no further look would help."""
 _MOST_BYTES = 512 << 20
 """Foundry's limit for a data file."""
 
@@ -248,11 +250,11 @@ def follow(
     pause_s, failures = _FIRST_PAUSE_S, 0
     while True:
         try:
-            news = _look(service, name, seen)
+            news = look(service, name, seen)
             failures = 0
         except AzureError as error:
             failures += 1
-            if failures > _PATIENCE or error.status in {401, 403, 404}:
+            if failures > PATIENCE or error.status in HOPELESS:
                 raise
         else:
             if news.points:
@@ -288,7 +290,17 @@ def model_of(service: JobService, job: JobState) -> TunedModel:
     return service.tuned_model(job)
 
 
-def _look(service: JobService, name: str, seen: dict[str, int]) -> News:
+def look(service: JobService, name: str, seen: dict[str, int]) -> News:
+    """Look at a job once.
+
+    Args:
+        service: The remote calls.
+        name: The job.
+        seen: By metric, how many points were told before; brought up to date.
+
+    Raises:
+        AzureError: There is no such job, or Azure does not answer.
+    """
     job = service.get(name)
     if job is None:
         raise AzureError(

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from mlflow_phi3.azure.finetuning import JobState, TunedModel
+from mlflow_phi3.azure.finetuning import JobState, TunedModel, base_name
 from mlflow_phi3.azure.hyperparameters import from_azure
 from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.backends.tuned import Deployed, Shelf, plan_removal
@@ -38,13 +38,18 @@ def list_command(*, target: str = TARGET, as_json: bool = AS_JSON) -> None:
     screen.table(
         "Fine-tuning jobs",
         ["job", "status", "base model", "makes", "created"],
-        [[j.name, j.status, _short(j.base), j.output, j.created[:19]] for j in jobs],
+        [[j.name, j.status, base_name(j.base), j.output, j.created[:19]] for j in jobs],
     )
     screen.table(
         "Tuned models",
         ["model", "base model", "job", "served by"],
         [
-            [f"{m.name}:{m.version}", _short(m.base), m.job, ", ".join(served[m.id]) or "nothing"]
+            [
+                f"{m.name}:{m.version}",
+                base_name(m.base),
+                m.job,
+                ", ".join(served[m.id]) or "nothing",
+            ]
             for m in models
         ],
     )
@@ -127,12 +132,6 @@ def _model_facts(model: TunedModel, deployed: list[Deployed]) -> dict[str, Any]:
         "served by": [str(place) for place in deployed],
         "in MLflow": [f"models:/{version.name}/{version.version}" for version in versions],
     }
-
-
-def _short(base: str) -> str:
-    """``Phi-4-mini-instruct`` for its address in the registry."""
-    parts = base.split("/models/")
-    return parts[-1].split("/")[0] if len(parts) > 1 else base
 
 
 def _text(value: Any) -> str:

@@ -28,3 +28,14 @@ class FoundryConfig(Config):
     job_timeout_hours: float = Field(default=24.0, gt=0)
     """Follow a job in Foundry for so long; it goes on without us, and `mlflow-phi3 watch` takes it
     up again."""
+
+    max_jobs: int = Field(default=2, ge=1)
+    """Jobs of a sweep that train in Foundry at the same time."""
+
+    budget_usd: float = Field(default=0.0, ge=0)
+    """Submit no job that would bring the training in Foundry above so many US dollars, by estimate;
+    0 sets no limit. Hosting is not part of it."""
+
+    training_usd_per_million: float = Field(default=0.0, ge=0)
+    """Foundry's price of training, US dollars per million tokens, from its price page; 0 takes the
+    catalog's, which is a lower bound."""

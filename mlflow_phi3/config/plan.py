@@ -17,10 +17,6 @@ class PlanWord(SweepWord):
     usd_per_hour: float = Field(default=0.0, ge=0)
     """What an hour of this machine costs, US dollars; 0 for your own."""
 
-    training_usd_per_million: float = Field(default=0.0, ge=0)
-    """Foundry's price of training, US dollars per million tokens, from its price page; 0 takes the
-    catalog's, which is a lower bound."""
-
     hosting_usd_per_hour: float = Field(default=0.0, ge=0)
     """What an hour of hosting costs, US dollars per machine or endpoint; 0 looks it up with
     `live_prices`, and is told as not known otherwise."""

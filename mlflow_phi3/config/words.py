@@ -25,6 +25,11 @@ class TrainWord(FoundryConfig, Hyperparameters, PrepareWord):
     """Where it trains: `local`, in this process; `foundry`, as a fine-tuning job of Azure AI
     Foundry (docs/foundry.md)."""
 
+    continue_from: str = ""
+    """Train on from an adapter instead of a fresh one, when more data comes:
+    `models:/chat@champion` (a version that `register` made), `runs:/<id of a training>`, or a
+    folder in PEFT's format. It keeps its rank, scale and layers."""
+
     # A single training needs single values where a sweep has choices.
     batch_size_multiplier: Annotated[Swept, Element(int, least=1)] = Pin(1)
     """Times `per_device_batch_size`, by accumulation: examples of one optimizer step."""
@@ -33,7 +38,7 @@ class TrainWord(FoundryConfig, Hyperparameters, PrepareWord):
     """Passes over the training examples, at least 1."""
 
 
-class SweepWord(SweepConfig, PrepareWord):
+class SweepWord(FoundryConfig, SweepConfig, PrepareWord):
     """`sweep`: search hyperparameters over LoRA trainings."""
 
 

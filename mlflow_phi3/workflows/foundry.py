@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow_phi3.azure.assets import check_asset_name
-from mlflow_phi3.azure.finetuning import ENDED, FineTuning, JobService, JobState, to_yaml
+from mlflow_phi3.azure.finetuning import (
+    ENDED,
+    FineTuning,
+    JobService,
+    JobState,
+    TunedModel,
+    base_name,
+    to_yaml,
+)
 from mlflow_phi3.azure.hyperparameters import check_expressible
 from mlflow_phi3.azure.target import is_local
 from mlflow_phi3.backends.foundry import (
@@ -23,13 +31,15 @@ from mlflow_phi3.backends.foundry import (
     send_data,
     submit_once,
 )
+from mlflow_phi3.backends.jobs import Limits
 from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.parse import narrow
-from mlflow_phi3.config.words import TrainWord
+from mlflow_phi3.config.words import SweepWord, TrainWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import AzureError, Interrupted, UsageError
+from mlflow_phi3.modeling.catalog import training_price
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.runs import Run
@@ -45,12 +55,13 @@ EVENTS = "azure/events.jsonl"
 
 def run(config: TrainWord) -> None:
     """Prepare, send the data, submit a job, follow it and register its model."""
-    _check(config)
+    check(config)
     job = open_job(config)
     greet(job, config)
     with job.root("train", config) as root:
         data = prepare_as_child(job, config, root)
-        service, wanted = _send(job, config, data, root)
+        service, lesson = send(job, config, data, root)
+        wanted = _write_down(config, data, lesson, root)
         state = _submit(job, config, service, wanted, root)
         if not config.detach:
             _follow(job, service, root, state.name, config)
@@ -84,7 +95,7 @@ def watch(name: str, config: FoundryConfig, job: Job) -> None:
         _follow(job, service, run, job_name, settings)
 
 
-def _check(config: TrainWord) -> None:
+def check(config: TrainWord | SweepWord) -> None:
     """Refuse what Foundry cannot do, before anything is read or sent."""
     check_expressible(config.model_fields_set)
     check_asset_name(config.tuned_model, "tuned_model")
@@ -98,11 +109,10 @@ def _check(config: TrainWord) -> None:
         )
 
 
-def _send(
-    job: Job, config: TrainWord, data: PreparedData, run: Run
-) -> tuple[JobService, FineTuning]:
-    """Bring the data to Azure; the job that is wanted is written down in the run."""
-    spec = pinned_spec(narrow(config, Hyperparameters), model=config.model, seed=config.seed)
+def send(
+    job: Job, config: TrainWord | SweepWord, data: PreparedData, run: Run
+) -> tuple[JobService, Lesson]:
+    """Bring the data to Azure; what all jobs share is told on ``run``."""
     base = choose_base(config.model, local=is_local(config.azure_target))
     with job.screen.stage("upload") as update, tempfile.TemporaryDirectory() as folder:
         update("signing in")
@@ -112,25 +122,61 @@ def _send(
         update("sending the data")
         splits = {name: data.conversations(name) for name in ("train", "validation")}
         addresses, sent = send_data(workspace, service, config.tuned_model, splits, Path(folder))
-    job.screen.say(
-        f"  {'sent to' if sent else 'the same data was already in'} {workspace.target.project}"
-    )
-    lesson = Lesson(base.name, version, **addresses, output=config.tuned_model, sent=sent)
-    wanted = plan_job(lesson, spec)
-    known = {f"resolved.{name}": value for name, value in flat_params(spec).items()}
-    run.log_params({name: known[name] for name in known if name.split(".")[1] in _TOLD})
-    log_datasets(run, dataset_facts(data, ("train", "validation")))
-    run.log_text(to_yaml(wanted), "azure/job.yaml")
-    run.log_json(asdict(wanted), "azure/request.json")
+    how = "sent to" if sent else "the same data was already in"
+    job.screen.say(f"  {how} {workspace.target.project}")
     run.set_tags(
         {
             "phi3.base_model": base.name,
+            "phi3.dataset_sha256": data.manifest.sha256,
             "azure.target": workspace.target.path,
             TARGET: config.azure_target,
-            JOB: wanted.name,  # before it is submitted: whatever happens then, it can be found
         }
     )
-    return service, wanted
+    log_datasets(run, dataset_facts(data, ("train", "validation")))
+    lesson = Lesson(
+        base.name, version, addresses["train"], addresses["validation"], config.tuned_model
+    )
+    return service, lesson
+
+
+def limits_of(config: TrainWord | SweepWord, data: PreparedData) -> Limits:
+    """How much may go on in Foundry, and cost."""
+    facts = data.manifest.splits["train"]
+    price = config.training_usd_per_million or training_price().usd_per_million_from
+    return Limits(
+        jobs=config.max_jobs,
+        budget_usd=config.budget_usd,
+        usd_per_million_tokens=price,
+        train_tokens=facts.tokens,
+        train_rows=facts.rows,
+        timeout_s=config.job_timeout_hours * 3600,
+    )
+
+
+def _write_down(config: TrainWord, data: PreparedData, lesson: Lesson, run: Run) -> FineTuning:
+    """The job that is wanted, written into the run before it is submitted.
+
+    Raises:
+        UsageError: It would cost more than it may.
+    """
+    spec = pinned_spec(narrow(config, Hyperparameters), model=config.model, seed=config.seed)
+    limits = limits_of(config, data)
+    cost_usd = limits.cost_usd(spec)
+    if 0 < limits.budget_usd < cost_usd:
+        raise UsageError(
+            "PHI3-U784",
+            f"the job is estimated at {cost_usd:.2f} USD or more",
+            where=f"budget_usd={limits.budget_usd:g}",
+            fix="fewer epochs or rows, or a larger budget",
+        )
+    wanted = plan_job(lesson, spec)
+    known = {f"resolved.{name}": value for name, value in flat_params(spec).items()}
+    run.log_params({name: known[name] for name in known if name.split(".")[1] in _TOLD})
+    run.log_metrics({"cost/estimated_usd": cost_usd})
+    run.log_text(to_yaml(wanted), "azure/job.yaml")
+    run.log_json(asdict(wanted), "azure/request.json")
+    run.set_tags({JOB: wanted.name})  # before it is submitted: it can be found, whatever happens
+    return wanted
 
 
 def _submit(
@@ -170,14 +216,18 @@ def _follow(job: Job, service: JobService, run: Run, name: str, config: FoundryC
     state = news.job
     if state.status == "Canceled":
         raise Interrupted("PHI3-T009", f"the job {name} was cancelled in Azure")
-    model = model_of(service, state)
+    register(job, run, model_of(service, state), config.tuned_model)
+
+
+def register(job: Job, run: Run, model: TunedModel, name: str) -> None:
+    """Make a model in Azure a version of the registered model ``name``, and say how to serve it."""
     run.log_json(asdict(model), "azure/model.json")
     version = register_tuned(
         run,
-        name=config.tuned_model,
+        name=name,
         model_id=model.id,
-        tags={JOB: name, "phi3.base_model": model.base.rsplit("/", 3)[1] if model.base else ""},
-        description=f"{model.name}:{model.version} in Azure, made by the fine-tuning job {name}",
+        tags={JOB: model.job, "phi3.base_model": base_name(model.base)},
+        description=f"{model.name}:{model.version} in Azure, made by the job {model.job}",
     )
     uri = f"models:/{version.name}/{version.version}"
     job.screen.say(f"[bold green]{uri}[/] is {model.name}:{model.version} in Azure")

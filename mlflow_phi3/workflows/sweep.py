@@ -1,5 +1,6 @@
 """``sweep``: search hyperparameters over LoRA trainings of one base."""
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,10 @@ class Winner:
 
 
 def run(config: SweepWord) -> None:
-    """Run the step by itself; its preparation is a child run."""
+    """Run the step by itself, here or in Foundry; its preparation is a child run."""
+    if config.backend == "foundry":
+        importlib.import_module("mlflow_phi3.workflows.foundry_sweep").run(config)
+        return
     job = open_job(config)
     greet(job, config)
     with job.root("sweep", config) as root:
@@ -87,7 +91,7 @@ def sweep(
             parent=run,
             folder=job.workspace / "trials",
             tags=tags,
-            on_progress=_teller(update),
+            on_progress=teller(update),
         )
     best = result.winner
     run.set_tags({WINNER_RUN: best.run_id, "phi3.study": result.study})
@@ -140,7 +144,9 @@ def _brief(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _teller(update: Update) -> Callable[[SweepProgress], None]:
+def teller(update: Update) -> Callable[[SweepProgress], None]:
+    """Tells a stage's progress line how a sweep stands."""
+
     def tell(progress: SweepProgress) -> None:
         best = f", best {progress.best_loss:.4f} ({progress.best_trial})" * bool(
             progress.best_trial

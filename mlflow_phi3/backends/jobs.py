@@ -1,0 +1,288 @@
+"""Trials as fine-tuning jobs of Foundry: so many at once, and no more than they may cost."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlflow_phi3.azure.finetuning import FineTuning, JobService, JobState, TunedModel
+from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.backends.base import Job
+from mlflow_phi3.backends.foundry import (
+    HOPELESS,
+    PATIENCE,
+    Lesson,
+    News,
+    look,
+    model_of,
+    plan_job,
+    submit_once,
+)
+from mlflow_phi3.errors import AzureError, UsageError
+from mlflow_phi3.training.reports import (
+    EndReport,
+    EvaluationReport,
+    Outcome,
+    Report,
+    StepReport,
+)
+from mlflow_phi3.training.spec import TrialSpec
+
+_PAUSE_S = 2.0
+_NOWHERE = Path()
+"""The weights stay in Foundry."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may go on, and cost.
+
+    Args:
+        jobs: Jobs at once, at least 1.
+        budget_usd: Most that all jobs together may cost by estimate; 0 sets no limit.
+        usd_per_million_tokens: Price of a million training tokens.
+        train_tokens: Tokens of the training data.
+        train_rows: Conversations of it.
+        timeout_s: How long a job is followed.
+    """
+
+    jobs: int
+    budget_usd: float
+    usd_per_million_tokens: float
+    train_tokens: int
+    train_rows: int
+    timeout_s: float
+
+    def cost_usd(self, spec: TrialSpec) -> float:
+        """What a trial is estimated to cost: tokens seen, times the price."""
+        return self.train_tokens * spec.epochs * self.usd_per_million_tokens / 1e6
+
+
+class FoundryBackend:
+    """Every trial is a job of its own; trials never share one.
+
+    Args:
+        service: The remote calls.
+        lesson: What all jobs share.
+        limits: How much may go on.
+        cancel: Whether leaving early cancels what runs; else it trains on.
+        on_job: Told the trial and how its job stands, at each change.
+        sleep: Waits so many seconds.
+    """
+
+    def __init__(
+        self,
+        service: JobService,
+        lesson: Lesson,
+        limits: Limits,
+        *,
+        cancel: bool,
+        on_job: Callable[[str, JobState], None],
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.service = service
+        self.lesson = lesson
+        self.limits = limits
+        self.cancel = cancel
+        self.on_job = on_job
+        self.sleep = sleep
+        self.spent_usd = 0.0
+
+    @property
+    def slots(self) -> int:
+        """Jobs at once."""
+        return self.limits.jobs
+
+    @property
+    def group_size(self) -> int:
+        """One: a job trains one trial."""
+        return 1
+
+    @contextmanager
+    def train(self, groups: Sequence[Sequence[Job]]) -> Iterator["FoundryTraining"]:
+        """Train the trials of all groups, ``slots`` at once; leaving early stops listening."""
+        training = FoundryTraining(self, [job for group in groups for job in group])
+        try:
+            yield training
+        finally:
+            training.leave()
+
+    def plan(self, spec: TrialSpec) -> FineTuning:
+        """The job of a trial."""
+        return plan_job(self.lesson, spec)
+
+    def model(self, spec: TrialSpec) -> TunedModel:
+        """What the job of a completed trial made.
+
+        Raises:
+            AzureError: It is not there any more.
+        """
+        state, _ = submit_once(self.service, self.plan(spec))
+        return model_of(self.service, state)
+
+
+@dataclass(slots=True)
+class _Course:
+    """A trial whose job is under way."""
+
+    job: Job
+    name: str
+    deadline: Deadline
+    began: float
+    seen: dict[str, int] = field(default_factory=dict)
+    failures: int = 0
+    status: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+    evaluated: int = 0
+    best: float = math.inf
+    step: int = 0
+    dropped: bool = False
+
+
+@dataclass(slots=True)
+class FoundryTraining:
+    """Jobs under way and those that wait for their turn."""
+
+    backend: FoundryBackend
+    waiting: list[Job]
+    running: list[_Course] = field(default_factory=list)
+
+    def reports(self) -> Iterator[Report]:
+        """What the trials tell, until each has said its ``EndReport``."""
+        while self.waiting or self.running:
+            while self.waiting and len(self.running) < self.backend.slots:
+                yield from self._submit(self.waiting.pop(0))
+            for course in list(self.running):
+                yield from self._listen(course)
+            if self.running:
+                self.backend.sleep(_PAUSE_S)
+
+    def drop(self, trial: str) -> None:
+        """Cancel a trial's job; one that waits is not submitted."""
+        for course in self.running:
+            if course.job.trial == trial and not course.dropped:
+                course.dropped = True
+                self.backend.service.cancel(course.name)
+
+    def leave(self) -> None:
+        """Stop listening; cancel what runs where that is wanted."""
+        for course in self.running:
+            if self.backend.cancel:
+                self.backend.service.cancel(course.name)
+        self.running.clear()
+        self.waiting.clear()
+
+    def _submit(self, job: Job) -> Iterator[Report]:
+        backend = self.backend
+        cost_usd = backend.limits.cost_usd(job.spec)
+        if 0 < backend.limits.budget_usd < backend.spent_usd + cost_usd:
+            left = backend.limits.budget_usd - backend.spent_usd
+            why = f"not submitted: {cost_usd:.2f} USD by estimate, {left:.2f} left of budget_usd"
+            yield _end(job, "failed", why)
+            return
+        try:
+            state, new = submit_once(backend.service, backend.plan(job.spec))
+        except (AzureError, UsageError) as error:
+            yield _end(job, "failed", str(error))
+            return
+        backend.spent_usd += cost_usd if new else 0.0
+        deadline = Deadline(backend.limits.timeout_s)
+        self.running.append(_Course(job, state.name, deadline, time.monotonic()))
+        backend.on_job(job.trial, state)
+
+    def _listen(self, course: _Course) -> Iterator[Report]:
+        try:
+            news = look(self.backend.service, course.name, course.seen)
+            course.failures = 0
+        except AzureError as error:
+            course.failures += 1
+            if course.failures > PATIENCE or error.status in HOPELESS:
+                self.running.remove(course)
+                yield _end(course.job, "failed", str(error), course)
+            return
+        if not news.job.ended and course.deadline.left_s() <= 0:
+            self.running.remove(course)
+            why = f"{course.name} goes on in Azure after job_timeout_hours"
+            yield _end(course.job, "failed", why, course)
+            return
+        if news.job.status != course.status:
+            course.status = news.job.status
+            self.backend.on_job(course.job.trial, news.job)
+        yield from self._retell(course, news)
+        if not news.job.ended:
+            return
+        self.running.remove(course)
+        if news.job.status == "Completed":
+            if course.evaluated < course.job.spec.epochs and "eval_loss" in course.values:
+                yield _evaluation(course, course.values["eval_loss"], course.job.spec.epochs)
+            yield _end(course.job, "complete", "", course)
+        elif course.dropped:
+            yield _end(course.job, "dropped", "", course)
+        else:
+            why = self.backend.service.why_failed(course.name) or "no reason was given"
+            yield _end(course.job, "failed", f"{course.name} {news.job.status}: {why}", course)
+
+    def _retell(self, course: _Course, news: News) -> Iterator[Report]:
+        """A job's metrics as reports, in the order of their steps."""
+        for point in sorted(news.points, key=lambda p: (p.step, _ORDER.get(p.key, 9))):
+            course.values[point.key] = point.value
+            course.step = max(course.step, point.step)
+            if point.key == "loss":
+                yield self._step(course, point.value, point.step)
+            elif point.key == "eval_loss":
+                # One evaluation an epoch is what counts; further ones in between do not.
+                epoch = round(course.values.get("epoch", course.evaluated + 1))
+                if course.evaluated < epoch <= course.job.spec.epochs:
+                    yield _evaluation(course, point.value, epoch)
+
+    def _step(self, course: _Course, loss: float, step: int) -> StepReport:
+        spec = course.job.spec
+        total = math.ceil(self.backend.limits.train_rows / spec.batch_size) * spec.epochs
+        return StepReport(
+            trial=course.job.trial,
+            step=step,
+            total_steps=max(total, step),
+            epoch=course.values.get("epoch", 0.0),
+            loss=loss,
+            learning_rate=course.values.get("learning_rate", spec.learning_rate),
+            grad_norm=course.values.get("grad_norm", 0.0),
+            tokens=0,  # the service does not tell
+            supervised_tokens=0,
+            tokens_per_second=0.0,
+            memory_bytes=0,
+        )
+
+
+# Of one step: what describes it first, then its loss, then its evaluation.
+_ORDER: Mapping[str, int] = {"learning_rate": 0, "grad_norm": 0, "epoch": 0, "loss": 1}
+
+
+def _evaluation(course: _Course, loss: float, epoch: int) -> EvaluationReport:
+    course.evaluated = epoch
+    best = loss < course.best
+    course.best = min(course.best, loss)
+    return EvaluationReport(
+        trial=course.job.trial,
+        step=course.step,
+        epoch=epoch,
+        loss=loss,
+        perplexity=math.exp(loss),
+        token_accuracy=math.nan,
+        supervised_tokens=0,
+        best=best,
+        checkpoint=_NOWHERE,
+    )
+
+
+def _end(job: Job, outcome: Outcome, reason: str, course: _Course | None = None) -> EndReport:
+    return EndReport(
+        trial=job.trial,
+        outcome=outcome,
+        reason=reason,
+        steps=0 if course is None else course.step,
+        best_loss=math.nan if course is None or math.isinf(course.best) else course.best,
+        best_checkpoint=None,
+        seconds=0.0 if course is None else time.monotonic() - course.began,
+    )
