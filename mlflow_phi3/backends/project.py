@@ -6,7 +6,7 @@ from pathlib import Path
 from mlflow_phi3.azure.client import Workspace, open_workspace
 from mlflow_phi3.azure.target import find_target, is_local
 from mlflow_phi3.emulator.lifecycle import start_emulator
-from mlflow_phi3.emulator.settings import settings_from
+from mlflow_phi3.emulator.settings import SUBSCRIPTION, settings_from
 
 
 def open_project(uri: str) -> Workspace:
@@ -24,3 +24,11 @@ def open_project(uri: str) -> Workspace:
         uri = uri.removesuffix("/local").rstrip(":")
     target = find_target(uri, {**os.environ, **environment}, Path.cwd())
     return open_workspace(target, environment)
+
+
+def is_emulated(uri: str) -> bool:
+    """Tell whether a target URI means the emulator, also where its settings are the environment's.
+
+    ``eval "$(mlflow-phi3 emulator env)"`` leads every Azure tool to it, with no other target.
+    """
+    return is_local(uri) or os.environ.get("AZURE_SUBSCRIPTION_ID") == SUBSCRIPTION

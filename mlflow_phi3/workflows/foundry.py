@@ -18,7 +18,6 @@ from mlflow_phi3.azure.finetuning import (
     to_yaml,
 )
 from mlflow_phi3.azure.hyperparameters import check_expressible
-from mlflow_phi3.azure.target import is_local
 from mlflow_phi3.backends.foundry import (
     METRICS,
     Lesson,
@@ -32,7 +31,7 @@ from mlflow_phi3.backends.foundry import (
     submit_once,
 )
 from mlflow_phi3.backends.jobs import Limits
-from mlflow_phi3.backends.project import open_project
+from mlflow_phi3.backends.project import is_emulated, open_project
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.parse import narrow
@@ -99,7 +98,7 @@ def check(config: TrainWord | SweepWord) -> None:
     """Refuse what Foundry cannot do, before anything is read or sent."""
     check_expressible(config.model_fields_set)
     check_asset_name(config.tuned_model, "tuned_model")
-    choose_base(config.model, local=is_local(config.azure_target))
+    choose_base(config.model, local=is_emulated(config.azure_target))
     if config.task != "chat-completion":
         raise UsageError(
             "PHI3-U774",
@@ -113,7 +112,7 @@ def send(
     job: Job, config: TrainWord | SweepWord, data: PreparedData, run: Run
 ) -> tuple[JobService, Lesson]:
     """Bring the data to Azure; what all jobs share is told on ``run``."""
-    base = choose_base(config.model, local=is_local(config.azure_target))
+    base = choose_base(config.model, local=is_emulated(config.azure_target))
     with job.screen.stage("upload") as update, tempfile.TemporaryDirectory() as folder:
         update("signing in")
         workspace = open_project(config.azure_target)
