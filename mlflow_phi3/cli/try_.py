@@ -1,7 +1,6 @@
 """``mlflow-phi3 try``: does it answer, how fast, and how does my application ask it."""
 
 import json
-import time
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,11 +13,13 @@ from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.deployment.tryout import KEY_VARIABLE, Samples, Tried, make_samples, try_queries
 from mlflow_phi3.errors import GateError
 from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
+from mlflow_phi3.monitoring.calls import to_log
 from mlflow_phi3.workflows.screen import Screen
 
 app = typer.Typer(name="try", help="Ask a deployed endpoint.")
 
 _NAME = typer.Argument(..., help="The endpoint.")
+_LOG = typer.Option(None, help="JSONL file that the calls are added to, for `monitor`.")
 _GOLDEN = typer.Option(None, help="JSONL file of golden queries.")
 
 
@@ -29,6 +30,7 @@ def try_command(
     deployment: str = typer.Option("", help="This deployment of it, whatever the traffic."),
     golden: Path | None = _GOLDEN,
     question: str = typer.Option("", help="Ask this instead."),
+    log: Path | None = _LOG,
     target: str = TARGET,
     as_json: bool = AS_JSON,
 ) -> None:
@@ -43,9 +45,9 @@ def try_command(
     names = names_of(deployment or None, endpoint)
     deployer = Deployer(target, told=lambda line: typer.echo(line, err=True))
     found = deployer.describe(names_of(None, endpoint))
-    tried = try_queries(
-        queries, lambda inputs: deployer.callers.predict(names, inputs), time.perf_counter
-    )
+    tried = try_queries(queries, lambda inputs: deployer.callers.predict(names, inputs))
+    if log is not None:
+        _write(log, tried)
     place = find_place(target)
     samples = make_samples(
         endpoint,
@@ -57,7 +59,7 @@ def try_command(
     )
     if as_json:
         told = {"answers": [asdict(one) for one in tried], "samples": asdict(samples)}
-        typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        typer.echo(json.dumps(told, indent=2, ensure_ascii=False, default=str))
     else:
         _show(tried, samples)
     bad = [one for one in tried if one.faults]
@@ -69,6 +71,15 @@ def try_command(
             where=f"endpoint {name}",
             fix="mlflow-phi3 rollback takes the last move of traffic back; or change the file",
         )
+
+
+def _write(log: Path, tried: tuple[Tried, ...]) -> None:
+    """Add the calls to a log; content safety's refusals and other errors end the command before."""
+    with log.open("a", encoding="utf-8") as file:
+        for one in tried:
+            latency_ms = one.latency_s * 1000
+            line = to_log(one.request, one.response, at=one.at, status=200, latency_ms=latency_ms)
+            file.write(line + "\n")
 
 
 def _show(tried: tuple[Tried, ...], samples: Samples) -> None:

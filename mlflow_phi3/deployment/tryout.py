@@ -1,7 +1,9 @@
 """Asking a deployed endpoint some questions, and showing others how to ask it."""
 
+import datetime as dt
 import json
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +11,8 @@ from typing import Any
 from mlflow_phi3.azure.payload import to_request
 from mlflow_phi3.azure.serverless import CHAT
 from mlflow_phi3.azure.target import Target
-from mlflow_phi3.evaluation.golden import GoldenQuery, answer_text, judge
+from mlflow_phi3.data.replies import answer_text
+from mlflow_phi3.evaluation.golden import GoldenQuery, judge
 
 KEY_VARIABLE = "ENDPOINT_KEY"
 """Environment variable that the samples take the key from: no command of ours prints a key."""
@@ -21,6 +24,9 @@ class Tried:
     """One question and what came back.
 
     Args:
+        at: When it was asked.
+        request: The chat.
+        response: What came back.
         question: The user's last message.
         answer: The text of the answer.
         latency_s: From sending to the whole answer, seconds.
@@ -29,6 +35,9 @@ class Tried:
         faults: What was demanded and is not so.
     """
 
+    at: dt.datetime
+    request: Mapping[str, Any]
+    response: Mapping[str, Any]
     question: str
     answer: str
     latency_s: float
@@ -57,24 +66,25 @@ class Samples:
 def try_queries(
     queries: Sequence[GoldenQuery],
     predict: Callable[[Mapping[str, Any]], Mapping[str, Any]],
-    clock: Callable[[], float],
 ) -> tuple[Tried, ...]:
     """Ask one after the other.
 
     Args:
         queries: What is asked; none asks a greeting.
         predict: Sends one request.
-        clock: Monotonic seconds.
     """
     found = []
     for query in queries or (GoldenQuery(_HELLO),):
-        began = clock()
+        at, began = dt.datetime.now(dt.UTC), time.perf_counter()
         answer = predict(query.inputs)
-        latency_s = clock() - began
+        latency_s = time.perf_counter() - began
         text = answer_text(answer)
         usage = answer.get("usage") or {}
         found.append(
             Tried(
+                at=at,
+                request=query.inputs,
+                response=answer,
                 question=query.messages[-1].content,
                 answer=text or "",
                 latency_s=latency_s,
