@@ -1,9 +1,9 @@
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import pytest
 
-from mlflow_phi3.azure.finetuning import JobState, Point, TunedModel
+from mlflow_phi3.azure.finetuning import Point
 from mlflow_phi3.azure.operation import DeadlinePassed
 from mlflow_phi3.backends.foundry import (
     Lesson,
@@ -17,54 +17,10 @@ from mlflow_phi3.backends.foundry import (
 from mlflow_phi3.data.messages import Conversation, Message
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 from mlflow_phi3.training.spec import TrialSpec
+from tests.unit.backends.project import Project, model, state
 
 LESSON = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
 SPEC = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=4)
-
-
-@dataclass
-class Project:
-    """Jobs of a project, as plain values; each look at one may change it."""
-
-    jobs: dict = field(default_factory=dict)
-    points: list = field(default_factory=list)
-    models: dict = field(default_factory=dict)
-    script: list = field(default_factory=list)
-    submitted: list = field(default_factory=list)
-
-    def get(self, name):
-        if self.script:
-            step = self.script.pop(0)
-            if isinstance(step, Exception):
-                raise step
-            status, points = step
-            self.jobs[name] = replace(self.jobs[name], status=status)
-            self.points += points
-        return self.jobs.get(name)
-
-    def submit(self, wanted):
-        self.submitted.append(wanted.name)
-        self.jobs[wanted.name] = state(wanted.name, "NotStarted")
-        return self.jobs[wanted.name]
-
-    def metrics(self, _name):
-        return list(self.points)
-
-    def why_failed(self, _name):
-        return "no more machines."
-
-    def tuned_model(self, job):
-        if job.name not in self.models:
-            raise AzureError("PHI3-A731", "gone")
-        return self.models[job.name]
-
-
-def state(name, status):
-    return JobState(name, status, "phi3-chat", "base", {}, {}, "", "")
-
-
-def model(job):
-    return TunedModel("phi3-chat", "1", "azureml://...", job)
 
 
 def news(project, name, **options):

@@ -1,0 +1,191 @@
+import math
+from dataclasses import replace
+
+import pytest
+
+from mlflow_phi3.azure.finetuning import Point
+from mlflow_phi3.backends.base import Job
+from mlflow_phi3.backends.foundry import Lesson
+from mlflow_phi3.backends.jobs import FoundryBackend, Limits
+from mlflow_phi3.errors import AzureError
+from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
+from mlflow_phi3.training.spec import TrialSpec
+from tests.unit.backends.project import Project, state
+
+LESSON = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
+LIMITS = Limits(2, 0.0, 2.0, train_tokens=500_000, train_rows=16, timeout_s=60)
+SPEC = TrialSpec(learning_rate=1e-4, epochs=1, per_device_batch_size=8)
+
+
+class Trainer(Project):
+    """Every job runs for three looks, tells two steps and an evaluation, and is over."""
+
+    def __init__(self, ends="Completed"):
+        super().__init__()
+        self.looks = {}
+        self.ends = ends
+        self.cancelled = []
+        self.most_at_once = 0
+
+    def get(self, name):
+        job = self.jobs.get(name)
+        if job is None:
+            return None
+        self.looks[name] = self.looks.get(name, 0) + 1
+        if name in self.cancelled:
+            status = "Canceled"
+        else:
+            status = "Running" if self.looks[name] < 3 else self.ends
+        self.jobs[name] = replace(job, status=status)
+        running = [j for j in self.jobs.values() if j.status in {"NotStarted", "Running"}]
+        self.most_at_once = max(self.most_at_once, len(running))
+        return self.jobs[name]
+
+    def cancel(self, name):
+        self.cancelled.append(name)
+
+    def metrics(self, name):
+        points = [Point("epoch", 0.5, 1), Point("loss", 3.0, 1), Point("epoch", 1.0, 2)]
+        points += [Point("loss", 2.0, 2), Point("eval_loss", 2.5, 2)]
+        return points[: 2 * self.looks[name]] if self.looks[name] < 3 else points
+
+
+def jobs(count):
+    rates = [1e-4 * (number + 1) for number in range(count)]
+    return [Job(f"trial-{n:03d}", replace(SPEC, learning_rate=r)) for n, r in enumerate(rates)]
+
+
+def backend(project, *, limits=LIMITS, cancel=False, told=None):
+    on_job = (lambda trial, job: told.append((trial, job.status))) if told is not None else ignore
+    return FoundryBackend(
+        project, LESSON, limits, cancel=cancel, on_job=on_job, sleep=lambda _s: None
+    )
+
+
+def ignore(_trial, _job):
+    return None
+
+
+def everything(one, wanted):
+    with one.train([[job] for job in wanted]) as training:
+        return list(training.reports())
+
+
+def test_a_trial_tells_its_steps_its_evaluation_and_its_end():
+    told = []
+    reports = everything(backend(Trainer(), told=told), jobs(1))
+
+    kinds = [type(report) for report in reports]
+    assert kinds == [StepReport, StepReport, EvaluationReport, EndReport]
+    assert [(r.step, r.total_steps, r.loss) for r in reports[:2]] == [(1, 2, 3.0), (2, 2, 2.0)]
+    assert (reports[2].epoch, reports[2].loss, reports[2].best) == (1, 2.5, True)
+    assert reports[2].perplexity == pytest.approx(math.exp(2.5))
+    assert (reports[3].outcome, reports[3].best_loss) == ("complete", 2.5)
+    assert told == [
+        ("trial-000", "NotStarted"),
+        ("trial-000", "Running"),
+        ("trial-000", "Completed"),
+    ]
+
+
+def test_no_more_jobs_at_once_than_wanted():
+    project = Trainer()
+
+    reports = everything(backend(project), jobs(5))
+
+    assert len(project.submitted) == 5
+    assert project.most_at_once == 2
+    assert sum(isinstance(r, EndReport) and r.outcome == "complete" for r in reports) == 5
+
+
+def test_no_job_that_would_pass_the_budget():
+    project = Trainer()
+    limits = replace(LIMITS, budget_usd=2.5)  # one dollar a trial
+
+    reports = everything(backend(project, limits=limits), jobs(4))
+    ends = {r.trial: r for r in reports if isinstance(r, EndReport)}
+
+    assert len(project.submitted) == 2
+    assert [ends[f"trial-00{n}"].outcome for n in range(4)] == ["complete"] * 2 + ["failed"] * 2
+    assert "1.00 USD by estimate, 0.50 left of budget_usd" in ends["trial-003"].reason
+
+
+def test_what_was_submitted_before_costs_nothing_again():
+    project = Trainer()
+    everything(backend(project), jobs(2))
+    project.tuned_model = lambda _job: None
+    limits = replace(LIMITS, budget_usd=0.5)
+
+    ends = everything(backend(project, limits=replace(limits, budget_usd=1.5)), jobs(2))
+
+    assert len(project.submitted) == 2
+    assert [r.outcome for r in ends if isinstance(r, EndReport)] == ["complete", "complete"]
+
+
+def test_a_dropped_trial_is_cancelled():
+    project = Trainer()
+    with backend(project).train([[job] for job in jobs(2)]) as training:
+        ends = {}
+        for report in training.reports():
+            if isinstance(report, StepReport) and report.trial == "trial-001":
+                training.drop("trial-001")
+            if isinstance(report, EndReport):
+                ends[report.trial] = report.outcome
+
+    assert ends == {"trial-000": "complete", "trial-001": "dropped"}
+    assert project.cancelled == [project.submitted[1]]
+
+
+@pytest.mark.parametrize(("cancel", "count"), [(True, 2), (False, 0)])
+def test_leaving_early_does_what_the_person_said(cancel, count):
+    project = Trainer()
+    with backend(project, cancel=cancel).train([[job] for job in jobs(3)]) as training:
+        next(iter(training.reports()))
+
+    assert len(project.cancelled) == count
+    assert len(project.submitted) == 2
+
+
+def test_a_job_that_fails_fails_its_trial_alone():
+    reports = everything(backend(Trainer(ends="Failed")), jobs(2))
+
+    ends = [r for r in reports if isinstance(r, EndReport)]
+    assert [e.outcome for e in ends] == ["failed", "failed"]
+    assert "no more machines" in ends[0].reason
+
+
+def test_looks_may_fail_for_a_while():
+    class Flaky(Trainer):
+        away = 10
+
+        def get(self, name):
+            if name in self.jobs and self.away:
+                self.away -= 1
+                raise AzureError("PHI3-A703", "no answer")
+            return super().get(name)
+
+    ends = [r for r in everything(backend(Flaky()), jobs(1)) if isinstance(r, EndReport)]
+
+    assert [e.outcome for e in ends] == ["complete"]
+
+
+def test_what_foundry_does_not_take_fails_the_trial_before_it_costs():
+    project = Trainer()
+    wrong = Job("trial-000", replace(SPEC, epochs=99))
+
+    (end,) = everything(backend(project), [wrong])
+
+    assert end.outcome == "failed"
+    assert "PHI3-U771" in end.reason
+    assert project.submitted == []
+
+
+def test_a_state_without_news_ends_with_the_time_given():
+    project = Trainer(ends="Running")
+    project.jobs["x"] = state("x", "Running")
+    limits = replace(LIMITS, timeout_s=0)
+
+    (*_, end) = everything(backend(project, limits=limits), jobs(1))
+
+    assert end.outcome == "failed"
+    assert "goes on in Azure" in end.reason

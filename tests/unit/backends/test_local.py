@@ -1,0 +1,121 @@
+import multiprocessing
+import resource
+import sys
+
+import psutil
+import pytest
+
+from mlflow_phi3.backends.base import Job
+from mlflow_phi3.backends.local import LocalBackend
+from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
+from mlflow_phi3.training.spec import LoraSpec, TrialSpec
+from tests.unit.sweep import tiny
+
+
+def spec(learning_rate=1e-2, epochs=2, r=4):
+    return TrialSpec(learning_rate, epochs=epochs, lora=LoraSpec(r=r, alpha=8.0))
+
+
+@pytest.fixture
+def backend(tmp_path):
+    return LocalBackend(
+        tiny.make_base(), tiny.count(32, 0), tiny.count(8, 1), folder=tmp_path, largest=spec()
+    )
+
+
+def listen(backend, *groups, on_report=lambda report, training: None):
+    found = []
+    with backend.train(groups) as training:
+        for report in training.reports():
+            found.append(report)
+            on_report(report, training)
+    return found
+
+
+def ends(reports):
+    return {r.trial: (r.outcome, r.steps) for r in reports if isinstance(r, EndReport)}
+
+
+def test_what_fits_the_memory_goes_on_together(backend, tmp_path):
+    assert backend.group_size == 4  # a CPU's most: its matrix products are full
+    two = LocalBackend(
+        backend.base, backend.train_examples, [], folder=tmp_path, largest=spec(), concurrency=2
+    )
+    assert (two.group_size, two.slots) == (2, 1)
+
+
+def test_groups_train_one_after_the_other(backend):
+    groups = [[Job("a", spec()), Job("b", spec(2e-2))], [Job("c", spec(3e-2, epochs=1))]]
+    reports = listen(backend, *groups)
+    assert ends(reports) == {"a": ("complete", 8), "b": ("complete", 8), "c": ("complete", 4)}
+    order = [report.trial for report in reports if isinstance(report, StepReport)]
+    assert order.index("c") > max(i for i, trial in enumerate(order) if trial == "b")
+
+
+def test_a_dropped_trial_trains_no_further_step(backend):
+    def drop(report, training):
+        if isinstance(report, EvaluationReport) and report.trial == "b":
+            training.drop("b")
+
+    reports = listen(backend, [Job("a", spec()), Job("b", spec(2e-2))], on_report=drop)
+    assert ends(reports) == {"a": ("complete", 8), "b": ("dropped", 4)}
+
+
+def test_a_stopped_trial_goes_on_where_it_was(backend, tmp_path):
+    whole = listen(backend, [Job("whole", spec())])
+    with backend.train([[Job("a", spec())]]) as training:
+        for report in training.reports():
+            if isinstance(report, StepReport) and report.step == 6:
+                break
+    rest = listen(backend, [Job("a", spec(), resume=True, evaluated=1)])
+    assert [report.step for report in rest if isinstance(report, StepReport)] == [7, 8]
+    assert rest[-1].best_loss == pytest.approx(whole[-1].best_loss, rel=1e-6)
+
+
+def test_an_evaluation_that_nobody_heard_is_told_again(backend):
+    whole = listen(backend, [Job("a", spec())])
+    lost = [report for report in whole if isinstance(report, EvaluationReport)][-1]
+    # The driver died between the last checkpoint and hearing of its evaluation.
+    again = listen(backend, [Job("a", spec(), resume=True, evaluated=1)])
+    told = [report for report in again if isinstance(report, EvaluationReport)]
+    assert [(report.epoch, report.step) for report in told] == [(2, 8)]
+    assert told[0].loss == pytest.approx(lost.loss, rel=1e-6)
+    assert [type(report) for report in again] == [EvaluationReport, EndReport]
+    # One that was heard is not.
+    assert [type(r) for r in listen(backend, [Job("a", spec(), resume=True, evaluated=2)])] == [
+        EndReport
+    ]
+
+
+def test_without_a_checkpoint_a_resumed_trial_begins_anew(backend):
+    reports = listen(backend, [Job("a", spec(epochs=1), resume=True, evaluated=1)])
+    assert ends(reports) == {"a": ("complete", 4)}
+
+
+def train_in_little_memory(folder, answer, *, spare):
+    """Limit the address space, then train one trial that fits and one that does not."""
+    base, train, validation = tiny.make_base(), tiny.count(32, 0), tiny.count(8, 1)
+    backend = LocalBackend(base, train, validation, folder=folder, largest=spec(), concurrency=2)
+    listen(backend, [Job("warm", spec(epochs=1))])
+    used = psutil.Process().memory_info().vms
+    resource.setrlimit(resource.RLIMIT_AS, (used + spare, used + spare))
+    group = [Job("small", spec()), Job("large", spec(r=200_000))]
+    reports = listen(backend, group, [Job("next", spec(2e-2, epochs=1))])
+    reasons = {r.trial: r.reason for r in reports if isinstance(r, EndReport)}
+    answer.send((ends(reports), reasons))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+def test_a_trial_that_does_not_fit_fails_alone_and_is_told_what_would(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    mine, theirs = context.Pipe()
+    process = context.Process(
+        target=train_in_little_memory, args=(tmp_path, theirs), kwargs={"spare": 400 * 2**20}
+    )
+    process.start()
+    theirs.close()
+    ended, reasons = mine.recv()
+    process.join()
+    assert ended == {"small": ("complete", 8), "large": ("failed", 0), "next": ("complete", 4)}
+    assert "PHI3-T081 large: " in reasons["large"]
+    assert "would fit" in reasons["large"]
