@@ -64,8 +64,9 @@ class DeployConfig(Config):
     """Variables of the scoring process, as `NAME=value,OTHER=value`. Not for secrets: Azure shows
     them to every reader of the project."""
 
-    request_timeout_s: int = Field(default=90, ge=1, le=180)
-    """How long one request may take, seconds; Azure allows at most 180."""
+    request_timeout_s: int | None = Field(default=None, ge=1, le=180)
+    """How long one request may take, seconds; Azure allows at most 180. Empty keeps what it has; a
+    new deployment gets 90."""
 
     usd_per_hour: float | None = Field(default=None, gt=0)
     """Price of one machine, for the cost that a dry run prints; no price list is built in, as

@@ -249,6 +249,10 @@ class Deployer:
     def _change(self, names: Names, config: DeployConfig, service: OnlineService) -> dict[str, Any]:
         current = get_current(service, names.endpoint)
         active = current.find(names.deployment) if names.deployment else current.active()
+        if current.endpoint is None:
+            billed = self._serverless(config.timeout_s).get(names.endpoint)
+            if billed is not None:
+                return self._deploy_serverless(names, "", billed.model_id, config)
         if active is None:
             raise UsageError(
                 "PHI3-U736",

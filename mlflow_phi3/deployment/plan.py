@@ -19,6 +19,7 @@ from mlflow_phi3.errors import UsageError
 SLOTS = ("blue", "green")
 """Names of a service's deployments: a new version takes the one that is free."""
 RUNS = "Succeeded"
+_REQUEST_TIMEOUT_S = 90
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class Wanted:
         endpoint_tags: Of the endpoint.
         variables: Environment variables; None keeps what is there.
         safety: Variables for content safety, beside the others; None keeps what is there.
-        request_timeout_s: Seconds.
+        request_timeout_s: Seconds; None keeps what is there.
         keep_previous: Leave the deployment that is taken over from.
         verify: Check the answers before traffic moves.
     """
@@ -77,7 +78,7 @@ class Wanted:
     endpoint_tags: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] | None = None
     safety: Mapping[str, str] | None = None
-    request_timeout_s: int = 90
+    request_timeout_s: int | None = None
     keep_previous: bool = True
     verify: bool = True
 
@@ -227,7 +228,8 @@ def _merged(known: Deployment | None, wanted: Wanted, name: str) -> Deployment:
         instance_count=wanted.instance_count or (known.instance_count if known else 1),
         tags={**(known.tags if known and not wanted.model else {}), **wanted.tags},
         variables=_variables(known, wanted),
-        request_timeout_s=wanted.request_timeout_s,
+        request_timeout_s=wanted.request_timeout_s
+        or (known.request_timeout_s if known else _REQUEST_TIMEOUT_S),
     )
 
 

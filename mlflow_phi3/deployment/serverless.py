@@ -14,7 +14,7 @@ from mlflow_phi3.azure.serverless import (
 )
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
-from mlflow_phi3.deployment.safety import safety_tags
+from mlflow_phi3.deployment.safety import OFF_TAG, safety_tags
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery
 
@@ -94,6 +94,8 @@ def deploy_serverless(
         Phi3Error: It could not be made, or does not answer; a new one is removed again.
     """
     known = service.await_idle(wanted.name)
+    if known is not None:
+        wanted = replace(wanted, tags=_kept_tags(known, wanted))
     same = known is not None and known.state == "Succeeded" and _is_same(known, wanted)
     try:
         if not same:
@@ -149,6 +151,14 @@ def chat_of(inputs: Any) -> dict[str, Any]:
         )
     row = dict(zip(framed["columns"], rows[0], strict=True))
     return {name: value for name, value in row.items() if value is not None}
+
+
+def _kept_tags(known: ServerlessEndpoint, wanted: ServerlessEndpoint) -> dict[str, str]:
+    """Return the tags of an endpoint that is changed: its end of life, say, is not forgotten."""
+    before = dict(known.tags or {})
+    if wanted.content_safety:
+        before.pop(OFF_TAG, None)
+    return {**before, **(wanted.tags or {})}
 
 
 def _is_same(known: ServerlessEndpoint, wanted: ServerlessEndpoint) -> bool:

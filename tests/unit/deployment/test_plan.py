@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -170,3 +172,35 @@ def test_traffic_reads_what_it_writes():
     assert read(written({"green": 10, "blue": 90})) == {"blue": 90, "green": 10}
     assert read("") == {}
     assert without({"blue": 34, "green": 33, "red": 33}, "red") == {"blue": 51, "green": 49}
+
+
+def test_what_is_not_told_is_kept_and_variables_for_safety_are_told_apart():
+    known = replace(
+        deployment("blue"),
+        request_timeout_s=120,
+        variables={"A": "1", "CONTENT_SAFETY_ENDPOINT": "e", "CONTENT_SAFETY_KEY": "k"},
+    )
+    there = current({"blue": 100}, known)
+
+    def put(**changes):
+        return plan_deployment(there, wanted(**changes)).actions[0].deployment
+
+    assert (put().request_timeout_s, put().variables) == (120, known.variables)
+    assert put(request_timeout_s=5).request_timeout_s == 5
+    assert put(safety={}).variables == {"A": "1"}
+    safety = {name: value for name, value in known.variables.items() if name != "A"}
+    assert put(variables={"B": "2"}).variables == {"B": "2", **safety}
+    assert plan_deployment(Current(), wanted()).actions[1].deployment.request_timeout_s == 90
+
+
+def test_an_endpoint_reads_connections_only_when_it_has_to():
+    first = plan_deployment(Current(), wanted(safety={"CONTENT_SAFETY_KEY": "ref"})).actions[0]
+    assert first.endpoint.reads_secrets
+    assert not plan_deployment(Current(), wanted()).actions[0].endpoint.reads_secrets
+
+
+def test_what_a_killed_command_left_idle_goes_with_the_next():
+    there = current({"green": 100}, deployment("blue"), deployment("green", NEW))
+    assert plan_deployment(there, wanted()).actions == ()
+    plan = plan_deployment(there, wanted(keep_previous=False))
+    assert [action.deployment for action in plan.actions] == ["blue"]

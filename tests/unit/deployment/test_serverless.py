@@ -9,7 +9,7 @@ from mlflow_phi3.azure.operation import DeadlinePassed
 from mlflow_phi3.azure.serverless import ServerlessEndpoint, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.safety import OFF_TAG
-from mlflow_phi3.deployment.serverless import chat_of, deploy_serverless, find_mode, to_serverless
+from mlflow_phi3.deployment.serverless import deploy_serverless, to_serverless
 from mlflow_phi3.errors import AzureError, GateError, UsageError
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -104,17 +104,8 @@ def test_what_a_callers_words_mean():
             to_serverless("chat", "azureml://m/1", DeployConfig(**odd), now=NOW)
 
 
-def test_the_mode_is_that_of_where_a_version_came_from():
-    tuned = {"azure.tuned_model": "azureml://m/1"}
-    assert find_mode(tuned, DeployConfig(), "m") == "serverless"
-    assert find_mode({}, DeployConfig(), "m") == "managed"
-    assert find_mode(tuned, DeployConfig(mode="managed"), "m") == "managed"
-    with pytest.raises(UsageError, match="PHI3-U747"):
-        find_mode({}, DeployConfig(mode="serverless"), "m")
-
-
-def test_one_chat_at_a_time():
-    turn = {"role": "user", "content": "hi"}
-    assert chat_of([turn]) == {"messages": [turn]}
-    with pytest.raises(UsageError, match="PHI3-U748"):
-        chat_of([{"messages": [turn]}, {"messages": [turn]}])
+def test_a_change_keeps_the_end_of_life_and_forgets_why_safety_was_off():
+    ends = {"azure.expires_at": "2026-01-01T01:00:00+00:00"}
+    service = MemoryServerless(replace(OLD, content_safety=False, tags={**ends, OFF_TAG: "a test"}))
+    deploy(service)
+    assert service.known.tags == ends
