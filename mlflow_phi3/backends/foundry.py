@@ -103,9 +103,12 @@ def find_version(workspace: Workspace, base: PhiModel) -> str:
         AzureError: The registry does not answer.
     """
     offer = look_up_offers(workspace, (base.name,)).get(base.name)
-    if offer is None:
+    if offer is None or offer.archived:
         raise PreflightError(
-            "PHI3-P772", f"{base.name} is not in the registry any more", where="model"
+            "PHI3-P772",
+            f"{base.name} is not offered any more",
+            where="model",
+            fix="mlflow-phi3 models --live lists what is",
         )
     regions = offer.regions or base.finetuning_regions
     if workspace.location.lower() not in regions:

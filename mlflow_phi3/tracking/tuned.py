@@ -11,6 +11,9 @@ from mlflow_phi3.tracking.runs import Run
 
 TUNED_TAG = "azure.tuned_model"
 """Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""
+STATE_TAG = "azure.state"
+"""Tag of a model version: how it stands in Azure."""
+_DELETED = "deleted"
 
 
 def register_tuned(
@@ -27,9 +30,8 @@ def register_tuned(
         tags: Further tags of the version.
         description: For people.
     """
-    known = find_tuned(run.client, model_id)
-    for version in known:
-        if version.name == name:
+    for version in find_tuned(run.client, model_id):
+        if version.name == name and version.tags.get(STATE_TAG) != _DELETED:
             return version
     try:
         run.client.create_registered_model(name)
@@ -56,4 +58,4 @@ def find_tuned(client: MlflowClient, model_id: str) -> list[ModelVersion]:
 def mark_deleted(client: MlflowClient, model_id: str) -> None:
     """Say on the versions that are linked to a model in Azure that it is gone from there."""
     for version in find_tuned(client, model_id):
-        client.set_model_version_tag(version.name, version.version, "azure.state", "deleted")
+        client.set_model_version_tag(version.name, version.version, STATE_TAG, _DELETED)

@@ -119,7 +119,10 @@ def send(
         service = JobService(workspace)
         version = find_version(workspace, base)
         update("sending the data")
-        splits = {name: data.conversations(name) for name in ("train", "validation")}
+        splits = {
+            name: data.conversations(name) if name in data.manifest.splits else ()
+            for name in ("train", "validation")
+        }
         addresses, sent = send_data(workspace, service, config.tuned_model, splits, Path(folder))
     how = "sent to" if sent else "the same data was already in"
     job.screen.say(f"  {how} {workspace.target.project}")

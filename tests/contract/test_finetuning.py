@@ -72,6 +72,7 @@ def follow(service, name, *, until, timeout_s=240):
         time.sleep(0.2)
 
 
+@pytest.mark.slow  # test_foundry_way trains in the default run
 def test_a_job_trains_and_its_model_is_registered(workspace, order, emulator, shared_checker):
     service = JobService(workspace)
 
@@ -91,13 +92,13 @@ def test_a_job_trains_and_its_model_is_registered(workspace, order, emulator, sh
     model = service.tuned_model(job)
     assert (model.name, model.version, model.job) == ("phi-chat", "1", "ft-once")
     assert model.id == f"{service.place}/models/phi-chat/versions/1"
-    assert [j.name for j in service.list_jobs()] == ["ft-once"]
+    assert "ft-once" in [j.name for j in service.list_jobs()]
     shared_checker(emulator.changes())
     service.delete("ft-once")
     service.delete("ft-once")
     assert service.get("ft-once") is None
     service.delete_model(model)
-    assert service.tuned_models() == []
+    assert [m for m in service.tuned_models() if m.name == "phi-chat"] == []
 
 
 def test_the_same_data_is_sent_once(workspace, files, emulator):
@@ -111,6 +112,18 @@ def test_the_same_data_is_sent_once(workspace, files, emulator):
     assert [e for e in emulator.journal() if e["method"] == "PUT"] == []
 
 
+def test_an_answer_that_is_lost_submits_nothing_twice(workspace, order, emulator):
+    service = JobService(workspace)
+    emulator.fault("drop_after", "/jobs/ft-lost", method="PUT")
+
+    service.submit(order("ft-lost"))
+
+    assert len([e for e in emulator.changes() if e["path"].endswith("/jobs/ft-lost")]) == 2
+    assert [j.name for j in service.list_jobs()].count("ft-lost") == 1
+    service.cancel("ft-lost")
+    assert follow(service, "ft-lost", until={"Canceled", "Completed"})[-1] == "Canceled"
+
+
 def test_a_job_is_cancelled_while_it_waits_or_runs(workspace, order):
     service = JobService(workspace)
     service.submit(order("ft-cancel", output="phi-cancel"))
@@ -122,6 +135,7 @@ def test_a_job_is_cancelled_while_it_waits_or_runs(workspace, order):
     assert [m for m in service.tuned_models() if m.name == "phi-cancel"] == []
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_says_why(workspace, order, files, tmp_path):
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"messages": [{"role": "user", "content": "no answer follows"}]}\n')

@@ -52,7 +52,10 @@ def ask(app, *arguments):
 
 
 def listed():
-    return json.loads(ask(jobs, "list", "--json"))
+    """Jobs and models of this test; others share the emulator."""
+    found = json.loads(ask(jobs, "list", "--json"))
+    ours = [job for job in found["jobs"] if job["output"] == "chat-way"]
+    return {"jobs": ours, "models": [m for m in found["models"] if m["name"] == "chat-way"]}
 
 
 def the_run(settings_folder):
@@ -147,3 +150,48 @@ def test_ctrl_c_cancels_the_job_when_the_person_said_so(settings, tmp_path, monk
         last = news.job.status
     assert last == "Canceled"
     assert client.search_model_versions("name = 'chat-stop'") == []
+
+
+@pytest.mark.slow
+def test_a_sweep_is_one_job_a_trial_and_its_winner_is_registered(settings, tmp_path, emulator):
+    from mlflow_phi3.config.words import SweepWord
+    from mlflow_phi3.workflows import sweep
+
+    values = {"learning_rate": "1e-4,2e-4", "batch_size_multiplier": "1", "sampler": "grid"}
+    more = {"n_trials": "2", "study": "in-foundry", "tuned_model": "chat-swept", "pruner": "none"}
+    sweep.run(parse_values(SweepWord, {**settings, **values, **more}))
+
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(f"foundry-{tmp_path.name}").experiment_id
+    trials = client.search_runs([experiment], "tags.`phi3.stage` = 'trial'")
+    assert [t.info.status for t in trials] == ["FINISHED", "FINISHED"]
+    assert {t.data.tags["azure.job_status"] for t in trials} == {"Completed"}
+    assert len({t.data.tags["azure.job_name"] for t in trials}) == 2
+    best = min(trials, key=lambda t: t.data.metrics["eval/loss"])
+    (version,) = client.search_model_versions("name = 'chat-swept'")
+    assert version.tags["azure.job_name"] == best.data.tags["azure.job_name"]
+    assert len(job_puts(emulator)) == 2
+
+
+@pytest.mark.slow
+def test_mlflow_run_trains_in_foundry(settings, tmp_path):
+    from pathlib import Path
+
+    import mlflow
+
+    own = {"azure_target", "backend"}
+    done = mlflow.projects.run(
+        str(Path(__file__).parents[2]),
+        entry_point="train",
+        backend="azure-foundry",
+        backend_config={"azure_target": LOCAL, "tuned_model": "chat-run"},
+        parameters={name: value for name, value in settings.items() if name not in own},
+        experiment_name=f"foundry-{tmp_path.name}",
+    )
+
+    assert done.get_status() == "FINISHED"
+    run = MlflowClient().get_run(done.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["azure.job_status"] == "Completed"
+    assert run.data.tags["mlflow.project.backend"] == "azure-foundry"
+    assert MlflowClient().search_model_versions("name = 'chat-run'")

@@ -193,7 +193,10 @@ class Assets:
         for kind, place in (("serverless", "modelSettings"), ("deployment", "model")):
             for resource in self._store.of_kind(kind):
                 named = resource["properties"].get(place) or ""
-                address = named.get("modelId", "") if isinstance(named, dict) else named
+                if isinstance(named, dict):
+                    address = named.get("modelId") or named.get("assetId") or ""
+                else:
+                    address = named
                 if str(address).lower().endswith(model.lower()):
                     found.append(str(resource["name"]))
         return found

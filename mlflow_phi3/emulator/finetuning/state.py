@@ -50,6 +50,7 @@ class Jobs:
     def stop(self) -> None:
         """End all trainings; their jobs are begun again by :meth:`resume`."""
         self._stopping.set()
+        self._faults.release()
         for cancel in list(self._cancels.values()):
             cancel.set()
         for thread in threading.enumerate():
