@@ -5,7 +5,7 @@ from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.data.pipeline import PreparedData
-from mlflow_phi3.errors import TrainingError
+from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.sweep.trial_run import BEST, TrialRun
@@ -14,6 +14,7 @@ from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.workflows import foundry
+from mlflow_phi3.workflows.continued import find_start, shaped_as
 from mlflow_phi3.workflows.job import Job, greet, open_base, open_job, stamp
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.task import settle
@@ -22,6 +23,13 @@ from mlflow_phi3.workflows.task import settle
 def run(config: TrainWord) -> None:
     """Run the step by itself, here or in Foundry; its preparation is a child run."""
     if config.backend == "foundry":
+        if config.continue_from:
+            raise UsageError(
+                "PHI3-U770",
+                "a fine-tuning job of Foundry begins with a base model",
+                where="continue_from",
+                fix="leave it out, and train on all of the data; or --backend local",
+            )
         foundry.run(config)
         return
     job = open_job(config)
@@ -43,7 +51,12 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
     """
     settled = narrow(settle(config, data), Hyperparameters)
     spec = pinned_spec(settled, model=config.model, seed=config.seed)
+    start = find_start(job, base, config.continue_from) if config.continue_from else None
+    if start is not None:
+        spec = shaped_as(spec, start)
+        run.set_tags({"phi3.continued_from": config.continue_from})
     run.log_params({f"resolved.{name}": value for name, value in flat_params(spec).items()})
+    run.set_tags({"phi3.base_model": base.name, "phi3.base_revision": base.revision})
     log_datasets(run, dataset_facts(data, ("train", "validation")))
     log = TrialRun(run)
     session = Session(
@@ -52,7 +65,7 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
         data.examples("validation"),
         folder=job.workspace / "trials" / f"train-{stamp()}",
     )
-    session.add("train", spec)
+    session.add("train", spec, adapter=start)
     with job.screen.stage("train") as update:
         for report in session.reports():
             match report:

@@ -1,0 +1,69 @@
+"""Training on from an adapter, when more data comes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.modeling.adapter import check_adapter
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.tracking.deployed import find_version_tags
+from mlflow_phi3.training.adapters import load_lora_spec
+from mlflow_phi3.training.spec import TrialSpec
+from mlflow_phi3.workflows.job import Job
+from mlflow_phi3.workflows.sweep import fetch_adapter
+
+LATEST = "latest"
+_TRIAL_RUN = "phi3.trial_run"
+_REVISION = "phi3.base_revision"
+
+
+def find_start(job: Job, base: Base, source: str) -> Path:
+    """The adapter that ``continue_from`` names, on this machine.
+
+    Args:
+        job: The surroundings.
+        base: The base that will be trained on.
+        source: ``models:/<name>@<alias>`` or ``models:/<name>/<version>``, ``runs:/<run id>``,
+            ``latest`` (the newest finished training of the experiment), or a folder in PEFT's
+            format.
+
+    Raises:
+        UsageError: There is no adapter, or one of another base.
+    """
+    if source == LATEST:
+        source = f"runs:/{job.tracker.latest('train').info.run_id}"
+    if source.startswith("models:/"):
+        tags = find_version_tags(source)
+        if _TRIAL_RUN not in tags:
+            raise UsageError(
+                "PHI3-U768",
+                "the version does not tell which training it came from",
+                where=source,
+                fix="name a version that mlflow-phi3 register made, or runs:/<id of the training>",
+            )
+        _check_base(tags.get(_REVISION, ""), base, source)
+        folder = fetch_adapter(job, tags[_TRIAL_RUN])
+    elif source.startswith("runs:/"):
+        run_id = source.removeprefix("runs:/").split("/")[0]
+        _check_base(job.tracker.get(run_id).tags().get(_REVISION, ""), base, source)
+        folder = fetch_adapter(job, run_id)
+    else:
+        folder = Path(source)
+    check_adapter(folder)
+    return folder
+
+
+def shaped_as(spec: TrialSpec, adapter: Path) -> TrialSpec:
+    """``spec`` with the adapter's rank, scale and layers; dropout stays as it was asked for."""
+    found = load_lora_spec(adapter)
+    return replace(spec, lora=replace(found, dropout=spec.lora.dropout))
+
+
+def _check_base(revision: str, base: Base, source: str) -> None:
+    if revision and revision != base.revision:
+        raise UsageError(
+            "PHI3-U769",
+            f"its base is {revision[:12]}, not {base.name} at {base.revision[:12]}",
+            where=source,
+            fix="give the same --model and --model_revision as it was trained with",
+        )

@@ -1,0 +1,70 @@
+"""Training on from an adapter."""
+
+import json
+
+import pytest
+from mlflow import MlflowClient
+
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.words import TrainWord
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.workflows.continued import find_start
+from mlflow_phi3.workflows.job import open_base, open_job
+from mlflow_phi3.workflows.train import run
+
+ROWS = [
+    {"messages": [
+        {"role": "user", "content": f"Where is item {number} kept?"},
+        {"role": "assistant", "content": f"Item {number} is kept on shelf {number % 3}."},
+    ]}
+    for number in range(24)
+]  # fmt: skip
+
+
+@pytest.fixture
+def config(tracker, tmp_path, monkeypatch):
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiment_id)
+
+    def make(**values):
+        base = {"train_data": "rows.jsonl", "epochs": "1", "output": "json", "lora_r": "4"}
+        return parse_values(TrainWord, {**base, "workspace": "work", **values})
+
+    return make
+
+
+def first_loss(tracker, run_id):
+    return tracker.client.get_metric_history(run_id, "train/loss")[0].value
+
+
+def test_a_run_or_a_version_of_it_is_trained_on(config, tracker):
+    run(config(learning_rate="3e-3", epochs="2"))
+    first = tracker.latest("train").info.run_id
+    client = MlflowClient(tracker.uri)
+    client.create_registered_model("continued")
+    source = "runs:/" + first
+    version = client.create_model_version(
+        "continued", source, run_id=first, tags={"phi3.trial_run": first}
+    )
+    for start in ("latest", f"models:/continued/{version.version}"):
+        # Another rank is asked for: the adapter's own holds.
+        run(config(learning_rate="1e-6", lora_r="16", continue_from=start))
+        second = tracker.latest("train")
+        assert second.info.run_id != first
+        assert second.data.params["resolved.lora_r"] == "4"
+        assert second.data.tags["phi3.continued_from"] == start
+        assert first_loss(tracker, second.info.run_id) < 0.8 * first_loss(tracker, first)
+    client.delete_registered_model("continued")
+
+
+def test_what_is_no_adapter_of_this_base_is_refused(config, tracker, tmp_path):
+    job = open_job(config())
+    base = open_base(config())
+    with pytest.raises(UsageError, match=r"adapter_config\.json"):
+        find_start(job, base, str(tmp_path))
+    other = tracker.start("other", stage="train", tags={"phi3.base_revision": "f" * 40})
+    with pytest.raises(UsageError, match=r"PHI3-U769.*ffffffffffff"):
+        find_start(job, base, f"runs:/{other.run_id}")
+    with pytest.raises(UsageError, match="PHI3-U770"):
+        run(config(backend="foundry", continue_from="models:/chat@champion"))
