@@ -12,8 +12,8 @@ from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.tracking.signals import stoppable
 from mlflow_phi3.workflows.entry import settle
-from mlflow_phi3.workflows.foundry import watch
 from mlflow_phi3.workflows.job import open_job
+from mlflow_phi3.workflows.watch import watch
 
 app = typer.Typer(name="watch", help="Take a fine-tuning job up again.")
 

@@ -18,7 +18,8 @@ from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.storage import default_storage
 from mlflow_phi3.sweep.trial_run import NUMBER, STUDY
 from mlflow_phi3.tracking.runs import Run
-from mlflow_phi3.workflows.foundry import JOB, STATUS, check, limits_of, register, send
+from mlflow_phi3.workflows.following import JOB, STATUS, register
+from mlflow_phi3.workflows.foundry import check, limits_of, send
 from mlflow_phi3.workflows.job import Job, greet, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import teller

@@ -81,8 +81,8 @@ def test_from_data_to_a_deleted_model(settings, tmp_path, emulator, shared_check
     ask(watch, job)
 
     client, run = the_run(tmp_path)
-    run = client.get_run(run.info.run_id)
-    assert run.info.status == "FINISHED"
+    runs = client.search_runs([run.info.experiment_id], "tags.`phi3.stage` = 'train'")
+    assert [r.info.status for r in runs] == ["FINISHED", "FINISHED"]
     assert {"train/loss", "eval/loss", "eval/perplexity"} <= set(run.data.metrics)
     assert run.data.params["resolved.epochs"] == "1"
     artifacts = {file.path for file in client.list_artifacts(run.info.run_id, "azure")}
@@ -131,22 +131,23 @@ def test_what_foundry_cannot_do_is_refused_before_anything_is_sent(settings, emu
 
 @pytest.mark.slow
 def test_ctrl_c_cancels_the_job_when_the_person_said_so(settings, tmp_path, monkeypatch):
+    from mlflow_phi3.azure.finetuning import JobService
     from mlflow_phi3.errors import Interrupted
-    from mlflow_phi3.workflows import foundry
+    from mlflow_phi3.workflows import following
 
     def interrupted(*_arguments, **_options):
         yield from ()
         raise Interrupted("PHI3-T001", "stopped by SIGINT")
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(foundry, "follow", interrupted)
+        patch.setattr(following, "follow", interrupted)
         train(settings, tuned_model="chat-stop", on_interrupt="cancel")
 
     client, run = the_run(tmp_path)
     assert run.info.status == "KILLED"
-    service = foundry.JobService(open_project(LOCAL))
+    service = JobService(open_project(LOCAL))
     name = run.data.tags["azure.job_name"]
-    for news in foundry.follow(service, name, timeout_s=120):
+    for news in following.follow(service, name, timeout_s=120):
         last = news.job.status
     assert last == "Canceled"
     assert client.search_model_versions("name = 'chat-stop'") == []

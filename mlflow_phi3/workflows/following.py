@@ -1,0 +1,118 @@
+"""A job of Foundry as a run shows it: its status, its metrics, and the model that comes of it."""
+
+import json
+import math
+import tempfile
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlflow_phi3.azure.finetuning import JobService, TunedModel, base_name
+from mlflow_phi3.backends.foundry import METRICS, News, follow, model_of
+from mlflow_phi3.config.foundry import FoundryConfig
+from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.tuned import register_tuned
+from mlflow_phi3.workflows.job import Job
+
+JOB = "azure.job_name"
+STATUS = "azure.job_status"
+TARGET = "azure.target_uri"
+EVENTS = "azure/events.jsonl"
+
+
+def follow_job(job: Job, service: JobService, run: Run, name: str, config: FoundryConfig) -> None:
+    """Follow a job to its end and register what it made.
+
+    Raises:
+        AzureError: It failed.
+        Interrupted: It was cancelled, or we were told to stop.
+    """
+    log = _Log(run)
+    try:
+        with job.screen.stage("foundry") as update:
+            for news in follow(service, name, timeout_s=config.job_timeout_hours * 3600):
+                log.write(news)
+                update(log.line())
+    except KeyboardInterrupt as stop:
+        if config.on_interrupt == "cancel":
+            service.cancel(name)
+            stop.add_note(f"The job {name} is being cancelled.")
+        else:
+            stop.add_note(f"The job {name} trains on in Azure: mlflow-phi3 watch {name}")
+        raise
+    state = news.job
+    if state.status == "Canceled":
+        raise Interrupted("PHI3-T009", f"the job {name} was cancelled in Azure")
+    register(job, run, model_of(service, state), config.tuned_model)
+
+
+def register(job: Job, run: Run, model: TunedModel, name: str) -> None:
+    """Make a model in Azure a version of the registered model ``name``, and say how to serve it."""
+    run.log_json(asdict(model), "azure/model.json")
+    version = register_tuned(
+        run,
+        name=name,
+        model_id=model.id,
+        tags={JOB: model.job, "phi3.base_model": base_name(model.base)},
+        description=f"{model.name}:{model.version} in Azure, made by the job {model.job}",
+    )
+    uri = f"models:/{version.name}/{version.version}"
+    job.screen.say(f"[bold green]{uri}[/] is {model.name}:{model.version} in Azure")
+    create = f"mlflow deployments create --name chat -m {uri} -t {run.tags().get(TARGET, '')}"
+    job.screen.say(f"  Deploy   {create}")
+
+
+class _Log:
+    """Writes what is told of a job into its run; what an earlier look wrote is not written again.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._last: dict[str, int] = {}
+        self._events = _read_events(run)
+        self._status = self._events[-1]["status"] if self._events else ""
+        self._told: dict[str, float] = {}
+
+    def write(self, news: News) -> None:
+        """Log new metrics and a new status."""
+        for point in news.points:
+            key = METRICS.get(point.key, f"azure/{point.key}")
+            if key not in self._last:
+                self._last[key] = self._run.last_step(key)
+            self._told[key] = point.value
+            if point.step <= self._last[key]:
+                continue
+            values = {key: point.value}
+            if key == "eval/loss":
+                values["eval/perplexity"] = math.exp(point.value)
+            self._run.log_metrics(values, step=point.step)
+        if news.job.status != self._status:
+            self._status = news.job.status
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self._events.append({"at": now, "status": self._status})
+            lines = "".join(json.dumps(event) + "\n" for event in self._events)
+            self._run.log_text(lines, EVENTS)
+            self._run.set_tags({STATUS: self._status})
+        self._run.flush()
+
+    def line(self) -> str:
+        """How it stands, in a line."""
+        shown = [
+            f"{key.split('/')[1]} {self._told[key]:.3f}"
+            for key in ("train/loss", "eval/loss")
+            if key in self._told
+        ]
+        return " ".join([self._status, *shown])
+
+
+def _read_events(run: Run) -> list[dict[str, str]]:
+    names = {file.path for file in run.client.list_artifacts(run.run_id, "azure")}
+    if EVENTS not in names:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        text = run.download(EVENTS, Path(folder)).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
