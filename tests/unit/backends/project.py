@@ -19,7 +19,7 @@ class Project:
     def get(self, name):
         if self.script:
             step = self.script.pop(0)
-            if isinstance(step, Exception):
+            if isinstance(step, BaseException):
                 raise step
             status, points = step
             self.jobs[name] = replace(self.jobs[name], status=status)

@@ -1,0 +1,130 @@
+from functools import partial
+
+import pytest
+
+from mlflow_phi3.azure.finetuning import Point, TunedModel
+from mlflow_phi3.backends.foundry import follow
+from mlflow_phi3.config.foundry import FoundryConfig
+from mlflow_phi3.errors import AzureError, Interrupted, UsageError
+from mlflow_phi3.tracking.tuned import TUNED_TAG, find_tuned, mark_deleted
+from mlflow_phi3.workflows import following
+from mlflow_phi3.workflows.job import Job
+from mlflow_phi3.workflows.screen import Screen
+from mlflow_phi3.workflows.watch import _find
+from tests.unit.backends.project import Project, state
+
+NAME = "phi3-chat-0123456789ab"
+POINTS = [Point("loss", 3.0, 1), Point("loss", 2.0, 2), Point("eval_loss", 2.5, 2)]
+
+
+@pytest.fixture
+def job(tracker, tmp_path, monkeypatch):
+    at_once = partial(follow, sleep=lambda _s: None)
+    monkeypatch.setattr(following, "follow", at_once)
+    return Job(tracker, Screen("plain"), tmp_path, None)
+
+
+def project(*script):
+    found = Project({NAME: state(NAME, "NotStarted")}, script=list(script))
+    address = f"azureml://{id(found)}/models/phi3-chat/versions/1"  # the store is shared by tests
+    found.models[NAME] = TunedModel("phi3-chat", "1", address, NAME)
+    return found
+
+
+def follow_in(job, service, config=None, run_id=None):
+    tags = {following.JOB: NAME, following.TARGET: "azure-foundry"}
+    with job.tracker.stage("train-1", stage="train", run_id=run_id, tags=tags) as run:
+        following.follow_job(job, service, run, NAME, config or FoundryConfig(tuned_model="f"))
+    return run
+
+
+def history(run, key):
+    return [(p.step, p.value) for p in run.client.get_metric_history(run.run_id, key)]
+
+
+def test_status_metrics_and_model_go_to_the_run(job, capsys):
+    service = project(("Running", POINTS[:1]), ("Finalizing", POINTS[1:]), ("Completed", []))
+
+    run = follow_in(job, service)
+
+    assert history(run, "train/loss") == [(1, 3.0), (2, 2.0)]
+    assert history(run, "eval/loss") == [(2, 2.5)]
+    assert run.tags()["azure.job_status"] == "Completed"
+    text = run.download(following.EVENTS, job.workspace).read_text()
+    assert [line.split('"')[-2] for line in text.splitlines()] == [
+        "Running",
+        "Finalizing",
+        "Completed",
+    ]
+    (version,) = find_tuned(run.client, service.models[NAME].id)
+    assert version.run_id == run.run_id
+    assert f"models:/f/{version.version}" in capsys.readouterr().out
+
+
+def test_taking_it_up_again_writes_nothing_twice(job):
+    service = project(("Running", POINTS[:2]), Interrupted("PHI3-T001", "stopped by SIGINT"))
+    with pytest.raises(Interrupted, match="T001"):
+        follow_in(job, service)
+    (first,) = job.tracker.find({following.JOB: NAME})
+    assert first.info.status == "KILLED"
+    service.script = [("Running", []), ("Completed", POINTS[2:])]
+
+    run = follow_in(job, service, run_id=first.info.run_id)
+    again = follow_in(job, service, run_id=first.info.run_id)
+
+    assert history(run, "train/loss") == [(1, 3.0), (2, 2.0)]
+    assert history(again, "eval/loss") == [(2, 2.5)]
+    assert len(find_tuned(run.client, service.models[NAME].id)) == 1
+
+
+@pytest.mark.parametrize(("what", "cancelled"), [("leave", []), ("cancel", [NAME])])
+def test_an_order_to_stop_does_to_the_job_what_was_said(job, what, cancelled):
+    service = project(("Running", []), Interrupted("PHI3-T001", "stopped by SIGINT"))
+    service.cancelled = []
+    service.cancel = service.cancelled.append
+
+    with pytest.raises(Interrupted) as stopped:
+        follow_in(job, service, FoundryConfig(on_interrupt=what))
+
+    assert service.cancelled == cancelled
+    assert NAME in stopped.value.__notes__[0]
+
+
+def test_cancelled_in_azure_is_killed_and_failed_says_why(job):
+    with pytest.raises(Interrupted, match="cancelled in Azure"):
+        follow_in(job, project(("Canceled", [])))
+    with pytest.raises(AzureError, match="Failed: no more machines"):
+        follow_in(job, project(("Failed", [])))
+
+    statuses = [run.info.status for run in job.tracker.find({following.JOB: NAME})]
+    assert statuses == ["KILLED", "FAILED"]
+
+
+def test_a_model_that_is_deleted_is_registered_anew(job):
+    service = project(("Completed", []))
+    run = follow_in(job, service)
+    mark_deleted(run.client, service.models[NAME].id)
+
+    follow_in(job, service)
+
+    states = [v.tags.get("azure.state") for v in find_tuned(run.client, service.models[NAME].id)]
+    assert sorted(states, key=str) == [None, "deleted"]
+    assert all(TUNED_TAG in v.tags for v in find_tuned(run.client, service.models[NAME].id))
+
+
+def test_a_job_is_found_by_its_name_its_run_or_as_the_newest(job):
+    with pytest.raises(UsageError, match="U775"):
+        _find(job, "")
+    first = follow_in(job, project(("Completed", [])))
+    with pytest.raises(UsageError, match="U775"):
+        _find(job, "")
+    later = job.tracker.start("train-2", stage="trial", tags={following.JOB: NAME})
+
+    for name in ("", NAME, later.run_id):
+        found = _find(job, name)
+        assert (found.name, found.runs) == (NAME, (first.run_id, later.run_id))
+    assert _find(job, "").stage == "trial"
+    assert _find(job, first.run_id).runs[-1] == first.run_id
+    assert _find(job, first.run_id).target == "azure-foundry"
+    elsewhere = _find(job, "made-in-the-portal")
+    assert (elsewhere.name, elsewhere.runs) == ("made-in-the-portal", ())
