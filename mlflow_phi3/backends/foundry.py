@@ -68,10 +68,12 @@ class News:
     Args:
         job: As it stands.
         points: Metrics that are new since the last look.
+        untold: Why its metrics could not be asked for; else empty.
     """
 
     job: JobState
     points: tuple[Point, ...]
+    untold: str = ""
 
 
 def choose_base(model: str, *, local: bool) -> PhiModel:
@@ -313,9 +315,14 @@ def look(service: JobService, name: str, seen: dict[str, int]) -> News:
             fix="mlflow-phi3 list",
             status=404,
         )
+    try:
+        points = service.metrics(name)
+    except AzureError as error:
+        # How the job stands is what counts; not everyone may read a project's metrics.
+        return News(job, (), str(error))
     count: dict[str, int] = {}
     new = []
-    for point in service.metrics(name):
+    for point in points:
         count[point.key] = count.get(point.key, 0) + 1
         if count[point.key] > seen.get(point.key, 0):
             new.append(point)

@@ -76,9 +76,13 @@ class _Log:
         self._events = _read_events(run)
         self._status = self._events[-1]["status"] if self._events else ""
         self._told: dict[str, float] = {}
+        self._untold = ""
 
     def write(self, news: News) -> None:
         """Log new metrics and a new status."""
+        if news.untold != self._untold:
+            self._untold = news.untold
+            self._run.set_tags({"azure.metrics_error": self._untold[:5000]})
         for point in news.points:
             key = METRICS.get(point.key, f"azure/{point.key}")
             if key not in self._last:

@@ -101,6 +101,19 @@ def test_following_outlives_a_bad_hour():
     assert [n.job.status for n in news(project, "j")] == ["Completed"]
 
 
+def test_following_goes_on_where_metrics_may_not_be_read():
+    project = Project({"j": state("j", "Running")}, script=[("Running", []), ("Completed", [])])
+
+    def refuse(_name):
+        raise AzureError("PHI3-A701", "no", status=403)
+
+    project.metrics = refuse
+    told = news(project, "j")
+
+    assert [n.job.status for n in told] == ["Running", "Completed"]
+    assert "A701" in told[0].untold
+
+
 def test_following_gives_up_what_is_refused_or_gone():
     for status in (401, 403):
         refused = AzureError("PHI3-A701", "no", status=status)
