@@ -64,6 +64,7 @@ class Needs:
     Args:
         model: The model to be tuned.
         regions: Where Foundry tunes it.
+        regions_as_of: Who says so, and of when.
         refusal: Why Foundry does not tune it at all; empty where it does.
         instead: What to do then.
         instance_type: Machine type to be deployed on.
@@ -80,6 +81,7 @@ class Needs:
     instance_count: int
     versions: Mapping[str, str] = field(default_factory=dict)
     wanted_versions: Mapping[str, str] = field(default_factory=dict)
+    regions_as_of: str = ""
 
 
 @dataclass(slots=True)
@@ -338,7 +340,8 @@ def check_region(needs: Needs, location: str) -> Check:
         return Check(
             name, "failed", needs.refusal, "a model that Foundry tunes", ("train",), needs.instead
         )
-    needed = f"a project in {', '.join(needs.regions)}"
+    told = f" ({needs.regions_as_of})" if needs.regions_as_of else ""
+    needed = f"a project in {', '.join(needs.regions)}{told}"
     if not location:
         return Check(name, "skipped", "no project to look at", needed)
     if location in needs.regions:

@@ -8,10 +8,12 @@ from importlib import metadata
 
 import typer
 
+from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.preflight import Check, Doctor, Needs
+from mlflow_phi3.azure.registry import look_up_offers
 from mlflow_phi3.cli.target import AS_JSON, TARGET, find_place
-from mlflow_phi3.errors import PreflightError
-from mlflow_phi3.modeling.catalog import describe, refusal
+from mlflow_phi3.errors import AzureError, PreflightError
+from mlflow_phi3.modeling.catalog import PhiModel, describe, refusal
 from mlflow_phi3.workflows.screen import Screen
 
 app = typer.Typer(name="doctor", help="Look before you spend.")
@@ -45,9 +47,12 @@ def doctor_command(
     """
     known = describe(model)
     why, instead = refusal(known)
+    account = find_place(target).open_account()
+    regions, as_of = _regions(account, known)
     needs = Needs(
         model=known.name,
-        regions=known.finetuning_regions,
+        regions=regions,
+        regions_as_of=as_of,
         refusal=why,
         instead=instead,
         instance_type=instance_type,
@@ -55,7 +60,7 @@ def doctor_command(
         versions=installed_versions(),
         wanted_versions=WANTED_VERSIONS,
     )
-    doctor = Doctor(find_place(target).open_account(), needs, lambda: dt.datetime.now(dt.UTC), fix)
+    doctor = Doctor(account, needs, lambda: dt.datetime.now(dt.UTC), fix)
     checks = list(doctor.checks())
     failed = [check for check in checks if check.state == "failed"]
     if as_json:
@@ -70,6 +75,17 @@ def doctor_command(
             where=target,
             fix="see each one's mend above, then run doctor again",
         )
+
+
+def _regions(account: Workspace, model: PhiModel) -> tuple[tuple[str, ...], str]:
+    """Where Foundry tunes a model: today's word of the registry, else the catalog's."""
+    try:
+        offer = look_up_offers(account, (model.name,)).get(model.name)
+    except AzureError:  # what is wrong with the account is the checks' to tell
+        offer = None
+    if offer is not None and offer.regions:
+        return offer.regions, "the registry, now"
+    return model.finetuning_regions, f"the catalog, {model.finetuning_as_of}"
 
 
 def installed_versions() -> dict[str, str]:

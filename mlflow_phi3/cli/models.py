@@ -8,7 +8,7 @@ import typer
 
 from mlflow_phi3.azure.registry import Offer, look_up_offers
 from mlflow_phi3.cli.target import AS_JSON, TARGET, find_place
-from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.errors import AzureError, PreflightError
 from mlflow_phi3.modeling.catalog import (
     PhiModel,
     dated,
@@ -78,14 +78,15 @@ def _offers(
     """What the registry says, and its name; nothing where nobody told a project."""
     if live is False:
         return {}, None
+    names = tuple(model.name for model in models)
     try:
-        place = find_place(target)
-    except PreflightError:
+        return look_up_offers(find_place(target).open_account(), names), "the registry azureml"
+    except (PreflightError, AzureError) as nobody:
         if live:
             raise
+        if isinstance(nobody, AzureError):  # a project is told, and yet nobody answers
+            typer.echo(f"not live: {nobody}", err=True)
         return {}, None
-    names = tuple(model.name for model in models)
-    return look_up_offers(place.open_account(), names), "the registry azureml"
 
 
 def _facts(model: PhiModel, offer: Offer | None, *, asked: bool) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from mlflow_phi3.workflows.estimate import (
 )
 from mlflow_phi3.workflows.job import open_base
 from mlflow_phi3.workflows.screen import Screen
+from mlflow_phi3.workflows.task import settle
 
 _SIDE_BY_SIDE = 4
 """As many as train together on a CPU; a GPU takes more, which is then faster than planned."""
@@ -39,8 +40,8 @@ def run(config: PlanWord) -> None:
     screen = Screen(config.output)
     if config.jobs:
         require_tunable(config.foundry_model)  # refused before minutes of preparation
-    space = build_space(config, model=config.model, seed=config.seed)
     data = _prepare(config, screen)
+    space = build_space(settle(config, data), model=config.model, seed=config.seed)
     splits = data.manifest.splits
     work = count_work(
         space,
@@ -86,7 +87,7 @@ def _probe(config: PlanWord, space: Space, data: PreparedData, screen: Screen) -
     with screen.stage("probe") as update:
         update(f"{config.probe_steps} steps of the real engine")
         return probe(
-            open_base(config),
+            open_base(config, data),
             data.examples("train"),
             data.examples("validation") if "validation" in data.manifest.splits else (),
             spec,

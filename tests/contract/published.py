@@ -15,7 +15,7 @@ def find_faults(changes, folder):
     for change in changes:
         if "microsoft.machinelearningservices" not in change["path"].lower():
             continue
-        types = checker.Types(change["api"])
+        types = checker.Types(_published(change["api"], folder))
         parts = change["path"].split("/providers/")[-1].split("/")
         kind = "/".join([parts[0], *parts[1::2]])
         resource = types.res[kind.lower()]
@@ -28,6 +28,12 @@ def find_faults(changes, folder):
             and fault not in KNOWN_DEVIATIONS
         ]
     return found
+
+
+def _published(version, folder):
+    """The version itself, or the next later one that lies there: types only grow."""
+    known = sorted(path.stem for path in folder.glob("20*.json"))
+    return next((one for one in known if one >= version), known[-1])
 
 
 def _load(path):

@@ -1,5 +1,6 @@
 """The tutorial, as a reader would do it: every command of the page, in order, in one shell."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,6 +10,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+JOURNAL = (
+    'curl -s --cacert "$REQUESTS_CA_BUNDLE" "$AZURE_AUTHORITY_HOST/emulator/journal" > journal'
+)
 PAGES = ("tutorial.md", "tutorial.mr.md")
 
 
@@ -51,7 +55,10 @@ def test_every_command_works_from_nothing_to_nothing(tmp_path):
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
         "MLFLOW_PHI3_EMULATOR_HOME": str(home),
     }
-    script = ["set -e", *(f"echo '+++' {line!r}\n{line}" for line in commands("tutorial.md"))]
+    lines = commands("tutorial.md")
+    assert lines[-1] == "mlflow-phi3 emulator stop"
+    lines.insert(-1, JOURNAL)
+    script = ["set -e", *(f"echo '+++' {line!r}\n{line}" for line in lines)]
     done = subprocess.run(
         ["bash", "-c", "\n".join(script)],
         cwd=tmp_path,
@@ -73,3 +80,20 @@ def test_every_command_works_from_nothing_to_nothing(tmp_path):
     assert "Registered, now" in done.stdout
     assert (tmp_path / "calls.jsonl").read_text(encoding="utf-8").count("\n") == 1
     assert not (home / "emulator.json").exists()
+    check_bodies(json.loads((tmp_path / "journal").read_text(encoding="utf-8")))
+
+
+def check_bodies(journal):
+    """Hold what was sent against Microsoft's published types, where those lie beside us."""
+    from tests.contract import published
+
+    changes = [
+        {"m": e["method"], "path": e["path"], "api": e["api_version"], "body": e["body"]}
+        for e in journal
+        if e["method"] in {"PUT", "PATCH"} and e["body"] and e["status"] < 300
+    ]
+    kinds = {change["path"].split("/")[-2].lower() for change in changes}
+    assert {"jobs", "serverlessendpoints", "deployments"} <= kinds
+    folder = ROOT.parent / "shared" / "azure-contract"
+    if folder.is_dir():
+        assert published.find_faults(changes, folder) == []
