@@ -28,6 +28,13 @@ def azure(emulator, monkeypatch):
 
 
 def test_from_nothing_and_again(azure, emulator, shared_checker):
+    told = CliRunner().invoke(doctor_app, ["--json"])
+    missing = {check["name"] for check in json.loads(told.output) if check["state"] == "failed"}
+    assert told.exit_code == 4
+    assert {"resource group", "project"} <= missing
+    told = CliRunner().invoke(doctor_app, [])
+    assert isinstance(told.exception, PreflightError)
+    assert "Fix: mlflow-phi3 infra --location" in told.output
     told = CliRunner().invoke(app, ["--location", "eastus2", "--dry-run", "--json"])
     planned = json.loads(told.output.splitlines()[-1])["steps"]
     assert [step["kind"] for step in planned] == [
