@@ -108,10 +108,12 @@ def _call(
 ) -> Call:
     completion = _completion(response)
     usage = completion.get("usage") or {}
-    choices = completion.get("choices") or [{}]
-    message = choices[0].get("message") or {}
-    filtered = choices[0].get("finish_reason") == _FILTERED or _FILTERED in json.dumps(
-        completion.get("error") or {}
+    choices = completion.get("choices") or []
+    first = choices[0] if choices else {}
+    message = first.get("message") or {}
+    # An answer that was held back ends so; a question that was has no choices, only an error.
+    filtered = first.get("finish_reason") == _FILTERED or (
+        not choices and _FILTERED in json.dumps(completion)
     )
     return Call(
         at=_time(at),

@@ -55,14 +55,17 @@ def test_every_shape_of_a_request(data):
 def test_a_log_of_our_own_keeps_status_and_latency():
     line = to_log(CHAT, ANSWER, at=AT, status=200, latency_ms=12.3456)
     refused = {"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}
+    ours = {"error_code": "BAD_REQUEST", "message": "PHI3-U751 messages: content_filter: Hate"}
     blocked = {"error": {"code": "content_filter", "message": "no"}}
     calls = read(
         line,
         to_log(CHAT, refused, at=AT, status=200, latency_ms=1),
         to_log(CHAT, blocked, at=AT, status=400, latency_ms=1),
+        to_log(CHAT, ours, at=AT, status=400, latency_ms=1),
+        to_log(CHAT, None, at=AT, status=500, latency_ms=1),
     )
     assert (calls[0].at, calls[0].status, calls[0].latency_ms) == (AT, 200, 12.346)
-    assert [call.refused for call in calls] == [False, True, True]
+    assert [call.refused for call in calls] == [False, True, True, True, False]
 
 
 @pytest.mark.parametrize(("line", "code"), [("{", "D092"), ('{"a": 1}', "D091"), ("[]", "D091")])
