@@ -1,10 +1,14 @@
 """What `prepare` reads, refuses, cleans and splits."""
 
+from importlib.metadata import entry_points
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from mlflow_phi3.config.base import Config
+
+TASKS = ("chat-completion", "text-classification")
+TASK_ENTRY_POINTS = "mlflow_phi3.tasks"
 
 
 class PrepareConfig(Config):
@@ -39,8 +43,9 @@ class PrepareConfig(Config):
     """What a row looks like; `auto` detects it for each source, and the report says what was taken
     for what."""
 
-    task: Literal["chat-completion", "text-classification"] = "chat-completion"
-    """What is learnt: to answer, or to name a text's label."""
+    task: str = "chat-completion"
+    """What is learnt: to answer (`chat-completion`), to name a text's label
+    (`text-classification`), or a task that an installed package brings."""
 
     on_error: Literal["fail", "reject"] = "fail"
     """Rows that cannot be trained on: `fail` stops with all of them listed, `reject` leaves them
@@ -88,3 +93,11 @@ class PrepareConfig(Config):
 
     prepare_workers: int = Field(default=0, ge=0)
     """Processes that prepare large data; 0 takes one for each core."""
+
+    @field_validator("task")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        known = [*TASKS, *(entry.name for entry in entry_points(group=TASK_ENTRY_POINTS))]
+        if name not in known:
+            raise ValueError(f"is none of {', '.join(known)}")
+        return name

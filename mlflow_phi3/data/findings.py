@@ -73,6 +73,7 @@ RULES: Mapping[str, Rule] = {
         "say it in the user's message, or use a model whose template has this role",
         "warning",
     ),
+    "PHI3-D027": Rule("the task can read the row", "mend the row, or the package of the task"),
     "PHI3-D026": Rule("content holds HTML", "set clean_html=true, unless it is meant", "warning"),
     "PHI3-D034": Rule("a record fits the table's header", "quote fields that hold the delimiter"),
     "PHI3-D037": Rule(

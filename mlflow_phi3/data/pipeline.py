@@ -15,6 +15,7 @@ from mlflow_phi3.data.manifest import NAME
 from mlflow_phi3.data.pool import work_pieces
 from mlflow_phi3.data.prepared import SHARDS, PreparedData, load_prepared
 from mlflow_phi3.data.sources import Planned, parse_sources, plan_source
+from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.data.template import ChatTokenizer, TemplateSource
 from mlflow_phi3.data.work import Outcome, Piece, Settings
 
@@ -126,6 +127,7 @@ def content_key(
     ]
     settings = config.model_dump(include=PrepareConfig.model_fields.keys() - _NOT_CONTENT)
     facts = [PREPARATION, sources, settings, max_length, template.sha256]
+    facts += filter(None, [find_task(config.task).version])
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 

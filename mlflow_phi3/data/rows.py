@@ -14,6 +14,7 @@ from mlflow_phi3.data.languages import describe_texts
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.overlength import shorten
 from mlflow_phi3.data.shards import Stored
+from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.data.template import TemplateSource
 from mlflow_phi3.data.validate import Problem, check_conversation, check_texts, parse_messages
 from mlflow_phi3.errors import DataError
@@ -52,7 +53,8 @@ class RowWork:
         self._limit = max_length
         self._encoder = Encoder(template)
         self._steps = steps_of(config)
-        self._classify = config.task == "text-classification"
+        self._task = find_task(config.task)
+        self._classify = self._task.classifies
 
     def work(self, row: Row, reader: Reader, source: int) -> Result:
         """Take a row all the way.
@@ -70,7 +72,10 @@ class RowWork:
             return Result(problems=[Problem("PHI3-D004", "nested too deeply")])
 
     def _work(self, row: Row, reader: Reader, source: int) -> Result:
-        draft = reader.read(row.value)
+        value, problem = self._task.read(row.value)
+        if problem:
+            return Result(problems=[problem])
+        draft = reader.read(value)
         if draft.problem:
             return Result(problems=[draft.problem])
         messages, problems = parse_messages(draft.messages)

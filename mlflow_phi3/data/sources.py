@@ -13,6 +13,7 @@ from mlflow_phi3.data import jsonl, jsonscan, tables
 from mlflow_phi3.data.formats import Reader, detect
 from mlflow_phi3.data.jsonl import Row, Span
 from mlflow_phi3.data.sample import sample_path
+from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.errors import DataError
 
 DEMO = "demo"
@@ -107,7 +108,8 @@ def plan_source(source: Source, config: PrepareConfig) -> Planned:
     first = itertools.chain.from_iterable(
         read_span(source.kind, file, span) for file, span in spans
     )
-    values = [row.value for row in itertools.islice(first, _SNIFFED_ROWS)]
+    task = find_task(config.task)
+    values = [task.read(row.value)[0] for row in itertools.islice(first, _SNIFFED_ROWS)]
     reader = detect(
         values,
         name=source.name,

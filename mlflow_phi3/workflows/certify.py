@@ -50,7 +50,7 @@ def certify_winner(
         reference = _answers(model, base.tokenizer, base.labels, max_tokens)
     with with_adapter(base, stored) as model:
         again = _answers(model, base.tokenizer, base.labels, max_tokens)
-    merged = load_checkpoint(logged / CHECKPOINT, device=str(base.model.device))
+    merged = load_checkpoint(logged / CHECKPOINT)  # on the device that the pyfunc will choose
     served = _answers(merged.model, merged.tokenizer, merged.labels, max_tokens)
     del merged  # the pyfunc loads it once more
     predict = registry.load_predict(logged)

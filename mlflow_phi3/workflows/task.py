@@ -8,12 +8,13 @@ from mlflow_phi3.config.hyperparameters import BALANCED, UNWEIGHTED, parse_weigh
 from mlflow_phi3.config.swept import Auto, Choices, Interval, Pin, Scalar, Swept, values_of
 from mlflow_phi3.config.words import SweepWord, TrainWord
 from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.errors import DataError, UsageError
 from mlflow_phi3.modeling.base import DEMO, Base
 from mlflow_phi3.modeling.heads import with_labels
 
 CLASSIFICATION = "text-classification"
-# The demo's head begins at zero and is 192 wide: at the rates of a chat it would take many epochs.
+# A head begins at zero: at the small steps that keep the demo's answers, it would take many epochs.
 _DEMO_HEAD_RATES = Interval(1e-3, 4e-3, log=True)
 
 WordT = TypeVar("WordT", SweepWord, TrainWord)
@@ -26,7 +27,7 @@ def shape_base(base: Base, data: PreparedData) -> Base:
         UsageError: A classifier is to learn to answer.
         DataError: The data has fewer than two labels.
     """
-    if data.manifest.config.get("task") != CLASSIFICATION:
+    if not find_task(str(data.manifest.config["task"])).classifies:
         if base.labels:
             raise UsageError(
                 "PHI3-U065",
@@ -53,7 +54,7 @@ def settle(config: WordT, data: PreparedData) -> WordT:
         UsageError: Label weights without labels, or not as many as there are labels.
         DataError: A label without training rows is to be weighed by how rare it is.
     """
-    classifies = config.task == CLASSIFICATION
+    classifies = find_task(config.task).classifies
     changes: dict[str, Swept] = {}
     if classifies and config.model == DEMO and isinstance(config.learning_rate, Auto):
         changes["learning_rate"] = _DEMO_HEAD_RATES

@@ -19,6 +19,9 @@ from mlflow_phi3.workflows.job import Job, greet, open_base, open_job, stamp
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.task import settle
 
+LOSSES = "eval/losses_by_epoch.json"
+"""A table: the loss of each validation row after each epoch, with its source line."""
+
 
 def run(config: TrainWord) -> None:
     """Run the step by itself, here or in Foundry; its preparation is a child run."""
@@ -66,6 +69,9 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
         folder=job.workspace / "trials" / f"train-{stamp()}",
     )
     session.add("train", spec, adapter=start)
+    by_epoch: dict[str, list[object]] = {
+        "place": [example.place for example in data.examples("validation")]
+    }
     with job.screen.stage("train") as update:
         for report in session.reports():
             match report:
@@ -78,12 +84,15 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
                     )
                 case EvaluationReport():
                     log.log_evaluation(report)
+                    by_epoch[f"epoch {report.epoch}"] = list(report.example_losses)
                 case EndReport():
                     end = report
     if end.outcome == "failed":
         raise TrainingError("PHI3-T004", f"the training failed: {end.reason}")
     if end.best_checkpoint is not None:
         run.log_folder(end.best_checkpoint, BEST)
+    if len(by_epoch) > 1:
+        run.log_table(by_epoch, LOSSES)
     if config.task == "chat-completion":  # Foundry learns no labels
         run.log_text(repeat_yaml(spec, config.model), YAML)
         log_repeat_data(data, run)

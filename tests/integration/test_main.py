@@ -150,6 +150,11 @@ def test_each_step_runs_alone_on_what_the_steps_before_it_left(alone):
     client = MlflowClient(mlflow.get_tracking_uri())
     assert int(client.get_model_version_by_alias("alone", "champion").version) == 1
     assert int(client.get_model_version_by_alias("alone", "challenger").version) == 2
+    trained = next(run for run in runs if run.data.tags["phi3.stage"] == "train")
+    losses = client.download_artifacts(trained.info.run_id, "eval/losses_by_epoch.json")
+    table = json.loads(Path(losses).read_text())
+    assert table["columns"] == ["place", "epoch 1"]
+    assert all(re.fullmatch(r".+:\d+", place) and loss > 0 for place, loss in table["data"])
 
 
 @pytest.mark.timeout(600)
