@@ -1,5 +1,6 @@
-"""Does a checkpoint answer, or does it classify? It says so itself."""
+"""Does a checkpoint answer, or does it classify; is it whole? It says so itself."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -9,7 +10,14 @@ from transformers import (
     PreTrainedModel,
 )
 
+BASE_FILE = "base.json"
+"""Beside an adapter that is to be put on its base: which base that is."""
 _CLASSIFIER = "ForSequenceClassification"  # how transformers' classifiers are called
+
+
+def is_pinned(folder: Path) -> bool:
+    """Whether ``folder`` holds an adapter and the name of its base, instead of a checkpoint."""
+    return (folder / BASE_FILE).is_file()
 
 
 def choose_class(path: str, *, revision: str | None = None, local_files_only: bool = True) -> Any:

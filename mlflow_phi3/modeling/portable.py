@@ -11,9 +11,8 @@ from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.adapter import check_adapter
 from mlflow_phi3.modeling.base import Base, Precision, load_base
 from mlflow_phi3.modeling.heads import with_labels
+from mlflow_phi3.modeling.kinds import BASE_FILE, is_pinned
 from mlflow_phi3.modeling.merge import fold_adapter
-
-BASE_FILE = "base.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +43,6 @@ def save_pinned(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -> 
     pinned = PinnedBase(base.name, base.revision, str(dtype).removeprefix("torch."), base.labels)
     (out / BASE_FILE).write_text(json.dumps(asdict(pinned), indent=2) + "\n", encoding="utf-8")
     return out
-
-
-def is_pinned(folder: Path) -> bool:
-    """Whether ``folder`` holds an adapter and the name of its base, instead of a checkpoint."""
-    return (folder / BASE_FILE).is_file()
 
 
 def load_portable(folder: Path, *, precision: Precision = "auto", device: str = "cpu") -> Base:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.generate import context_length, padding_id, render_prompt, stop_ids
-from mlflow_phi3.modeling.kinds import choose_class, labels_of
+from mlflow_phi3.modeling.kinds import choose_class, is_pinned, labels_of
 from mlflow_phi3.serving.protocol import (
     Answer,
     ChatRequest,
@@ -58,7 +58,7 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> Checkpoint:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if (folder / "base.json").is_file():
+    if is_pinned(folder):
         # PEFT, which a merged model does without.
         from mlflow_phi3.modeling.portable import load_portable  # noqa: PLC0415
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow_phi3
+from mlflow_phi3.modeling.kinds import BASE_FILE, is_pinned
 
 CHECKPOINT = "artifacts/checkpoint"
 """Where the weights lie within a logged model."""
@@ -95,10 +96,9 @@ def _common(checkpoint: Path, staging: Path) -> dict[str, Any]:
 
 def _pinned(checkpoint: Path) -> dict[str, str]:
     """The base that has to be there as well, by its key in the model's settings."""
-    file = checkpoint / "base.json"
-    if not file.is_file():
+    if not is_pinned(checkpoint):
         return {}
-    return {"base_model": json.loads(file.read_text(encoding="utf-8"))["name"]}
+    return {"base_model": json.loads((checkpoint / BASE_FILE).read_text("utf-8"))["name"]}
 
 
 def stage_checkpoint(checkpoint: Path, staging: Path) -> Path:

@@ -8,9 +8,10 @@ import torch
 from mlflow_phi3.azure.portable import check_portable
 from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.modeling.adapter import with_adapter
+from mlflow_phi3.modeling.kinds import BASE_FILE, is_pinned
 from mlflow_phi3.modeling.merge import merge_adapter
 from mlflow_phi3.modeling.parity import compare_logits
-from mlflow_phi3.modeling.portable import BASE_FILE, is_pinned, load_portable, save_pinned
+from mlflow_phi3.modeling.portable import load_portable, save_pinned
 from mlflow_phi3.serving.local import load_checkpoint
 from mlflow_phi3.serving.package import package_chat
 from tests.tiny_phi3 import conversation, example
