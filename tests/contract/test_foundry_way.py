@@ -89,7 +89,8 @@ def test_from_data_to_a_deleted_model(settings, tmp_path, emulator, shared_check
     names = ("job.yaml", "request.json", "events.jsonl", "model.json")
     assert artifacts == {f"azure/{name}" for name in names}
     (version,) = client.search_model_versions("name = 'chat-way'")
-    assert version.aliases == ["challenger"]
+    challenger = client.get_model_version_by_alias("chat-way", "challenger")
+    assert challenger.version == version.version
     (model,) = listed()["models"]
     assert version.tags[CHAMPION_TAG] == model["id"]
     shown = json.loads(ask(jobs, "show", "chat-way:1", "--json"))
