@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow_phi3.backends.repeat import YAML, repeat_yaml
 from mlflow_phi3.config.parse import narrow, parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
@@ -93,9 +94,18 @@ def sweep(
             tags=tags,
             on_progress=teller(update),
         )
+    if config.task == "chat-completion":
+        log_repeats(job, result, config.model)
     best = result.winner
     run.set_tags({WINNER_RUN: best.run_id, "phi3.study": result.study})
     return result, Winner(run.run_id, best.run_id, best.name, result.winner_adapter, config)
+
+
+def log_repeats(job: Job, result: SweepResult, model: str) -> None:
+    """Log each trial as the job of Foundry that would repeat it."""
+    for trial in result.trials:
+        if trial.run_id:
+            job.tracker.get(trial.run_id).log_text(repeat_yaml(trial.spec, model), YAML)
 
 
 def load_winner(job: Job, sweep_run: str) -> Winner:

@@ -111,6 +111,8 @@ def test_one_command_prepares_sweeps_evaluates_and_registers(start, client, proj
     assert len(client.get_metric_history(trial.info.run_id, "eval/loss")) == 2
     files = {file.path for file in client.list_artifacts(trial.info.run_id, "checkpoints/best")}
     assert "checkpoints/best/adapter_model.safetensors" in files
+    again = client.list_artifacts(trial.info.run_id, "azure")
+    assert [file.path for file in again] == ["azure/job.yaml"]
 
     inputs = runs["prepare"].inputs.dataset_inputs
     assert {entry.tags[0].value for entry in inputs} == {"train", "validation", "test"}
