@@ -80,7 +80,8 @@ def _ask(
     """Yield name, dimensions, minute and value of each point that is not empty."""
     query = {
         "metricnames": ",".join(names),
-        "timespan": f"{_stamp(start)}/{_stamp(end)}",
+        # To the next second: what was asked just now belongs to the window.
+        "timespan": f"{_stamp(start)}/{_stamp(end + dt.timedelta(seconds=1))}",
         "interval": "PT1M",
         "aggregation": "Average",
     }

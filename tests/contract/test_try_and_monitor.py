@@ -37,6 +37,11 @@ def store(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
 
 
+def parsed(told):
+    """What was printed for machines; MLflow's own lines come before it."""
+    return json.loads(told.output[told.output.index("{\n") :])
+
+
 def rows(path, prompts):
     turns = [
         [{"role": "user", "content": prompt}, {"role": "assistant", "content": "Sure, it is so."}]
@@ -68,7 +73,7 @@ def test_golden_queries_and_samples_that_work(served, emulator, tmp_path):
     golden.write_text(json.dumps({**ask, "contains": ["hello"]}))
     told = CliRunner().invoke(try_, ["watched", "--golden", str(golden), "--json", *LOCAL])
     assert told.exit_code == 0, told.exception
-    found = json.loads(told.output)
+    found = parsed(told)
     assert [one["answer"] for one in found["answers"]] == ["one: hello"]
     assert found["answers"][0]["latency_s"] > 0
     shown = CliRunner().invoke(try_, ["watched", "--question", "hello", *LOCAL]).output
@@ -109,7 +114,7 @@ def test_a_window_in_figures_and_a_limit(served, emulator, store, tmp_path):
     arguments = ["watched", "--train-data", data, "--usd-per-hour", "2", *LOCAL]
     told = CliRunner().invoke(monitor, [*arguments, "--json"])
     assert told.exit_code == 0, told.exception
-    found = json.loads(told.output[told.output.index("{\n") :])
+    found = parsed(told)
     traffic = found["traffic"]
     assert traffic["requests"] >= 24
     assert (traffic["error_rate"], traffic["cost_usd"]) == (0, 48)
@@ -133,7 +138,7 @@ def test_errors_are_counted(served, emulator, store):
     for _ in range(5):
         assert emulator.http.post(url, json={}).status_code == 401
     told = CliRunner().invoke(monitor, ["watched", "--json", *LOCAL])
-    found = json.loads(told.output[told.output.index("{\n") :])
+    found = parsed(told)
     assert found["traffic"]["error_rate"] > 0
 
 

@@ -51,6 +51,7 @@ def routes(resources: Resources) -> list[Route]:
         ("PUT", _DEPLOYMENT, deploy),
         ("GET", _DEPLOYMENT, get_deployment),
         ("GET", _DEPLOYMENT + "/operations", operations),
+        ("GET", _GROUP + "/deployments/{deployment}/operations", operations),  # the SDK's way
         ("PUT", _ACCOUNT, put_account),
         ("GET", _ACCOUNT, get_account),
     ]
