@@ -1,20 +1,21 @@
 """Trials train in this process, over the base that is loaded already."""
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
 
 from mlflow_phi3.backends.base import Job
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.training.capacity import advise_size, choose_concurrency, is_out_of_memory
 from mlflow_phi3.training.checkpoint import STATE_FILE
-from mlflow_phi3.training.loop import Session
-from mlflow_phi3.training.reports import Report
+from mlflow_phi3.training.loop import TOKEN_BUDGET, Session
+from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report
+from mlflow_phi3.training.spec import TrialSpec
 
-# On a CPU fusing saves little, but trials that advance together can be judged together; on a GPU
-# a group fills the machine at small batches.
-_GROUP = {"cpu": 4, "cuda": 8}
+logger = logging.getLogger(__name__)
 
 
 class LocalBackend:
@@ -25,7 +26,8 @@ class LocalBackend:
         train: Training examples.
         validation: Validation examples.
         folder: Where trials keep their checkpoints, ``<folder>/<trial>``.
-        concurrency: Trainings that go on together; 0 decides by the device.
+        largest: The trial of the sweep that needs the most memory.
+        concurrency: Trainings that go on together; 0 takes what fits the free memory.
     """
 
     def __init__(
@@ -35,11 +37,17 @@ class LocalBackend:
         validation: Sequence[Example],
         *,
         folder: Path,
+        largest: TrialSpec,
         concurrency: int = 0,
     ) -> None:
-        self._folder = folder
-        self._session = Session(base, train, validation, folder=folder)
-        self._concurrency = concurrency or _GROUP.get(base.model.device.type, 4)
+        self.base = base
+        self.train_examples = train
+        self.folder = folder
+        self.token_budget = TOKEN_BUDGET.get(base.model.device.type, 1024)
+        self._validation = validation
+        # One for all rounds: a longer trial may go on where an earlier one has ended.
+        self.session = self._open_session()
+        self._concurrency = concurrency or self._measure(largest)
 
     @property
     def slots(self) -> int:
@@ -51,12 +59,35 @@ class LocalBackend:
         """Trainings that go on together."""
         return self._concurrency
 
+    def _measure(self, largest: TrialSpec) -> int:
+        try:
+            return choose_concurrency(
+                self.base, self.train_examples, largest, token_budget=self.token_budget
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return 1  # whoever it is will fail by itself
+
     @contextmanager
     def train(self, groups: Sequence[Sequence[Job]]) -> Iterator["LocalTraining"]:
         """Train the groups one after the other; leaving early keeps each trial's latest step."""
-        training = LocalTraining(self._session, [list(group) for group in groups], self._folder)
+        training = LocalTraining(self, groups)
         with closing(training):
             yield training
+
+    def renew_session(self) -> None:
+        """Begin another session: one that ran out of memory is not used again."""
+        self.session = self._open_session()
+
+    def _open_session(self) -> Session:
+        return Session(
+            self.base,
+            self.train_examples,
+            self._validation,
+            folder=self.folder,
+            token_budget=self.token_budget,
+        )
 
 
 def add_job(session: Session, job: Job, folder: Path) -> None:
@@ -66,30 +97,85 @@ def add_job(session: Session, job: Job, folder: Path) -> None:
     session.add(job.trial, job.spec, resume=resume, evaluated=evaluated)
 
 
-@dataclass(slots=True)
 class LocalTraining:
-    """Groups under way in one session."""
+    """Groups under way, one after the other.
 
-    session: Session
-    groups: list[list[Job]]
-    folder: Path
-    _running: Iterator[Report] | None = field(default=None)
+    A group that does not fit the memory is taken apart: each half goes on from its last
+    checkpoint, and a trial that does not fit by itself fails.
+
+    Args:
+        backend: Base, examples and folder.
+        groups: What to train.
+    """
+
+    def __init__(self, backend: LocalBackend, groups: Sequence[Sequence[Job]]) -> None:
+        self._backend = backend
+        self._groups = [list(group) for group in groups]
+        self._running: Generator[Report, None, None] | None = None
+        self._dropped: set[str] = set()
 
     def reports(self) -> Iterator[Report]:
         """What the trials of one group after the other tell."""
-        for group in self.groups:
-            for job in group:
-                add_job(self.session, job, self.folder)
-            running = self.session.reports()
-            self._running = running
-            yield from running
+        while self._groups:
+            group = {job.trial: job for job in self._groups.pop(0)}
+            try:
+                for report in self._train(list(group.values())):
+                    if isinstance(report, EndReport):
+                        del group[report.trial]
+                    elif isinstance(report, EvaluationReport):
+                        job = group[report.trial]
+                        group[report.trial] = replace(job, evaluated=report.epoch)
+                    yield report
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error).splitlines()[0] if str(error) else "out of memory"
+            else:
+                self._running = None
+                continue
+            yield from self._take_apart(list(group.values()), problem)
 
     def drop(self, trial: str) -> None:
         """Stop a trial."""
-        self.session.drop(trial)
+        self._dropped.add(trial)
+        self._backend.session.drop(trial)
 
     def close(self) -> None:
         """Leave each running trial's latest step on the disk."""
-        close = getattr(self._running, "close", None)
-        if close is not None:
-            close()
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+            self._backend.renew_session()  # the old one would train on what was left here
+
+    def _train(self, jobs: Sequence[Job]) -> Iterator[Report]:
+        for job in jobs:
+            add_job(self._backend.session, job, self._backend.folder)
+            if job.trial in self._dropped:
+                self._backend.session.drop(job.trial)
+        self._running = self._backend.session.reports()
+        return self._running
+
+    def _take_apart(self, jobs: list[Job], problem: str) -> Iterator[Report]:
+        """Put the halves of a group that did not fit in its place."""
+        self._backend.renew_session()
+        # Those that share one training cost no more than one of them.
+        trunks = list(dict.fromkeys(job.spec.trunk for job in jobs))
+        if len(trunks) == 1:
+            for job in jobs:
+                yield self._refuse(job, problem)
+            return
+        logger.warning("%d trainings do not fit the memory together: %s", len(trunks), problem)
+        first = set(trunks[: len(trunks) // 2])
+        again = [replace(job, resume=True) for job in jobs]
+        left = [job for job in again if job.spec.trunk in first]
+        right = [job for job in again if job.spec.trunk not in first]
+        self._groups = [left, right, *self._groups]
+
+    def _refuse(self, job: Job, problem: str) -> EndReport:
+        """A trial that does not fit by itself has failed."""
+        backend = self._backend
+        advice = advise_size(
+            backend.base, backend.train_examples, job.spec, token_budget=backend.token_budget
+        )
+        reason = f"PHI3-T081 {job.trial}: {problem}. Fix: {advice}."
+        return EndReport(job.trial, "failed", reason, 0, float("nan"), None, 0.0)

@@ -29,6 +29,15 @@ class Elsewhere:
         found: typer.Typer = importlib.import_module(f"mlflow_phi3.cli.{self.module}").app
         return found
 
+    def call(self, given: list[str]) -> int:
+        """Run the command with what was typed behind it; its exit code."""
+        found = self.app()
+        several = len(found.registered_commands) > 1
+        program = "mlflow-phi3" if several else f"mlflow-phi3 {self.name}"
+        arguments = [self.name, *given] if several else given
+        code = get_command(found).main(arguments, prog_name=program, standalone_mode=False)
+        return int(code or 0)
+
 
 COMMANDS = (
     Elsewhere("models", "models", "List the Phi models: tuned where, at what price, until when."),
@@ -45,8 +54,9 @@ COMMANDS = (
     Elsewhere("promote", "deployment", "Give a deployment all traffic, and its model the alias."),
     Elsewhere("rollback", "deployment", "Take the last move of traffic back."),
     Elsewhere("reap", "deployment", "Delete the endpoints whose time is over."),
-    Elsewhere("repair", "repair", "Close what a dead machine left of a study."),
 )
+# Stands behind the word that it repairs: `mlflow-phi3 sweep repair STUDY`.
+REPAIR = Elsewhere("sweep repair", "repair", "Close what a dead machine left of a study.")
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -58,9 +68,4 @@ def add_commands(app: typer.Typer) -> None:
 def _add(app: typer.Typer, one: Elsewhere) -> None:
     @app.command(one.name, help=one.summary, context_settings=_PASS_THROUGH)
     def command(context: typer.Context) -> None:
-        found = one.app()
-        several = len(found.registered_commands) > 1
-        program = "mlflow-phi3" if several else f"mlflow-phi3 {one.name}"
-        arguments = [one.name, *context.args] if several else context.args
-        code = get_command(found).main(arguments, prog_name=program, standalone_mode=False)
-        raise typer.Exit(code or 0)
+        raise typer.Exit(one.call(context.args))

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from mlflow_phi3 import __version__
 from mlflow_phi3.cli import emulator
-from mlflow_phi3.cli.elsewhere import add_commands
+from mlflow_phi3.cli.elsewhere import REPAIR, add_commands
 from mlflow_phi3.cli.reference import Parameter, parameters
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Phi3Error
@@ -33,9 +33,11 @@ def _add_word(word: str) -> None:
 
     @app.command(word, help=summary, context_settings=_PASS_THROUGH)
     def command(context: typer.Context) -> None:
-        if "--help" in context.args:
+        if "--help" in context.args and context.args[0] != "repair":
             _show_parameters(word, summary)
             return
+        if (word, *context.args[:1]) == ("sweep", "repair"):
+            raise typer.Exit(REPAIR.call(context.args[1:]))
         raise typer.Exit(run(word, context.args))
 
 

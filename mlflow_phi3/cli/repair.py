@@ -1,4 +1,4 @@
-"""``mlflow-phi3 repair``: close what a dead machine left of a study."""
+"""``mlflow-phi3 sweep repair``: close what a dead machine left of a study."""
 
 import time
 

@@ -1,7 +1,7 @@
 """How the search for the best trial goes."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import Field, model_validator
@@ -39,7 +39,16 @@ class SweepConfig(ModelConfig, Hyperparameters):
     proposal of the others: they share one training, so only the longest costs anything."""
 
     concurrency: int = Field(default=0, ge=0)
-    """Trainings that go on together over one loaded base; 0 takes what fits the device."""
+    """Trainings that go on together over one loaded base; 0 takes what fits the free memory, at
+    most 4 on a CPU and 32 on a GPU."""
+
+    backend: Literal["local", "ray", "foundry"] = "local"
+    """Where trials train: in this process, on a Ray cluster, one group a GPU (or a node, where
+    there are none), or as fine-tuning jobs of Azure AI Foundry (docs/foundry.md); `ray` needs the
+    extra `[ray]`."""
+
+    ray_address: str = ""
+    """Address of the Ray cluster (`auto`, `host:6379`); empty starts one on this machine."""
 
     study: str = ""
     """Name of the study. Give the name of an earlier one to continue it; empty begins a new one."""
@@ -50,6 +59,22 @@ class SweepConfig(ModelConfig, Hyperparameters):
 
     budget_hours: float = Field(default=0.0, ge=0)
     """Begin no further trial after so many hours, and stop those that run; 0 sets no limit."""
+
+    budget_cost: float = Field(default=0.0, ge=0)
+    """The same after so many US dollars at `usd_per_hour`; 0 sets no limit."""
+
+    usd_per_hour: float = Field(default=0.0, ge=0)
+    """What an hour of this machine costs, US dollars; 0 for your own."""
+
+    winner_seeds: int = Field(default=0, ge=0)
+    """Train the winner again with so many other seeds, and report how far its loss depends on
+    them; they do not count as trials."""
+
+    @model_validator(mode="after")
+    def _price_the_budget(self) -> Self:
+        if self.budget_cost and not self.usd_per_hour:
+            raise ValueError("budget_cost needs usd_per_hour, what an hour of this machine costs")
+        return self
 
     @model_validator(mode="before")
     @classmethod

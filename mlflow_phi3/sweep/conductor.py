@@ -2,8 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from mlflow_phi3.backends.base import Backend, Job, Training
 from mlflow_phi3.sweep.ledger import OUTCOME, Ledger, Ticket
@@ -50,7 +52,10 @@ class Conductor:
         parent: The run whose children the trials are.
         tags: Tags of every trial's run.
         on_progress: Told after each optimizer step and each end.
+        folder: Keeps points that the store does not have yet; None writes them to it at once.
+        round_size: Trainings that are proposed at once; 0 takes what the backend does at once.
         budget_s: Seconds after which no trial begins and the running ones stop; 0 is no limit.
+        budget_name: What set that limit.
         clock: Seconds that only grow.
         sleep: Waits so many seconds.
     """
@@ -61,7 +66,10 @@ class Conductor:
     parent: Run
     tags: Mapping[str, str]
     on_progress: Callable[[SweepProgress], None]
+    folder: Path | None = None
+    round_size: int = 0
     budget_s: float = 0.0
+    budget_name: str = "budget_hours"
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _began: float = 0.0
@@ -72,17 +80,18 @@ class Conductor:
         """Train until the study is complete.
 
         Returns:
-            Why it ended: ``n_trials``, ``grid`` or ``budget_hours``.
+            Why it ended: ``n_trials``, ``grid`` or the budget's name.
 
         Raises:
             KeyboardInterrupt: As it came; trials under way then wait to be
                 continued, and their runs are KILLED.
         """
         self._began = self.clock()
+        round_size = self.round_size or self.backend.group_size * self.backend.slots
         while True:
             if self._budget_is_spent():
-                return "budget_hours"
-            tickets = self.ledger.take(self.backend.group_size * self.backend.slots)
+                return self.budget_name
+            tickets = self.ledger.take(round_size)
             if tickets:
                 self._train(tickets)
             elif self.ledger.open_trials():
@@ -103,6 +112,7 @@ class Conductor:
                         tracker=self.tracker,
                         parent=self.parent,
                         tags=self.tags,
+                        folder=self.folder,
                     )
                     judged = max(ticket.known, default=0)
                     self._live[ticket.name] = LiveTrial(ticket, run, number, judged)
@@ -110,11 +120,11 @@ class Conductor:
             with self.backend.train(jobs) as training:
                 for report in training.reports():
                     self._hear(report, training)
-        except KeyboardInterrupt:
-            self._leave("stopped; continue the study to go on")
+        except KeyboardInterrupt as stop:
+            self._leave("stopped; continue the study to go on", stop)
             raise
         except BaseException as error:
-            self._leave(f"{type(error).__name__}: {error}")
+            self._leave(f"{type(error).__name__}: {error}", error)
             raise
 
     # -- listening ---------------------------------------------------------------------------
@@ -167,7 +177,9 @@ class Conductor:
         ticket = live.ticket
         del self._live[ticket.name]
         if report.shared_with is not None:
-            live.run.run.set_tags({SHARED_WITH: report.shared_with})
+            live.run.run.set_tags({SHARED_WITH: report.shared_with}, later=True)
+        if math.isnan(live.accuracy) and ticket.known:
+            live.accuracy = live.run.best_accuracy()
         self.ledger.note(ticket, OUTCOME, _outcome(live, report))
         loss = min(ticket.known.values(), default=math.nan)
         if report.outcome == "complete" and not math.isnan(loss):
@@ -184,15 +196,19 @@ class Conductor:
 
     # -- stopping ----------------------------------------------------------------------------
 
-    def _leave(self, reason: str) -> None:
-        """Trials under way wait in the study; their runs end as KILLED."""
-        try:
-            for live in self._live.values():
+    def _leave(self, reason: str, stop: BaseException) -> None:
+        """Trials under way wait in the study; their runs end as KILLED.
+
+        What cannot be told because the storage or the disk is what failed is noted on ``stop``: the
+        study takes its trials back when it is continued, and their runs with them.
+        """
+        for live in self._live.values():
+            with _noted(stop, live.ticket.name):
                 live.run.end("WAITING", reason=reason)
-        finally:
-            for ticket in self._unresolved.values():
+        for ticket in self._unresolved.values():
+            with _noted(stop, ticket.name):
                 self.ledger.release(ticket)
-            self._live.clear()
+        self._live.clear()
 
     def _budget_is_spent(self) -> bool:
         return 0 < self.budget_s <= self.clock() - self._began
@@ -203,7 +219,7 @@ class Conductor:
             return
         for live in self._live.values():
             if not live.given_up:
-                self._give_up(live, "budget_hours were spent", training)
+                self._give_up(live, f"{self.budget_name} is spent", training)
 
     # -- telling -----------------------------------------------------------------------------
 
@@ -225,6 +241,15 @@ class Conductor:
                 seconds=self.clock() - self._began,
             )
         )
+
+
+@contextmanager
+def _noted(stop: BaseException, name: str) -> Iterator[None]:
+    """Keep a second error from hiding the first."""
+    try:
+        yield
+    except Exception as second:  # noqa: BLE001 - the first error is the one to show
+        stop.add_note(f"and {name} could not be told: {second}")
 
 
 def group_tickets(tickets: Sequence[Ticket], size: int) -> list[list[Ticket]]:

@@ -1,22 +1,28 @@
 """The ledger: everything that is asked of, and told to, a study in Optuna's storage."""
 
+import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import optuna
 from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from mlflow_phi3.sweep.drivers import GRACE_S, Driver, is_alive
+from mlflow_phi3.sweep.proposer import Proposer
 from mlflow_phi3.sweep.results import trial_name
 from mlflow_phi3.sweep.space import EPOCHS, Space
 from mlflow_phi3.training.spec import TrialSpec
+
+# ruff: noqa: SLF001 - Optuna's storages know trials and studies by no other name
 
 RUN_ID = "run_id"
 REASON = "reason"
@@ -26,6 +32,7 @@ LEASE = "lease"
 OWNER = "driver"
 _ROUND = "round"
 _SURPLUS = "surplus"
+_ROUND_SIZE = "round_size"
 
 
 @dataclass(slots=True)
@@ -33,26 +40,36 @@ class Ticket:
     """A trial that this driver has to train.
 
     Args:
-        trial: Optuna's live trial.
+        trial: As the study had it when it was taken.
         spec: What it trains with.
         known: Validation losses that the study knows already, by epoch; empty for a new trial.
         taken_over: Whether another attempt at it was made before.
     """
 
-    trial: Trial
+    trial: FrozenTrial
     spec: TrialSpec
     known: dict[int, float] = field(default_factory=dict)
     taken_over: bool = False
 
     @property
-    def name(self) -> str:
-        """``trial-007``."""
-        return trial_name(self.trial.number)
+    def number(self) -> int:
+        """Optuna's number of it."""
+        return int(self.trial.number)
+
+    @property
+    def trial_id(self) -> int:
+        """What its storage calls it."""
+        return int(self.trial._trial_id)
 
     @property
     def run_id(self) -> str:
         """The MLflow run that an earlier attempt began, or empty."""
         return str(self.trial.user_attrs.get(RUN_ID, ""))
+
+    @property
+    def name(self) -> str:
+        """``trial-007``."""
+        return trial_name(self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,18 +118,18 @@ class Ledger:
         self.n_trials = n_trials
         self._storage = storage
         self.driver = driver
-        self._sampler = sampler
         self._grid = list(space.grid()) if grid else None
         self._companions = space.epochs_to_share() if share_epochs and not grid else ()
         self._distributions = space.distributions()
+        self._proposer = Proposer(study, storage, self._distributions, sampler)
+        self._known: list[FrozenTrial] = []
         self._standing = Standing()
 
     # -- reading -----------------------------------------------------------------------------
 
     def trials(self) -> list[FrozenTrial]:
         """All trials that count, by number."""
-        found = self.study.get_trials(deepcopy=False)
-        return [trial for trial in found if _SURPLUS not in trial.user_attrs]
+        return _counted(self.study.get_trials(deepcopy=False))
 
     def standing(self) -> Standing:
         """How far the study is, as this driver knows: others' trials count from the next round."""
@@ -145,91 +162,110 @@ class Ledger:
         trunks: set[TrialSpec] = set()
         first: int | None = None
         while True:
-            # The storage is read once a proposal: with a thousand trials that is what costs.
-            known = self.trials()
-            waiting = next((trial for trial in known if trial.state is TrialState.WAITING), None)
-            if waiting is None and (len(trunks) >= trainings or self._left(known) <= 0):
+            waiting = next((t for t in self._counted() if t.state is TrialState.WAITING), None)
+            if waiting is None and (len(trunks) >= trainings or self._left() <= 0):
                 break
             if waiting is not None and self._overflows(waiting, tickets, trainings):
                 break
-            ticket = self._ask(waiting, known, first)
-            if ticket is None:
+            trial = self._propose(first) if waiting is None else self._pop(waiting)
+            if trial is None:  # another driver was faster
+                self._known = list(self.study.get_trials(deepcopy=False))
                 continue
+            ticket = self._ticket(trial, waiting)
             tickets.append(ticket)
             if first is None:
-                first = int(ticket.trial.user_attrs[LEASE][_ROUND])
-                trunks = self._trunks(first, known)
+                first = int(trial.user_attrs[LEASE][_ROUND])
+                trunks = self._trunks(first)
             trunks.add(ticket.spec.trunk)
             if waiting is None or ticket.taken_over:
-                self._enqueue_siblings(ticket, known, first)
-        self._standing = self._stand(known)
-        return sorted(tickets, key=lambda ticket: ticket.trial.number)
+                self._enqueue_siblings(trial, first)
+        self._standing = self._stand()
+        return sorted(tickets, key=lambda ticket: ticket.number)
 
     def reclaim(self) -> list[int]:
         """Let trials of dead drivers wait again; their numbers."""
         attrs = self.study.user_attrs
+        self._known = list(self.study.get_trials(deepcopy=False))
         found: list[int] = []
-        for trial in self.trials():
+        for trial in self._counted():
+            if trial.state is not TrialState.RUNNING:
+                continue
             owner = str(trial.user_attrs.get(LEASE, {}).get(OWNER, ""))
-            if trial.state is not TrialState.RUNNING or owner == self.driver.name:
-                continue
             began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
-            just_asked = not owner and time.time() - began < GRACE_S
-            if just_asked or is_alive(owner, attrs, now=time.time()):
+            # Between rounds this driver has no trial: it lost sight of it when a write failed. A
+            # very young one may just have been popped by another, who has not signed it yet.
+            forgotten = owner in (self.driver.name, "")
+            if forgotten and time.time() - began < GRACE_S:
                 continue
-            self._set_waiting(trial._trial_id)  # noqa: SLF001 - Optuna's storages know no other name
+            if not forgotten and is_alive(owner, attrs, now=time.time()):
+                continue
+            self._set_waiting(trial._trial_id)
             found.append(trial.number)
+        if found:
+            self._known = list(self.study.get_trials(deepcopy=False))
         return found
+
+    def remember_round(self, trainings: int) -> int:
+        """How many trainings a round of this study has: what its first driver could do at once.
+
+        Proposals depend on it, so a driver with less memory takes as many and trains them in more
+        groups.
+        """
+        known = self.study.user_attrs.get(_ROUND_SIZE)
+        if known is None:
+            self.study.set_user_attr(_ROUND_SIZE, trainings)
+        return trainings if known is None else int(known)
 
     # -- telling -----------------------------------------------------------------------------
 
     def report(self, ticket: Ticket, epoch: int, loss: float) -> None:
         """Tell a validation loss after so many epochs; what is known already stays."""
         if epoch not in ticket.known:
-            ticket.trial.report(loss, epoch)
+            self._storage.set_trial_intermediate_value(ticket.trial_id, epoch, loss)
             ticket.known[epoch] = loss
 
     def should_prune(self, ticket: Ticket) -> bool:
         """Whether the pruner gives the trial up."""
-        return bool(ticket.trial.should_prune())
+        if isinstance(self.study.pruner, NopPruner):
+            return False
+        trial = copy.copy(ticket.trial)
+        trial.intermediate_values = dict(ticket.known)
+        return bool(self.study.pruner.prune(self.study, trial))
 
     def note(self, ticket: Ticket, name: str, value: object) -> None:
         """Keep a fact about a trial."""
-        ticket.trial.set_user_attr(name, value)
+        self._storage.set_trial_user_attr(ticket.trial_id, name, value)
 
     def complete(self, ticket: Ticket, loss: float) -> None:
         """The trial is over with this loss."""
-        self.study.tell(ticket.trial.number, loss, skip_if_finished=True)
+        self._tell(ticket, TrialState.COMPLETE, loss)
         before = self._standing
-        better = math.isnan(before.best_loss) or loss < before.best_loss
-        self._standing = Standing(
-            before.finished + 1,
-            ticket.trial.number if better else before.best,
-            loss if better else before.best_loss,
-        )
+        if math.isnan(before.best_loss) or loss < before.best_loss:
+            self._standing = replace(before, best=ticket.number, best_loss=loss)
 
     def prune(self, ticket: Ticket, reason: str) -> None:
-        """The trial was given up."""
+        """The trial was given up; it counts with the last loss that it reported."""
         self.note(ticket, REASON, reason)
-        self.study.tell(ticket.trial.number, state=TrialState.PRUNED, skip_if_finished=True)
-        self._standing = replace(self._standing, finished=self._standing.finished + 1)
+        self._tell(ticket, TrialState.PRUNED, ticket.known.get(max(ticket.known, default=0)))
 
     def fail(self, ticket: Ticket, reason: str) -> None:
         """The trial cannot be finished; it is not tried again."""
         self.note(ticket, REASON, reason)
-        self.study.tell(ticket.trial.number, state=TrialState.FAIL, skip_if_finished=True)
-        self._standing = replace(self._standing, finished=self._standing.finished + 1)
+        self._tell(ticket, TrialState.FAIL)
 
     def release(self, ticket: Ticket) -> None:
         """Leave the trial to whoever continues the study."""
-        self._set_waiting(ticket.trial._trial_id)  # noqa: SLF001 - Optuna's storages know no other name
+        self._set_waiting(ticket.trial_id)
 
     # -- below -------------------------------------------------------------------------------
 
-    def _left(self, known: Sequence[FrozenTrial]) -> int:
+    def _counted(self) -> list[FrozenTrial]:
+        return _counted(self._known)
+
+    def _left(self) -> int:
         """How many trials may still be proposed."""
         total = self.n_trials if self._grid is None else min(self.n_trials, len(self._grid))
-        return total - len(known)
+        return total - len(self._counted())
 
     def _best_of(self, known: Sequence[FrozenTrial]) -> FrozenTrial | None:
         complete = [trial for trial in known if trial.state is TrialState.COMPLETE]
@@ -238,7 +274,8 @@ class Ledger:
     def _rank(self, trial: FrozenTrial) -> tuple[float, int, int]:
         return (float(trial.value), self.space.spec(trial.params).epochs, trial.number)
 
-    def _stand(self, known: Sequence[FrozenTrial]) -> Standing:
+    def _stand(self) -> Standing:
+        known = self._counted()
         best = self._best_of(known)
         finished = sum(trial.state.is_finished() for trial in known)
         if best is None:
@@ -248,58 +285,102 @@ class Ledger:
     def _overflows(self, waiting: FrozenTrial, tickets: Sequence[Ticket], trainings: int) -> bool:
         """Whether the waiting trial needs one training more than may go on together."""
         mine = {ticket.spec.trunk for ticket in tickets}
-        params = _params(waiting)
-        new = set(params) != set(self._distributions)
-        return len(mine) >= trainings and (new or self.space.spec(params).trunk not in mine)
+        new = set(waiting.params) != set(self._distributions)
+        return len(mine) >= trainings and (new or self.space.spec(waiting.params).trunk not in mine)
 
-    def _ask(
-        self, waiting: FrozenTrial | None, known: Sequence[FrozenTrial], first: int | None
-    ) -> Ticket | None:
-        """The next trial, or None when another driver had already asked for the last one."""
-        if waiting is not None:
-            number = waiting.number
+    def _propose(self, first: int | None) -> FrozenTrial | None:
+        """A new trial in the storage, or None when another driver had made one meanwhile."""
+        number = len(self._known)
+        if self._grid is None:
+            proposal = self._proposer.propose(self._known)
         else:
-            number = known[-1].number + 1 if known else 0
-            if self._grid is not None:
-                self.study.enqueue_trial(self._grid[len(known)])
-        self.study.sampler = self._sampler(number)
-        trial = self.study.ask(self._distributions)
-        lease = trial.user_attrs.get(LEASE, {_ROUND: trial.number if first is None else first})
-        taken_over = OWNER in lease
-        trial.set_user_attr(LEASE, {**lease, OWNER: self.driver.name})
-        if trial.number >= self.n_trials:
-            before = sum(other.number < trial.number for other in self.trials())
-            if before >= self.n_trials:
-                trial.set_user_attr(_SURPLUS, value=True)
-                self.study.tell(trial.number, state=TrialState.FAIL)
+            proposal = self._whole(self._grid[len(self._counted())], TrialState.RUNNING)
+        lease = {_ROUND: number if first is None else first, OWNER: self.driver.name}
+        return self._create(proposal, lease)
+
+    def _whole(self, params: Mapping[str, Any], state: TrialState) -> FrozenTrial:
+        return optuna.create_trial(
+            state=state, params=dict(params), distributions=self._distributions
+        )
+
+    def _create(self, trial: FrozenTrial, lease: Mapping[str, object]) -> FrozenTrial | None:
+        """Write a trial at once; None, and it does not count, when its number went to another.
+
+        What was proposed did not know of that other trial: it might be the same one again, or one
+        too many.
+        """
+        trial.user_attrs = {LEASE: dict(lease)}
+        study_id, number = self.study._study_id, len(self._known)
+        trial_id = self._storage.create_new_trial(study_id, trial)
+        at_number = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        trial.number, trial._trial_id = number, trial_id
+        if at_number != trial_id:
+            self._storage.set_trial_user_attr(trial_id, _SURPLUS, value=True)
+            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+            return None
+        self._known.append(trial)
+        return trial
+
+    def _pop(self, waiting: FrozenTrial) -> FrozenTrial | None:
+        """A trial that waited, now this driver's; None when another took it."""
+        trial_id = waiting._trial_id
+        try:
+            if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
                 return None
-        losses = waiting.intermediate_values if waiting is not None else {}
-        return Ticket(trial, self.space.spec(trial.params), dict(losses), taken_over)
+        except UpdateFinishedTrialError:
+            return None
+        lease = {_ROUND: waiting.number, **waiting.user_attrs.get(LEASE, {})}
+        if lease.get(OWNER) != self.driver.name:
+            lease[OWNER] = self.driver.name
+            self._storage.set_trial_user_attr(trial_id, LEASE, lease)
+        if set(waiting.params) != set(self._distributions):  # somebody's wish, by Optuna's means
+            asked = Trial(self.study, trial_id)
+            for name, distribution in self._distributions.items():
+                asked._suggest(name, distribution)
+        trial = self._storage.get_trial(trial_id)
+        self._known[waiting.number] = trial
+        return trial
 
-    def _enqueue_siblings(self, ticket: Ticket, known: Sequence[FrozenTrial], first: int) -> None:
-        """Enqueue what shares this ticket's training and was not asked yet."""
-        others = [trial for trial in known if trial.number != ticket.trial.number]
-        siblings = self._siblings(ticket, others)
-        for params in siblings[: max(0, self._left(others) - 1)]:
-            self.study.enqueue_trial(params, user_attrs={LEASE: {_ROUND: first}})
+    def _ticket(self, trial: FrozenTrial, waiting: FrozenTrial | None) -> Ticket:
+        return Ticket(
+            trial,
+            self.space.spec(trial.params),
+            dict(trial.intermediate_values),
+            # One that was only enqueued has never begun.
+            taken_over=waiting is not None and waiting.datetime_start is not None,
+        )
 
-    def _siblings(self, ticket: Ticket, others: Sequence[FrozenTrial]) -> list[dict[str, Any]]:
+    def _enqueue_siblings(self, trial: FrozenTrial, first: int) -> None:
+        """Enqueue what shares this trial's training and was not asked yet."""
+        lease = {_ROUND: first, OWNER: self.driver.name}
+        for params in self._siblings(trial)[: max(0, self._left())]:
+            if self._create(self._whole(params, TrialState.WAITING), lease) is None:
+                return
+
+    def _siblings(self, trial: FrozenTrial) -> list[dict[str, Any]]:
         if self._grid is not None:
-            rest = self._grid[len(others) + 1 :]
-            trunk = ticket.spec.trunk
+            rest = self._grid[len(self._counted()) :]
+            trunk = self.space.spec(trial.params).trunk
             return list(
                 itertools.takewhile(lambda point: self.space.spec(point).trunk == trunk, rest)
             )
-        wanted = ({**ticket.trial.params, EPOCHS: epochs} for epochs in self._companions)
-        asked = [ticket.trial.params, *(_params(trial) for trial in others if self._companions)]
+        wanted = ({**trial.params, EPOCHS: epochs} for epochs in self._companions)
+        asked = [other.params for other in self._counted()] if self._companions else []
         return [params for params in wanted if params not in asked]
 
-    def _trunks(self, first: int, known: Sequence[FrozenTrial]) -> set[TrialSpec]:
+    def _trunks(self, first: int) -> set[TrialSpec]:
         """The trainings of a round, finished ones included."""
-        members = [t for t in known if t.user_attrs.get(LEASE, {}).get(_ROUND) == first]
         names = set(self._distributions)
-        complete = [params for params in map(_params, members) if set(params) == names]
-        return {self.space.spec(params).trunk for params in complete}
+        members = [t for t in self._counted() if t.user_attrs.get(LEASE, {}).get(_ROUND) == first]
+        return {self.space.spec(t.params).trunk for t in members if set(t.params) == names}
+
+    def _tell(self, ticket: Ticket, state: TrialState, loss: float | None = None) -> None:
+        try:
+            values = None if loss is None else [loss]
+            self._storage.set_trial_state_values(ticket.trial_id, state, values)
+        except UpdateFinishedTrialError:
+            pass  # a driver that was thought dead has finished it
+        self._standing = replace(self._standing, finished=self._standing.finished + 1)
 
     def _set_waiting(self, trial_id: int) -> None:
         try:
@@ -308,6 +389,5 @@ class Ledger:
             return
 
 
-def _params(trial: FrozenTrial) -> dict[str, Any]:
-    """What a trial has, or will have, as its parameters."""
-    return {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+def _counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if _SURPLUS not in trial.user_attrs]

@@ -24,6 +24,7 @@ from mlflow_phi3.sweep.figures import (
     draw_parallel,
     draw_slices,
 )
+from mlflow_phi3.sweep.reseed import tell_reseeded
 from mlflow_phi3.sweep.results import SweepResult, TrialResult
 
 _TEMPLATE = "report.html.jinja"
@@ -73,7 +74,7 @@ def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival]) -> 
     html = environment.from_string(template).render(
         result=result,
         winner=result.winner,
-        confidence=tell_confidence(result.winner, rivals),
+        confidence=tell_confidence(result.winner, rivals) + tell_reseeded(result.reseeded),
         rivals={rival.number: rival for rival in rivals},
         ranked=rank(result.trials),
         parameters=searched(result.trials),

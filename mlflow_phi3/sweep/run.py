@@ -1,13 +1,17 @@
 """The sweep as a whole: open the study, work on it, name the winner."""
 
+import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from mlflow_phi3.backends.base import Backend
@@ -15,7 +19,7 @@ from mlflow_phi3.backends.local import LocalBackend
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.confidence import compare_with_winner
@@ -23,6 +27,7 @@ from mlflow_phi3.sweep.drivers import beating, this_driver
 from mlflow_phi3.sweep.ledger import OUTCOME, REASON, RUN_ID, Ledger
 from mlflow_phi3.sweep.pruners import build_pruner
 from mlflow_phi3.sweep.report import StudyReport, write_report
+from mlflow_phi3.sweep.reseed import reseed_winner
 from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space, build_space
@@ -30,6 +35,7 @@ from mlflow_phi3.sweep.storage import default_storage, hide_password, open_stora
 from mlflow_phi3.sweep.study import open_study
 from mlflow_phi3.sweep.trial_run import BEST, STUDY
 from mlflow_phi3.tracking.runs import Run, Tracker
+from mlflow_phi3.training.spec import TrialSpec
 
 _STATES: Mapping[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -83,7 +89,8 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     url = config.storage or default_storage(tracker.uri)
     ledger = open_ledger(config, space, name=name, url=url, tags=tags)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
-    backend = _open_backend(config, base, train, validation, checkpoints)
+    backend = _open_backend(config, base, train, validation, checkpoints, space.largest())
+    budget_s, budget_name = _budget(config)
     conductor = Conductor(
         ledger,
         backend,
@@ -91,15 +98,32 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         parent,
         {**tags, "phi3.base_model": base.name},
         on_progress,
-        budget_s=config.budget_hours * 3600,
+        folder=checkpoints / "points",
+        round_size=ledger.remember_round(backend.group_size * backend.slots),
+        budget_s=budget_s,
+        budget_name=budget_name,
     )
-    with beating(ledger.study, ledger.driver):
+    began = time.monotonic()
+    with _storage_stays(url, name), beating(ledger.study, ledger.driver):
         why = conductor.conduct()
-    result = _result(ledger, tracker, checkpoints, why=why, storage=hide_password(url))
+        result = _result(ledger, tracker, checkpoints, why=why, storage=hide_password(url))
+        reseeded = reseed_winner(
+            result.winner,
+            config.winner_seeds,
+            ledger=ledger,
+            backend=backend,
+            tracker=tracker,
+            parent=parent,
+            tags=tags,
+        )
+    if config.usd_per_hour:
+        hours = (time.monotonic() - began) / 3600
+        parent.log_metrics({"cost/usd": hours * config.usd_per_hour})
     rivals = compare_with_winner(
         result.winner, result.trials, validation=validation, tracker=tracker, seed=config.seed
     )
-    result = replace(result, ties=tuple(rival.number for rival in rivals if rival.tied))
+    ties = tuple(rival.number for rival in rivals if rival.tied)
+    result = replace(result, ties=ties, reseeded=reseeded)
     _log_result(parent, result, write_report(ledger.study, result, rivals))
     return result
 
@@ -118,6 +142,14 @@ def _log_result(parent: Run, result: SweepResult, report: StudyReport) -> None:
     parent.log_text(report.html, "sweep/report.html")
     parent.log_text(report.csv, "sweep/trials.csv")
     parent.log_json(report.importance, "sweep/importance.json")
+
+
+def _budget(config: SweepConfig) -> tuple[float, str]:
+    """Seconds until nothing more begins (0 for no limit), and the parameter that says so."""
+    limits = [(config.budget_hours * 3600, "budget_hours")] if config.budget_hours else []
+    if config.budget_cost:
+        limits.append((config.budget_cost / config.usd_per_hour * 3600, "budget_cost"))
+    return min(limits, default=(0.0, "budget_hours"))
 
 
 def open_ledger(
@@ -158,14 +190,56 @@ def _facts(config: SweepConfig, tags: Mapping[str, str]) -> dict[str, str]:
     return told | {name: tags[name] for name in _COMPARABLE if name in tags}
 
 
+@contextmanager
+def _storage_stays(url: str, study: str) -> Iterator[None]:
+    """Say what to do when the study's database went away in the midst of a write."""
+    try:
+        yield
+    except StorageInternalError as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise PreflightError(
+            "PHI3-P083",
+            f"lost the study in the midst of a write: {cause}",
+            where=hide_password(url),
+            fix=f"look at the database, then continue with study={study}",
+        ) from error
+
+
 def _open_backend(
     config: SweepConfig,
     base: Base,
     train: Sequence[Example],
     validation: Sequence[Example],
     folder: Path,
+    largest: TrialSpec,
 ) -> Backend:
-    return LocalBackend(base, train, validation, folder=folder, concurrency=config.concurrency)
+    if config.backend == "local":
+        return LocalBackend(
+            base,
+            train,
+            validation,
+            folder=folder,
+            largest=largest,
+            concurrency=config.concurrency,
+        )
+    if importlib.util.find_spec("ray") is None:
+        raise PreflightError(
+            "PHI3-P084",
+            "the package ray is not installed",
+            where="backend",
+            fix="pip install 'mlflow-phi3[ray]', or choose backend=local",
+        )
+    from mlflow_phi3.backends.ray import RayBackend  # noqa: PLC0415 - an optional package
+
+    return RayBackend(
+        base,
+        train,
+        validation,
+        folder=folder,
+        largest=largest,
+        concurrency=config.concurrency,
+        address=config.ray_address,
+    )
 
 
 def _result(

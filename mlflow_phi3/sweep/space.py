@@ -50,6 +50,11 @@ class Space:
         """The spec of a trial for which ``params`` were proposed."""
         return _spec({**self.pinned, **params}, seed=self.seed)
 
+    def largest(self) -> TrialSpec:
+        """The trial that takes the most memory: the highest rank on the most layers."""
+        some = {name: _most(value) for name, value in self.swept.items()}
+        return self.spec(some)
+
     def epochs_to_share(self) -> tuple[int, ...]:
         """Numbers of epochs that one training can answer for; empty when there are none."""
         found = values_of(self.swept[EPOCHS]) if EPOCHS in self.swept else None
@@ -187,6 +192,15 @@ def _check_layers(value: Swept) -> None:
                     where="target_modules",
                     fix=f"{ALL_LINEAR}, or some of {'+'.join(LINEAR_LAYERS)}",
                 )
+
+
+def _most(value: Interval | Choices) -> Scalar:
+    """The greatest value; of layer lists the longest."""
+    if isinstance(value, Interval):
+        return value.high
+    if all(isinstance(each, str) for each in value.values):
+        return max(value.values, key=lambda each: len(_layers(str(each))))
+    return max(value.values, key=float)
 
 
 def _first(value: Interval | Choices) -> Scalar:

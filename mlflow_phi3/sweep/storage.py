@@ -1,23 +1,32 @@
 """Where a study is kept."""
 
+import importlib.util
+import logging
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import optuna
+import tenacity
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
+from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlflow_phi3.errors import PreflightError, UsageError
 
+logger = logging.getLogger(__name__)
+
 _FILE = "optuna.db"
 _JOURNAL_SUFFIX = ".log"
 # Several drivers may write to one SQLite file: wait for its lock rather than fail.
 _SQLITE_LOCK_S = 60
 _SQLITE = "sqlite:///"
+# How long a database that answered once may be away before the sweep gives up.
+_AWAY_S = 300
 
 
 def default_storage(tracking_uri: str) -> str:
@@ -52,12 +61,19 @@ def open_storage(url: str) -> BaseStorage:
         Path(url.removeprefix(_SQLITE)).resolve().parent.mkdir(parents=True, exist_ok=True)
         options = {"connect_args": {"timeout": _SQLITE_LOCK_S}}
     try:
-        storage = RDBStorage(url, engine_kwargs=options)
+        storage = RDBStorage(_name_driver(url), engine_kwargs=options)
     except ArgumentError as error:
         raise UsageError(
             "PHI3-U087", str(error), where="storage", fix="see docs/sweep.md"
         ) from None
-    except (OperationalError, ImportError) as error:
+    except ImportError:
+        raise PreflightError(
+            "PHI3-P082",
+            "the database's driver is not installed",
+            where=hide_password(url),
+            fix="for PostgreSQL: pip install 'mlflow-phi3[postgres]'",
+        ) from None
+    except OperationalError as error:
         raise PreflightError(
             "PHI3-P081",
             f"{str(error).splitlines()[0]}",
@@ -67,6 +83,8 @@ def open_storage(url: str) -> BaseStorage:
     if url.startswith(_SQLITE):
         event.listen(storage.engine, "connect", _write_ahead)
         storage.engine.dispose()
+    else:
+        event.listen(storage.engine, "do_connect", _connect_patiently)
     return storage
 
 
@@ -81,6 +99,12 @@ def hide_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=netloc))
 
 
+def _name_driver(url: str) -> str:
+    """The URL with the PostgreSQL driver that is installed: SQLAlchemy's default has changed."""
+    old = importlib.util.find_spec("psycopg") is None and importlib.util.find_spec("psycopg2")
+    return url.replace("postgresql://", "postgresql+psycopg2://", 1) if old else url
+
+
 def _write_ahead(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     """Commit without waiting for the disk: a killed process loses nothing, and it is 10x faster.
 
@@ -90,3 +114,30 @@ def _write_ahead(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.close()
+
+
+def _connect_patiently(
+    dialect: Dialect, _: ConnectionPoolEntry, arguments: tuple[Any, ...], options: dict[str, Any]
+) -> DBAPIConnection:
+    """Wait for a database that restarts; training goes on once it answers.
+
+    Connections are checked before each use, so whatever is begun while the database is away waits
+    here; only what was under way when it went away fails.
+    """
+    away: type[Exception] = dialect.loaded_dbapi.OperationalError
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(away),
+        stop=tenacity.stop_after_delay(_AWAY_S),
+        wait=tenacity.wait_exponential(multiplier=0.1, max=5),
+        before_sleep=_tell_wait,
+        reraise=True,
+    )
+    connection: DBAPIConnection = attempts(dialect.connect, *arguments, **options)
+    return connection
+
+
+def _tell_wait(state: tenacity.RetryCallState) -> None:
+    """Say once that the sweep waits."""
+    if state.attempt_number == 1 and state.outcome is not None:
+        problem = str(state.outcome.exception()).splitlines()[0]
+        logger.warning("the study's database is away, waiting for it: %s", problem)

@@ -1,5 +1,6 @@
 """The MLflow run of one trial."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,16 @@ REASON = "phi3.reason"
 BEST = "checkpoints/best"
 PER_EXAMPLE = "eval/per_example.json"
 
+STEP_METRICS = (
+    "train/loss",
+    "train/learning_rate",
+    "train/grad_norm",
+    "train/epoch",
+    "train/tokens_per_second",
+    "train/supervised_tokens",
+)
+EVALUATION_METRICS = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
+
 TrialState = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING"]
 _STATUS: Mapping[TrialState, Status] = {
     "COMPLETE": "FINISHED",
@@ -33,69 +44,120 @@ class TrialRun:
 
     Args:
         run: The run, RUNNING.
-        steps: Optimizer steps that an earlier attempt logged already; they are not logged again.
-        evaluations: The step up to which it logged evaluations.
+        steps: Optimizer steps that are logged; who repeats them does not log them again.
+        evaluations: The step up to which evaluations are logged.
+        spill: Where points wait that the store does not have yet.
     """
 
     run: Run
     steps: int = 0
     evaluations: int = 0
+    spill: Path | None = None
 
     def log_step(self, report: StepReport) -> None:
         """Log one optimizer step."""
         if report.step <= self.steps:
             return
-        values = {
-            "train/loss": report.loss,
-            "train/learning_rate": report.learning_rate,
-            "train/grad_norm": report.grad_norm,
-            "train/epoch": report.epoch,
-            "train/tokens_per_second": report.tokens_per_second,
-            "train/supervised_tokens": report.supervised_tokens,
-        }
-        self.run.log_metrics(values, step=report.step)
+        self.steps = report.step
+        values = (
+            report.loss,
+            report.learning_rate,
+            report.grad_norm,
+            report.epoch,
+            report.tokens_per_second,
+            report.supervised_tokens,
+        )
+        metrics = dict(zip(STEP_METRICS, values, strict=True))
+        self.run.log_metrics(metrics, step=report.step)
+        if float(report.epoch).is_integer():
+            # A checkpoint follows; a driver that dies after it does not see these steps again.
+            self._keep()
 
     def log_evaluation(self, report: EvaluationReport) -> None:
         """Log one evaluation that the run does not have yet."""
-        values = {
-            "eval/loss": report.loss,
-            "eval/perplexity": report.perplexity,
-            "eval/token_accuracy": report.token_accuracy,
-        }
+        values = (report.loss, report.perplexity, report.token_accuracy)
         if report.step > self.evaluations:
-            self.run.log_metrics(values, step=report.step)
+            self.evaluations = report.step
+            metrics = dict(zip(EVALUATION_METRICS, values, strict=True))
+            self.run.log_metrics(metrics, step=report.step)
+            # The study hears of it next, and then nobody tells it again.
+            self._keep()
         if report.best:
             self.run.log_json(list(report.example_losses), PER_EXAMPLE)
+
+    def best_accuracy(self) -> float:
+        """Token accuracy at the lowest validation loss, also where an earlier attempt saw it."""
+        self.run.flush()
+        losses = self.run.history("eval/loss")
+        accuracies = self.run.history("eval/token_accuracy")
+        best = min(losses, key=lambda step: (losses[step], step), default=-1)
+        return accuracies.get(best, math.nan)
+
+    def _keep(self) -> None:
+        """Make what was logged survive this process."""
+        if self.spill is None:
+            self.run.flush()
+        else:
+            self.run.spill(self.spill)
 
     def end(self, state: TrialState, *, reason: str = "", adapter: Path | None = None) -> None:
         """Log the best checkpoint, say how it ended, and close the run."""
         if adapter is not None:
             self.run.log_folder(adapter, BEST)
-        self.run.set_tags({STATE: state, **({REASON: reason[:5000]} if reason else {})})
+        tags = {STATE: state, **({REASON: reason[:5000]} if reason else {})}
+        self.run.set_tags(tags, later=True)
         self.run.end(_STATUS[state])
 
 
 def open_trial_run(
-    ticket: Ticket, ledger: Ledger, *, tracker: Tracker, parent: Run, tags: Mapping[str, str]
+    ticket: Ticket,
+    ledger: Ledger,
+    *,
+    tracker: Tracker,
+    parent: Run,
+    tags: Mapping[str, str],
+    folder: Path | None = None,
 ) -> TrialRun:
-    """The trial's run: a new child of ``parent``, or the one that an earlier attempt began."""
-    study = ledger.study.study_name
-    number = ticket.trial.number
-    own = {STUDY: study, NUMBER: number}
+    """The trial's run: a new child of ``parent``, or the one that an earlier attempt began.
+
+    Args:
+        ticket: The trial.
+        ledger: Its study.
+        tracker: Where runs go.
+        parent: The sweep's run.
+        tags: Of every trial's run.
+        folder: Keeps points that the store does not have yet; None writes them to it at once.
+    """
+    own = {STUDY: ledger.study.study_name, NUMBER: ticket.number}
     run_id = ticket.run_id
     if not run_id and ticket.taken_over:
         # The earlier driver may have died between creating the run and noting it.
         run_id = next((run.info.run_id for run in tracker.find(own)), "")
+    spill = None if folder is None else folder / f"{ticket.name}.json"
     if run_id:
         run = tracker.resume(run_id)
-        run.set_tags({STATE: "RUNNING"})
-        steps, evaluations = run.last_step("train/loss"), run.last_step("eval/loss")
+        run.set_tags({STATE: "RUNNING"}, later=True)
+        opened = _recover(run, spill)
     else:
-        run = tracker.start(
-            ticket.name, stage="trial", parent=parent, tags={**tags, **own, STATE: "RUNNING"}
-        )
-        steps = evaluations = 0
+        all_tags = {**tags, **own, STATE: "RUNNING"}
+        run = tracker.start(ticket.name, stage="trial", parent=parent, tags=all_tags)
+        opened = TrialRun(run, spill=spill)
+    run.log_params(flat_params(ticket.spec), later=True)
     if ticket.run_id != run.run_id:
-        run.log_params(flat_params(ticket.spec))
         ledger.note(ticket, RUN_ID, run.run_id)
-    return TrialRun(run, steps, evaluations)
+    return opened
+
+
+def _recover(run: Run, spill: Path | None) -> TrialRun:
+    """What an earlier attempt has logged, and what it had no time to."""
+    stored = {"train/loss": run.last_step("train/loss"), "eval/loss": run.last_step("eval/loss")}
+    if spill is not None:
+        after = dict.fromkeys(STEP_METRICS, stored["train/loss"])
+        after |= dict.fromkeys(EVALUATION_METRICS, stored["eval/loss"])
+        run.recover(spill, after=after)
+    return TrialRun(
+        run,
+        max(stored["train/loss"], run.buffered_step("train/loss")),
+        max(stored["eval/loss"], run.buffered_step("eval/loss")),
+        spill,
+    )

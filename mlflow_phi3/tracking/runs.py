@@ -24,7 +24,7 @@ ERROR = "phi3.error"
 # Points of metrics wait in memory this long at most, so that a fast training is not held up by
 # one write to the store a step.
 FLUSH_AFTER_S = 1.0
-# MLflow refuses larger batches of metrics and parameters (mlflow.utils.validation).
+# MLflow refuses larger batches (mlflow.utils.validation); the first counts tags and parameters too.
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
@@ -34,13 +34,18 @@ _RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
 @dataclass(slots=True)
 class Run:
-    """A handle to one MLflow run; metrics are buffered, everything else is written at once."""
+    """A handle to one MLflow run; metrics are buffered, everything else is written at once.
+
+    What is asked to be written ``later`` goes with the next metrics, in one call to the store.
+    """
 
     client: MlflowClient
     run_id: str
     experiment_id: str
     name: str
     _metrics: list[Metric] = field(default_factory=list, repr=False)
+    _params: list[Param] = field(default_factory=list, repr=False)
+    _tags: dict[str, RunTag] = field(default_factory=dict, repr=False)
     _flushed_at: float = field(default_factory=time.monotonic, repr=False)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
@@ -55,21 +60,50 @@ class Run:
             self.flush()
 
     def flush(self) -> None:
-        """Write the buffered metrics; they stay buffered when the store refuses."""
-        while self._metrics:
-            self.client.log_batch(self.run_id, metrics=self._metrics[:METRICS_PER_BATCH])
-            del self._metrics[:METRICS_PER_BATCH]
+        """Write what is buffered; it stays buffered when the store refuses."""
+        while self._metrics or self._params or self._tags:
+            metrics = self._metrics[: METRICS_PER_BATCH - PARAMS_PER_BATCH - len(self._tags)]
+            params = self._params[:PARAMS_PER_BATCH]
+            tags = list(self._tags.values())
+            self.client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags)
+            del self._metrics[: len(metrics)], self._params[: len(params)]
+            self._tags.clear()
         self._flushed_at = time.monotonic()
 
-    def log_params(self, params: Mapping[str, object]) -> None:
-        """Log parameters as text, cut at MLflow's longest."""
-        entries = [Param(key, str(value)[:PARAM_LENGTH]) for key, value in params.items()]
-        for start in range(0, len(entries), PARAMS_PER_BATCH):
-            self.client.log_batch(self.run_id, params=entries[start : start + PARAMS_PER_BATCH])
+    def spill(self, path: Path) -> None:
+        """Keep the buffered metrics in a file: cheaper than the store, and as safe from a kill."""
+        points = [(point.key, point.value, point.timestamp, point.step) for point in self._metrics]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.new")
+        beside.write_text(json.dumps(points), encoding="utf-8")
+        beside.replace(path)
 
-    def set_tags(self, tags: Mapping[str, object]) -> None:
+    def recover(self, path: Path, *, after: Mapping[str, int]) -> None:
+        """Buffer again what a killed process had spilled to ``path``, if it did.
+
+        Args:
+            path: The file; it need not exist.
+            after: By metric: the last step that the store holds; only later ones are taken.
+        """
+        if path.is_file():
+            points = json.loads(path.read_text(encoding="utf-8"))
+            self._metrics += [
+                Metric(key, value, timestamp, step)
+                for key, value, timestamp, step in points
+                if step > after.get(key, 0)
+            ]
+
+    def log_params(self, params: Mapping[str, object], *, later: bool = False) -> None:
+        """Log parameters as text, cut at MLflow's longest."""
+        self._params += [Param(key, str(value)[:PARAM_LENGTH]) for key, value in params.items()]
+        if not later:
+            self.flush()
+
+    def set_tags(self, tags: Mapping[str, object], *, later: bool = False) -> None:
         """Set or overwrite tags."""
-        self.client.log_batch(self.run_id, tags=[RunTag(k, str(v)) for k, v in tags.items()])
+        self._tags.update({key: RunTag(key, str(value)) for key, value in tags.items()})
+        if not later:
+            self.flush()
 
     def tags(self) -> dict[str, str]:
         """The run's tags as the store has them now."""
@@ -80,6 +114,15 @@ class Run:
         return max(
             (point.step for point in self.client.get_metric_history(self.run_id, key)), default=0
         )
+
+    def history(self, key: str) -> dict[int, float]:
+        """The values of the metric ``key`` that the store holds, by step."""
+        points = self.client.get_metric_history(self.run_id, key)
+        return {point.step: point.value for point in points}
+
+    def buffered_step(self, key: str) -> int:
+        """The highest step of the metric ``key`` that is not written yet; 0 when there is none."""
+        return max((point.step for point in self._metrics if point.key == key), default=0)
 
     def log_json(self, value: object, name: str) -> None:
         """Log a value as an indented JSON artifact called ``name`` (with its folder)."""

@@ -1,6 +1,7 @@
 """How many trials fit side by side, by measuring what one more needs."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,7 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken: the device's, or the least of machine and control group."""
+    """Memory that can still be taken: the device's, or what machine, group and limits leave."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)
@@ -34,6 +35,11 @@ def free_bytes(device: torch.device) -> int:
     used = Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
         free = min(free, int(limit.read_text()) - int(used.read_text()))
+    if hasattr(psutil, "RLIMIT_AS"):  # Linux; `ulimit -v`
+        process = psutil.Process()
+        most = process.rlimit(psutil.RLIMIT_AS)[0]
+        if most != psutil.RLIM_INFINITY:
+            free = min(free, most - int(process.memory_info().vms))
     return free
 
 
@@ -90,3 +96,39 @@ def choose_concurrency(
     each = measure_trial_bytes(base, train, spec, token_budget=token_budget)
     most = MOST.get(device.type, 4)
     return max(1, min(most, int(room // each)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory could not be had."""
+    # On a CPU torch has no class for it (c10/core/impl/alloc_cpu.cpp).
+    told = isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def advise_size(
+    base: Base,
+    train: Sequence[Example],
+    spec: TrialSpec,
+    *,
+    token_budget: int,
+    budget_bytes: int | None = None,
+) -> str:
+    """Which rank, at most ``spec``'s, would fit the memory that is free now; a phrase for people.
+
+    Args:
+        base: The frozen base, loaded.
+        train: Training examples.
+        spec: The trial that did not fit.
+        token_budget: As in :class:`mlflow_phi3.training.loop.Session`.
+        budget_bytes: Memory to use; None is most of what is free now.
+    """
+    room = SPARE * free_bytes(base.model.device) if budget_bytes is None else budget_bytes
+    # The smallest measures what does not depend on the rank; the rest grows with it.
+    one = replace(spec, lora=replace(spec.lora, r=1))
+    linear = find_linear(base.model)
+    least = measure_trial_bytes(base, train, one, token_budget=token_budget)
+    of_rank = 16 * plan_layout(linear, one.lora).size  # float32 weights, gradient, two moments
+    fits = 1 + int((room - least) // of_rank)
+    if fits < 1:
+        return f"not even lora_r=1 fits, which takes {least / 2**20:.0f} MiB: lower max_length"
+    return f"lora_r={min(fits, spec.lora.r)} would fit {room / 2**20:.0f} MiB"

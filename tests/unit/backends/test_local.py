@@ -1,4 +1,5 @@
 import multiprocessing
+import re
 import resource
 import sys
 
@@ -118,4 +119,6 @@ def test_a_trial_that_does_not_fit_fails_alone_and_is_told_what_would(tmp_path):
     process.join()
     assert ended == {"small": ("complete", 8), "large": ("failed", 0), "next": ("complete", 4)}
     assert "PHI3-T081 large: " in reasons["large"]
-    assert "would fit" in reasons["large"]
+    told = re.search(r"lora_r=(\d+) would fit", reasons["large"])
+    assert told is not None
+    assert 4 < int(told[1]) < 200_000

@@ -1,9 +1,10 @@
-"""A sweep in a process of its own, to be killed: ``drive.py TRACKING STORAGE FOLDER N_TRIALS``."""
+"""A sweep in a process of its own, to be killed."""
 
-import sys
+import os
 import time
 from pathlib import Path
 
+import optuna
 import torch
 
 from mlflow_phi3.config.parse import parse_values
@@ -11,6 +12,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.tracking.runs import open_tracker
 from tests.unit.sweep import tiny
+from tests.unit.sweep.servers import IMPATIENT, die_with_parent
 
 SPACE = {
     "learning_rate": "3e-3..3e-2",
@@ -22,29 +24,41 @@ SPACE = {
 }
 
 
-def drive(tracking: str, storage: str, folder: Path, n_trials: int, *, step_s: float) -> None:
-    """Run or continue the study; each step takes at least ``step_s``, so that it can be hit."""
+def drive(tracking, storage, folder, n_trials, *, step_s=0.0, gate=None, log=None):
+    """Run or continue the study.
+
+    Each step takes at least ``step_s``, so that it can be hit; with a ``gate`` the last trials wait
+    until that file exists.
+    """
+    die_with_parent()
+    os.environ.update(IMPATIENT)
+    if log is not None:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
     torch.set_num_threads(1)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     tracker = open_tracker(uri=tracking, experiment="chaos")
     known = tracker.find({"phi3.stage": "sweep"})
     parent = (
         tracker.resume(known[0].info.run_id) if known else tracker.start("sweep", stage="sweep")
     )
-    config = {**SPACE, "n_trials": str(n_trials), "storage": storage}
+
+    def pace(progress):
+        print(f"{progress.trial} {progress.step}/{progress.total_steps}", flush=True)
+        time.sleep(step_s)
+        while gate is not None and progress.finished >= n_trials - 3 and not Path(gate).exists():
+            time.sleep(0.05)
+
     run_sweep(
-        parse_values(SweepConfig, config),
+        parse_values(SweepConfig, {**SPACE, "n_trials": str(n_trials), "storage": storage}),
         base=tiny.make_base(),
         train=tiny.count(32, 0),
         validation=tiny.count(8, 1),
         tracker=tracker,
         parent=parent,
-        folder=folder,
+        folder=Path(folder),
         tags={},
-        on_progress=lambda progress: time.sleep(step_s),
+        on_progress=pace,
     )
     parent.end("FINISHED")
-
-
-if __name__ == "__main__":
-    tracking_uri, storage_url, folder_name, trials = sys.argv[1:]
-    drive(tracking_uri, storage_url, Path(folder_name), int(trials), step_s=0.05)

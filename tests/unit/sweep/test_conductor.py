@@ -200,7 +200,7 @@ def test_a_spent_budget_stops_what_runs_and_begins_nothing(conduct, tracker, par
     assert len(states) < 100
     assert set(states) == {"COMPLETE", "PRUNED"}
     last = tracker.children(parent.run_id)[-1]
-    assert last.data.tags["phi3.reason"] == "budget_hours were spent"
+    assert last.data.tags["phi3.reason"] == "budget_hours is spent"
 
 
 def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(conduct, tracker, parent, storage_url):

@@ -82,6 +82,9 @@ def test_the_same_seed_gives_the_same_metrics_even_when_it_was_interrupted(sweep
     assert [t.loss for t in result.trials] == pytest.approx(
         [t.loss for t in undisturbed.trials], rel=1e-6
     )
+    assert [t.token_accuracy for t in result.trials] == pytest.approx(
+        [t.token_accuracy for t in undisturbed.trials]
+    )
     runs = [r for r in tracker.children(parent.run_id) if r.data.tags["phi3.study"] == "s"]
     assert [run.info.status for run in runs] == ["FINISHED"] * 4
     for run in runs:
@@ -113,3 +116,25 @@ def test_options_are_checked_before_anything_is_written(sweep, tracker, parent):
         with pytest.raises(UsageError, match="has no option"):
             sweep(**values)
     assert tracker.children(parent.run_id) == []
+
+
+def test_the_winner_is_trained_again_with_other_seeds_once(sweep, tracker, parent):
+    result = sweep(n_trials="2", winner_seeds="2")
+    assert len(result.reseeded) == 2
+    assert result.winner.loss not in result.reseeded
+    assert len(result.trials) == 2
+    assert sweep(n_trials="2", winner_seeds="2").reseeded == result.reseeded
+    runs = [r for r in tracker.children(parent.run_id) if "phi3.reseeds" in r.data.tags]
+    assert [run.data.metrics["eval/loss"] for run in runs] == list(result.reseeded)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_a_budget_in_money_ends_a_sweep_and_its_cost_is_logged(sweep, tracker, parent):
+    with pytest.raises(UsageError, match="budget_cost needs usd_per_hour"):
+        sweep(budget_cost="1")
+    # It buys a third of a second; the best of what ran by then is the winner.
+    result = sweep(n_trials="90", budget_cost="0.01", usd_per_hour="120")
+    assert result.stopped_because == "budget_cost"
+    assert len(result.trials) < 90
+    cost = tracker.client.get_run(parent.run_id).data.metrics["cost/usd"]
+    assert cost > 0.01

@@ -1,0 +1,122 @@
+"""A group of trials on another machine: pulled stretch by stretch, its checkpoints handed over."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow_phi3.backends.base import Job
+from mlflow_phi3.backends.local import LocalBackend, LocalTraining
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.training.reports import Report, StepReport
+from mlflow_phi3.training.spec import TrialSpec
+
+# A stretch ends with an epoch, or after this long, so that progress is seen.
+_STRETCH_S = 1.0
+Files = Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """What a worker tells at once.
+
+    Args:
+        reports: In order.
+        files: By trial, its folder as it was after the last of them, where an epoch ended.
+        over: Whether the group has nothing more to tell.
+    """
+
+    reports: tuple[Report, ...]
+    files: Mapping[str, Files]
+    over: bool
+
+
+class Worker:
+    """What runs on the other machine: a local backend in a folder of its own.
+
+    Args:
+        base: The frozen base.
+        train: Training examples.
+        validation: Validation examples.
+        largest: The trial of the sweep that needs the most memory.
+        concurrency: Trainings that go on together; 0 takes what fits.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        train: Sequence[Example],
+        validation: Sequence[Example],
+        largest: TrialSpec,
+        concurrency: int,
+    ) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="mlflow-phi3-"))
+        self._backend = LocalBackend(
+            base,
+            train,
+            validation,
+            folder=self._folder,
+            largest=largest,
+            concurrency=concurrency,
+        )
+        self._training = LocalTraining(self._backend, [])
+        self._reports: Iterator[Report] = iter(())
+        self._jobs: tuple[str, ...] = ()
+
+    def size(self) -> int:
+        """Trainings that go on together here; answers once the base is loaded."""
+        return self._backend.group_size
+
+    def begin(self, jobs: Sequence[Job], files: Mapping[str, Files]) -> Stretch:
+        """Take up a group, with the checkpoints that the driver keeps of it."""
+        self._training.close()
+        for trial, content in files.items():
+            write_folder(self._folder / trial, content)
+        self._jobs = tuple(job.trial for job in jobs)
+        self._training = LocalTraining(self._backend, [jobs])
+        self._reports = self._training.reports()
+        return self.go_on(())
+
+    def go_on(self, dropped: Sequence[str]) -> Stretch:
+        """Train until an epoch ends or a second is over; ``dropped`` trials leave first."""
+        for trial in dropped:
+            self._training.drop(trial)
+        told: list[Report] = []
+        began = time.monotonic()
+        for report in self._reports:
+            told.append(report)
+            if not isinstance(report, StepReport) or time.monotonic() - began > _STRETCH_S:
+                return self._stretch(told, over=False)
+        return self._stretch(told, over=True)
+
+    def stop(self) -> Mapping[str, Files]:
+        """Leave each trial at its latest step; all folders."""
+        self._training.close()
+        return {trial: read_folder(self._folder / trial) for trial in self._jobs}
+
+    def _stretch(self, told: Sequence[Report], *, over: bool) -> Stretch:
+        ended = {r.trial for r in told if not isinstance(r, StepReport)}
+        files = {trial: read_folder(self._folder / trial) for trial in ended}
+        return Stretch(tuple(told), files, over)
+
+
+def read_folder(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by their paths in it; none where there is no folder."""
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def write_folder(folder: Path, files: Files) -> None:
+    """Make ``folder`` hold ``files`` and nothing else, or leave it as it was."""
+    beside = folder.with_name(f".{folder.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    for name, content in files.items():
+        path = beside / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    shutil.rmtree(folder, ignore_errors=True)
+    if files:
+        beside.rename(folder)

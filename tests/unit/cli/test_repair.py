@@ -1,0 +1,37 @@
+import mlflow
+import optuna
+import pytest
+
+from mlflow_phi3.cli.main import app
+from mlflow_phi3.sweep.storage import open_storage
+
+
+def call(*arguments):
+    from typer.testing import CliRunner
+
+    return CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture
+def study(tmp_path):
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    made = optuna.create_study(
+        storage=open_storage(f"sqlite:///{tmp_path}/optuna.db"), study_name="night"
+    )
+    trial = made.ask()
+    trial.set_user_attr("lease", {"driver": "dead", "round": 0})
+    return made
+
+
+def test_sweep_repair_lets_the_trials_of_the_dead_wait(study):
+    found = call("sweep", "repair", "night")
+    assert found.exit_code == 0, found.output
+    assert "1 trials wait again, 0 runs were closed." in found.output
+    assert [trial.state.name for trial in study.trials] == ["WAITING"]
+
+
+def test_an_unknown_study_is_told(study):
+    found = call("sweep", "repair", "nobody")
+    assert "PHI3-U090" in str(found.exception)
+    assert "--storage" in call("sweep", "repair", "--help").output

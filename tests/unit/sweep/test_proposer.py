@@ -1,0 +1,127 @@
+"""The copy proposes what Optuna's own study would; two drivers do not disturb each other."""
+
+from contextlib import ExitStack
+
+import optuna
+import pytest
+
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.sweep.drivers import beating
+from mlflow_phi3.sweep.ledger import LEASE
+from mlflow_phi3.sweep.proposer import Proposer
+from mlflow_phi3.sweep.run import open_ledger
+from mlflow_phi3.sweep.samplers import build_sampler
+from mlflow_phi3.sweep.space import build_space
+
+SPACE = {"learning_rate": "1e-4..1e-1", "lora_r": "4..64", "batch_size_multiplier": "1,2,4"}
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def make_space():
+    return build_space(parse_values(SweepConfig, {**SPACE, "epochs": "2"}), model="demo", seed=0)
+
+
+def value(params):
+    return abs(params["learning_rate"] - 1e-3) + params["lora_r"] / 100
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "qmc"])
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_the_copy_proposes_what_the_study_would(name):
+    distributions = make_space().distributions()
+
+    def sampler(number):
+        return build_sampler(name, "", seed=3, number=number, n_trials=16)
+
+    plain = optuna.create_study()
+    for number in range(16):
+        plain.sampler = sampler(number)
+        trial = plain.ask(distributions)
+        plain.tell(trial, value(trial.params))
+
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage)
+    proposer = Proposer(study, storage, distributions, sampler)
+    for number in range(16):
+        if number == 7:  # another process goes on
+            proposer = Proposer(study, storage, distributions, sampler)
+        proposal = proposer.propose(study.get_trials())
+        trial_id = storage.create_new_trial(study._study_id, proposal)
+        done = optuna.trial.TrialState.COMPLETE
+        storage.set_trial_state_values(trial_id, done, [value(proposal.params)])
+    assert [t.params for t in study.trials] == [t.params for t in plain.trials]
+
+
+@pytest.fixture
+def ledgers(storage_url):
+    """Two drivers of one study."""
+    config = parse_values(SweepConfig, {**SPACE, "epochs": "2", "n_trials": "6", "pruner": "none"})
+    made = [
+        open_ledger(config, make_space(), name="study", url=storage_url, tags={}) for _ in range(2)
+    ]
+    with ExitStack() as alive:
+        for ledger in made:
+            alive.enter_context(beating(ledger.study, ledger.driver))
+        yield made
+
+
+def test_a_proposal_that_came_too_late_does_not_count(ledgers):
+    first, second = ledgers
+    second.reclaim()  # it has read the study, and sees no trial
+    (ticket,) = first.take(1)
+    assert second._propose(None) is None
+    assert [trial.number for trial in first.trials()] == [ticket.number]
+    assert first.study.trials[1].state.name == "FAIL"
+    (other,) = second.take(1)
+    assert other.spec != ticket.spec
+    assert len(first.trials()) == 2
+
+
+def test_two_drivers_share_a_study_to_the_last_trial(ledgers):
+    told = []
+    while True:
+        taken = [(ledger, ledger.take(2)) for ledger in ledgers]
+        if not any(tickets for _, tickets in taken):
+            break
+        for ledger, tickets in taken:
+            for ticket in tickets:
+                ledger.complete(ticket, ticket.spec.learning_rate)
+                told.append(ticket.number)
+    assert sorted(told) == list(range(6))
+    rates = [trial.params["learning_rate"] for trial in ledgers[0].trials()]
+    assert len(set(rates)) == 6
+
+
+def test_a_proposal_is_whole_or_not_there(ledgers, monkeypatch):
+    ledger = ledgers[0]
+    written = []
+    create = ledger._storage.create_new_trial
+
+    def look(study_id, template):
+        trial_id = create(study_id, template)
+        written.append(ledger._storage.get_trial(trial_id))
+        raise KeyboardInterrupt  # the driver dies right after its write
+
+    monkeypatch.setattr(ledger._storage, "create_new_trial", look)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.take(1)
+    assert set(written[0].params) == set(SPACE)
+    assert written[0].user_attrs[LEASE] == {"round": 0, "driver": ledger.driver.name}
+
+
+def test_a_wish_of_ones_own_is_tried_first(ledgers):
+    ledger = ledgers[0]
+    ledger.study.enqueue_trial({"learning_rate": 0.05})
+    (ticket,) = ledger.take(1)
+    assert ticket.spec.learning_rate == 0.05
+    assert ticket.number == 0
+
+
+def test_the_size_of_a_round_is_the_studys(ledgers):
+    assert ledgers[0].remember_round(4) == 4
+    assert ledgers[1].remember_round(2) == 4

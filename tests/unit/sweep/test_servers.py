@@ -1,0 +1,53 @@
+"""A study in PostgreSQL and runs on an MLflow server, both real."""
+
+import threading
+import time
+
+import optuna
+import pytest
+
+from mlflow_phi3.sweep.storage import open_storage
+from mlflow_phi3.tracking.runs import open_tracker
+from tests.unit.sweep.servers import IMPATIENT, MlflowServer, Postgres
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+def test_a_study_waits_for_a_postgresql_that_restarts(tmp_path):
+    server = Postgres(tmp_path / "pg")
+    try:
+        study = optuna.create_study(storage=open_storage(server.url), study_name="s")
+        trial = study.ask()
+        server.stop()
+        back = threading.Timer(1.0, server.start)
+        back.start()
+        study.tell(trial, 1.0)  # asked while nobody answers
+        back.join()
+        assert study.best_value == 1.0
+    finally:
+        server.server.cleanup()
+
+
+@pytest.mark.slow
+def test_a_run_waits_for_a_tracking_server_that_restarts(tmp_path, monkeypatch):
+    for name, value in IMPATIENT.items():
+        monkeypatch.setenv(name, value)
+    server = MlflowServer(tmp_path / "mlflow")
+    try:
+        tracker = open_tracker(uri=server.uri, experiment="e")
+        run = tracker.start("r", stage="trial")
+        server.stop()
+        back = threading.Timer(1.0, server.start)
+        back.start()
+        began = time.monotonic()
+        run.log_metrics({"train/loss": 1.0}, step=1)
+        run.end("FINISHED")
+        assert time.monotonic() - began > 1.0
+        back.join()
+        found = tracker.client.get_run(run.run_id)
+        assert (found.info.status, found.data.metrics) == ("FINISHED", {"train/loss": 1.0})
+    finally:
+        server.stop()
