@@ -40,7 +40,7 @@ def look_up_offers(account: Workspace, names: tuple[str, ...]) -> dict[str, Offe
         AzureError: The registry refuses or does not answer.
     """
     from azure.ai.ml import MLClient  # noqa: PLC0415 - seconds
-    from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415
+    from azure.core.exceptions import HttpResponseError  # noqa: PLC0415
 
     from mlflow_phi3.azure.failures import translated  # noqa: PLC0415 - azure.core: slow
 
@@ -55,7 +55,9 @@ def look_up_offers(account: Workspace, names: tuple[str, ...]) -> dict[str, Offe
         for name in names:
             try:
                 model = registry.models.get(name, label="latest")
-            except ResourceNotFoundError:
+            except HttpResponseError as error:
+                if error.status_code != 404:  # the list behind a label raises no subclass for it
+                    raise
                 continue
             regions = str((model.tags or {}).get(_REGIONS_TAG) or "")
             found[name] = Offer(
