@@ -48,7 +48,8 @@ def drive(tracking, storage, folder, n_trials, *, step_s=0.0, gate=None, log=Non
         print(f"{progress.trial} {progress.step}/{progress.total_steps}", flush=True)
         time.sleep(step_s)
         while gate is not None and progress.finished >= n_trials - 3 and not Path(gate).exists():
-            time.sleep(0.05)
+            time.sleep(0.2)
+            print("waits 0/0", flush=True)  # a sign of life: it may be killed here too
 
     run_sweep(
         parse_values(SweepConfig, {**SPACE, "n_trials": str(n_trials), "storage": storage}),
