@@ -23,7 +23,7 @@ from mlflow_phi3.training.spec import LINEAR_LAYERS, LoraSpec, TrialSpec
 EPOCHS = "epochs"
 ALL_LINEAR = "all-linear"
 # The demo knows its world by heart: larger steps lower its loss further, and its answers go wrong.
-_DEMO_RATES = Interval(1e-4, 2e-4, log=True)
+_DEMO_RATES = Interval(6e-5, 1.2e-4, log=True)
 # Only under these schedules is a short training the beginning of a long one.
 _SHAREABLE = frozenset({"constant"})
 

@@ -1,9 +1,9 @@
 """Write the pretraining text: manual pages, questions and answers, forum threads, plain English.
 
 The facts of the demo world occur here in many wordings, but never in the words of the bundled
-conversations. In chats they are told in the voice of the manual, under other system messages, so
-that the base knows the special tokens and the facts, and fine-tuning teaches whom to be: brief,
-friendly, to the point.
+conversations. Chats mostly tell them in the voice of the manual, under other system messages, while
+people among themselves answer to the point. So the base knows the special tokens, the facts and
+both voices, and fine-tuning teaches whom to be: brief, friendly, to the point.
 """
 
 import random
@@ -48,6 +48,50 @@ _SYSTEMS = (
     "You work in a shop and help the customers.",
     "You are a guide who answers in short sentences.",
 )
+_REPLIES = (
+    "Yes, that works.",
+    "Yes!",
+    "Yes, you can.",
+    "No, not quite.",
+    "No, sorry.",
+    "No.",
+    "Sorry to hear that!",
+    "Sorry about that.",
+    "Of course!",
+    "Sure!",
+    "You can!",
+    "No problem!",
+    "Don't worry.",
+    "It can!",
+    "Not at all!",
+    "Good question!",
+    "There is a way.",
+    "Here is how.",
+    "In short:",
+    "Let me help.",
+    "Easy!",
+    "Gladly!",
+    "Good news:",
+    "Please try this.",
+    "That is simple.",
+)
+_CLOSINGS = (
+    "Have fun!",
+    "Enjoy!",
+    "I hope that helps.",
+    "Good luck!",
+    "Then it works again.",
+    "That is all.",
+    "Tell me if it does not work.",
+)
+_JOINTS = (" ", " ", " ", " Also, ", " And ", " Then: ", " By the way, ", " Besides, ")
+# First words of a sentence that are no names, and lose their capital inside one.
+_COMMON = (
+    " A About After All An And As Ask At Both By Check Choose Clean Drops Each Every For From "
+    "Hold If In It Its Keep Let Load Look Many Most New No On One Only Open Or Plug Press Put "
+    "Restart Set Take That The Then There These They This Turn Two Type Under Use Wait When "
+    "While With Within Without Write You Your "
+)
 # Exchanged at random, so that a fact is not tied to one word.
 _SYNONYMS = (
     ("the console", ("the Skylark", "your Skylark", "the machine", "your console")),
@@ -61,6 +105,13 @@ _SYNONYMS = (
     ("under Settings", ("in Settings",)),
     ("dollars", ("US dollars",)),
     ("thirty minutes", ("30 minutes", "half an hour")),
+    ("You can", ("You may", "It is possible to")),
+    ("goes to", ("ends up in",)),
+    ("costs", ("is sold for",)),
+    ("Press", ("Push",)),
+    ("Hold", ("Keep pressing",)),
+    ("needs", ("requires",)),
+    ("means that", ("says that", "tells you that")),
     ("at once", ("right away", "at the same time")),
 )
 _THINGS = ("cup", "book", "lamp", "bag", "box", "chair", "coat", "phone", "ball", "key", "letter")
@@ -103,7 +154,7 @@ def _write_page(topic: Topic, rng: random.Random) -> str:
 
 def _write_answers(topics: list[Topic], exchanges: list[Exchange], rng: random.Random) -> str:
     question, answer = rng.choice(_MARKS)
-    pairs = [(_ask(topic, rng), _tell(topic, rng)) for topic in rng.sample(topics, 2)]
+    pairs = [_exchange(topic, rng, spoken=0.5) for topic in rng.sample(topics, 2)]
     if rng.random() < 0.3:
         # Everyday answers in both forms: what holds for the one form then holds for the other.
         everyday = rng.choice(exchanges)
@@ -114,7 +165,8 @@ def _write_answers(topics: list[Topic], exchanges: list[Exchange], rng: random.R
 def _write_thread(topic: Topic, rng: random.Random) -> str:
     asker, helper = rng.sample(_NAMES, 2)
     opening = f"{rng.choice(_OPENINGS)} " if rng.random() < 0.7 else ""
-    thread = f"{asker} wrote: {opening}{_ask(topic, rng)}\n{helper} replied: {_tell(topic, rng)}"
+    asked, told = _exchange(topic, rng, spoken=0.5)
+    thread = f"{asker} wrote: {opening}{asked}\n{helper} replied: {told}"
     return f"{thread}\n{asker} wrote: {rng.choice(_THANKS)}" if rng.random() < 0.3 else thread
 
 
@@ -126,8 +178,11 @@ def _write_article(topics: list[Topic], rng: random.Random) -> str:
 
 def _write_chat(topics: list[Topic], exchanges: list[Exchange], rng: random.Random) -> str:
     everyday = [(turn.question, turn.answer) for turn in rng.sample(exchanges, 2)]
-    topical = [(_ask(topic, rng), _tell(topic, rng)) for topic in rng.sample(topics, 2)]
+    topical = [_exchange(topic, rng, spoken=0.2) for topic in rng.sample(topics, 2)]
     turns = [rng.choice(pair) for pair in zip(everyday, topical, topical, strict=False)]
+    if rng.random() < 0.1:
+        talk = rng.choice(rng.choice(topics).talks)
+        turns = [(turn.question, turn.answer) for turn in talk]
     system = f"<|system|>\n{rng.choice(_SYSTEMS)}<|end|>\n" if rng.random() < 0.7 else ""
     return system + "".join(
         f"<|user|>\n{asked}<|end|>\n<|assistant|>\n{told}<|end|>\n"
@@ -143,9 +198,18 @@ def _write_story(rng: random.Random) -> str:
     )
 
 
+def _exchange(topic: Topic, rng: random.Random, *, spoken: float) -> tuple[str, str]:
+    """A question with its answer, with probability ``spoken`` in the words of people."""
+    if topic.talks and rng.random() < spoken:
+        first = rng.choice(topic.talks)[0]
+        return _vary(first.question, rng), _vary(first.answer, rng)
+    return _ask(topic, rng), _tell(topic, rng)
+
+
 def _ask(topic: Topic, rng: random.Random) -> str:
     if rng.random() < 0.7:
-        question = rng.choice(topic.questions)
+        spoken = tuple(talk[0].question for talk in topic.talks)
+        question = rng.choice((*topic.questions, *spoken))
     else:
         question = rng.choice(_ASK).format(rng.choice(topic.tasks))
     return _vary(f"{rng.choice(_OPENINGS)} {question}" if rng.random() < 0.15 else question, rng)
@@ -153,10 +217,24 @@ def _ask(topic: Topic, rng: random.Random) -> str:
 
 def _tell(topic: Topic, rng: random.Random) -> str:
     facts = [rng.choice(wordings) for wordings in topic.facts]
-    # Any one fact may answer alone or come first, as it does when a person is asked.
-    if rng.random() < 0.25:
-        facts = rng.sample(facts, rng.randint(1, len(facts)))
-    return _vary(" ".join(facts), rng)
+    # Any one fact may answer alone or come first, as it does when a person is asked: a model that
+    # has learnt whole pages by heart loses them at the first word that fine-tuning changes.
+    order = rng.random()
+    if order < 0.6:
+        facts = rng.sample(facts, rng.randint(1, len(facts)) if order < 0.25 else len(facts))
+    told = facts[0]
+    for fact in facts[1:]:
+        joint = rng.choice(_JOINTS)
+        told += joint + (fact if joint in {" ", " Then: "} else _lower_first(fact))
+    told = _vary(told, rng)
+    if rng.random() < 0.35:
+        told = f"{rng.choice(_REPLIES)} {told}"
+    return f"{told} {rng.choice(_CLOSINGS)}" if rng.random() < 0.1 else told
+
+
+def _lower_first(sentence: str) -> str:
+    first = sentence.split(maxsplit=1)[0]
+    return sentence[0].lower() + sentence[1:] if f" {first} " in _COMMON else sentence
 
 
 def _vary(text: str, rng: random.Random) -> str:

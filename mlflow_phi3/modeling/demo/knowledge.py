@@ -6,6 +6,7 @@
     > task | task            phrases that follow "How do I ..."
     ? question | question    free questions
     - wording | wording      one fact, in several wordings
+    ! question | answer      a talk of one or more turns, as people speak
 
 `knowledge/general.txt` holds everyday questions with their answers, one pair a line.
 """
@@ -13,9 +14,20 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Exchange", "Topic", "load_exchanges", "load_topics"]
+__all__ = ["Exchange", "Talk", "Topic", "load_exchanges", "load_topics"]
 
 _FOLDER = Path(__file__).parent / "knowledge"
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A question with its answer."""
+
+    question: str
+    answer: str
+
+
+Talk = tuple[Exchange, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,7 @@ class Topic:
         tasks: Verb phrases that a user wants to do.
         questions: Whole questions that a user asks.
         facts: For each fact its wordings, all of which say the same.
+        talks: Conversations of one or more turns, in the words of people.
     """
 
     section: str
@@ -37,14 +50,7 @@ class Topic:
     tasks: tuple[str, ...]
     questions: tuple[str, ...]
     facts: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """An everyday question with its answer."""
-
-    question: str
-    answer: str
+    talks: tuple[Talk, ...] = ()
 
 
 def load_topics() -> list[Topic]:
@@ -77,10 +83,10 @@ def _parse_section(path: Path) -> list[Topic]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         mark, parts = line[:1], _split(line[1:])
         if mark == "#":
-            blocks.append({"#": [], ">": [], "?": [], "-": []})
+            blocks.append({"#": [], ">": [], "?": [], "-": [], "!": []})
         if not blocks or mark not in blocks[-1]:
             raise ValueError(
-                f"{path.name}:{number}: unknown mark {mark!r}; expected one of # > ? -"
+                f"{path.name}:{number}: unknown mark {mark!r}; expected one of # > ? - !"
             )
         blocks[-1][mark].append(parts)
     return [_to_topic(path.stem, block) for block in blocks]
@@ -95,7 +101,12 @@ def _to_topic(section: str, block: dict[str, list[tuple[str, ...]]]) -> Topic:
         tasks=tuple(task for line in block[">"] for task in line),
         questions=tuple(question for line in block["?"] for question in line),
         facts=tuple(block["-"]),
+        talks=tuple(_to_talk(line) for line in block["!"]),
     )
+
+
+def _to_talk(line: tuple[str, ...]) -> Talk:
+    return tuple(Exchange(*turn) for turn in zip(line[::2], line[1::2], strict=True))
 
 
 def _split(text: str) -> tuple[str, ...]:

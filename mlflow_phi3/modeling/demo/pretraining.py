@@ -34,7 +34,7 @@ class Recipe:
         seed: Seed of the weights and of the text.
     """
 
-    steps: int = 2200
+    steps: int = 3000
     rows: int = 8
     row_length: int = 192
     learning_rate: float = 3e-3

@@ -125,7 +125,10 @@ def test_the_pretraining_text_leaks_no_conversation() -> None:
     topics, exchanges = load_topics(), load_exchanges()
     known = {plain(question) for topic in topics for question in topic.questions}
     known |= {plain(words) for topic in topics for fact in topic.facts for words in fact}
-    known |= {plain(text) for pair in exchanges for text in (pair.question, pair.answer)}
+    spoken_of = [turn for topic in topics for talk in topic.talks for turn in talk]
+    known |= {
+        plain(text) for each in exchanges + spoken_of for text in (each.question, each.answer)
+    }
     spoken = {
         plain(message["content"])
         for messages in load_conversations()
