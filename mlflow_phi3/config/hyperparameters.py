@@ -18,8 +18,8 @@ class Hyperparameters(Config):
 
     learning_rate: Annotated[Swept, Element(float, above=0, below=1, log=True, auto=True)] = Auto()
     """Peak learning rate, 0 < rate < 1; ranges are searched by ratio. `auto`: `6e-5..1.2e-4` for
-    the demo model (`1e-3..4e-3` where labels are learnt), the catalog's range for the real ones; when
-    training once, its geometric middle."""
+    the demo model (`1e-3..4e-3` where labels are learnt), the catalog's range for the real ones;
+    when training once, its geometric middle."""
 
     batch_size_multiplier: Annotated[Swept, Element(int, least=1)] = Choices((1, 2))
     """Times `per_device_batch_size`, by accumulation: examples of one optimizer step."""

@@ -255,14 +255,7 @@ def test_bad_rows_are_all_named_and_no_run_is_left_open(alone, capsys):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "order",
-    [
-        signal.SIGTERM,
-        # Seen to hang at times: not mended yet, so not among the default tests.
-        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.parametrize("order", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_run_leaves_no_run_open_and_no_process_behind(start, client, order):
     run = mlflow_run(start, "-P", "n_trials=50", "-P", "epochs=20")
 
