@@ -115,7 +115,9 @@ def sweep_ours(folder: Path, pruner: str, asked: argparse.Namespace) -> Result:
         "n_trials": str(math.prod(len(axis) for axis in axes.values())),
         "pruner": pruner,
     }
-    return start(["ours", "--base", str(folder / "base"), "--options", json.dumps(options)], asked)
+    found = start(["ours", "--base", str(folder / "base"), "--options", json.dumps(options)], asked)
+    pinned = {name: axis[0] for name, axis in axes.items()}
+    return {**found, "trials": [{**pinned, **trial} for trial in found["trials"]]}
 
 
 def choose_axes(asked: argparse.Namespace) -> Axes:
