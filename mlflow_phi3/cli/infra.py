@@ -8,7 +8,8 @@ import typer
 
 from mlflow_phi3.azure.infra import CREATE, SKIP, Builder, WantedInfra, find_location, plan_infra
 from mlflow_phi3.azure.operation import Deadline
-from mlflow_phi3.cli.target import AS_JSON, TARGET, find_place
+from mlflow_phi3.backends.project import find_place
+from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.workflows.screen import Screen
 
 app = typer.Typer(name="infra", help="Create hub and project.")

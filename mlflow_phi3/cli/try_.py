@@ -7,7 +7,8 @@ from pathlib import Path
 import typer
 
 from mlflow_phi3.azure.target import is_local
-from mlflow_phi3.cli.target import AS_JSON, TARGET, find_place
+from mlflow_phi3.backends.project import find_place
+from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.deployment.tryout import KEY_VARIABLE, Samples, Tried, make_samples, try_queries

@@ -2,19 +2,17 @@
 
 import datetime as dt
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from mlflow_phi3.azure.assets import ModelAsset, name_asset, upload_model
-from mlflow_phi3.azure.client import Workspace, open_workspace
+from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.portable import check_portable
 from mlflow_phi3.azure.serverless import ServerlessService, serverless_body
-from mlflow_phi3.azure.target import find_target, is_local
+from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.actions import CreateEndpoint, PutDeployment, in_words
 from mlflow_phi3.deployment.callers import Callers
@@ -35,7 +33,6 @@ from mlflow_phi3.deployment.safety import missing_safety, safety_tags, safety_va
 from mlflow_phi3.deployment.serverless import FLAVOR as SERVERLESS
 from mlflow_phi3.deployment.serverless import (
     HELLO,
-    TUNED_TAG,
     deploy_serverless,
     describe_serverless,
     find_mode,
@@ -49,8 +46,6 @@ from mlflow_phi3.deployment.wanted import (
     to_wanted,
     variables_of,
 )
-from mlflow_phi3.emulator.lifecycle import start_emulator
-from mlflow_phi3.emulator.settings import settings_from
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.serving.certificate import ARTIFACT, Certificate
 from mlflow_phi3.tracking.deployed import (
@@ -59,6 +54,7 @@ from mlflow_phi3.tracking.deployed import (
     find_version_tags,
     opened_model,
 )
+from mlflow_phi3.tracking.tuned import TUNED_TAG
 
 FLAVOR = "python_function"
 _READ_TIMEOUT_S = 300.0
@@ -74,7 +70,6 @@ class Deployer:
 
     def __init__(self, target_uri: str, *, told: Callable[[str], None]) -> None:
         self._uri = target_uri
-        self._local = is_local(target_uri)
         self._told = told
         self._workspace: Workspace | None = None
         self.callers = Callers(self._open, target_uri)
@@ -359,13 +354,7 @@ class Deployer:
 
     def _open(self) -> Workspace:
         if self._workspace is None:
-            environment: dict[str, str] = {}
-            if self._local:
-                settings = settings_from(os.environ)
-                environment = settings.environment(start_emulator(settings).port)
-            uri = self._uri.removesuffix("/local") if self._local else self._uri
-            target = find_target(uri.rstrip(":"), {**os.environ, **environment}, Path.cwd())
-            self._workspace = open_workspace(target, environment)
+            self._workspace = open_project(self._uri)
         return self._workspace
 
     def _version_tags(

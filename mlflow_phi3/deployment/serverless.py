@@ -17,9 +17,8 @@ from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
 from mlflow_phi3.deployment.safety import OFF_TAG, safety_tags
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery
+from mlflow_phi3.tracking.tuned import TUNED_TAG
 
-TUNED_TAG = "azure.tuned_model"
-"""Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""
 FLAVOR = "serverless"
 _OF_MACHINES = (
     "instance_type",

@@ -7,7 +7,7 @@ from mlflow.exceptions import MlflowException
 from mlflow_phi3.azure.assets import name_asset, upload_model
 from mlflow_phi3.azure.client import open_workspace
 from mlflow_phi3.azure.target import find_target
-from mlflow_phi3.deployment.serverless import TUNED_TAG
+from mlflow_phi3.tracking.tuned import TUNED_TAG
 
 
 @pytest.fixture(scope="module")

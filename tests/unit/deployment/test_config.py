@@ -5,9 +5,10 @@ from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.deployment.help import help_text
 from mlflow_phi3.deployment.names import Names, names_of
-from mlflow_phi3.deployment.serverless import TUNED_TAG, chat_of, find_mode
+from mlflow_phi3.deployment.serverless import chat_of, find_mode
 from mlflow_phi3.deployment.wanted import golden_queries, variables_of
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.tuned import TUNED_TAG
 
 
 def test_text_becomes_typed_values():
