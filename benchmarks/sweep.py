@@ -89,9 +89,10 @@ def start(arguments: list[str], asked: argparse.Namespace) -> Result:
 def sweep_ordinarily(folder: Path, options: Result, asked: argparse.Namespace) -> Result:
     """Optuna asks, a fresh process trains."""
     axes = choose_axes(asked)
-    study = optuna.create_study(sampler=optuna.samplers.GridSampler(axes, seed=0))
+    study = optuna.create_study()
     trials = []
-    for _ in itertools.product(*axes.values()):
+    for point in itertools.product(*axes.values()):
+        study.enqueue_trial(dict(zip(axes, point, strict=True)))
         trial = study.ask()
         params = {name: trial.suggest_categorical(name, list(axis)) for name, axis in axes.items()}
         command = ["trl", "--base", str(folder / "base"), "--adapter", str(folder / "adapter")]
