@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,9 +134,11 @@ def content_key(
 
 def _prepare_pieces(settings: Settings, plan: Plan, tell: Progress) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    for outcome in work_pieces(settings, plan.pieces, size_bytes=plan.size_bytes):
-        outcomes.append(outcome)
-        tell("checking and tokenising", len(outcomes) / len(plan.pieces))
+    # Closed here, so that an interrupt ends the processes at once and not when Python gets to it.
+    with closing(work_pieces(settings, plan.pieces, size_bytes=plan.size_bytes)) as working:
+        for outcome in working:
+            outcomes.append(outcome)
+            tell("checking and tokenising", len(outcomes) / len(plan.pieces))
     return outcomes
 
 

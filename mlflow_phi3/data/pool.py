@@ -5,9 +5,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 
 from mlflow_phi3.data.work import Outcome, Piece, Settings, Worker
 from mlflow_phi3.errors import DataError
@@ -15,12 +16,13 @@ from mlflow_phi3.errors import DataError
 # Below this, starting processes takes longer than the work.
 _ALONE_BYTES = 12 << 20
 _AHEAD = 4  # pieces in flight for each process: enough to keep it busy, few to keep in memory
+_GRACE_S = 5.0  # between being asked to end and being ended
 _worker: Worker | None = None
 
 
 def work_pieces(
     settings: Settings, pieces: Sequence[Piece], *, size_bytes: int
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Prepare all pieces; the outcomes come in the order of the pieces.
 
     Args:
@@ -38,6 +40,7 @@ def work_pieces(
         return
     # Spawned, not forked: the caller's threads (torch, tokenizers) do not survive a fork.
     context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
     executor = ProcessPoolExecutor(count, context, _begin, (settings, os.getpid()))
     try:
         yield from _in_order(executor.submit, pieces, ahead=count * _AHEAD)
@@ -48,11 +51,18 @@ def work_pieces(
             fix="set prepare_workers=1, or free memory",
         ) from error
     finally:
-        running = list((executor._processes or {}).values())  # noqa: SLF001 - there is no public way
         executor.shutdown(wait=False, cancel_futures=True)
-        for process in running:
-            process.terminate()
-        for process in running:
+        # Not the executor's own list: an interrupt may come before a new process is entered there.
+        _end(set(multiprocessing.active_children()) - others)
+
+
+def _end(processes: Collection[BaseProcess]) -> None:
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.join(_GRACE_S)
+        if process.is_alive():
+            process.kill()
             process.join()
 
 
