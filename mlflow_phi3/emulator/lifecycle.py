@@ -82,7 +82,8 @@ def stop_emulator(settings: Settings) -> bool:
         return False
     os.kill(known.pid, signal.SIGTERM)
     deadline = time.monotonic() + _STOP_TIMEOUT_S
-    while _is_locked(settings):
+    # The lock goes first, at the end of its work; the process a moment later.
+    while _is_locked(settings) or is_alive(known.pid):
         if time.monotonic() > deadline:
             raise PreflightError(
                 "PHI3-P708",

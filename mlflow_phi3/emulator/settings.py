@@ -1,12 +1,13 @@
 """Where the emulator lives, who may sign in, and the settings under which Azure's tools find it."""
 
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 HOME_VARIABLE = "MLFLOW_PHI3_EMULATOR_HOME"
 """Names the folder of the emulator's state; by default one beneath the cache folder."""
@@ -86,11 +87,8 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
 
 
 def is_alive(pid: int) -> bool:
-    """Tell whether a process runs."""
+    """Tell whether a process runs; one that has ended and waits for its parent does not."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    return True
