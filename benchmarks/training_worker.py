@@ -83,7 +83,7 @@ def run_trl(examples: Sequence[Example], model: Any, clock: Clock, options: dict
     counted: list[int] = []
 
     class Stop(transformers.TrainerCallback):  # type: ignore[misc]
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - transformers calls it so
             # The collator runs ahead of the steps by the batches it prefetches.
             control.should_training_stop = clock.tick(counted[state.global_step - 1])
 

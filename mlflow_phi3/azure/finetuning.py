@@ -1,11 +1,11 @@
 """Fine-tuning jobs of a project: submit once, look, cancel, delete; their metrics and models."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.pipeline import send
 from mlflow_phi3.azure.registry import REGISTRY
 from mlflow_phi3.errors import AzureError
 
@@ -297,21 +297,12 @@ class JobService:
         self, method: str, url: str, where: str, *, version: str = _MODELS_VERSION
     ) -> dict[str, Any] | None:
         """Send a request through the SDK's pipeline; None when the resource is not there."""
-        from azure.core.exceptions import HttpResponseError  # noqa: PLC0415 - loaded by now
-        from azure.core.rest import HttpRequest  # noqa: PLC0415
-        from azure.mgmt.core.exceptions import ARMErrorFormat  # noqa: PLC0415
-
         with self._workspace.session(where) as ml:
-            generated = ml.serverless_endpoints._service_client  # noqa: SLF001 - as serverless.py
-            pipeline, settings = generated._client, generated._config  # noqa: SLF001
-            address = f"{url}?api-version={version}" if version else url
-            request = HttpRequest(method, pipeline.format_url(address, endpoint=settings.base_url))
-            answer = pipeline.send_request(request)
-            if answer.status_code == 404:
-                return None
-            if answer.status_code >= 400:
-                raise HttpResponseError(response=answer, error_format=ARMErrorFormat)
-            return dict(json.loads(answer.text())) if answer.content else {}
+            found = send(ml, method, f"{url}?api-version={version}" if version else url)
+        if found is None:
+            return None
+        answer = found.http_response
+        return dict(answer.json()) if answer.content else {}
 
 
 def base_name(address: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
+from mlflow_phi3.azure.pipeline import send
 
 _NOT_FOUND = 404
 _BUSY = frozenset({"Accepted", "Creating", "InProgress", "Registering", "Running", "Updating"})
@@ -93,25 +94,16 @@ class ResourceManager:
         return answer or Answer(_NOT_FOUND, {}, None)
 
     def _send(self, method: str, url: str, where: str, body: Any = None) -> Answer | None:
-        from azure.core.exceptions import HttpResponseError  # noqa: PLC0415 - loaded by now
-        from azure.core.rest import HttpRequest  # noqa: PLC0415
-        from azure.mgmt.core.exceptions import ARMErrorFormat  # noqa: PLC0415
-
         with self._account.session(where) as ml:
-            generated = ml.serverless_endpoints._service_client  # noqa: SLF001 - see above
-            pipeline, settings = generated._client, generated._config  # noqa: SLF001
-            address = pipeline.format_url(url, endpoint=settings.base_url)
-            sent = {} if body is None else {"json": body}
-            answer = pipeline.send_request(HttpRequest(method, address, **sent))
-            if answer.status_code == _NOT_FOUND:
-                return None
-            if answer.status_code >= 400:
-                raise HttpResponseError(response=answer, error_format=ARMErrorFormat)
-            return Answer(
-                answer.status_code,
-                answer.json() if answer.content else {},
-                _date(answer.headers.get("Date", "")),
-            )
+            found = send(ml, method, url, body=body)
+        if found is None:
+            return None
+        answer = found.http_response
+        return Answer(
+            answer.status_code,
+            answer.json() if answer.content else {},
+            _date(answer.headers.get("Date", "")),
+        )
 
 
 def _state(answer: Answer) -> str:

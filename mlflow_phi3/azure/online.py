@@ -166,7 +166,7 @@ class OnlineService:
                 )
             else:
                 entity = deployment_entity(endpoint, wanted)
-                rest = entity._to_rest_object(location=self._workspace.location)  # noqa: SLF001
+                rest = entity._to_rest_object(location=self._workspace.location)  # noqa: SLF001 - the body that the SDK would send
             # The SDK has two generations of models, and sends them so.
             if hasattr(rest, "serialize"):
                 return dict(rest.serialize())

@@ -1,6 +1,7 @@
 """Calling an endpoint: key, one deployment on demand, retries within a deadline, streams."""
 
 import json
+import math
 import ssl
 import time
 from collections.abc import Iterator, Mapping
@@ -128,10 +129,10 @@ def _wait_s(state: RetryCallState) -> float:
         headers = error.response.headers
         try:
             told = float(headers.get("retry-after-ms", "nan")) / 1000
-            told = float(headers.get("retry-after", "nan")) if told != told else told  # noqa: PLR0124
+            told = float(headers.get("retry-after", "nan")) if math.isnan(told) else told
         except ValueError:
             told = float("nan")
-        if told == told:  # noqa: PLR0124 - not NaN
+        if not math.isnan(told):
             return min(told, _LONGEST_WAIT_S)
     return min(0.1 * 2.0 ** (state.attempt_number - 1), _LONGEST_WAIT_S)
 

@@ -10,12 +10,11 @@ from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
+from mlflow_phi3.azure.pipeline import pipeline_of, send
 from mlflow_phi3.errors import AzureError
 
 _VERSION = "2024-10-01-preview"
 """The first version whose type has ``contentSafety``."""
-_NOT_FOUND = 404
-_REFUSED = 400
 _PAUSE_S = 5.0
 """Between polls where the service does not tell."""
 CHAT = "/v1/chat/completions"
@@ -120,31 +119,14 @@ class ServerlessService:
         where = f"endpoint {name}"
         with self._workspace.session(where) as ml:
             polling: Any = ARMPolling(_PAUSE_S)
-            poller = LROPoller(_client(ml), begun, lambda answer: answer, polling)
+            poller = LROPoller(pipeline_of(ml), begun, lambda answer: answer, polling)
             finish(poller, self._deadline, where=where)
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
-        """Send one request through the SDK's pipeline; None when the resource is not there."""
-        from azure.core.exceptions import HttpResponseError  # noqa: PLC0415 - loaded by now
-        from azure.core.rest import HttpRequest  # noqa: PLC0415
-        from azure.mgmt.core.exceptions import ARMErrorFormat  # noqa: PLC0415
-
+        """Send one request; None when the resource is not there."""
         place = f"{self._workspace.target.path}/serverlessEndpoints/{path}".rstrip("/")
         with self._workspace.session(f"endpoint {path}" if path else "endpoints") as ml:
-            url = f"{ml.serverless_endpoints._service_client._config.base_url.rstrip('/')}{place}"  # noqa: SLF001 - the SDK has no word for it
-            request = HttpRequest(method, url, params={"api-version": _VERSION}, json=body)
-            answer = _client(ml).send_request(request, _return_pipeline_response=True)
-            told = answer.http_response
-            if told.status_code == _NOT_FOUND:
-                return None
-            if told.status_code >= _REFUSED:
-                raise HttpResponseError(response=told, error_format=ARMErrorFormat)
-            return answer
-
-
-def _client(ml: Any) -> Any:
-    """Return the SDK's own pipeline: signed in, retrying, of the right cloud."""
-    return ml.serverless_endpoints._service_client._client  # noqa: SLF001 - see the module
+            return send(ml, method, f"{place}?api-version={_VERSION}", body=body)
 
 
 def _to_endpoint(found: Mapping[str, Any]) -> ServerlessEndpoint:

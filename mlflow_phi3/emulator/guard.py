@@ -19,7 +19,7 @@ GRACE_S = 10.0
 
 def main(command: list[str]) -> int:
     """Run the command; return its exit code."""
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - the words are the emulator's own
     for order in (signal.SIGTERM, signal.SIGINT):
         signal.signal(order, signal.SIG_IGN)  # the pipe alone tells when to stop
     while child.poll() is None:

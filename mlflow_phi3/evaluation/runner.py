@@ -102,6 +102,18 @@ def evaluate(
             on_progress=lambda done: told("loss")(done, 0),
         )
         return Evaluation(label_figures(found), found.per_example, labels=found)
+    return _evaluate_chat(base, adapter, examples, asked, config=config, told=told)
+
+
+def _evaluate_chat(
+    base: Base,
+    adapter: Path | None,
+    examples: Iterable[Example],
+    asked: Sequence[Conversation],
+    *,
+    config: EvaluateConfig,
+    told: Callable[[str], Callable[[int, int], None]],
+) -> Evaluation:
     added = load_metrics()
     totals = metrics.TokenTotals()
     per_example: list[ExampleLoss] = []

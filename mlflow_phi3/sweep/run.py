@@ -104,28 +104,34 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         budget_name=budget_name,
     )
     began = time.monotonic()
-    with _storage_stays(url, name), beating(ledger.study, ledger.driver):
-        why = conductor.conduct()
-        result = _result(ledger, tracker, checkpoints, why=why, storage=hide_password(url))
-        reseeded = reseed_winner(
-            result.winner,
-            config.winner_seeds,
-            ledger=ledger,
-            backend=backend,
-            tracker=tracker,
-            parent=parent,
-            tags=tags,
-        )
+    result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
     if config.usd_per_hour:
         hours = (time.monotonic() - began) / 3600
         parent.log_metrics({"cost/usd": hours * config.usd_per_hour})
     rivals = compare_with_winner(
         result.winner, result.trials, validation=validation, tracker=tracker, seed=config.seed
     )
-    ties = tuple(rival.number for rival in rivals if rival.tied)
-    result = replace(result, ties=ties, reseeded=reseeded)
+    result = replace(result, ties=tuple(rival.number for rival in rivals if rival.tied))
     _log_result(parent, result, write_report(ledger.study, result, rivals))
     return result
+
+
+def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepResult:
+    """Train until the study is complete, and its winner again with other seeds."""
+    ledger, tracker = conductor.ledger, conductor.tracker
+    with _storage_stays(url, ledger.study.study_name), beating(ledger.study, ledger.driver):
+        why = conductor.conduct()
+        result = _result(ledger, tracker, folder, why=why, storage=hide_password(url))
+        reseeded = reseed_winner(
+            result.winner,
+            seeds,
+            ledger=ledger,
+            backend=conductor.backend,
+            tracker=tracker,
+            parent=conductor.parent,
+            tags=conductor.tags,
+        )
+    return replace(result, reseeded=reseeded)
 
 
 def _log_result(parent: Run, result: SweepResult, report: StudyReport) -> None:

@@ -14,10 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlflow_phi3.errors import Phi3Error, TrainingError
 from mlflow_phi3.workflows.entry import settle
+
+if TYPE_CHECKING:
+    from mlflow_phi3.training.reports import EvaluationReport, StepReport
 
 _BASE = "demo"
 
@@ -61,11 +64,7 @@ def train(
     from mlflow_phi3.data.pipeline import prepare  # noqa: PLC0415
     from mlflow_phi3.modeling.base import load_base, read_context_length  # noqa: PLC0415
     from mlflow_phi3.training.loop import Session  # noqa: PLC0415
-    from mlflow_phi3.training.reports import (  # noqa: PLC0415
-        EndReport,
-        EvaluationReport,
-        StepReport,
-    )
+    from mlflow_phi3.training.reports import EndReport  # noqa: PLC0415
     from mlflow_phi3.training.spec import TrialSpec  # noqa: PLC0415
 
     base = load_base(_BASE)
@@ -92,22 +91,27 @@ def train(
     )
     session.add("train", spec)
     for report in session.reports():
-        match report:
-            case StepReport():
-                values = {
-                    "loss": report.loss,
-                    "learning_rate": report.learning_rate,
-                    "grad_norm": report.grad_norm,
-                    "epoch": report.epoch,
-                }
-                tell(report.step, values)
-            case EvaluationReport():
-                tell(report.step, {"eval_loss": report.loss})
-            case EndReport():
-                end = report
+        if isinstance(report, EndReport):
+            end = report
+        else:
+            tell(report.step, _name_as_trainer(report))
     if end.outcome == "failed" or end.best_checkpoint is None:
         raise TrainingError("PHI3-T008", f"the training failed: {end.reason}")
     _save(base, end.best_checkpoint, folder)
+
+
+def _name_as_trainer(report: "StepReport | EvaluationReport") -> dict[str, float]:
+    """A report's numbers under the names of transformers' Trainer."""
+    from mlflow_phi3.training.reports import EvaluationReport  # noqa: PLC0415
+
+    if isinstance(report, EvaluationReport):
+        return {"eval_loss": report.loss}
+    return {
+        "loss": report.loss,
+        "learning_rate": report.learning_rate,
+        "grad_norm": report.grad_norm,
+        "epoch": report.epoch,
+    }
 
 
 def _save(base: Any, adapter: Path, folder: Path) -> None:

@@ -1,0 +1,42 @@
+"""Requests that azure-ai-ml has no word for, through its own pipeline: sign-in, retries, cloud."""
+
+from typing import Any
+
+_NOT_FOUND = 404
+_REFUSED = 400
+
+
+def pipeline_of(ml: Any) -> Any:
+    """Return the pipeline of a signed-in ``MLClient``."""
+    return ml.serverless_endpoints._service_client._client  # noqa: SLF001 - there is no public way
+
+
+def send(ml: Any, method: str, url: str, *, body: Any = None) -> Any | None:
+    """Send one request.
+
+    Args:
+        ml: A signed-in ``MLClient``.
+        method: ``GET``, ``PUT``, ...
+        url: With its query; whole, or from ``/subscriptions`` on.
+        body: What becomes JSON.
+
+    Returns:
+        The pipeline's response, or None when the resource is not there.
+
+    Raises:
+        HttpResponseError: Refused.
+    """
+    from azure.core.exceptions import HttpResponseError  # noqa: PLC0415 - loaded by now
+    from azure.core.rest import HttpRequest  # noqa: PLC0415
+    from azure.mgmt.core.exceptions import ARMErrorFormat  # noqa: PLC0415
+
+    pipeline = pipeline_of(ml)
+    home = ml.serverless_endpoints._service_client._config.base_url  # noqa: SLF001 - as above
+    request = HttpRequest(method, pipeline.format_url(url, endpoint=home), json=body)
+    answer = pipeline.send_request(request, _return_pipeline_response=True)
+    told = answer.http_response
+    if told.status_code == _NOT_FOUND:
+        return None
+    if told.status_code >= _REFUSED:
+        raise HttpResponseError(response=told, error_format=ARMErrorFormat)
+    return answer
