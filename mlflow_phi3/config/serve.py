@@ -1,5 +1,7 @@
 """How a model is served over HTTP."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from mlflow_phi3.config.base import Config
@@ -13,6 +15,10 @@ class ServeConfig(Config):
 
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
+
+    serve_engine: Literal["transformers", "vllm"] = "transformers"
+    """What generates: `transformers`, or `vllm`, which has to be installed and takes a merged
+    model; then only `host` and `port` hold, and vLLM's own limits."""
 
     serve_device: str = "auto"
     """Torch device of the served model: `auto` takes a CUDA GPU when there is one, else the CPU."""

@@ -24,6 +24,7 @@ from mlflow.protos.databricks_pb2 import (
 
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.endpoints import create_endpoint, update_endpoint
 from mlflow_phi3.deployment.help import help_text
@@ -174,10 +175,15 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
 def run_local(
     name: str, model_uri: str, flavor: str | None = None, config: Config | None = None
 ) -> None:
-    """Deploy to the emulator on this machine, as ``-t azure-foundry:/local`` does."""
-    client = AzureFoundryClient("azure-foundry:/local")
-    found = client.create_deployment(name, model_uri, flavor, config)
-    _tell(f"{name} answers at {found.get('scoring_uri')}; end it by mlflow-phi3 emulator stop")
+    """Serve a model in this process until Ctrl-C; ``config`` takes the server's settings."""
+    from mlflow_phi3.workflows.serve import serve_model  # noqa: PLC0415 - torch, for this alone
+
+    with _as_mlflow():
+        _check_flavor(flavor)
+        settings = parse_values(ServeConfig, dict(config or {}))
+        serve_model(
+            model_uri, settings, name=name, told=lambda line: _tell(f"{line}; Ctrl-C ends it")
+        )
 
 
 def target_help() -> str:

@@ -16,11 +16,17 @@ def main(arguments: list[str]) -> int:
             raise UsageError(
                 "PHI3-U043", "no checkpoint folder", fix="python -m mlflow_phi3.serving FOLDER"
             )
-        serve(Path(arguments[0]), parse_arguments(ServeConfig, arguments[1:]))
+        config = parse_arguments(ServeConfig, arguments[1:])
+        serve(Path(arguments[0]), config, told=lambda url: _tell(f"answers at {url}"))
     except Phi3Error as error:
-        sys.stderr.write(f"{error}\n")
+        _tell(str(error))
         return error.exit_code
     return 0
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -19,6 +19,11 @@ class Labeller:
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What it tells apart."""
+        return self._checkpoint.labels
+
     def answer(self, requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """``{"label": ..., "score": ...}`` for each ``{"text": ...}``, in order.
 
@@ -27,7 +32,7 @@ class Labeller:
         Raises:
             UsageError: A request has no text, or one that is longer than the context.
         """
-        model, labels = self._checkpoint.model, self._checkpoint.labels
+        model, labels = self._checkpoint.model, self.labels
         prompts = [self._encode(request) for request in requests]
         return [
             {"label": labels[int(shares.argmax())], "score": math.exp(float(shares.max()))}

@@ -1,10 +1,11 @@
 """The model over HTTP: OpenAI's chat completions, MLflow's ``/invocations``, health and metrics."""
 
 import asyncio
+import contextlib
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.errors import Phi3Error, PreflightError, UsageError
 from mlflow_phi3.serving.concurrent import ConcurrentModel, Prompt
+from mlflow_phi3.serving.label_server import build_label_app
+from mlflow_phi3.serving.labels import Labeller
 from mlflow_phi3.serving.local import load_checkpoint
 from mlflow_phi3.serving.measures import CONTENT_TYPE, Measures
 from mlflow_phi3.serving.protocol import (
@@ -24,33 +27,61 @@ from mlflow_phi3.serving.protocol import (
     parse_request,
     usage,
 )
+from mlflow_phi3.serving.refusal import Refused, error_body, read_json, refuse_when_full
+from mlflow_phi3.serving.vllm import run_vllm
 
 # Nginx's status for a client that closed the connection; only counted, never sent.
-# A body that is too large is read to its end up to so many limits: a connection that is closed on
-# a client that still writes looks like a network fault to it, and the answer is never read.
-_READ_AWAY = 16
 _CLIENT_LEFT = 499
 
 
-def serve(folder: Path, config: ServeConfig, *, name: str = "phi") -> None:
+def serve(
+    folder: Path,
+    config: ServeConfig,
+    *,
+    name: str = "phi",
+    told: Callable[[str], None] = lambda _: None,
+) -> None:
     """Serve the portable checkpoint in ``folder`` until SIGINT or SIGTERM.
 
+    Args:
+        folder: Of a model that chats, or of a classifier, which answers ``/invocations`` alone.
+        config: Where, with what, within which limits.
+        name: What the model is called in answers that do not name one.
+        told: Called with the server's address when it is about to answer.
+
     Raises:
-        PreflightError: There is no checkpoint, or one that cannot answer.
+        PreflightError: There is no checkpoint, the engine cannot serve it, or the port is taken.
     """
+    if config.serve_engine == "vllm":
+        run_vllm(folder, config, name=name)  # it takes this process over
     checkpoint = load_checkpoint(folder, device=config.serve_device)
     if checkpoint.labels:
-        raise PreflightError(
-            "PHI3-P041",
-            f"the model tells {', '.join(checkpoint.labels)} apart and does not chat",
-            where=str(folder),
-            fix="serve it by mlflow models serve",
+        app = build_label_app(Labeller(checkpoint), config, name=name)
+    else:
+        model = ConcurrentModel(
+            checkpoint,
+            default_max_tokens=config.default_max_tokens,
+            cache_tokens=config.cache_tokens,
         )
-    model = ConcurrentModel(
-        checkpoint, default_max_tokens=config.default_max_tokens, cache_tokens=config.cache_tokens
-    )
-    app = build_app(model, config, name=name)
-    uvicorn.run(app, host=config.host, port=config.port, log_level="warning", access_log=False)
+        app = build_app(model, config, name=name)
+    with _listen(config) as listening:
+        told(f"http://{config.host}:{listening.getsockname()[1]}")
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        with contextlib.suppress(KeyboardInterrupt):  # it has ended in order, and says so again
+            server.run(sockets=[listening])
+
+
+def _listen(config: ServeConfig) -> socket.socket:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family)
+    except OSError as error:
+        raise PreflightError(
+            "PHI3-P045",
+            f"cannot listen at {config.host}, port {config.port}: {error.strerror}",
+            where="port",
+            fix="choose another port; 0 takes a free one",
+        ) from error
 
 
 def build_app(model: ConcurrentModel, config: ServeConfig, *, name: str = "phi") -> FastAPI:
@@ -62,7 +93,7 @@ def build_app(model: ConcurrentModel, config: ServeConfig, *, name: str = "phi")
         name: What the model is called in answers that do not name one.
     """
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         await asyncio.to_thread(model.stop)
@@ -92,7 +123,7 @@ class _Desk:
         began = time.perf_counter()
         try:
             prompt = await self._admit(request)
-        except _Refused as refusal:
+        except Refused as refusal:
             self._measures.answered[refusal.status] += 1
             return refusal.to_response()
         self._measures.prompt_tokens += len(prompt.ids)
@@ -126,27 +157,14 @@ class _Desk:
         """Read and check a body, unless the house is full.
 
         Raises:
-            _Refused: With the status that tells why.
+            Refused: With the status that tells why.
         """
-        if self._measures.inside >= self._config.max_waiting:
-            told = f"{self._measures.inside} requests are being answered already"
-            raise _Refused(429, told, headers={"Retry-After": "1"})
-        body, size = b"", 0
-        most = self._config.max_body_bytes
-        async for part in request.stream():
-            size += len(part)
-            if size <= most:
-                body += part
-            elif size > _READ_AWAY * most:
-                break
-        if size > most:
-            raise _Refused(413, f"the body is over {most} bytes")
+        refuse_when_full(self._measures.inside, self._config.max_waiting)
+        body = await read_json(request, self._config.max_body_bytes)
         try:
-            return self._model.prepare(parse_request(json.loads(body)))
+            return self._model.prepare(parse_request(body))
         except UsageError as error:
-            raise _Refused(400, str(error), param=error.where, code=error.code) from error
-        except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
-            raise _Refused(400, f"the body is not JSON: {error}") from error
+            raise Refused(400, str(error), param=error.where, code=error.code) from error
 
     async def _whole(self, request: Request, prompt: Prompt) -> tuple[int, dict[str, Any]]:
         """Status and body of an answer given in one piece."""
@@ -156,7 +174,7 @@ class _Desk:
                 return _CLIENT_LEFT, {}
             reply = work.result()
         except Phi3Error as error:
-            return 500, _error_body(str(error), kind="server_error", code=error.code)
+            return 500, error_body(str(error), kind="server_error", code=error.code)
         self._measures.completion_tokens += sum(answer.tokens for answer in reply.answers)
         model = prompt.request.model or self._name
         return 200, completion(
@@ -201,7 +219,7 @@ class _Desk:
                     yield _event(head | _choice(piece.index, {}, finish=piece.finish))
         except Phi3Error as error:
             # The status line is gone: the error can only come as an event.
-            yield _event(_error_body(str(error), kind="server_error", code=error.code))
+            yield _event(error_body(str(error), kind="server_error", code=error.code))
             return
         finally:
             await pieces.aclose()  # type: ignore[attr-defined]  # it is an async generator
@@ -209,28 +227,6 @@ class _Desk:
             yield _event(head | {"choices": [], "usage": usage(len(prompt.ids), generated)})
         yield "data: [DONE]\n\n"
         self._measures.duration.observe(time.perf_counter() - began)
-
-
-class _Refused(Exception):  # noqa: N818 - an answer, not a fault of ours
-    """A request that is not answered."""
-
-    def __init__(
-        self,
-        status: int,
-        told: str,
-        *,
-        param: str = "",
-        code: str = "",
-        headers: dict[str, str] | None = None,
-    ) -> None:
-        super().__init__(told)
-        self.status = status
-        self._body = _error_body(told, param=param, code=code)
-        self._headers = headers
-
-    def to_response(self) -> Response:
-        """The answer that says why."""
-        return JSONResponse(self._body, self.status, headers=self._headers)
 
 
 async def _unless_left(request: Request, work: asyncio.Future[Any]) -> bool:
@@ -261,10 +257,3 @@ def _choice(
 
 def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body)}\n\n"
-
-
-def _error_body(
-    told: str, *, kind: str = "invalid_request_error", param: str = "", code: str = ""
-) -> dict[str, Any]:
-    """OpenAI's shape of an error."""
-    return {"error": {"message": told, "type": kind, "param": param or None, "code": code or None}}

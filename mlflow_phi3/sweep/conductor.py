@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlflow_phi3.backends.base import Backend, Job, Training
 from mlflow_phi3.sweep.ledger import OUTCOME, Ledger, Ticket
-from mlflow_phi3.sweep.results import SweepProgress, trial_name
+from mlflow_phi3.sweep.results import Accuracy, SweepProgress, trial_name
 from mlflow_phi3.sweep.trial_run import SHARED_WITH, TrialRun, open_trial_run
 from mlflow_phi3.tracking.runs import Run, Tracker
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
@@ -29,7 +29,7 @@ class LiveTrial:
         judged: Epochs after which the pruner was asked.
         share: Part of its optimizer steps that is done.
         given_up: Why it was dropped; empty while it was not.
-        accuracy: Token accuracy at its best evaluation.
+        accuracy: Share of right tokens, or labels, at its best evaluation.
     """
 
     ticket: Ticket
@@ -56,6 +56,7 @@ class Conductor:
         round_size: Trainings that are proposed at once; 0 takes what the backend does at once.
         budget_s: Seconds after which no trial begins and the running ones stop; 0 is no limit.
         budget_name: What set that limit.
+        accuracy: What the share of right tokens is logged as.
         clock: Seconds that only grow.
         sleep: Waits so many seconds.
     """
@@ -70,6 +71,7 @@ class Conductor:
     round_size: int = 0
     budget_s: float = 0.0
     budget_name: str = "budget_hours"
+    accuracy: Accuracy = "token_accuracy"
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _began: float = 0.0
@@ -113,6 +115,7 @@ class Conductor:
                         parent=self.parent,
                         tags=self.tags,
                         folder=self.folder,
+                        accuracy=self.accuracy,
                     )
                     judged = max(ticket.known, default=0)
                     self._live[ticket.name] = LiveTrial(ticket, run, number, judged)
@@ -270,7 +273,7 @@ def _outcome(live: LiveTrial, report: EndReport) -> dict[str, float | str | None
     """What the study keeps of a trial beside its losses."""
     adapter = report.best_checkpoint
     return {
-        "token_accuracy": live.accuracy,
+        "accuracy": live.accuracy,
         "seconds": report.seconds,
         "shared_with": report.shared_with,
         "adapter": None if adapter is None else str(adapter),

@@ -89,7 +89,7 @@ def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival]) -> 
             for index, (title, figure) in enumerate(drawn.items())
         },
     )
-    return StudyReport(html, _table(result.trials), importance)
+    return StudyReport(html, _table(result), importance)
 
 
 def weigh_parameters(study: Study) -> dict[str, float]:
@@ -121,12 +121,13 @@ def _count_states(trials: Sequence[TrialResult]) -> dict[str, int]:
     return {state: states.count(state) for state in dict.fromkeys(states)}
 
 
-def _table(trials: Sequence[TrialResult]) -> str:
-    names = searched(trials)
-    facts = ["loss", "perplexity", "token_accuracy", "seconds", "shared_with", "reason", "run_id"]
+def _table(result: SweepResult) -> str:
+    trials, names = result.trials, searched(result.trials)
+    facts = ["loss", "perplexity", "accuracy", "seconds", "shared_with", "reason", "run_id"]
+    shown = [result.accuracy if fact == "accuracy" else fact for fact in facts]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["number", "state", *names, *facts])
+    writer.writerow(["number", "state", *names, *shown])
     for trial in trials:
         params = [trial.params.get(name, "") for name in names]
         writer.writerow(

@@ -9,6 +9,9 @@ from mlflow_phi3.training.spec import TrialSpec
 
 State = Literal["complete", "pruned", "failed", "running", "waiting"]
 
+Accuracy = Literal["token_accuracy", "accuracy"]
+"""What a share of right answers is called: of tokens, or of a classifier's labels."""
+
 
 def trial_name(number: int) -> str:
     """How a trial is called everywhere: ``trial-007``."""
@@ -58,7 +61,7 @@ class TrialResult:
         spec: All that it trained with.
         loss: Lowest validation loss, in nats per supervised token; NaN when there was none.
         perplexity: ``exp(loss)``.
-        token_accuracy: Share of right most-likely tokens at that evaluation.
+        accuracy: Share of right most-likely tokens, or labels, at that evaluation.
         seconds: Wall-clock of its training.
         shared_with: The trial on whose training its result was read off; None for its own.
         reason: Why it failed or was pruned; else empty.
@@ -72,7 +75,7 @@ class TrialResult:
     spec: TrialSpec
     loss: float
     perplexity: float
-    token_accuracy: float
+    accuracy: float
     seconds: float
     shared_with: int | None = None
     reason: str = ""
@@ -99,6 +102,7 @@ class SweepResult:
         ties: Trials that cannot be told from the winner on this validation data.
         storage: URL of the study, without its password.
         reseeded: Validation losses of the winner's parameters with other seeds.
+        accuracy: What the trials' accuracy is one of.
     """
 
     study: str
@@ -110,3 +114,4 @@ class SweepResult:
     ties: tuple[int, ...] = ()
     storage: str = field(default="", repr=False)
     reseeded: tuple[float, ...] = ()
+    accuracy: Accuracy = "token_accuracy"

@@ -33,7 +33,7 @@ from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.sweep.storage import default_storage, hide_password, open_storage
 from mlflow_phi3.sweep.study import open_study
-from mlflow_phi3.sweep.trial_run import BEST, STUDY
+from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of
 from mlflow_phi3.tracking.runs import Run, Tracker
 from mlflow_phi3.training.spec import TrialSpec
 
@@ -102,6 +102,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         round_size=ledger.remember_round(backend.group_size * backend.slots),
         budget_s=budget_s,
         budget_name=budget_name,
+        accuracy=accuracy_of(base.labels),
     )
     began = time.monotonic()
     result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
@@ -131,7 +132,7 @@ def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepR
             parent=conductor.parent,
             tags=conductor.tags,
         )
-    return replace(result, reseeded=reseeded)
+    return replace(result, reseeded=reseeded, accuracy=conductor.accuracy)
 
 
 def _log_result(parent: Run, result: SweepResult, report: StudyReport) -> None:
@@ -141,7 +142,7 @@ def _log_result(parent: Run, result: SweepResult, report: StudyReport) -> None:
         {
             "eval/loss": winner.loss,
             "eval/perplexity": winner.perplexity,
-            "eval/token_accuracy": winner.token_accuracy,
+            f"eval/{result.accuracy}": winner.accuracy,
         }
     )
     parent.set_tags({"phi3.winner": winner.name, "phi3.stopped_because": result.stopped_because})
@@ -290,7 +291,7 @@ def _trial_result(trial: FrozenTrial, space: Space) -> TrialResult:
         spec=space.spec(trial.params),
         loss=loss,
         perplexity=math.exp(loss),
-        token_accuracy=float(outcome.get("token_accuracy", math.nan)),
+        accuracy=float(outcome.get("accuracy", math.nan)),
         seconds=float(outcome.get("seconds", math.nan)),
         shared_with=int(shared.rpartition("-")[2]) if shared else None,
         reason=str(attrs.get(REASON, "")),

@@ -1,12 +1,13 @@
 """The MLflow run of one trial."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from mlflow_phi3.sweep.ledger import RUN_ID, Ledger, Ticket
+from mlflow_phi3.sweep.results import Accuracy
 from mlflow_phi3.sweep.space import flat_params
 from mlflow_phi3.tracking.runs import Run, Status, Tracker
 from mlflow_phi3.training.reports import EvaluationReport, StepReport
@@ -27,7 +28,7 @@ STEP_METRICS = (
     "train/tokens_per_second",
     "train/supervised_tokens",
 )
-EVALUATION_METRICS = ("eval/loss", "eval/perplexity", "eval/token_accuracy")
+EVALUATION_METRICS = ("eval/loss", "eval/perplexity")
 
 TrialState = Literal["RUNNING", "COMPLETE", "PRUNED", "FAIL", "WAITING"]
 _STATUS: Mapping[TrialState, Status] = {
@@ -47,12 +48,14 @@ class TrialRun:
         steps: Optimizer steps that are logged; who repeats them does not log them again.
         evaluations: The step up to which evaluations are logged.
         spill: Where points wait that the store does not have yet.
+        accuracy: What the share of right tokens is logged as.
     """
 
     run: Run
     steps: int = 0
     evaluations: int = 0
     spill: Path | None = None
+    accuracy: Accuracy = "token_accuracy"
 
     def log_step(self, report: StepReport) -> None:
         """Log one optimizer step."""
@@ -78,7 +81,8 @@ class TrialRun:
         values = (report.loss, report.perplexity, report.token_accuracy)
         if report.step > self.evaluations:
             self.evaluations = report.step
-            metrics = dict(zip(EVALUATION_METRICS, values, strict=True))
+            names = (*EVALUATION_METRICS, f"eval/{self.accuracy}")
+            metrics = dict(zip(names, values, strict=True))
             self.run.log_metrics(metrics, step=report.step)
             # The study hears of it next, and then nobody tells it again.
             self._keep()
@@ -86,10 +90,10 @@ class TrialRun:
             self.run.log_json(list(report.example_losses), PER_EXAMPLE)
 
     def best_accuracy(self) -> float:
-        """Token accuracy at the lowest validation loss, also where an earlier attempt saw it."""
+        """Accuracy at the lowest validation loss, also where an earlier attempt saw it."""
         self.run.flush()
         losses = self.run.history("eval/loss")
-        accuracies = self.run.history("eval/token_accuracy")
+        accuracies = self.run.history(f"eval/{self.accuracy}")
         best = min(losses, key=lambda step: (losses[step], step), default=-1)
         return accuracies.get(best, math.nan)
 
@@ -109,6 +113,11 @@ class TrialRun:
         self.run.end(_STATUS[state])
 
 
+def accuracy_of(labels: Sequence[str]) -> Accuracy:
+    """What a share of right tokens is called: a model with labels gives one token, its label."""
+    return "accuracy" if labels else "token_accuracy"
+
+
 def open_trial_run(
     ticket: Ticket,
     ledger: Ledger,
@@ -117,6 +126,7 @@ def open_trial_run(
     parent: Run,
     tags: Mapping[str, str],
     folder: Path | None = None,
+    accuracy: Accuracy = "token_accuracy",
 ) -> TrialRun:
     """The trial's run: a new child of ``parent``, or the one that an earlier attempt began.
 
@@ -127,6 +137,7 @@ def open_trial_run(
         parent: The sweep's run.
         tags: Of every trial's run.
         folder: Keeps points that the store does not have yet; None writes them to it at once.
+        accuracy: What the share of right tokens is logged as.
     """
     own = {STUDY: ledger.study.study_name, NUMBER: ticket.number}
     run_id = ticket.run_id
@@ -137,27 +148,29 @@ def open_trial_run(
     if run_id:
         run = tracker.resume(run_id)
         run.set_tags({STATE: "RUNNING"}, later=True)
-        opened = _recover(run, spill)
+        opened = _recover(run, spill, accuracy)
     else:
         all_tags = {**tags, **own, STATE: "RUNNING"}
         run = tracker.start(ticket.name, stage="trial", parent=parent, tags=all_tags)
-        opened = TrialRun(run, spill=spill)
+        opened = TrialRun(run, spill=spill, accuracy=accuracy)
     run.log_params(flat_params(ticket.spec), later=True)
     if ticket.run_id != run.run_id:
         ledger.note(ticket, RUN_ID, run.run_id)
     return opened
 
 
-def _recover(run: Run, spill: Path | None) -> TrialRun:
+def _recover(run: Run, spill: Path | None, accuracy: Accuracy) -> TrialRun:
     """What an earlier attempt has logged, and what it had no time to."""
     stored = {"train/loss": run.last_step("train/loss"), "eval/loss": run.last_step("eval/loss")}
     if spill is not None:
         after = dict.fromkeys(STEP_METRICS, stored["train/loss"])
-        after |= dict.fromkeys(EVALUATION_METRICS, stored["eval/loss"])
+        names = (*EVALUATION_METRICS, f"eval/{accuracy}")
+        after |= dict.fromkeys(names, stored["eval/loss"])
         run.recover(spill, after=after)
     return TrialRun(
         run,
         max(stored["train/loss"], run.buffered_step("train/loss")),
         max(stored["eval/loss"], run.buffered_step("eval/loss")),
         spill,
+        accuracy,
     )

@@ -96,6 +96,11 @@ def download_model(uri: str, into: Path) -> Path:
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(into)))
 
 
+def locate_model(uri: str) -> Path:
+    """Where the model at ``uri`` lies on this machine; it is fetched when it lies elsewhere."""
+    return Path(mlflow.artifacts.download_artifacts(artifact_uri=uri))
+
+
 def create_version(
     run: Run, *, name: str, model_uri: str, tags: Mapping[str, object], description: str
 ) -> ModelVersion:

@@ -141,12 +141,13 @@ def show_trials(job: Job, result: SweepResult) -> None:
             *(_brief(trial.params.get(name, "")) for name in searched),
             f"{trial.loss:.4f}",
             f"{trial.perplexity:.3f}",
-            f"{trial.token_accuracy:.1%}",
+            f"{trial.accuracy:.1%}",
             trial.state,
         ]
         for trial in ranked
     ]
-    columns = ["trial", *searched, "val loss", "perplexity", "token acc.", "state"]
+    right = result.accuracy.replace("_accuracy", " acc.")
+    columns = ["trial", *searched, "val loss", "perplexity", right, "state"]
     job.screen.table(f"Study {result.study}: {len(result.trials)} trials", columns, rows)
 
 

@@ -8,7 +8,7 @@ from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
-from mlflow_phi3.sweep.trial_run import BEST, TrialRun
+from mlflow_phi3.sweep.trial_run import BEST, TrialRun, accuracy_of
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.training.loop import Session
@@ -61,7 +61,7 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
     run.log_params({f"resolved.{name}": value for name, value in flat_params(spec).items()})
     run.set_tags({"phi3.base_model": base.name, "phi3.base_revision": base.revision})
     log_datasets(run, dataset_facts(data, ("train", "validation")))
-    log = TrialRun(run)
+    log = TrialRun(run, accuracy=accuracy_of(base.labels))
     session = Session(
         base,
         data.examples("train"),

@@ -98,7 +98,11 @@ def test_texts_with_labels_become_a_registered_classifier(store, tmp_path):
     assert evaluated["test/accuracy"] > 0.9
     assert evaluated["test/f1_macro"] > 0.9
     assert evaluated["base/loss"] == pytest.approx(0.6931, abs=1e-3)  # two labels, no opinion
-    weights = runs["trial-000"].data.params["class_weights"].split("+")
+    trial = runs["trial-000"].data
+    assert 0.9 < trial.metrics["eval/accuracy"] <= 1
+    assert "eval/token_accuracy" not in trial.metrics
+    assert runs["sweep"].data.metrics["eval/accuracy"] > 0.9
+    weights = trial.params["class_weights"].split("+")
     assert float(weights[0]) < 1 < float(weights[1])
 
     confusion = read(client, runs["evaluate"], "eval/confusion.json")

@@ -2,10 +2,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
-from sklearn.metrics import f1_score
+from sklearn.metrics import accuracy_score, classification_report, f1_score
+from torch.nn.functional import cross_entropy
+from transformers.data.metrics import squad_metrics
 
 from mlflow_phi3.evaluation import metrics
 from mlflow_phi3.evaluation.labels import label_metrics
@@ -74,6 +77,47 @@ def test_f1_agrees_with_scikit_learn_on_sets_of_words(expected, answer):
         [word in wanted for word in vocabulary], [word in given_ for word in vocabulary]
     )
     assert metrics.token_f1(" ".join(wanted), " ".join(given_)) == pytest.approx(reference)
+
+
+@given(WORDS, WORDS)
+def test_match_and_f1_agree_with_hugging_faces_squad_metrics(expected, answer):
+    """Repeated words, articles, punctuation and empty answers included."""
+    assert metrics.normalise(expected) == squad_metrics.normalize_answer(expected)
+    assert metrics.exact_match(expected, answer) == squad_metrics.compute_exact(expected, answer)
+    reference = squad_metrics.compute_f1(expected, answer)
+    assert metrics.token_f1(expected, answer) == pytest.approx(reference)
+
+
+@given(LABELS)
+def test_labels_agree_with_scikit_learn(rows):
+    expected, predicted = zip(*rows, strict=True)
+    found = label_metrics(expected, predicted, labels="xyz")
+    report = classification_report(
+        expected, predicted, labels=list("xyz"), output_dict=True, zero_division=0.0
+    )
+    assert found.accuracy == pytest.approx(np.mean(np.equal(expected, predicted)))
+    assert found.f1_macro == pytest.approx(report["macro avg"]["f1-score"])
+    assert found.f1_weighted == pytest.approx(report["weighted avg"]["f1-score"])
+
+
+@given(st.data())
+def test_loss_and_perplexity_are_torchs_cross_entropy(data):
+    """As Hugging Face's models compute it: over all tokens whose label is not -100."""
+    tokens = data.draw(st.integers(1, 12))
+    logits = torch.tensor(
+        data.draw(st.lists(st.floats(-8, 8, width=32), min_size=5 * tokens, max_size=5 * tokens))
+    ).view(tokens, 5)
+    labels = torch.tensor(data.draw(st.lists(st.integers(0, 4), min_size=tokens, max_size=tokens)))
+    rows = data.draw(st.integers(1, tokens))
+    totals = TokenTotals()
+    for part, right in zip(logits.chunk(rows), labels.chunk(rows), strict=True):
+        loss = cross_entropy(part, right, reduction="sum").item()
+        totals += TokenTotals(loss, len(right), int((part.argmax(-1) == right).sum()))
+    reference = cross_entropy(logits, labels).item()
+    assert metrics.loss(totals) == pytest.approx(reference, rel=1e-4, abs=1e-5)
+    assert metrics.perplexity(totals) == pytest.approx(math.exp(reference), rel=1e-3)
+    accuracy = accuracy_score(labels, logits.argmax(-1))
+    assert metrics.token_accuracy(totals) == pytest.approx(accuracy)
 
 
 @given(WORDS, WORDS)

@@ -2,10 +2,7 @@
 
 import json
 import os
-import socket
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx
@@ -13,9 +10,10 @@ import mlflow
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
-from mlflow.models import ModelSignature
 
 from mlflow_phi3.serving.package import CHECKPOINT, package_chat, requirements, stage_code
+from mlflow_phi3.tracking.registry import save_model
+from tests.running import free_port, running
 
 HELLO = [{"role": "user", "content": "hold the light"}]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow.*")
@@ -25,16 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow.*")
 def model_path(folder, tmp_path_factory) -> Path:
     tmp = tmp_path_factory.mktemp("mlflow")
     servable = package_chat(folder, tmp / "code", name="tiny", default_max_tokens=6)
-    mlflow.pyfunc.save_model(
-        str(tmp / "model"),
-        python_model=servable.python_model,
-        artifacts=servable.artifacts,
-        code_paths=servable.code_paths,
-        pip_requirements=servable.pip_requirements,
-        model_config=servable.model_config,
-        signature=ModelSignature.from_dict(servable.signature),
-        input_example=servable.input_example,
-    )
+    save_model(servable, tmp / "model")
     return tmp / "model"
 
 
@@ -109,9 +98,7 @@ def test_requirements_are_pinned_without_local_parts():
 @pytest.fixture(scope="module")
 def scoring_server(model_path):
     """MLflow's own server in a process that knows the package from the logged code alone."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # -S leaves out the installed (editable) package: its path is put in by site.
     libraries = [path for path in sys.path if path.endswith("site-packages")]
     environment = os.environ | {
@@ -119,27 +106,10 @@ def scoring_server(model_path):
         "__pyfunc_model_path__": str(model_path),
     }
     command = [sys.executable, "-S", "-m", "uvicorn", "mlflow.pyfunc.scoring_server.app:app"]
-    process = subprocess.Popen(
-        [*command, "--port", str(port), "--log-level", "error"],
-        env=environment,
-        cwd=model_path.parent,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [*command, "--port", str(port), "--log-level", "error"]
     url = f"http://127.0.0.1:{port}"
-    try:
-        while True:
-            if process.poll() is not None:
-                pytest.fail(process.stderr.read())
-            try:
-                if httpx.get(f"{url}/ping").is_success:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.2)
+    with running(command, f"{url}/ping", env=environment, cwd=model_path.parent):
         yield url
-    finally:
-        process.terminate()
-        process.communicate(timeout=20)
 
 
 @pytest.mark.slow

@@ -82,8 +82,8 @@ def test_the_same_seed_gives_the_same_metrics_even_when_it_was_interrupted(sweep
     assert [t.loss for t in result.trials] == pytest.approx(
         [t.loss for t in undisturbed.trials], rel=1e-6
     )
-    assert [t.token_accuracy for t in result.trials] == pytest.approx(
-        [t.token_accuracy for t in undisturbed.trials]
+    assert [t.accuracy for t in result.trials] == pytest.approx(
+        [t.accuracy for t in undisturbed.trials]
     )
     runs = [r for r in tracker.children(parent.run_id) if r.data.tags["phi3.study"] == "s"]
     assert [run.info.status for run in runs] == ["FINISHED"] * 4
