@@ -58,13 +58,25 @@ class SweepConfig(ModelConfig, Hyperparameters):
     journal file ending in `.log`. Empty: an SQLite file beside the tracking store."""
 
     budget_hours: float = Field(default=0.0, ge=0)
-    """Begin no further trial after so many hours, and stop those that run; 0 sets no limit."""
+    """Begin no further trial after so many hours, and stop those that run; 0 sets no limit. The
+    hours of every command and machine that worked on the study count."""
 
     budget_cost: float = Field(default=0.0, ge=0)
-    """The same after so many US dollars at `usd_per_hour`; 0 sets no limit."""
+    """The same after so many US dollars at the price of `machine`, or at `usd_per_hour`; 0 sets no
+    limit."""
+
+    machine: str = ""
+    """Type of this machine, such as `Standard_NC24ads_A100_v4`: its price comes from a dated list
+    (docs/sweep.md). Empty for your own."""
 
     usd_per_hour: float = Field(default=0.0, ge=0)
-    """What an hour of this machine costs, US dollars; 0 for your own."""
+    """What an hour of this machine (with `backend=ray`, of the cluster) costs, US dollars, where
+    that is not the list price of `machine`."""
+
+    min_gain: float = Field(default=0.0, ge=0)
+    """Stop when the loss can hardly fall by so many nats per token any more, which is when a
+    further trial is not worth its cost; 0 goes on. Judged by Optuna's regret bound, from ten
+    complete trials on."""
 
     winner_seeds: int = Field(default=0, ge=0)
     """Train the winner again with so many other seeds, and report how far its loss depends on
@@ -72,8 +84,8 @@ class SweepConfig(ModelConfig, Hyperparameters):
 
     @model_validator(mode="after")
     def _price_the_budget(self) -> Self:
-        if self.budget_cost and not self.usd_per_hour:
-            raise ValueError("budget_cost needs usd_per_hour, what an hour of this machine costs")
+        if self.budget_cost and not (self.machine or self.usd_per_hour):
+            raise ValueError("budget_cost needs machine or usd_per_hour: what an hour costs")
         return self
 
     @model_validator(mode="before")

@@ -44,6 +44,23 @@ class TrainingPrice:
 
 
 @dataclass(frozen=True, slots=True)
+class MachinePrice:
+    """What a rented machine costs.
+
+    Args:
+        machine: Its type, as Azure calls it.
+        usd_per_hour: List price, pay as you go, Linux.
+        as_of: Day of the figure (ISO).
+        source: Region, and where the figure is from.
+    """
+
+    machine: str
+    usd_per_hour: float
+    as_of: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
 class PhiModel:
     """One model of the catalog.
 
@@ -158,6 +175,27 @@ def training_price() -> TrainingPrice:
     """What Foundry's fine-tuning costs at least."""
     facts = _catalog()["training_price"]
     return TrainingPrice(facts["usd_per_million_tokens_from"], facts["as_of"], facts["source"])
+
+
+def machine_price(machine: str) -> MachinePrice:
+    """What an hour of a machine type costs, without regard to case.
+
+    Raises:
+        UsageError: The catalog has no price of it; the message names the nearest type.
+    """
+    facts = _catalog()["machine_prices"]
+    prices = facts["usd_per_hour"]
+    for name, usd in prices.items():
+        if name.casefold() == machine.casefold():
+            source = f"{facts['region']}: {facts['source']}"
+            return MachinePrice(name, float(usd), facts["as_of"], source)
+    nearest = process.extractOne(machine, list(prices))
+    raise UsageError(
+        "PHI3-U033",
+        f"no price of {machine!r} is known",
+        where="machine",
+        fix=f"give usd_per_hour; or did you mean {nearest[0]!r}?",
+    )
 
 
 def dated() -> str:

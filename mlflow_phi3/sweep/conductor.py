@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow_phi3.backends.base import Backend, Job, Training
+from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.ledger import OUTCOME, Ledger, Ticket
 from mlflow_phi3.sweep.results import Accuracy, SweepProgress, trial_name
 from mlflow_phi3.sweep.trial_run import SHARED_WITH, TrialRun, open_trial_run
@@ -54,8 +55,8 @@ class Conductor:
         on_progress: Told after each optimizer step and each end.
         folder: Keeps points that the store does not have yet; None writes them to it at once.
         round_size: Trainings that are proposed at once; 0 takes what the backend does at once.
-        budget_s: Seconds after which no trial begins and the running ones stop; 0 is no limit.
-        budget_name: What set that limit.
+        budget: After it no trial begins and the running ones stop.
+        min_gain: What a further round must be able to gain, in nats per token; 0 asks nothing.
         accuracy: What the share of right tokens is logged as.
         clock: Seconds that only grow.
         sleep: Waits so many seconds.
@@ -69,12 +70,13 @@ class Conductor:
     on_progress: Callable[[SweepProgress], None]
     folder: Path | None = None
     round_size: int = 0
-    budget_s: float = 0.0
-    budget_name: str = "budget_hours"
+    budget: Budget = field(default_factory=Budget)
+    min_gain: float = 0.0
     accuracy: Accuracy = "token_accuracy"
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _began: float = 0.0
+    _spent_before: float = 0.0
     _live: dict[str, LiveTrial] = field(default_factory=dict)
     _unresolved: dict[str, Ticket] = field(default_factory=dict)
 
@@ -82,7 +84,7 @@ class Conductor:
         """Train until the study is complete.
 
         Returns:
-            Why it ended: ``n_trials``, ``grid`` or the budget's name.
+            Why it ended: ``n_trials``, ``grid``, ``min_gain`` or the budget's name.
 
         Raises:
             KeyboardInterrupt: As it came; trials under way then wait to be
@@ -91,15 +93,23 @@ class Conductor:
         self._began = self.clock()
         round_size = self.round_size or self.backend.group_size * self.backend.slots
         while True:
-            if self._budget_is_spent():
-                return self.budget_name
-            tickets = self.ledger.take(round_size)
+            self._spent_before = self.ledger.spent_by_others()
+            if self.budget.is_spent(self.spent()):
+                return self.budget.name
+            enough = self.ledger.gain_is_below(self.min_gain)
+            tickets = self.ledger.take(round_size, propose=not enough)
             if tickets:
                 self._train(tickets)
             elif self.ledger.open_trials():
                 self.sleep(POLL_S)  # another driver is still at work
+            elif len(self.ledger.trials()) >= self.ledger.n_trials:
+                return "n_trials"
             else:
-                return "n_trials" if len(self.ledger.trials()) >= self.ledger.n_trials else "grid"
+                return "min_gain" if enough else "grid"
+
+    def spent(self) -> float:
+        """Seconds that all drivers have worked on the study, as far as this one knows."""
+        return self._spent_before + self.clock() - self._began
 
     def _train(self, tickets: Sequence[Ticket]) -> None:
         """One round: every ticket is told its end, or released."""
@@ -213,16 +223,13 @@ class Conductor:
                 self.ledger.release(ticket)
         self._live.clear()
 
-    def _budget_is_spent(self) -> bool:
-        return 0 < self.budget_s <= self.clock() - self._began
-
     def _obey_budget(self, training: Training) -> None:
         """Past the budget, give up what runs, unless the study would end without any result."""
-        if not self._budget_is_spent() or self.ledger.best() is None:
+        if not self.budget.is_spent(self.spent()) or self.ledger.best() is None:
             return
         for live in self._live.values():
             if not live.given_up:
-                self._give_up(live, f"{self.budget_name} is spent", training)
+                self._give_up(live, f"{self.budget.name} is spent", training)
 
     # -- telling -----------------------------------------------------------------------------
 

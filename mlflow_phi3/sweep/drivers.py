@@ -5,14 +5,15 @@ once by its process; on another machine by its heartbeat, a study attribute rene
 """
 
 import json
+import math
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import psutil
@@ -50,16 +51,15 @@ def this_driver() -> Driver:
 
 @contextmanager
 def beating(study: Study, driver: Driver, *, every_s: float = HEARTBEAT_S) -> Iterator[None]:
-    """Tell the study, inside the block, that ``driver`` lives."""
+    """Tell the study, inside the block, that ``driver`` lives, and since when."""
     stop = threading.Event()
-    _beat(study, driver)
+    began = time.time()
+    _beat(study, driver, began)
 
     def go_on() -> None:
         while not stop.wait(every_s):
-            try:
-                _beat(study, driver)
-            except Exception:  # noqa: BLE001, S112 - a storage that is away for a while; the next beat may reach it
-                continue
+            with suppress(Exception):  # a storage that is away for a while; the next may reach it
+                _beat(study, driver, began)
 
     thread = threading.Thread(target=go_on, name="heartbeat", daemon=True)
     thread.start()
@@ -68,6 +68,8 @@ def beating(study: Study, driver: Driver, *, every_s: float = HEARTBEAT_S) -> It
     finally:
         stop.set()
         thread.join(timeout=every_s)
+        with suppress(Exception):  # without it a few seconds of its time are not known
+            _beat(study, driver, began)
 
 
 def is_alive(name: str, attrs: Mapping[str, Any], *, now: float, grace_s: float = GRACE_S) -> bool:
@@ -76,15 +78,24 @@ def is_alive(name: str, attrs: Mapping[str, Any], *, now: float, grace_s: float 
     if text is None:
         return False
     facts = json.loads(text)
-    beat_at = facts.pop("beat_at")
-    driver = Driver(**facts)
+    beat_at = facts["beat_at"]
+    driver = Driver(**{field.name: facts[field.name] for field in fields(Driver)})
     if driver.host == socket.gethostname():
         return _runs_here(driver)
     return bool(now - beat_at < grace_s)
 
 
-def _beat(study: Study, driver: Driver) -> None:
-    facts = {**asdict(driver), "beat_at": time.time()}
+def spent_by_others(attrs: Mapping[str, Any], name: str) -> float:
+    """Seconds that drivers other than ``name`` have worked on the study, as far as they told."""
+    told = [json.loads(text) for key, text in attrs.items() if key.startswith(_PREFIX)]
+    others = [facts for facts in told if facts["name"] != name]
+    return math.fsum(
+        max(0.0, one["beat_at"] - one.get("began_at", one["beat_at"])) for one in others
+    )
+
+
+def _beat(study: Study, driver: Driver, began: float) -> None:
+    facts = {**asdict(driver), "began_at": began, "beat_at": time.time()}
     study.set_user_attr(_PREFIX + driver.name, json.dumps(facts))
 
 

@@ -16,7 +16,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mlflow_phi3.sweep.drivers import GRACE_S, Driver, is_alive
+from mlflow_phi3.sweep.drivers import GRACE_S, Driver, is_alive, spent_by_others
+from mlflow_phi3.sweep.gain import bound_gain
 from mlflow_phi3.sweep.proposer import Proposer
 from mlflow_phi3.sweep.results import trial_name
 from mlflow_phi3.sweep.space import EPOCHS, Space
@@ -124,6 +125,7 @@ class Ledger:
         self._proposer = Proposer(study, storage, self._distributions, sampler)
         self._known: list[FrozenTrial] = []
         self._standing = Standing()
+        self._gain_of, self._gain = 0, math.inf
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -143,9 +145,22 @@ class Ledger:
         """Those that wait or run, here or elsewhere."""
         return [trial for trial in self.trials() if not trial.state.is_finished()]
 
+    def spent_by_others(self) -> float:
+        """Seconds that other drivers have worked on the study, earlier or meanwhile."""
+        return spent_by_others(self.study.user_attrs, self.driver.name)
+
+    def gain_is_below(self, least: float) -> bool:
+        """Whether the lowest loss can hardly fall by ``least`` any more; never for 0."""
+        if not least:
+            return False
+        complete = tuple(t for t in self.trials() if t.state is TrialState.COMPLETE)
+        if len(complete) != self._gain_of:  # while others train, nothing is to be learnt
+            self._gain_of, self._gain = len(complete), bound_gain(complete)
+        return self._gain < least
+
     # -- asking ------------------------------------------------------------------------------
 
-    def take(self, trainings: int) -> list[Ticket]:
+    def take(self, trainings: int, *, propose: bool = True) -> list[Ticket]:
         """The next trials for this driver: first what was left behind, then new proposals.
 
         A round that was interrupted is filled up with what is missing of it and nothing more, so
@@ -153,6 +168,7 @@ class Ledger:
 
         Args:
             trainings: How many trainings they may need; trials that share one count once.
+            propose: Whether there may be new ones.
 
         Returns:
             Tickets by number; none when nothing is left to propose.
@@ -163,7 +179,8 @@ class Ledger:
         first: int | None = None
         while True:
             waiting = next((t for t in self._counted() if t.state is TrialState.WAITING), None)
-            if waiting is None and (len(trunks) >= trainings or self._left() <= 0):
+            full = len(trunks) >= trainings or self._left() <= 0 or not propose
+            if waiting is None and full:
                 break
             if waiting is not None and self._overflows(waiting, tickets, trainings):
                 break

@@ -97,8 +97,8 @@ class SweepResult:
         winner: The complete trial with the lowest validation loss; of equals, the shorter one.
         winner_spec: What it trained with.
         winner_adapter: Folder with its adapter, in PEFT's format.
-        stopped_because: ``n_trials``, ``grid`` (nothing left to try), ``budget_hours`` or
-            ``budget_cost``.
+        stopped_because: ``n_trials``, ``grid`` (nothing left to try), ``budget_hours``,
+            ``budget_cost`` or ``min_gain``.
         ties: Trials that cannot be told from the winner on this validation data.
         storage: URL of the study, without its password.
         reseeded: Validation losses of the winner's parameters with other seeds.

@@ -2,7 +2,6 @@
 
 import importlib.util
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,6 +20,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
 from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.sweep.budget import Budget, plan_budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.confidence import compare_with_winner
 from mlflow_phi3.sweep.drivers import beating, this_driver
@@ -45,7 +45,12 @@ _STATES: Mapping[TrialState, State] = {
     TrialState.WAITING: "waiting",
 }
 # Tags of a run that say what its numbers are comparable with.
-_COMPARABLE = ("phi3.dataset_sha256", "phi3.template_sha256", "phi3.base_revision")
+_COMPARABLE = (
+    "phi3.dataset_sha256",
+    "phi3.template_sha256",
+    "phi3.base_revision",
+    "phi3.base_quantization",
+)
 
 
 def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
@@ -83,6 +88,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         raise UsageError("PHI3-U089", "no validation examples", where="validation_data")
     # Optuna tells every trial on the terminal; the progress line is ours.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    budget = plan_budget(config)
     name = config.study or parent.run_id[:12]
     space = build_space(config, model=config.model, seed=config.seed)
     checkpoints = folder / name
@@ -90,7 +96,6 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     ledger = open_ledger(config, space, name=name, url=url, tags=tags)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
     backend = _open_backend(config, base, train, validation, checkpoints, space.largest())
-    budget_s, budget_name = _budget(config)
     conductor = Conductor(
         ledger,
         backend,
@@ -100,15 +105,12 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         on_progress,
         folder=checkpoints / "points",
         round_size=ledger.remember_round(backend.group_size * backend.slots),
-        budget_s=budget_s,
-        budget_name=budget_name,
+        budget=budget,
+        min_gain=config.min_gain,
         accuracy=accuracy_of(base.labels),
     )
-    began = time.monotonic()
     result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
-    if config.usd_per_hour:
-        hours = (time.monotonic() - began) / 3600
-        parent.log_metrics({"cost/usd": hours * config.usd_per_hour})
+    _log_spent(parent, budget, conductor.spent())
     rivals = compare_with_winner(
         result.winner, result.trials, validation=validation, tracker=tracker, seed=config.seed
     )
@@ -151,12 +153,12 @@ def _log_result(parent: Run, result: SweepResult, report: StudyReport) -> None:
     parent.log_json(report.importance, "sweep/importance.json")
 
 
-def _budget(config: SweepConfig) -> tuple[float, str]:
-    """Seconds until nothing more begins (0 for no limit), and the parameter that says so."""
-    limits = [(config.budget_hours * 3600, "budget_hours")] if config.budget_hours else []
-    if config.budget_cost:
-        limits.append((config.budget_cost / config.usd_per_hour * 3600, "budget_cost"))
-    return min(limits, default=(0.0, "budget_hours"))
+def _log_spent(parent: Run, budget: Budget, seconds: float) -> None:
+    """What the study has taken so far, all commands that worked on it together."""
+    parent.log_metrics({"cost/hours": seconds / 3600})
+    if budget.usd_per_hour:
+        parent.log_metrics({"cost/usd": budget.usd(seconds)})
+        parent.set_tags({"phi3.price": f"{budget.usd_per_hour:g} USD an hour, {budget.source}"})
 
 
 def open_ledger(

@@ -9,6 +9,7 @@ from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.errors import TrainingError
+from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
 from mlflow_phi3.sweep.ledger import Ledger
@@ -87,7 +88,7 @@ def _conduct(
             tags,
             teller(update),
             round_size=backend.slots,
-            budget_s=config.budget_hours * 3600,
+            budget=Budget(config.budget_hours * 3600),
         ).conduct()
 
 

@@ -7,7 +7,14 @@ import optuna
 import psutil
 import pytest
 
-from mlflow_phi3.sweep.drivers import GRACE_S, Driver, beating, is_alive, this_driver
+from mlflow_phi3.sweep.drivers import (
+    GRACE_S,
+    Driver,
+    beating,
+    is_alive,
+    spent_by_others,
+    this_driver,
+)
 
 
 @pytest.fixture
@@ -59,3 +66,15 @@ def test_the_heart_beats_on(study):
         deadline = time.monotonic() + 10
         while study.user_attrs[key] == first:
             assert time.monotonic() < deadline
+
+
+def test_what_earlier_drivers_worked_is_known(study):
+    first, second = this_driver(), this_driver()
+    with beating(study, first):
+        pass
+    told = json.loads(study.user_attrs[f"driver:{first.name}"])
+    ago = {**told, "began_at": told["beat_at"] - 90.0}
+    study.set_user_attr(f"driver:{first.name}", json.dumps(ago))
+    beat(study, Driver("of an older version", "elsewhere", 1, 0.0), at=50.0)
+    assert spent_by_others(study.user_attrs, second.name) == pytest.approx(90.0)
+    assert spent_by_others(study.user_attrs, first.name) == 0.0

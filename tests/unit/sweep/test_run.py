@@ -130,11 +130,13 @@ def test_the_winner_is_trained_again_with_other_seeds_once(sweep, tracker, paren
 
 
 def test_a_budget_in_money_ends_a_sweep_and_its_cost_is_logged(sweep, tracker, parent):
-    with pytest.raises(UsageError, match="budget_cost needs usd_per_hour"):
+    with pytest.raises(UsageError, match="budget_cost needs machine or usd_per_hour"):
         sweep(budget_cost="1")
     # It buys a third of a second; the best of what ran by then is the winner.
     result = sweep(n_trials="90", budget_cost="0.01", usd_per_hour="120")
     assert result.stopped_because == "budget_cost"
     assert len(result.trials) < 90
-    cost = tracker.client.get_run(parent.run_id).data.metrics["cost/usd"]
-    assert cost > 0.01
+    run = tracker.client.get_run(parent.run_id)
+    assert run.data.metrics["cost/usd"] > 0.01
+    assert run.data.metrics["cost/usd"] == pytest.approx(run.data.metrics["cost/hours"] * 120)
+    assert run.data.tags["phi3.price"] == "120 USD an hour, as given"
