@@ -206,6 +206,5 @@ def _exactly(amount: float) -> Range:
 
 
 def _short(value: float) -> str:
-    if value == 0 or value >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:,.0f}" if value.is_integer() else f"{value:.3g}"
+    whole = value >= 1000 or float(value).is_integer()
+    return f"{value:,.0f}" if whole else f"{value:.3g}"

@@ -1,5 +1,7 @@
 """What a sweep will take: arithmetic that can be checked by hand."""
 
+import pytest
+
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.modeling.catalog import Price, TrainingPrice
 from mlflow_phi3.sweep.space import build_space
@@ -87,3 +89,16 @@ def test_what_is_not_known_is_not_made_up():
     lines = by_name(estimate_hosting(1, Prices(0.0, TRAINING, None, None, 1)))
     assert [line.amount for line in lines.values()] == [None, None]
     assert "--hosting_usd_per_hour" in lines["by the hour, also when idle"].source
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (333, 333, "333"),
+        (0, 0.5, "0 to 0.5"),
+        (1234567, 1234567, "1,234,567"),
+        (2.0, 2.5, "2 to 2.5"),
+    ],
+)
+def test_figures_are_short(low, high, shown):
+    assert str(Range(low, high)) == shown

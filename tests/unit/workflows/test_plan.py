@@ -16,16 +16,14 @@ def plan(*arguments):
 
 def test_the_tokens_are_the_preparations_own(tmp_path, capsys):
     workspace = tmp_path / "work"
-    run(
-        plan(
-            "--output=json",
-            f"--workspace={workspace}",
-            "--n-trials=4",
-            "--epochs=2,3",
-            "--probe-steps=1",
-            "--usd-per-hour=2",
-        )
+    wanted = (
+        f"--workspace={workspace}",
+        "--n-trials=4",
+        "--epochs=2,3",
+        "--probe-steps=1",
+        "--usd-per-hour=2",
     )
+    run(plan("--output=json", *wanted))
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     lines = {(e["section"], e["what"]): e for e in events if e["event"] == "plan"}
     (manifest,) = workspace.glob("prepared/*/manifest.json")
@@ -41,6 +39,10 @@ def test_the_tokens_are_the_preparations_own(tmp_path, capsys):
     assert lines["local sweep", "memory"]["amount"]["high"] > 0
     assert lines["hosting, a month", "by the hour, also when idle"]["amount"] is None
     assert not list(workspace.glob("trials*"))
+    run(plan(*wanted))  # as people read it
+    shown = capsys.readouterr().out
+    assert f"{6 * tokens:,}" in shown
+    assert "tokens trained" in shown
 
 
 def test_a_retired_model_is_refused_before_anything_is_prepared(tmp_path):
