@@ -150,8 +150,13 @@ def choose_judges(config: EvaluateConfig) -> list[Any]:
 def show_measures(job: Job, measured: Measured) -> None:
     """Print base beside tuned."""
     base, tuned = measured.base.metrics, measured.tuned.metrics
-    rows = [[name, f"{base[name]:.4f}", f"{tuned[name]:.4f}"] for name in tuned if name in base]
+    rows = [[name, _show(base[name]), _show(tuned[name])] for name in tuned if name in base]
     job.screen.table("Test split", ["metric", "untuned base", "tuned"], rows)
+
+
+def _show(value: float) -> str:
+    """Four digits that mean something; a large count whole."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 def _log(run: Run, measured: Measured) -> None:

@@ -67,8 +67,8 @@ class Screen:
                 self.say("", event=title, **dict(zip(columns, row, strict=True)))
             return
         table = Table(title=title, title_justify="left", header_style="bold")
-        for position, column in enumerate(columns):
-            table.add_column(column, justify="left" if position == 0 else "right")
+        for column, *cells in zip(columns, *rows, strict=True):
+            table.add_column(column, justify="right" if all(map(_is_figure, cells)) else "left")
         for row in rows:
             table.add_row(*row)
         self.console.print(table)
@@ -97,3 +97,8 @@ class Screen:
             self.say(f"  {name}{share} {text}", event="progress", stage=name, done=done)
 
         return update
+
+
+def _is_figure(cell: str) -> bool:
+    """Whether a table's cell is a number, with its unit perhaps, or says that there is none."""
+    return cell in {"", "?", "-"} or cell.lstrip("+-$").startswith(tuple("0123456789"))

@@ -44,3 +44,12 @@ def test_a_table_shows_every_row(capsys):
     told = capsys.readouterr().out
     assert "trial-000" in told
     assert "trial-001" in told
+
+
+def test_a_table_sets_words_left_and_figures_right(capsys):
+    rows = [["exact match", "0.5", "of the demo"], ["loss", "12.25", "of all"], ["cost", "?", ""]]
+    Screen("plain").table("Figures", ["metric", "value", "source"], rows)
+
+    shown = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert shown[1].startswith("│ loss        │ 12.25 │ of all")
+    assert shown[2].startswith("│ cost        │     ? │")
