@@ -59,6 +59,7 @@ TABLE = (
     Row("class_weights", "", _DECIDES),
     Row("seed", "", _DECIDES),
     Row("precision", "", _DECIDES),
+    Row("quantization", "", _DECIDES),
     Row("device", "", _DECIDES),
     Row("model_revision", "", "the registry's newest version is taken; refused when given"),
 )

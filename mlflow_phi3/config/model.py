@@ -20,6 +20,11 @@ class ModelConfig(Config):
     """Number format of the frozen base. `auto`: float32 for the demo and where bfloat16 is slow,
     else bfloat16. Adapters are always float32."""
 
+    quantization: Literal["none", "nf4"] = "none"
+    """`nf4` keeps the linear layers of the frozen base in four bits (QLoRA): a quarter of the
+    memory, for a base that is rounded. The winner is evaluated on that base, and what is registered
+    is merged into it, not into the full one. Needs the extra `[quantization]`."""
+
     device: str = "auto"
     """Torch device: `auto` takes a CUDA GPU when there is one, else the CPU."""
 

@@ -14,6 +14,13 @@ from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.catalog import find
 from mlflow_phi3.modeling.demo import checkpoint_path
 from mlflow_phi3.modeling.kinds import choose_class, labels_of
+from mlflow_phi3.modeling.quantization import (
+    Quantization,
+    find_quantization,
+    free_from_loader,
+    loading_options,
+)
+from mlflow_phi3.modeling.reading import reading
 
 DEMO = "demo"
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -48,6 +55,20 @@ class Base:
         """Names of the classes in the order of the logits; empty for a model that answers."""
         return labels_of(self.model)
 
+    @property
+    def quantization(self) -> str:
+        """How the linear layers' weights are kept: ``none``, or ``nf4`` for four bits."""
+        return find_quantization(self.model)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What a run says of the base it was made with."""
+        return {
+            "phi3.base_model": self.name,
+            "phi3.base_revision": self.revision,
+            "phi3.base_quantization": self.quantization,
+        }
+
 
 def resolve_checkpoint(name: str) -> str:
     """Where the checkpoint ``name`` is loaded from: a folder as text, or the hub id itself.
@@ -78,15 +99,16 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Tokenizer:
     """Load the tokenizer of checkpoint ``name``.
 
     Raises:
-        UsageError: It has no chat template.
+        UsageError: It cannot be read, or has no chat template.
     """
     path = resolve_checkpoint(name)
-    tokenizer = AutoTokenizer.from_pretrained(
-        path,
-        revision=pin_revision(path, revision),
-        local_files_only=_offline(path),
-        trust_remote_code=False,
-    )
+    with reading(name):
+        tokenizer = AutoTokenizer.from_pretrained(
+            path,
+            revision=pin_revision(path, revision),
+            local_files_only=_offline(path),
+            trust_remote_code=False,
+        )
     if not tokenizer.chat_template:
         raise UsageError(
             "PHI3-U011",
@@ -98,14 +120,19 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Tokenizer:
 
 
 def read_context_length(name: str, *, revision: str | None = None) -> int:
-    """Tokens that checkpoint ``name`` can read at once."""
+    """Tokens that checkpoint ``name`` can read at once.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
     path = resolve_checkpoint(name)
-    config = AutoConfig.from_pretrained(
-        path,
-        revision=pin_revision(path, revision),
-        local_files_only=_offline(path),
-        trust_remote_code=False,
-    )
+    with reading(name):
+        config = AutoConfig.from_pretrained(
+            path,
+            revision=pin_revision(path, revision),
+            local_files_only=_offline(path),
+            trust_remote_code=False,
+        )
     return int(config.max_position_embeddings)
 
 
@@ -114,6 +141,7 @@ def load_base(
     *,
     revision: str | None = None,
     precision: Precision = "auto",
+    quantization: Quantization = "none",
     device: str = "cpu",
 ) -> Base:
     """Load checkpoint ``name`` frozen and in evaluation mode.
@@ -123,24 +151,30 @@ def load_base(
         revision: Commit, branch or tag of the hub repository; None takes the catalog's commit.
         precision: ``auto`` is float32 for the demo and on a CPU without fast bfloat16, else
             bfloat16.
+        quantization: ``nf4`` keeps the linear layers' weights in four bits; ``precision`` is then
+            what they are read, and computed with, in.
         device: torch device the weights go to.
 
     Raises:
-        UsageError: No such checkpoint, or no chat template.
+        UsageError: The checkpoint cannot be read, has no chat template, or bitsandbytes is missing.
     """
     path = resolve_checkpoint(name)
     revision = pin_revision(path, revision)
     tokenizer = load_tokenizer(name, revision=revision)
-    kind = choose_class(path, revision=revision, local_files_only=_offline(path))
-    model = kind.from_pretrained(
-        path,
-        revision=revision,
-        dtype=choose_dtype(precision, name=name, device=device),
-        local_files_only=_offline(path),
-        trust_remote_code=False,
-        use_safetensors=True,
-        attn_implementation="sdpa",
-    )
+    dtype = choose_dtype(precision, name=name, device=device)
+    with reading(name):
+        kind = choose_class(path, revision=revision, local_files_only=_offline(path))
+        model = kind.from_pretrained(
+            path,
+            revision=revision,
+            dtype=dtype,
+            local_files_only=_offline(path),
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            **loading_options(quantization, dtype, device),
+        )
+    free_from_loader(model)
     model.to(device).eval().requires_grad_(requires_grad=False)
     found = getattr(model.config, "_commit_hash", None) or revision or _digest(Path(path))
     return Base(model=model, tokenizer=tokenizer, name=name, revision=str(found), path=path)

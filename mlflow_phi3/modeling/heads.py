@@ -38,6 +38,7 @@ def with_labels(base: Base, labels: Sequence[str]) -> Base:
     with torch.device("meta"):  # only the shape: the weights are the base's own
         model = AutoModelForSequenceClassification.from_config(config)
     setattr(model, model.base_model_prefix, inner)
+    model.is_loaded_in_4bit = base.quantization != "none"  # PEFT asks for it
     head = nn.Linear(config.hidden_size, len(names), bias=False)
     nn.init.zeros_(head.weight)
     model.score = head.to(device=embedding.device, dtype=embedding.dtype)

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from mlflow_phi3.modeling.adapter import check_adapter
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.generate import padding_id, stop_ids
+from mlflow_phi3.modeling.quantization import dequantize
 
 
 def merge_adapter(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -> Path:
@@ -37,14 +38,15 @@ def fold_adapter(model: PreTrainedModel, adapter: Path, *, dtype: torch.dtype) -
     """Add the adapter to ``model``'s own weights, for good.
 
     The sum is taken in float32 and rounded once to ``dtype``, layer by layer, so that beside the
-    model only one layer's float32 weights are held.
+    model only one layer's float32 weights are held. Weights in four bits are taken as they compute:
+    the adapter was trained on them, and not on what they were rounded from.
 
     Args:
         model: The bare base; used up.
         adapter: Folder in PEFT's format.
         dtype: Number format of the sum.
     """
-    tuned = PeftModel.from_pretrained(model, str(adapter)).eval()
+    tuned = PeftModel.from_pretrained(dequantize(model), str(adapter)).eval()
     for layer in tuned.modules():
         if isinstance(layer, BaseTunerLayer):
             layer.get_base_layer().to(torch.float32)

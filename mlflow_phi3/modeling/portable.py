@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -13,6 +14,7 @@ from mlflow_phi3.modeling.base import Base, Precision, load_base
 from mlflow_phi3.modeling.heads import with_labels
 from mlflow_phi3.modeling.kinds import BASE_FILE, is_pinned
 from mlflow_phi3.modeling.merge import fold_adapter
+from mlflow_phi3.modeling.quantization import Quantization
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +26,16 @@ class PinnedBase:
         revision: Commit of the hub repository, or the digest of the folder's weights.
         dtype: Number format in which base and adapter are added up.
         labels: Of a classifier's head; empty for a model that answers.
+        quantization: How the base's linear layers are kept: ``none`` or ``nf4``.
+        read_as: Number format in which a quantised base was read, which decides how it is rounded.
     """
 
     name: str
     revision: str
     dtype: str
     labels: tuple[str, ...] = ()
+    quantization: Quantization = "none"
+    read_as: str = ""
 
 
 def save_pinned(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -> Path:
@@ -40,7 +46,14 @@ def save_pinned(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -> 
     """
     check_adapter(adapter)
     shutil.copytree(adapter, out)
-    pinned = PinnedBase(base.name, base.revision, str(dtype).removeprefix("torch."), base.labels)
+    pinned = PinnedBase(
+        base.name,
+        base.revision,
+        _name(dtype),
+        base.labels,
+        cast("Quantization", base.quantization),
+        _name(base.model.dtype),
+    )
     (out / BASE_FILE).write_text(json.dumps(asdict(pinned), indent=2) + "\n", encoding="utf-8")
     return out
 
@@ -63,7 +76,13 @@ def load_portable(folder: Path, *, precision: Precision = "auto", device: str = 
     pinned = PinnedBase(**facts | {"labels": tuple(facts["labels"])})
     # A hub's commit can be asked for; a folder's digest can only be compared.
     hub_commit = pinned.revision if pinned.name.count("/") == 1 else None
-    base = load_base(pinned.name, revision=hub_commit, precision=_to_precision(pinned.dtype))
+    quantised = pinned.quantization != "none"
+    base = load_base(
+        pinned.name,
+        revision=hub_commit,
+        precision=_to_precision(pinned.read_as if quantised else pinned.dtype),
+        quantization=pinned.quantization,
+    )
     if base.revision != pinned.revision:
         raise PreflightError(
             "PHI3-P042",
@@ -78,6 +97,10 @@ def load_portable(folder: Path, *, precision: Precision = "auto", device: str = 
     wanted = torch.float32 if precision == "float32" else getattr(torch, pinned.dtype)
     model.to(device=device, dtype=wanted).eval().requires_grad_(requires_grad=False)
     return replace(base, model=model)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _to_precision(dtype: str) -> Precision:

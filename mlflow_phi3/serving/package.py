@@ -21,6 +21,9 @@ _REQUIRED = ("mlflow", "torch", "transformers", "safetensors", "pydantic", "nump
 # What putting an adapter on its base imports beside it.
 _FOR_ADAPTERS = ("peft", "rapidfuzz")
 
+# What reading a base in four bits imports beside them.
+_FOR_FOUR_BITS = ("bitsandbytes", "accelerate")
+
 
 @dataclass(frozen=True, slots=True)
 class ServableModel:
@@ -63,6 +66,7 @@ def package_chat(
             "model_name": name,
             "default_max_tokens": default_max_tokens,
             "device": "auto",
+            "dtype": "auto",
             **_pinned(checkpoint),
         },
         signature={"inputs": json.dumps(_INPUTS), "outputs": json.dumps(_OUTPUTS)},
@@ -79,7 +83,7 @@ def package_labels(checkpoint: Path, staging: Path) -> ServableModel:
     """
     return ServableModel(
         **_common(checkpoint, staging),
-        model_config={"device": "auto", **_pinned(checkpoint)},
+        model_config={"device": "auto", "dtype": "auto", **_pinned(checkpoint)},
         signature={"inputs": json.dumps(_TEXTS), "outputs": json.dumps(_LABELS)},
         input_example={"text": "It does not turn on."},
     )
@@ -90,15 +94,25 @@ def _common(checkpoint: Path, staging: Path) -> dict[str, Any]:
         "python_model": str(Path(__file__).with_name("logged.py")),
         "artifacts": {"checkpoint": str(stage_checkpoint(checkpoint, staging))},
         "code_paths": [str(stage_code(staging))],
-        "pip_requirements": requirements(_REQUIRED + _FOR_ADAPTERS * bool(_pinned(checkpoint))),
+        "pip_requirements": requirements(_imported(checkpoint)),
     }
 
 
 def _pinned(checkpoint: Path) -> dict[str, str]:
     """The base that has to be there as well, by its key in the model's settings."""
+    return {"base_model": _read_base(checkpoint)["name"]} if is_pinned(checkpoint) else {}
+
+
+def _imported(checkpoint: Path) -> tuple[str, ...]:
     if not is_pinned(checkpoint):
-        return {}
-    return {"base_model": json.loads((checkpoint / BASE_FILE).read_text("utf-8"))["name"]}
+        return _REQUIRED
+    quantised: bool = _read_base(checkpoint).get("quantization", "none") != "none"
+    return _REQUIRED + _FOR_ADAPTERS + _FOR_FOUR_BITS * quantised
+
+
+def _read_base(checkpoint: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = json.loads((checkpoint / BASE_FILE).read_text("utf-8"))
+    return facts
 
 
 def stage_checkpoint(checkpoint: Path, staging: Path) -> Path:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.modeling.quantization import dense_weight
 from mlflow_phi3.training.spec import ALL_LINEAR, LoraSpec
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -120,8 +121,8 @@ def initial_weights(linear: Mapping[str, nn.Linear], layout: Layout, seed: int) 
             bound = 1.0 / math.sqrt(view.shape[-1])
             view.uniform_(-bound, bound, generator=random)
         elif name.endswith("lora_magnitude_vector"):
-            weight = linear[owner.removesuffix(".lora_magnitude_vector")].weight
-            view.copy_(torch.linalg.vector_norm(weight.detach().float(), dim=1))
+            weight = dense_weight(linear[owner.removesuffix(".lora_magnitude_vector")])
+            view.copy_(torch.linalg.vector_norm(weight.float(), dim=1))
         elif owner == f"{HEAD}.weight":
             view.copy_(linear[HEAD].weight.detach())
     return flat

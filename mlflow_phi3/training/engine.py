@@ -12,7 +12,8 @@ from torch import Tensor
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training.adapters import Layout
+from mlflow_phi3.modeling.quantization import FourBit, frozen_weight
+from mlflow_phi3.training.adapters import Layout, find_linear
 from mlflow_phi3.training.spec import TrialSpec
 
 logger = logging.getLogger(__name__)
@@ -111,8 +112,9 @@ def find_obstacle(base: Base, spec: TrialSpec) -> str:
         return "dora"
     if config.hidden_act != "silu" or any(getattr(config, name, 0) for name in dropout):
         return "the base has another activation than silu, or dropout of its own"
-    if not all(p.is_floating_point() for p in model.parameters()):
-        return "the base is quantised"
+    weights = [frozen_weight(layer) for layer in find_linear(model).values()]
+    if not all(isinstance(w, FourBit) or w.is_floating_point() for w in weights):
+        return "the base is quantised by another than bitsandbytes in four bits"
     return ""
 
 

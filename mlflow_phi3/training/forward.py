@@ -13,9 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
+from mlflow_phi3.modeling.quantization import frozen_weight
 from mlflow_phi3.training.attention import Arrangement, Heads, attend
 from mlflow_phi3.training.batching import Batch, Limits
-from mlflow_phi3.training.linear import Adapters, RmsNorm, linear, pointwise, swiglu
+from mlflow_phi3.training.linear import Adapters, RmsNorm, Weight, linear, pointwise, swiglu
 
 KINDS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 
@@ -26,7 +27,7 @@ class Layer:
 
     input_norm: RmsNorm
     attention_norm: RmsNorm
-    weights: tuple[Tensor, ...]
+    weights: tuple[Weight, ...]
     names: tuple[str, ...]
 
 
@@ -63,7 +64,7 @@ def freeze(model: PreTrainedModel) -> Frozen:
         names = tuple(f"model.layers.{at}.{kind}" for kind in KINDS)
         norms = (layer.input_layernorm, layer.post_attention_layernorm)
         first, second = (RmsNorm(n.weight.detach(), n.variance_epsilon) for n in norms)
-        weights = tuple(layer.get_submodule(kind).weight.detach() for kind in KINDS)
+        weights = tuple(frozen_weight(layer.get_submodule(kind)) for kind in KINDS)
         layers.append(Layer(first, second, weights, names))
     rope = inner.rotary_emb
     frequencies = [rope.original_inv_freq, rope.original_inv_freq]
@@ -73,7 +74,7 @@ def freeze(model: PreTrainedModel) -> Frozen:
         make = ROPE_INIT_FUNCTIONS["longrope"]
         frequencies[1] = make(config, inner.embed_tokens.weight.device, seq_len=context + 1)[0]
     query, key = config.num_attention_heads, config.num_key_value_heads
-    size = layers[0].weights[0].shape[0] // (query + 2 * key)
+    size = inner.layers[0].self_attn.qkv_proj.out_features // (query + 2 * key)
     return Frozen(
         embedding=inner.embed_tokens.weight.detach(),
         layers=tuple(layers),

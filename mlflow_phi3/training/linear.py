@@ -2,8 +2,9 @@
 
 Row k of every activation is trial k: ``[K, tokens, width]``. The frozen weights see one matrix
 product over ``K * tokens`` tokens, the adapters one batched product. No gradient of the frozen
-weights is ever computed. What precedes a linear layer (RMS norm, SwiGLU) is part of it: its
-input is kept for the backward pass and its output, three times as large in all, computed again.
+weights is ever computed; those in four bits are made dense for each product. What precedes a linear
+layer (RMS norm, SwiGLU) is part of it: its input is kept for the backward pass and its output,
+three times as large in all, computed again.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from mlflow_phi3.modeling.quantization import FourBit
+
+Weight = Tensor | FourBit
+"""Frozen weights ``[out, in]``."""
 
 Pull = Callable[[Tensor], Tensor]
 """Gradient of an output -> gradient of the input."""
@@ -111,7 +117,7 @@ class Adapters:
 
 def linear(
     source: Tensor,
-    weight: Tensor,
+    weight: Weight,
     adapters: Adapters | None,
     *,
     before: Before = identity,
@@ -140,6 +146,10 @@ def pointwise(source: Tensor, before: Before) -> Tensor:
     return out
 
 
+def _dense(weight: Weight) -> Tensor:
+    return weight.dense() if isinstance(weight, FourBit) else weight
+
+
 class _Linear(Function):
     @staticmethod
     def forward(  # noqa: PLR0913, PLR0917 - the signature is autograd's
@@ -148,13 +158,13 @@ class _Linear(Function):
         residual: Tensor | None,
         a: Tensor | None,
         b: Tensor | None,
-        weight: Tensor,
+        weight: Weight,
         before: Before,
         scale: Tensor | None,
         dropout: Dropout | None,
     ) -> Tensor:
         x, _ = before(source)
-        out = torch.matmul(x, weight.t())
+        out = torch.matmul(x, _dense(weight).t())
         inner = None
         if a is not None and b is not None and scale is not None:
             inner = torch.bmm(x if dropout is None else x * dropout(x), a.mT).mul_(scale)
@@ -181,7 +191,7 @@ class _Linear(Function):
             to_b = torch.bmm(gradient.mT, inner)
         del x
         if ctx.needs_input_grad[0]:
-            to_x = torch.matmul(gradient, weight)
+            to_x = torch.matmul(gradient, _dense(weight))
             if to_inner is not None and mask is None:
                 to_x.baddbmm_(to_inner, a)
             elif to_inner is not None and mask is not None:

@@ -312,7 +312,7 @@ class Session:
         """What must be equal for a checkpoint to be continued, as JSON values."""
         return {
             "spec": asdict(spec.trunk),
-            "base": [self._base.name, self._base.revision],
+            "base": [self._base.name, self._base.revision, self._base.quantization],
             "data_sha256": self._data_sha256,
         }
 

@@ -1,7 +1,7 @@
 """The plain way: Hugging Face's modules, PEFT's adapters, padded batches, autograd.
 
 Slow and obviously right: what the fused engine is tested against, and what trains the
-architectures and options it does not know (DoRA, other models than Phi-3's, 4-bit bases).
+architectures and options it does not know (DoRA, other models than Phi-3's).
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,5 +1,6 @@
 """Training on from an adapter, when more data comes."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from mlflow_phi3.workflows.sweep import fetch_adapter
 LATEST = "latest"
 _TRIAL_RUN = "phi3.trial_run"
 _REVISION = "phi3.base_revision"
+_QUANTIZATION = "phi3.base_quantization"
 
 
 def find_start(job: Job, base: Base, source: str) -> Path:
@@ -41,11 +43,11 @@ def find_start(job: Job, base: Base, source: str) -> Path:
                 where=source,
                 fix="name a version that mlflow-phi3 register made, or runs:/<id of the training>",
             )
-        _check_base(tags.get(_REVISION, ""), base, source)
+        _check_base(tags, base, source)
         folder = fetch_adapter(job, tags[_TRIAL_RUN])
     elif source.startswith("runs:/"):
         run_id = source.removeprefix("runs:/").split("/")[0]
-        _check_base(job.tracker.get(run_id).tags().get(_REVISION, ""), base, source)
+        _check_base(job.tracker.get(run_id).tags(), base, source)
         folder = fetch_adapter(job, run_id)
     else:
         folder = Path(source)
@@ -59,11 +61,13 @@ def shaped_as(spec: TrialSpec, adapter: Path) -> TrialSpec:
     return replace(spec, lora=replace(found, dropout=spec.lora.dropout))
 
 
-def _check_base(revision: str, base: Base, source: str) -> None:
-    if revision and revision != base.revision:
+def _check_base(tags: Mapping[str, str], base: Base, source: str) -> None:
+    revision, quantization = tags.get(_REVISION, ""), tags.get(_QUANTIZATION, "none")
+    if revision and (revision, quantization) != (base.revision, base.quantization):
         raise UsageError(
             "PHI3-U769",
-            f"its base is {revision[:12]}, not {base.name} at {base.revision[:12]}",
+            f"its base is {revision[:12]} (quantization {quantization}), not {base.name} at "
+            f"{base.revision[:12]} (quantization {base.quantization})",
             where=source,
-            fix="give the same --model and --model_revision as it was trained with",
+            fix="give the same --model, --model_revision and --quantization as it was trained with",
         )

@@ -84,6 +84,7 @@ def open_base(config: ModelConfig, data: PreparedData | None = None) -> Base:
         config.model,
         revision=config.model_revision or None,
         precision=config.precision,
+        quantization=config.quantization,
         device=choose_device(config.device),
     )
     return base if data is None else shape_base(base, data)

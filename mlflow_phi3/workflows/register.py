@@ -145,8 +145,7 @@ def register(
         name=config.registered_model or _NAMES[bool(base.labels)],
         model_uri=model_uri,
         tags={
-            "phi3.base_model": base.name,
-            "phi3.base_revision": base.revision,
+            **base.tags,
             "phi3.trial_run": winner.run_id,
             **{f"test/{name}": value for name, value in tuned.metrics.items()},
         },

@@ -72,8 +72,7 @@ def sweep(
 ) -> tuple[SweepResult, Winner]:
     """Search; the winner is named on ``run``."""
     tags = {
-        "phi3.base_model": base.name,
-        "phi3.base_revision": base.revision,
+        **base.tags,
         "phi3.template_sha256": base.template_sha256,
         "phi3.dataset_sha256": data.manifest.sha256,
         "phi3.task": config.task,

@@ -59,7 +59,7 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
         spec = shaped_as(spec, start)
         run.set_tags({"phi3.continued_from": config.continue_from})
     run.log_params({f"resolved.{name}": value for name, value in flat_params(spec).items()})
-    run.set_tags({"phi3.base_model": base.name, "phi3.base_revision": base.revision})
+    run.set_tags(base.tags)
     log_datasets(run, dataset_facts(data, ("train", "validation")))
     log = TrialRun(run, accuracy=accuracy_of(base.labels))
     session = Session(

@@ -1,6 +1,8 @@
 """Tiny random models of each supported shape, and random examples."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from transformers import Phi3Config, Phi3ForCausalLM, Phi3ForSequenceClassificat
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.modeling.quantization import free_from_loader, loading_options
 
 VOCABULARY = 97
 COMMON = {
@@ -61,6 +64,15 @@ def make_base(architecture: str = "phi3", *, labels: int = 0, dtype=torch.float3
     return Base(model=model, tokenizer=None, name="tiny", revision="0", path="tiny")
 
 
+def keep_in_four_bits(base: Base, folder: Path) -> Base:
+    """The same model as it comes back from the disk with quantization=nf4."""
+    base.model.save_pretrained(folder)
+    options = loading_options("nf4", base.model.dtype, "cpu")
+    model = type(base.model).from_pretrained(folder, dtype=base.model.dtype, **options)
+    free_from_loader(model)
+    return replace(base, model=model.eval().requires_grad_(requires_grad=False))
+
+
 def make_examples(
     lengths: Sequence[int], *, prefix: int = 0, seed: int = 0, labels: int = 0
 ) -> list[Example]:
@@ -88,6 +100,11 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def new_base() -> Callable[..., Base]:
     return make_base
+
+
+@pytest.fixture
+def in_four_bits(tmp_path) -> Callable[[Base], Base]:
+    return lambda base: keep_in_four_bits(base, tmp_path / "base")
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from torch.nn import functional
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.training import fused
 from mlflow_phi3.training.adapters import find_linear, initial_weights, peft_config, plan_layout
-from mlflow_phi3.training.engine import Row
+from mlflow_phi3.training.engine import Row, choose_engine
 from mlflow_phi3.training.fused import FusedEngine
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reference import ReferenceEngine
@@ -108,6 +108,36 @@ def test_fused_is_plain(new_base, new_examples, architecture, options, prefix):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_fused_over_four_bits_is_plain(
+    new_base, in_four_bits, new_examples, architecture, recompute
+):
+    base, examples = in_four_bits(new_base(architecture)), new_examples(LENGTHS, prefix=5)
+    assert choose_engine(base, "auto", SPEC) == "fused"
+    rows = [new_row(base, seed=seed) for seed in range(2)]
+    losses = FusedEngine(base, recompute=recompute).gradients(examples, rows)
+    full = new_row(new_base(architecture))
+    (of_the_full_base,) = FusedEngine(new_base(architecture)).gradients(examples, [full])
+    for row, loss in zip(rows, losses, strict=True):
+        expected, gradient = plain(base, row, examples)
+        assert loss == pytest.approx(expected, rel=1e-5)
+        assert loss != pytest.approx(of_the_full_base, rel=1e-3)
+        close(row.gradient, gradient)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_reference_over_four_bits_is_plain(new_base, in_four_bits, new_examples, dora):
+    base, examples = in_four_bits(new_base()), new_examples(LENGTHS)
+    row = new_row(base, replace(SPEC, lora=replace(LORA, dora=dora)))
+    engine = ReferenceEngine(base)
+    (loss,) = engine.gradients(examples, [row])
+    engine.close()
+    expected, gradient = plain(base, row, examples)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    close(row.gradient, gradient)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("dora", [False, True])
 def test_reference_is_plain(new_base, new_examples, architecture, smoothing, dora):
@@ -123,12 +153,19 @@ def test_reference_is_plain(new_base, new_examples, architecture, smoothing, dor
 
 
 @pytest.mark.parametrize(
-    ("engine", "architecture"), [*(("auto", each) for each in ARCHITECTURES), ("reference", "phi3")]
+    ("engine", "architecture", "quantization"),
+    [
+        *(("auto", each, "none") for each in ARCHITECTURES),
+        ("reference", "phi3", "none"),
+        ("auto", "phi4-mini", "nf4"),
+    ],
 )
 def test_fifty_steps_are_those_of_plain_peft(
-    new_base, new_examples, tmp_path, architecture, engine
+    new_base, in_four_bits, new_examples, tmp_path, architecture, engine, quantization
 ):
     base, examples = new_base(architecture), new_examples(LENGTHS * 2, prefix=5)
+    if quantization != "none":
+        base = in_four_bits(base)
     spec = TrialSpec(
         1e-3,
         epochs=25,

@@ -66,5 +66,9 @@ def test_what_is_no_adapter_of_this_base_is_refused(config, tracker, tmp_path):
     other = tracker.start("other", stage="train", tags={"phi3.base_revision": "f" * 40})
     with pytest.raises(UsageError, match=r"PHI3-U769.*ffffffffffff"):
         find_start(job, base, f"runs:/{other.run_id}")
+    rounded = {**base.tags, "phi3.base_quantization": "nf4"}
+    other = tracker.start("rounded", stage="train", tags=rounded)
+    with pytest.raises(UsageError, match=r"PHI3-U769.*quantization nf4.*quantization none"):
+        find_start(job, base, f"runs:/{other.run_id}")
     with pytest.raises(UsageError, match="PHI3-U770"):
         run(config(backend="foundry", continue_from="models:/chat@champion"))
