@@ -292,16 +292,14 @@ def _check_limits(given: Collected) -> list[Finding]:
 
 def _leak_finding(given: Collected, table: Table, pair: Pair) -> Finding:
     store = given.store()
-    row, other = (store.example(int(table.addresses[at])) for at in (pair.row, pair.other))
-    source, _, line = row.place.rpartition(":")
+    row, other = (store.place(int(table.addresses[at])) for at in (pair.row, pair.other))
+    source, _, line = row.rpartition(":")
     words = {"exact": "is also", "prompt": "asks the same as", "near": "is almost"}
-    return Finding(
-        LEAK_CODES[pair.kind], source, int(line), f"{words[pair.kind]} {other.place}", other.place
-    )
+    return Finding(LEAK_CODES[pair.kind], source, int(line), f"{words[pair.kind]} {other}", other)
 
 
 def _finding(given: Collected, table: Table, row: int, code: str, text: str) -> Finding:
-    source, _, line = given.store().example(int(table.addresses[row])).place.rpartition(":")
+    source, _, line = given.store().place(int(table.addresses[row])).rpartition(":")
     return Finding(code, source, int(line), text)
 
 
@@ -309,7 +307,7 @@ def _write_duplicates(given: Collected, decided: Decided) -> None:
     store, addresses = given.store(), decided.table.addresses
     with (given.folder / "duplicates.jsonl").open("w", encoding="utf-8") as out:
         for pair in decided.duplicates:
-            places = [store.example(int(addresses[at])).place for at in (pair.row, pair.other)]
+            places = [store.place(int(addresses[at])) for at in (pair.row, pair.other)]
             facts = {"place": places[0], "same_as": places[1], "kind": pair.kind}
             out.write(json.dumps(facts, ensure_ascii=False) + "\n")
 

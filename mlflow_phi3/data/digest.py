@@ -18,16 +18,15 @@ def row_keys(messages: Sequence[Message], label: str | None = None) -> tuple[byt
     the last answer, without the system message: rows that ask the same under two system messages
     belong on one side of a split.
     """
-    prompt = hashlib.blake2b(digest_size=16)
-    for message in messages[:-1] if messages[-1].role == "assistant" else messages:
-        if message.role != "system":
-            prompt.update(_framed(message))
-    whole = hashlib.blake2b(digest_size=16)
-    for message in messages:
-        whole.update(_framed(message))
+    framed = [_framed(message) for message in messages]
+    asked = framed[:-1] if messages[-1].role == "assistant" else framed
+    prompt = b"".join(
+        part for message, part in zip(messages, asked, strict=False) if message.role != "system"
+    )
+    whole = b"".join(framed)
     if label is not None:
-        whole.update(b"\x00" + label.encode())
-    return whole.digest(), prompt.digest()
+        whole += b"\x00" + label.encode()
+    return _hash(whole), _hash(prompt)
 
 
 def to_keys(digests: Iterable[tuple[bytes, bytes]]) -> Keys:
@@ -44,6 +43,10 @@ def digest_keys(keys: Keys) -> str:
 def digest_text(*texts: str) -> str:
     """SHA-256 over texts in order."""
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def _hash(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
 
 
 def _framed(message: Message) -> bytes:

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.template import Renderer, Shape, TemplateSource, shape_of
-from mlflow_phi3.data.words import WordLane
+from mlflow_phi3.data.words import Plan, WordLane
 from mlflow_phi3.errors import DataError
 
 ALIAS = "\U0010fffe"  # a Unicode noncharacter: validation refuses it in content
@@ -40,8 +40,8 @@ class Encoded:
     def supervised_spans(self, roles: Sequence[str], train_on: TrainOn) -> list[tuple[int, int]]:
         """Token ranges ``[start, end)`` to learn: assistants' contents and their closing tokens."""
         spans = [
-            (max(int(start), 1), int(close))
-            for role, (start, _, close) in zip(roles, self.turns, strict=True)
+            (max(start, 1), close)
+            for role, (start, _, close) in zip(roles, self.turns.tolist(), strict=True)
             if role == "assistant" and close > max(start, 1)
         ]
         return spans[-1:] if train_on == "last" else spans
@@ -52,7 +52,8 @@ class Encoder:
 
     The reference is one pass of the tokenizer over the rendered text, in which the template's
     special tokens carry private names (:data:`ALIAS`), so that only they are recognised. Where
-    it is provably the same, :class:`WordLane` takes over; ``check_every`` rows both are compared.
+    it is provably the same, :class:`WordLane` takes over for many conversations at once; every
+    ``check_every`` rows both are compared.
 
     Args:
         source: The tokenizer and its template.
@@ -85,7 +86,7 @@ class Encoder:
         return found[0] if found else None
 
     def encode(self, messages: Sequence[Message], *, prompt: bool = False) -> Encoded:
-        """Encode a conversation.
+        """Encode a conversation, by the reference.
 
         Args:
             messages: The conversation, checked.
@@ -94,21 +95,38 @@ class Encoder:
         Raises:
             DataError: The template cannot render it.
         """
-        shape = shape_of(messages)
-        skeleton = self._skeletons.get((shape, prompt))
-        if skeleton is None:
-            skeleton = self._skeleton(shape, messages, prompt=prompt)
-        if self._lane is None:
-            return self._reference(skeleton, messages)
-        taken = self._lane.encode((shape, prompt), skeleton, messages)
-        if taken is None:
-            return self._reference(skeleton, messages)
-        ids, turns = taken
-        encoded = Encoded(np.array(ids, np.int32), np.array(turns, np.int32).reshape(-1, 3))
-        if self._seen % self._check_every == 0:
-            self._compare(encoded, self._reference(skeleton, messages))
-        self._seen += 1
-        return encoded
+        return self._reference(self._skeleton_of(messages, prompt=prompt), messages)
+
+    def encode_all(
+        self, rows: Sequence[Sequence[Message]], *, prompt: bool = False
+    ) -> list[Encoded | DataError]:
+        """Encode many conversations; the error stands for one that the template cannot render.
+
+        Args:
+            rows: The conversations, checked.
+            prompt: End each with the opening of an assistant's turn.
+
+        Raises:
+            DataError: The word lane and the reference disagree.
+        """
+        lane = self._lane
+        found: dict[int, Encoded | DataError] = {}
+        planned: dict[int, tuple[Plan, Sequence[Message]]] = {}
+        for place, messages in enumerate(rows):
+            try:
+                skeleton = self._skeleton_of(messages, prompt=prompt)
+                plan = lane.plan((shape_of(messages), prompt), skeleton) if lane else None
+                if plan is None:
+                    found[place] = self._reference(skeleton, messages)
+                else:
+                    planned[place] = plan, messages
+            except DataError as error:
+                found[place] = error
+        if lane and planned:
+            encoded = lane.encode([*planned.values()])
+            for place, (ids, turns) in zip(planned, encoded, strict=True):
+                found[place] = self._checked(Encoded(ids, turns), rows[place], prompt=prompt)
+        return [found[place] for place in range(len(rows))]
 
     def is_special(self, token: int) -> bool:
         """Whether a token is one of the tokenizer's special ones."""
@@ -144,9 +162,12 @@ class Encoder:
                 return [text, *[""] * (count - 1)]
         return []
 
-    def _skeleton(
-        self, shape: Shape, messages: Sequence[Message], *, prompt: bool
-    ) -> list[str | int]:
+    def _skeleton_of(self, messages: Sequence[Message], *, prompt: bool) -> list[str | int]:
+        """The template's text around the contents, special tokens by their private names."""
+        shape = shape_of(messages)
+        known = self._skeletons.get((shape, prompt))
+        if known is not None:
+            return known
         found = self._renderer.skeleton(shape, prompt=prompt)
         filled = "".join(
             messages[piece].content if isinstance(piece, int) else piece for piece in found
@@ -183,9 +204,14 @@ class Encoder:
         turns = [_turn(offsets, special, int(start), int(end)) for start, end in where]
         return Encoded(ids, np.array(turns, np.int32).reshape(-1, 3))
 
-    def _compare(self, fast: Encoded, reference: Encoded) -> None:
-        if np.array_equal(fast.ids, reference.ids) and np.array_equal(fast.turns, reference.turns):
-            return
+    def _checked(self, fast: Encoded, messages: Sequence[Message], *, prompt: bool) -> Encoded:
+        """The lane's word, compared with the reference every so many rows."""
+        self._seen += 1
+        if (self._seen - 1) % self._check_every:
+            return fast
+        slow = self.encode(messages, prompt=prompt)
+        if np.array_equal(fast.ids, slow.ids) and np.array_equal(fast.turns, slow.turns):
+            return fast
         raise DataError(
             "PHI3-D025",
             "the word lane and the tokenizer disagree on a row",

@@ -1,6 +1,5 @@
 """Script, language and words of a text: by code points and the commonest words, no model."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,7 +91,8 @@ LANGUAGES = (
     "und",
     *sorted({*_BY_SCRIPT.values(), *(name for group in _WORDS.values() for name in group)}),
 )
-_NOT_WORD = re.compile("[.,?!:;\"'()।]")
+_ALL_WORDS = {script: frozenset().union(*known.values()) for script, known in _WORDS.items()}
+_BLANKED = str.maketrans(dict.fromkeys(".,?!:;\"'()।", " "))
 _LOOKED_AT = 500  # characters: enough to tell a language, whatever the length
 
 
@@ -116,10 +116,11 @@ UNKNOWN_TEXT = TextFacts(0, 0, 0)
 
 def describe_texts(texts: Sequence[str]) -> TextFacts:
     """Describe the texts of one row as one."""
-    words = sum(len(text.split()) for text in texts)
-    head = " ".join(texts)[:_LOOKED_AT] if len(texts) > 1 else texts[0][:_LOOKED_AT]
+    joined = " ".join(texts)
+    head = joined[:_LOOKED_AT]
     script = _script_of(head)
-    return TextFacts(words, SCRIPTS.index(script), LANGUAGES.index(_language_of(head, script)))
+    language = _language_of(head, script)
+    return TextFacts(len(joined.split()), SCRIPTS.index(script), LANGUAGES.index(language))
 
 
 def _script_of(text: str) -> str:
@@ -138,7 +139,7 @@ def _language_of(text: str, script: str) -> str:
     candidates = _WORDS.get(script)
     if candidates is None:
         return _BY_SCRIPT.get(script, "und")
-    words = set(_NOT_WORD.sub(" ", text.lower()).split())
+    words = _ALL_WORDS[script].intersection(text.lower().translate(_BLANKED).split())
     scores = {name: len(words & common) for name, common in candidates.items()}
     best = max(scores, key=scores.__getitem__)
     return best if scores[best] else "und"

@@ -23,7 +23,7 @@ from mlflow_phi3.data.work import Outcome, Piece, Settings
 __all__ = ["PreparedData", "load_prepared", "prepare"]
 
 # Part of every key: raise it when the same input would be prepared differently.
-PREPARATION = 2
+PREPARATION = 3
 _NOT_CONTENT = {"train_data", "validation_data", "test_data", "prepare_workers"}
 Progress = Callable[[str, float | None], None]
 

@@ -27,16 +27,24 @@ class Result:
     """What became of a row.
 
     Args:
-        stored: The row, ready to be written; None when it cannot be.
+        line: Its line in the source.
+        messages: What it says, after cleaning.
         problems: What was found in it; with an error, it is rejected.
         cleaned: Names of the cleaning rules that changed it.
         html: Whether it looks like HTML.
+        label: Its class.
+        extra: Its other keys, as JSON.
+        stored: The row, ready to be written; None when it cannot be.
     """
 
-    stored: Stored | None = None
+    line: int
+    messages: Sequence[Message] = ()
     problems: list[Problem] = field(default_factory=list)
     cleaned: set[str] = field(default_factory=set)
     html: bool = False
+    label: str | None = None
+    extra: str | None = None
+    stored: Stored | None = None
 
 
 class RowWork:
@@ -56,72 +64,74 @@ class RowWork:
         self._task = find_task(config.task)
         self._classify = self._task.classifies
 
-    def work(self, row: Row, reader: Reader, source: int) -> Result:
-        """Take a row all the way.
+    def work(self, rows: Sequence[Row], reader: Reader, source: int) -> list[Result]:
+        """Take a block of rows all the way.
 
         Args:
-            row: As it was read.
-            reader: How its source's rows become messages.
+            rows: As they were read.
+            reader: How their source's rows become messages.
             source: Number of the source.
         """
-        if row.problem:
-            return Result(problems=[row.problem])
-        try:
-            return self._work(row, reader, source)
-        except RecursionError:  # JSON that parses may still be too deep to quote or to write
-            return Result(problems=[Problem("PHI3-D004", "nested too deeply")])
+        results = [self._check(row, reader) for row in rows]
+        sound = [result for result in results if not has_error(result.problems)]
+        found = self._encoder.encode_all(
+            [result.messages for result in sound], prompt=self._classify
+        )
+        for result, encoded in zip(sound, found, strict=True):
+            if isinstance(encoded, DataError):
+                result.problems.append(Problem(encoded.code, encoded.problem))
+            else:
+                result.stored = self._finish(result, encoded, source)
+        return results
 
-    def _work(self, row: Row, reader: Reader, source: int) -> Result:
-        value, problem = self._task.read(row.value)
+    def _check(self, row: Row, reader: Reader) -> Result:
+        """Read, clean and check a row; without errors, it is ready to be encoded."""
+        result = Result(row.line)
+        if row.problem:
+            result.problems.append(row.problem)
+            return result
+        try:
+            self._read(result, row.value, reader)
+        except RecursionError:  # JSON that parses may still be too deep to quote or to write
+            result.problems = [Problem("PHI3-D004", "nested too deeply")]
+        return result
+
+    def _read(self, result: Result, value: object, reader: Reader) -> None:
+        value, problem = self._task.read(value)
         if problem:
-            return Result(problems=[problem])
+            result.problems.append(problem)
+            return
         draft = reader.read(value)
         if draft.problem:
-            return Result(problems=[draft.problem])
-        messages, problems = parse_messages(draft.messages)
-        if has_error(problems):
-            return Result(problems=problems)
-        html = any(looks_like_html(message.content) for message in messages)
-        messages, cleaned = clean(messages, self._steps)
+            result.problems.append(draft.problem)
+            return
+        messages, result.problems = parse_messages(draft.messages)
+        if has_error(result.problems):
+            return
+        result.html = any(looks_like_html(message.content) for message in messages)
+        messages, result.cleaned = clean(messages, self._steps)
         if draft.cleaned:
-            cleaned.add("missing_values")
-        problems += check_texts(messages) if self._classify else check_conversation(messages)
-        if has_error(problems):
-            return Result(problems=problems, cleaned=cleaned, html=html)
-        label = draft.label
+            result.cleaned.add("missing_values")
+        result.problems += check_texts(messages) if self._classify else check_conversation(messages)
+        if has_error(result.problems):
+            return
+        result.messages, result.label = messages, draft.label
         if self._classify:
-            messages, label = _as_labelled(messages, label)
-            if label is None:
-                problems.append(Problem("PHI3-D019", "the row has no label"))
-                return Result(problems=problems, cleaned=cleaned, html=html)
-        stored = self._encode(messages, problems)
-        if stored is not None:
-            facts = describe_texts([message.content for message in messages])
-            stored = Stored(
-                source=source,
-                line=row.line,
-                messages=messages,
-                encoded=stored.encoded,
-                supervised=stored.supervised,
-                label=label,
-                extra=_dump(draft),
-                cut=stored.cut,
-                text=facts,
-            )
-        return Result(stored, problems, cleaned, html)
-
-    def _encode(self, messages: Sequence[Message], problems: list[Problem]) -> Stored | None:
-        for number, message in enumerate(messages, start=1):
+            result.messages, result.label = _as_labelled(messages, draft.label)
+            if result.label is None:
+                result.problems.append(Problem("PHI3-D019", "the row has no label"))
+                return
+        result.extra = _dump(draft)
+        for number, message in enumerate(result.messages, start=1):
             special = self._encoder.find_special(message.content)
             if special:
                 text = f"message {number} ({message.role}) holds {special!r}"
-                problems.append(Problem("PHI3-D016", text))
-        try:
-            encoded = self._encoder.encode(messages, prompt=self._classify)
-        except DataError as error:
-            problems.append(Problem(error.code, error.problem))
-            return None
-        roles = [message.role for message in messages]
+                result.problems.append(Problem("PHI3-D016", text))
+
+    def _finish(self, result: Result, encoded: Encoded, source: int) -> Stored:
+        """Fit a row to the limit, find what it teaches, and describe it."""
+        problems = result.problems
+        roles = [message.role for message in result.messages]
         ends = encoded.turns[:, 2].tolist()
         for number, (role, end) in enumerate(zip(roles, ends, strict=True), start=1):
             if end == 0:
@@ -133,7 +143,17 @@ class RowWork:
         spans = [] if self._classify else encoded.supervised_spans(roles, self._config.train_on)
         if not spans and not self._classify and not has_error(problems):
             problems.append(Problem("PHI3-D022", "no token of the row is learnt"))
-        return Stored(0, 0, messages, encoded, spans, cut=cut)
+        return Stored(
+            source=source,
+            line=result.line,
+            messages=result.messages,
+            encoded=encoded,
+            supervised=spans,
+            label=result.label,
+            extra=result.extra,
+            cut=cut,
+            text=describe_texts([message.content for message in result.messages]),
+        )
 
     def _fit(
         self, encoded: Encoded, roles: Sequence[str], problems: list[Problem]

@@ -175,6 +175,11 @@ class ShardStore:
             self._open[number] = Shard(self._folder / shard_name(number))
         return self._open[number]
 
+    def place(self, address: int) -> str:
+        """``source:line`` of a row."""
+        batch, row = self.shard(address >> 32).locate(address & 0xFFFFFFFF)
+        return self._place(batch, row)
+
     def example(self, address: int) -> Example:
         """The tokens of a row."""
         batch, row = self.shard(address >> 32).locate(address & 0xFFFFFFFF)
@@ -186,9 +191,12 @@ class ShardStore:
         return Example(
             input_ids=ids,
             supervised=supervised,
-            place=f"{self._names[batch.column(0)[row].as_py()]}:{batch.column(1)[row].as_py()}",
+            place=self._place(batch, row),
             label=None if label is None else self._labels.get(label),
         )
+
+    def _place(self, batch: pa.RecordBatch, row: int) -> str:
+        return f"{self._names[batch.column(0)[row].as_py()]}:{batch.column(1)[row].as_py()}"
 
     def conversation(self, address: int) -> Conversation:
         """The messages of a row."""

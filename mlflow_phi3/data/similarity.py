@@ -16,8 +16,8 @@ RUN = 5  # tokens: three to four English words
 BINS = 128
 BANDS = 16  # of 8 bins: of pairs that are 0.9 similar, all but 1 in 10,000 share a band
 _BIN_BITS = 7
-_ROWS_AT_ONCE = 1 << 16
-_EMPTY = np.uint64(0xFFFFFFFF)
+_ROWS_AT_ONCE = 1 << 10  # few enough for the processor's cache
+_EMPTY = np.uint32(0xFFFFFFFF)
 _PAD = -1
 _COMPARED_AT_ONCE = 1 << 16
 
@@ -98,23 +98,22 @@ def _candidates(keys: Words) -> npt.NDArray[np.int64]:
 
 def _sketch(rows: Sequence[npt.NDArray[np.int32]]) -> Sketches:
     hashes, owner = _hash_runs(rows)
-    # The row above, the hash below: one sort brings each bin's least hash to its beginning.
-    ranked = np.sort((owner << np.uint64(48)) | (hashes >> np.uint64(16)))
-    bins = ranked >> np.uint64(48 - _BIN_BITS)
-    least = np.flatnonzero(np.r_[True, bins[1:] != bins[:-1]])
-    table = np.full(len(rows) * BINS, _EMPTY, np.uint64)
+    bins = owner * BINS + (hashes >> np.uint64(64 - _BIN_BITS)).astype(np.int64)
+    table = np.full(len(rows) * BINS, _EMPTY, np.uint32)
     # The low 31 bits: the bin's own bits carry no news, and _EMPTY stays out of reach.
-    table[bins[least].astype(np.int64)] = ranked[least] & np.uint64(0x7FFFFFFF)
-    return _fill_empty(table.reshape(-1, BINS).astype(np.uint32))
+    np.minimum.at(table, bins, (hashes & np.uint64(0x7FFFFFFF)).astype(np.uint32))
+    return _fill_empty(table.reshape(-1, BINS))
 
 
-def _hash_runs(rows: Sequence[npt.NDArray[np.int32]]) -> tuple[Words, Words]:
+def _hash_runs(
+    rows: Sequence[npt.NDArray[np.int32]],
+) -> tuple[Words, npt.NDArray[np.int64]]:
     """The hash of each run of each row, and the row's number; a short row is one padded run."""
     padding = np.full(RUN, _PAD, np.int32)
     padded = [row if len(row) >= RUN else np.r_[row, padding[: RUN - len(row)]] for row in rows]
     sizes = np.array([len(row) for row in padded], np.int64)
     tokens = np.concatenate(padded).astype(np.int64).view(np.uint64)
-    owner = np.repeat(np.arange(len(rows), dtype=np.uint64), sizes)
+    owner = np.repeat(np.arange(len(rows)), sizes)
     count = len(tokens) - RUN + 1
     hashes = np.zeros(count, np.uint64)
     for place in range(RUN):
@@ -126,22 +125,26 @@ def _hash_runs(rows: Sequence[npt.NDArray[np.int32]]) -> tuple[Words, Words]:
 def _mix(words: Words) -> Words:
     """A bijection that spreads every bit (the finaliser of splitmix64)."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words
 
 
 def _fill_empty(table: npt.NDArray[np.uint32]) -> Sketches:
     """Let each empty bin borrow from the first filled one in its own random order of the bins."""
+    rows, bins = np.nonzero(table == _EMPTY)
+    if not len(rows):
+        return table
     orders = np.argsort(np.random.default_rng(20120312).random((BINS, BINS)), axis=1)
-    empty = np.uint32(_EMPTY)
-    rows, bins = np.nonzero(table == empty)
     filled = table.copy()
     for place in range(BINS):
         if not len(rows):
             break
         borrowed = table[rows, orders[bins, place]]
-        has = borrowed != empty
+        has = borrowed != _EMPTY
         filled[rows[has], bins[has]] = borrowed[has]
         rows, bins = rows[~has], bins[~has]
     return filled

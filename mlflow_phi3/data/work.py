@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -14,7 +14,7 @@ from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.digest import row_keys, to_keys
 from mlflow_phi3.data.findings import RULES, Finding, Tally, printable
 from mlflow_phi3.data.formats import Reader
-from mlflow_phi3.data.jsonl import Row, Span
+from mlflow_phi3.data.jsonl import CHUNK_BYTES, Row, Span
 from mlflow_phi3.data.rows import Result, RowWork
 from mlflow_phi3.data.shards import ShardWriter, Stored, shard_name
 from mlflow_phi3.data.similarity import band_keys, sketch_rows
@@ -24,6 +24,7 @@ from mlflow_phi3.data.validate import Problem
 
 HTML = "PHI3-D026"
 _SHOWN_RAW = 20_000
+_BLOCK_ROWS = 4096  # so many that their words repeat
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,7 @@ class Piece:
         source_number: Its place among the sources.
         file: The file it is in.
         span: Its place in the file.
-        format: Name of the format of its rows.
-        keys: The source's key for each of the format's groups.
+        reader: How its rows become messages.
     """
 
     number: int
@@ -113,13 +113,12 @@ class Worker:
             base.with_suffix(".findings").open("w", encoding="utf-8") as findings,
             base.with_suffix(".rejected").open("w", encoding="utf-8") as rejected,
         ):
-            for row in read_span(piece.source.kind, piece.file, piece.span):
-                result = self._rows.work(row, piece.reader, piece.source_number)
+            for row, result in self._results(piece):
                 errors = self._count(result, row, piece, findings, outcome)
-                if result.stored is None or errors:
+                stored = result.stored
+                if stored is None or errors:
                     _reject(rejected, piece, row, errors)
                     continue
-                stored = result.stored
                 writer.write(stored)
                 keys.append(row_keys(stored.messages, stored.label))
                 outcome.labels.append(stored.label)
@@ -134,6 +133,11 @@ class Worker:
         if not any(outcome.labels):
             outcome.labels = []
         return outcome
+
+    def _results(self, piece: Piece) -> Iterator[tuple[Row, Result]]:
+        for block in _blocks(read_span(piece.source.kind, piece.file, piece.span)):
+            results = self._rows.work(block, piece.reader, piece.source_number)
+            yield from zip(block, results, strict=True)
 
     def _count(
         self, result: Result, row: Row, piece: Piece, findings: TextIO, outcome: Outcome
@@ -158,6 +162,20 @@ class Worker:
             outcome.kept += 1
             outcome.truncated += result.stored.cut >= 0
         return errors
+
+
+def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows by the thousand, fewer where they are long."""
+    block: list[Row] = []
+    size = 0
+    for row in rows:
+        block.append(row)
+        size += len(row.raw)
+        if len(block) >= _BLOCK_ROWS or size >= CHUNK_BYTES:
+            yield block
+            block, size = [], 0
+    if block:
+        yield block
 
 
 def _content_tokens(stored: Stored) -> npt.NDArray[np.int32]:

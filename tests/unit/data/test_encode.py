@@ -1,15 +1,21 @@
+import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from mlflow_phi3.data.encode import Encoder
+import mlflow_phi3
+from mlflow_phi3.data.encode import ALIAS, Encoder
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.template import TemplateSource
 from mlflow_phi3.errors import DataError
 
+DEMO = Path(mlflow_phi3.__file__).parent / "modeling" / "demo" / "checkpoint"
 # As the model cards of microsoft/Phi-3-mini-4k-instruct, Phi-3.5-mini-instruct,
 # Phi-4-mini-instruct and phi-4 publish them.
 TEMPLATES = {
@@ -104,7 +110,7 @@ def test_ids_and_mask_agree_with_the_template(model, name, fast):
     messages = [Message(role, content) for role, content in turns]
     chat = [{"role": role, "content": content} for role, content in turns]
     encoder = Encoder(TemplateSource.from_tokenizer(model), fast=fast, check_every=1)
-    encoded = encoder.encode(messages)
+    (encoded,) = encoder.encode_all([messages])
     assert encoded.ids.tolist() == model.apply_chat_template(chat, return_dict=False)
     spans = encoded.supervised_spans([role for role, _ in turns], "all-assistant")
     answers = [content for role, content in turns if role == "assistant"]
@@ -117,7 +123,7 @@ def test_ids_and_mask_agree_with_the_template(model, name, fast):
             model.decode(learnt[:-1]).replace("▁", " ").strip() == answer.replace("▁", " ").strip()
         )
     assert encoded.supervised_spans([role for role, _ in turns], "last") == spans[-1:]
-    prompt = encoder.encode(messages[:-1], prompt=True)
+    (prompt,) = encoder.encode_all([messages[:-1]], prompt=True)
     opened = model.apply_chat_template(chat[:-1], add_generation_prompt=True, return_dict=False)
     assert prompt.ids.tolist() == opened
     assert encoded.ids[: len(opened)].tolist() == opened
@@ -127,8 +133,12 @@ def test_what_is_written_cannot_forge_a_turn(model):
     specials = [token for token in model.get_added_vocab() if token.startswith("<|")]
     forged = f"{specials[-1]}\n" + "\n".join(f"{token}assistant{token}" for token in specials)
     encoder = Encoder(TemplateSource.from_tokenizer(model), check_every=1)
-    plain = encoder.encode([Message("user", "x"), Message("assistant", "y")])
-    encoded = encoder.encode([Message("user", forged), Message("assistant", f"y{forged}")])
+    plain, encoded = encoder.encode_all(
+        [
+            [Message("user", "x"), Message("assistant", "y")],
+            [Message("user", forged), Message("assistant", f"y{forged}")],
+        ]
+    )
     count = [sum(encoder.is_special(token) for token in found.ids) for found in (plain, encoded)]
     assert count[0] == count[1]
     assert encoder.find_special(forged) is not None
@@ -141,18 +151,98 @@ def test_the_word_lane_is_taken_only_where_it_is_proven(tokenizer, byte_level):
     other = byte_level(SPECIALS["phi-4"])
     other.chat_template = TEMPLATES["phi-4"]
     assert not Encoder(TemplateSource.from_tokenizer(other)).is_fast
-    # With a token that has a blank inside, cutting at blanks would lose a merge.
-    parsed = json.loads(TemplateSource.from_tokenizer(tokenizer).tokenizer)
+    demo = AutoTokenizer.from_pretrained(DEMO)
+    assert not Encoder(TemplateSource.from_tokenizer(demo)).is_fast
+
+
+def _with_a_blank_inside(parsed):
     parsed["model"]["vocab"]["a▁b"] = len(parsed["model"]["vocab"]) + 1000
+
+
+def _without_the_blank(parsed):
+    parsed["model"]["vocab"]["_"] = parsed["model"]["vocab"].pop("▁")
+    parsed["model"]["merges"] = []
+
+
+def _whole_words_first(parsed):
+    parsed["model"]["ignore_merges"] = True
+
+
+def _with_another_normalizer(parsed):
+    parsed["pre_tokenizer"], parsed["normalizer"] = None, {"type": "NFKC"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_with_a_blank_inside, _without_the_blank, _whole_words_first, _with_another_normalizer],
+)
+def test_where_cutting_at_blanks_may_differ_the_plain_way_is_taken(tokenizer, change):
+    parsed = json.loads(TemplateSource.from_tokenizer(tokenizer).tokenizer)
+    change(parsed)
     source = TemplateSource(json.dumps(parsed), TEMPLATES["phi-3"], {"eos_token": "<|endoftext|>"})
     assert not Encoder(source).is_fast
+
+
+# What could make words differ: blanks of all kinds, marks that stand for blanks, scripts that the
+# vocabulary writes in bytes, and the template's own words.
+_TEXTS = st.lists(
+    st.one_of(
+        st.sampled_from(
+            [" ", "  ", "   ", "\n", "\t", "\r\n", "▁", "▁ ▁", "\xa0", "\u3000", "\x00", "\x1c"]
+        ),
+        st.sampled_from(["<|end|>", "<|user|>", "<s>", "<0x0A>", "<unk>", "\U0010fffd", "{{ x }}"]),
+        st.sampled_from(
+            ["नमस्कार", "आहात?", "👩\u200d🚀", "the", "The", "don't", "l'été", "東京", "x" * 50]
+        ),
+        st.text(max_size=12),
+    ),
+    min_size=1,
+    max_size=12,
+).map("".join)
+_LEGACY = {
+    "type": "Sequence",
+    "normalizers": [
+        {"type": "Prepend", "prepend": "▁"},
+        {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+    ],
+}
+
+
+@pytest.fixture(scope="session", params=["Metaspace", "normalizer"])
+def lane(request, tokenizer):
+    """An encoder with the word lane, whose words stay known; by either way to write blanks."""
+    source = TemplateSource.from_tokenizer(tokenizer)
+    if request.param == "normalizer":
+        parsed = json.loads(source.tokenizer)
+        parsed["pre_tokenizer"], parsed["normalizer"] = None, _LEGACY
+        source = dataclasses.replace(source, tokenizer=json.dumps(parsed))
+    encoder = Encoder(source)
+    assert encoder.is_fast
+    return encoder
+
+
+@given(
+    rows=st.lists(
+        st.lists(_TEXTS.filter(lambda text: ALIAS not in text), min_size=2, max_size=3),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=150, deadline=None)
+def test_the_word_lane_gives_the_tokenizers_ids(lane, rows):
+    roles = ("system", "user", "assistant")
+    blocks = [list(map(Message, roles[-len(texts) :], texts)) for texts in rows]
+    for messages, fast in zip(blocks, lane.encode_all(blocks), strict=True):
+        slow = lane.encode(messages)
+        assert fast.ids.tolist() == slow.ids.tolist()
+        assert fast.turns.tolist() == slow.turns.tolist()
 
 
 def test_a_lane_that_disagrees_is_found_out(tokenizer):
     encoder = Encoder(TemplateSource.from_tokenizer(tokenizer), check_every=1)
     encoder._lane._words["Hi"] = [1, 2, 3]
     with pytest.raises(DataError, match="PHI3-D025"):
-        encoder.encode([Message("user", "Hi"), Message("assistant", "Hi")])
+        encoder.encode_all([[Message("user", "Hi"), Message("assistant", "Hi")]])
 
 
 def test_a_template_that_changes_contents_is_refused(tokenizer):
@@ -160,16 +250,19 @@ def test_a_template_that_changes_contents_is_refused(tokenizer):
     shouting = TemplateSource(
         source.tokenizer, "{% for m in messages %}{{ m['content'] | upper }}{% endfor %}"
     )
+    messages = [Message("user", "hi"), Message("assistant", "ho")]
     with pytest.raises(DataError, match="PHI3-D023"):
-        Encoder(shouting).encode([Message("user", "hi"), Message("assistant", "ho")])
+        Encoder(shouting).encode(messages)
+    (error,) = Encoder(shouting).encode_all([messages])
+    assert error.code == "PHI3-D023"
 
 
 def test_a_template_that_leaves_a_message_out_shows_an_empty_turn(tokenizer):
     source = TemplateSource.from_tokenizer(tokenizer)
     deaf = TEMPLATES["phi-3"].replace("message['role'] == 'system'", "false")
     encoder = Encoder(TemplateSource(source.tokenizer, deaf, source.tokens))
-    encoded = encoder.encode(
-        [Message("system", "s"), Message("user", "u"), Message("assistant", "a")]
+    (encoded,) = encoder.encode_all(
+        [[Message("system", "s"), Message("user", "u"), Message("assistant", "a")]]
     )
     assert np.array_equal(encoded.turns[0], [0, 0, 0])
 
