@@ -32,6 +32,7 @@ class Progress:
         step: Optimizer steps done; the position in the data follows from it.
         evaluated: Epochs after which it was evaluated.
         best_loss: Lowest validation loss, infinite before the first.
+        best_before: The same without the last evaluation, which may have to be told again.
         identity: What must be the same for a continuation to mean anything: the specification,
             the base and the examples, as JSON values.
     """
@@ -39,6 +40,7 @@ class Progress:
     step: int
     evaluated: int
     best_loss: float
+    best_before: float
     identity: Mapping[str, Any]
 
 
@@ -68,8 +70,12 @@ def save_checkpoint(
     if optimizer is not None and progress is not None:
         tensors, rest = _split_state(optimizer)
         save_file(tensors, beside / OPTIMIZER_FILE)
-        best = progress.best_loss if progress.best_loss < float("inf") else None
-        state = {"step": progress.step, "evaluated": progress.evaluated, "best_loss": best}
+        state = {
+            "step": progress.step,
+            "evaluated": progress.evaluated,
+            "best_loss": _to_json(progress.best_loss),
+            "best_before": _to_json(progress.best_before),
+        }
         text = json.dumps({**state, "identity": dict(progress.identity), "optimizer": rest})
         (beside / STATE_FILE).write_text(text, encoding="utf-8")
     _replace(beside, folder)
@@ -96,8 +102,8 @@ def load_progress(folder: Path) -> Progress:
             "PHI3-T012", "no resumable checkpoint", where=str(folder), fix="start the trial anew"
         )
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    best = float("inf") if state["best_loss"] is None else state["best_loss"]
-    return Progress(state["step"], state["evaluated"], best, state["identity"])
+    best, before = _from_json(state["best_loss"]), _from_json(state["best_before"])
+    return Progress(state["step"], state["evaluated"], best, before, state["identity"])
 
 
 def check_identity(folder: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
@@ -143,13 +149,24 @@ def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dic
     """The optimizer's state as tensors for safetensors and the rest for JSON."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, dict[str, Any]] = {}
-    for index, values in optimizer.state_dict()["state"].items():
-        for name, value in values.items():
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    for index, parameter in enumerate(parameters):
+        # Not by ``state_dict``, in which bitsandbytes' optimizers wrap theirs once more.
+        for name, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"{index}.{name}"] = value.detach().cpu().clone()
             else:
                 rest.setdefault(str(index), {})[name] = value
     return tensors, rest
+
+
+def _to_json(loss: float) -> float | None:
+    """JSON has no infinity."""
+    return loss if loss < float("inf") else None
+
+
+def _from_json(loss: float | None) -> float:
+    return float("inf") if loss is None else loss
 
 
 def _replace(beside: Path, folder: Path) -> None:

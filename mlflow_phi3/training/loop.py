@@ -125,8 +125,11 @@ class Session:
             progress = disk.load_progress(rider.folder / "last")
             disk.check_identity(rider.folder / "last", progress, self._identity(spec))
             if evaluated is not None and evaluated < progress.evaluated:
-                progress = replace(progress, evaluated=progress.evaluated - 1)
+                # As if it had not been: whether it is the best is found out, and told, again.
+                unseen = {"evaluated": progress.evaluated - 1, "best_loss": progress.best_before}
+                progress = replace(progress, **unseen)
             rider.best_loss, rider.steps = progress.best_loss, progress.step
+            rider.best_before = progress.best_before
             twin = self._find_twin(spec, progress)
             if twin is not None and progress.evaluated < spec.epochs:
                 rider.shared_with = twin.riders[0].shared_with or twin.riders[0].trial
@@ -219,8 +222,9 @@ class Session:
     def _end_epoch(self, trajectory: Trajectory, told: EvaluationReport | None) -> None:
         """Checkpoints and reports of every rider; the ones who have arrived leave."""
         improved = [r for r in trajectory.riders if told is None or told.loss < r.best_loss]
-        if told is not None:
-            for rider in improved:
+        for rider in trajectory.riders:
+            rider.best_before = rider.best_loss
+            if told is not None and rider in improved:
                 rider.best_loss = told.loss
         self._save_last(trajectory)
         for rider in list(trajectory.riders):
@@ -298,6 +302,7 @@ class Session:
                 self._pending.append(trajectory.address(report, rider))
             else:
                 best = report.loss < rider.best_loss
+                rider.best_before = rider.best_loss
                 rider.best_loss = min(report.loss, rider.best_loss)
                 checkpoint = rider.folder / "last"
                 self._pending.append(
@@ -355,7 +360,11 @@ class Session:
             base_name=self._base.path,
             optimizer=trajectory.optimizer,
             progress=disk.Progress(
-                trajectory.step, trajectory.evaluated, first.best_loss, self._identity(first.spec)
+                trajectory.step,
+                trajectory.evaluated,
+                first.best_loss,
+                first.best_before,
+                self._identity(first.spec),
             ),
         )
         for rider in others:

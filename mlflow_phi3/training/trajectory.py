@@ -31,6 +31,7 @@ class Rider:
     folder: Path
     shared_with: str | None = None
     best_loss: float = float("inf")
+    best_before: float = float("inf")  # the last evaluation
     steps: int = 0
     dropped: bool = False
     began: float = field(default_factory=time.perf_counter)

@@ -219,6 +219,31 @@ def test_an_interrupt_anywhere_leaves_a_checkpoint_that_continues(
     assert same(adapter(tmp_path / "torn/a/last"), adapter(tmp_path / "whole/a/last"))
 
 
+def test_killed_between_its_last_and_its_best_checkpoint_it_is_told_the_best_again(
+    session, tmp_path, monkeypatch
+):
+    whole = session("whole")
+    whole.add("a", SPEC)
+    expected = [r.best for r in collect(whole)["a"] if isinstance(r, EvaluationReport)]
+
+    def killed(source, target):
+        raise KeyboardInterrupt
+
+    torn = session("torn")
+    torn.add("a", SPEC)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mlflow_phi3.training.checkpoint.copy_checkpoint", killed)
+        collect(torn)
+    assert (tmp_path / "torn/a/last").is_dir()
+    assert not (tmp_path / "torn/a/best").exists()
+    again = session("torn")
+    again.add("a", SPEC, resume=True, evaluated=0)
+    told = collect(again)["a"]
+    assert [r.best for r in told if isinstance(r, EvaluationReport)] == expected
+    assert told[-1].best_checkpoint == tmp_path / "torn/a/best"
+    assert same(adapter(tmp_path / "torn/a/best"), adapter(tmp_path / "whole/a/best"))
+
+
 def test_resuming_something_else_is_refused(session):
     one = session()
     one.add("a", replace(SPEC, epochs=1))

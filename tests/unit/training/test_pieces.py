@@ -105,7 +105,7 @@ def new_checkpoint(new_base, folder, seed):
     optimizer = make_optimizer(
         "adamw", layout.views(weights).values(), learning_rate=1.0, weight_decay=0.0
     )
-    progress = disk.Progress(seed, 0, math.inf, {"spec": [1, 2]})
+    progress = disk.Progress(seed, 0, math.inf, math.inf, {"spec": [1, 2]})
     disk.save_checkpoint(
         folder, layout, weights, base_name="b", optimizer=optimizer, progress=progress
     )
