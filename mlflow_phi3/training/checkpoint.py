@@ -102,7 +102,8 @@ def load_progress(folder: Path) -> Progress:
             "PHI3-T012", "no resumable checkpoint", where=str(folder), fix="start the trial anew"
         )
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    best, before = _from_json(state["best_loss"]), _from_json(state["best_before"])
+    best = _from_json(state["best_loss"])
+    before = _from_json(state.get("best_before", state["best_loss"]))
     return Progress(state["step"], state["evaluated"], best, before, state["identity"])
 
 

@@ -126,8 +126,8 @@ class Session:
             disk.check_identity(rider.folder / "last", progress, self._identity(spec))
             if evaluated is not None and evaluated < progress.evaluated:
                 # As if it had not been: whether it is the best is found out, and told, again.
-                unseen = {"evaluated": progress.evaluated - 1, "best_loss": progress.best_before}
-                progress = replace(progress, **unseen)
+                before = progress.evaluated - 1
+                progress = replace(progress, evaluated=before, best_loss=progress.best_before)
             rider.best_loss, rider.steps = progress.best_loss, progress.step
             rider.best_before = progress.best_before
             twin = self._find_twin(spec, progress)
