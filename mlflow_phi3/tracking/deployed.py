@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,8 @@ def opened_model(uri: str) -> Iterator[DeployedModel]:
     Raises:
         UsageError: There is no such model.
     """
+    # MLflow draws its bar anew for each file: a help on a terminal, 300 lines in a log.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()))
     client = MlflowClient()
     version = _find_version(client, uri)
     with tempfile.TemporaryDirectory(prefix="mlflow-phi3-") as temporary:
