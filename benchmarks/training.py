@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--dtype", help="the base's: bfloat16 where the machine has it")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=2, help="counted, after one that is not")
+    parser.add_argument("--steps", type=int, help="counted, after one that is not; 2, on a GPU 20")
     parser.add_argument("--sets", default="samsum,tailed")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of the ratios")
     parser.add_argument("--quick", action="store_true", help="one repeat, one step; not written")
@@ -135,6 +135,7 @@ def main() -> None:
     fast_low = not on_cpu or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - no public way
     asked.dtype = asked.dtype or ("bfloat16" if fast_low else "float32")
     asked.size = asked.size or ("small" if on_cpu else "mini")
+    asked.steps = asked.steps or (2 if on_cpu else 20)
     if asked.quick:
         asked.repeats, asked.steps = 1, 1
     if not workload.SHARED.is_dir():

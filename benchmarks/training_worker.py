@@ -144,6 +144,8 @@ def main() -> None:
     model = workload.new_model(asked.size, dtype, asked.device, asked.attention)
     rate = workload.matrix_rate(dtype, asked.device)
     clock = Clock(asked.steps)
+    if asked.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()  # the weights were float32 while they were drawn
     if asked.method == "engine":
         run_engine(examples, model, clock)
     else:

@@ -62,8 +62,8 @@ class Hyperparameters(Config):
     """Clip the adapter's gradient to this norm; 0 leaves it alone."""
 
     optimizer: Annotated[Swept, Element(str)] = Pin("adamw")
-    """Optimizer by name: `adamw`, `adafactor`, `sgd`, `adamw_8bit` (where bitsandbytes is), or one
-    that an installed package brings."""
+    """Optimizer by name: `adamw`, `adafactor`, `sgd`, `adamw_8bit` (with the extra
+    `[quantization]`), or one that an installed package brings."""
 
     loss: Annotated[Swept, Element(str)] = Pin("cross_entropy")
     """Training loss by name: `cross_entropy`, `focal`, or one that an installed package brings."""

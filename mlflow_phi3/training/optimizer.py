@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -31,8 +32,19 @@ def make_sgd(parameters: Iterable[Tensor], rate: float, decay: float) -> Optimiz
 
 
 def make_adamw_8bit(parameters: Iterable[Tensor], rate: float, decay: float) -> Optimizer:
-    """AdamW with its moments in 8 bits (arXiv:2110.02861); needs bitsandbytes."""
-    from bitsandbytes.optim import AdamW8bit  # noqa: PLC0415 - optional, mostly on GPUs
+    """AdamW with its moments in 8 bits (arXiv:2110.02861), for matrices of 4,096 weights and more.
+
+    Raises:
+        UsageError: bitsandbytes is missing.
+    """
+    if find_spec("bitsandbytes") is None:
+        raise UsageError(
+            "PHI3-U068",
+            "adamw_8bit needs bitsandbytes",
+            where="optimizer",
+            fix="pip install 'mlflow-phi3[quantization]', or take optimizer=adamw",
+        )
+    from bitsandbytes.optim import AdamW8bit  # noqa: PLC0415 - optional
 
     return AdamW8bit(parameters, lr=rate, weight_decay=decay)  # type: ignore[no-any-return]
 

@@ -1,6 +1,7 @@
 """The engine on a CUDA device against itself on the CPU: `pytest tests/gpu -m gpu`."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.modeling.quantization import free_from_loader, loading_options
 from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.engine import Row
 from mlflow_phi3.training.fused import FusedEngine
@@ -97,15 +99,41 @@ def test_a_session_trains_and_resumes(tmp_path):
     assert [end.outcome for end in ends] == ["complete"]
 
 
-def test_four_bit_goes_to_the_reference():
-    bitsandbytes = pytest.importorskip("bitsandbytes")
-    base = new_base(2, torch.bfloat16)
-    for layer in base.model.model.layers:
-        old = layer.mlp.down_proj
-        new = bitsandbytes.nn.Linear4bit(old.in_features, old.out_features, bias=False)
-        new.load_state_dict(old.state_dict())
-        layer.mlp.down_proj = new
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)], ids=str
+)
+def test_over_four_bits_cuda_is_peft(tmp_path, dtype, tolerance):
+    whole, examples = new_base(2, torch.float32), new_examples()
+    whole.model.save_pretrained(tmp_path)
+
+    def load(dtype):
+        options = loading_options("nf4", dtype, "cuda")
+        model = Phi3ForCausalLM.from_pretrained(tmp_path, dtype=dtype, **options)
+        free_from_loader(model)
+        return Base(model.eval().requires_grad_(requires_grad=False), None, "tiny", "0", "tiny")
+
+    exact, base = load(torch.float32), load(dtype)
+    expected, row = new_row(exact), new_row(base)
+    losses = ReferenceEngine(exact).gradients(examples, [expected])
+    assert FusedEngine(base).gradients(examples, [row]) == pytest.approx(losses, rel=tolerance)
+    difference = (row.gradient - expected.gradient).norm() / expected.gradient.norm()
+    assert float(difference) < tolerance
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "adafactor", "sgd"])
+def test_every_optimizer_goes_on_where_it_was(tmp_path, optimizer):
+    base, examples = new_base(2, torch.bfloat16), new_examples(16)
     base.model.to("cuda")
-    row = new_row(base)
-    ReferenceEngine(base).gradients(new_examples(), [row])
-    assert float(row.gradient.norm()) > 0
+    spec = replace(SPEC, optimizer=optimizer, lora=LoraSpec(r=16))  # 4,096 weights in a matrix
+    whole = Session(base, examples, [], folder=tmp_path / "whole")
+    whole.add("a", spec)
+    expected = [report.loss for report in whole.reports() if isinstance(report, StepReport)]
+    session = Session(base, examples, [], folder=tmp_path / "torn")
+    session.add("a", spec)
+    reports = session.reports()
+    told = [next(r for r in reports if isinstance(r, StepReport)).loss]
+    reports.close()
+    again = Session(base, examples, [], folder=tmp_path / "torn")
+    again.add("a", spec, resume=True)
+    told += [report.loss for report in again.reports() if isinstance(report, StepReport)]
+    assert told == pytest.approx(expected, rel=0.02)
