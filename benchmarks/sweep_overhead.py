@@ -1,10 +1,11 @@
 """What a study of many trials costs beside their training: open, ask, tell and log.
 
 The trials of a real study (Optuna in SQLite, TPE, MLflow in SQLite, epochs shared) are "trained" by
-a backend that computes nothing, so that every second is the sweep's own. Beside it stand the same
-calls written plainly: one ``ask``, one MLflow run with the same parameters, metrics, tags and
-adapter, one ``tell`` a trial. The last line reads
-`ms_per_trial=<ours> plain_ms_per_trial=<theirs> vs_plain=<theirs / ours>`.
+a backend that computes nothing, so that every second is the sweep's own; what the sampler takes of
+it is told apart, and so is taking the finished study up again. Beside it stand the same calls
+written plainly: one ``ask``, one MLflow run with the same parameters, metrics, tags and adapter,
+one ``tell`` a trial. The last line reads
+`ms_per_trial=<ours> sampler_ms=<of them> plain_ms_per_trial=<theirs> vs_plain=<theirs / ours>`.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import platform
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -31,6 +32,7 @@ from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
+from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.run import open_ledger
 from mlflow_phi3.sweep.space import build_space, flat_params
 from mlflow_phi3.tracking.runs import open_tracker
@@ -109,34 +111,57 @@ def write_adapter(folder: Path) -> Path:
     return folder
 
 
-def study_ours(folder: Path, n_trials: int) -> float:
-    """Seconds of the conductor from opening the study to its last trial."""
+def study_ours(folder: Path, n_trials: int) -> dict[str, float]:
+    """Seconds from opening the study to its last trial, and to take it up again."""
     tracker = open_tracker(uri=f"sqlite:///{folder}/mlflow.db", experiment="overhead")
     config = parse_values(SweepConfig, {**SPACE, "n_trials": str(n_trials)})
     space = build_space(config, model="demo", seed=0)
     parent = tracker.start("sweep", stage="sweep")
-    began = time.perf_counter()
     url = f"sqlite:///{folder}/optuna.db"
-    ledger = open_ledger(config, space, name="overhead", url=url, tags={})
-    conductor = Conductor(
-        ledger,
-        IdleBackend(folder / "work"),
-        tracker,
-        parent,
-        {},
-        lambda _: None,
-        folder=folder / "points",
-    )
-    with beating(ledger.study, ledger.driver):
-        conductor.conduct()
-    seconds = time.perf_counter() - began
+
+    def conduct() -> tuple[Ledger, float]:
+        ledger = open_ledger(config, space, name="overhead", url=url, tags={})
+        sampling = _time_sampler(ledger)
+        backend = IdleBackend(folder / "work")
+        points = folder / "points"
+        conductor = Conductor(ledger, backend, tracker, parent, {}, lambda _: None, folder=points)
+        with beating(ledger.study, ledger.driver):
+            conductor.conduct()
+        return ledger, sum(sampling)
+
+    began, busy = time.perf_counter(), time.process_time()
+    ledger, sampling = conduct()
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
     finished = sum(trial.state.is_finished() for trial in ledger.trials())
     if finished != n_trials:
         raise SystemExit(f"{finished} of {n_trials} trials are finished")
-    return seconds
+    began = time.perf_counter()
+    conduct()
+    again = time.perf_counter() - began
+    return {
+        "ms_per_trial": 1e3 * seconds / n_trials,
+        "cpu_ms_per_trial": 1e3 * busy / n_trials,
+        "sampler_ms_per_trial": 1e3 * sampling / n_trials,
+        "reopen_seconds": again,
+    }
 
 
-def study_plainly(folder: Path, n_trials: int) -> float:
+def _time_sampler(ledger: Ledger) -> list[float]:
+    """Seconds of each proposal, from now on."""
+    taken: list[float] = []
+    propose = ledger.proposer.propose
+
+    def timed(known: Sequence[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
+        began = time.perf_counter()
+        proposal = propose(known)
+        taken.append(time.perf_counter() - began)
+        return proposal
+
+    ledger.proposer.propose = timed  # type: ignore[method-assign] # to be measured
+    return taken
+
+
+def study_plainly(folder: Path, n_trials: int) -> dict[str, float]:
     """Seconds of the same calls as a script would make them."""
     mlflow.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
     client = MlflowClient()
@@ -144,7 +169,7 @@ def study_plainly(folder: Path, n_trials: int) -> float:
     parent = client.create_run(experiment)
     config = parse_values(SweepConfig, {**SPACE, "n_trials": str(n_trials)})
     space = build_space(config, model="demo", seed=0)
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     study = optuna.create_study(
         storage=f"sqlite:///{folder}/optuna.db",
         sampler=optuna.samplers.TPESampler(seed=0),
@@ -154,7 +179,10 @@ def study_plainly(folder: Path, n_trials: int) -> float:
         trial = study.ask(space.distributions())
         spec = space.spec(trial.params)
         _run_plainly(client, experiment, parent.info.run_id, trial, spec, folder / "work")
-    return time.perf_counter() - began
+    return {
+        "ms_per_trial": 1e3 * (time.perf_counter() - began) / n_trials,
+        "cpu_ms_per_trial": 1e3 * (time.process_time() - busy) / n_trials,
+    }
 
 
 def _run_plainly(
@@ -227,16 +255,12 @@ def _end(job: Job, epoch: int, folder: Path, *, dropped: bool) -> EndReport:
     return EndReport(job.trial, outcome, "", epoch * STEPS_PER_EPOCH, loss, adapter, 1.0)
 
 
-def measure(study: Any, n_trials: int) -> dict[str, float]:
-    """Wall-clock and processor time a trial, in a fresh store."""
+def measure(study: Callable[[Path, int], dict[str, float]], n_trials: int) -> dict[str, float]:
+    """What a study takes in a fresh store."""
     with tempfile.TemporaryDirectory() as name:
         # MLflow makes its tables at the first connection; that is not a study's cost.
-        folder = Path(name)
-        open_tracker(uri=f"sqlite:///{folder}/mlflow.db", experiment="warm")
-        busy = time.process_time()
-        seconds = study(folder, n_trials)
-        busy = time.process_time() - busy
-    return {"ms_per_trial": 1e3 * seconds / n_trials, "cpu_ms_per_trial": 1e3 * busy / n_trials}
+        open_tracker(uri=f"sqlite:///{name}/mlflow.db", experiment="warm")
+        return study(Path(name), n_trials)
 
 
 def describe() -> dict[str, Any]:
@@ -264,6 +288,7 @@ def main() -> None:
     about = describe()
     ours = measure(study_ours, asked.trials)
     print(f"ours  {ours['ms_per_trial']:8.1f} ms a trial of {asked.trials}", flush=True)
+    print(f"taken up again in {ours['reopen_seconds']:.2f} s", flush=True)
     plain = measure(study_plainly, asked.plain_trials)
     print(f"plain {plain['ms_per_trial']:8.1f} ms a trial of {asked.plain_trials}", flush=True)
     ratio = plain["ms_per_trial"] / ours["ms_per_trial"]
@@ -274,6 +299,7 @@ def main() -> None:
         (HERE / "results" / "sweep_overhead.json").write_text(text, encoding="utf-8")
     print(
         f"ms_per_trial={ours['ms_per_trial']:.1f} "
+        f"sampler_ms={ours['sampler_ms_per_trial']:.1f} "
         f"plain_ms_per_trial={plain['ms_per_trial']:.1f} vs_plain={ratio:.2f}"
     )
 

@@ -5,8 +5,29 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from mlflow_phi3.data.messages import Example
+from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.reports import Report
 from mlflow_phi3.training.spec import TrialSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What all trials of a sweep have in common.
+
+    Args:
+        base: The frozen base.
+        train: Training examples.
+        validation: Validation examples.
+        largest: The trial that needs the most memory.
+        concurrency: Trainings that go on together; 0 takes what fits the free memory.
+    """
+
+    base: Base
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    largest: TrialSpec
+    concurrency: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,11 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from mlflow_phi3.backends.base import Job
-from mlflow_phi3.data.messages import Example
-from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.training.capacity import advise_size, choose_concurrency, is_out_of_memory
 from mlflow_phi3.training.checkpoint import STATE_FILE
 from mlflow_phi3.training.loop import TOKEN_BUDGET, Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report
-from mlflow_phi3.training.spec import TrialSpec
 
 logger = logging.getLogger(__name__)
 
@@ -22,32 +19,17 @@ class LocalBackend:
     """One group at a time on one base.
 
     Args:
-        base: The frozen base.
-        train: Training examples.
-        validation: Validation examples.
-        folder: Where trials keep their checkpoints, ``<folder>/<trial>``.
-        largest: The trial of the sweep that needs the most memory.
-        concurrency: Trainings that go on together; 0 takes what fits the free memory.
+        work: What the trials have in common.
+        folder: Where they keep their checkpoints, ``<folder>/<trial>``.
     """
 
-    def __init__(
-        self,
-        base: Base,
-        train: Sequence[Example],
-        validation: Sequence[Example],
-        *,
-        folder: Path,
-        largest: TrialSpec,
-        concurrency: int = 0,
-    ) -> None:
-        self.base = base
-        self.train_examples = train
+    def __init__(self, work: Workload, *, folder: Path) -> None:
+        self.work = work
         self.folder = folder
-        self.token_budget = TOKEN_BUDGET.get(base.model.device.type, 1024)
-        self._validation = validation
+        self.token_budget = TOKEN_BUDGET.get(work.base.model.device.type, 1024)
         # One for all rounds: a longer trial may go on where an earlier one has ended.
         self.session = self._open_session()
-        self._concurrency = concurrency or self._measure(largest)
+        self._concurrency = work.concurrency or self._measure()
 
     @property
     def slots(self) -> int:
@@ -59,10 +41,11 @@ class LocalBackend:
         """Trainings that go on together."""
         return self._concurrency
 
-    def _measure(self, largest: TrialSpec) -> int:
+    def _measure(self) -> int:
+        work = self.work
         try:
             return choose_concurrency(
-                self.base, self.train_examples, largest, token_budget=self.token_budget
+                work.base, work.train, work.largest, token_budget=self.token_budget
             )
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -82,9 +65,9 @@ class LocalBackend:
 
     def _open_session(self) -> Session:
         return Session(
-            self.base,
-            self.train_examples,
-            self._validation,
+            self.work.base,
+            self.work.train,
+            self.work.validation,
             folder=self.folder,
             token_budget=self.token_budget,
         )
@@ -173,9 +156,7 @@ class LocalTraining:
 
     def _refuse(self, job: Job, problem: str) -> EndReport:
         """A trial that does not fit by itself has failed."""
-        backend = self._backend
-        advice = advise_size(
-            backend.base, backend.train_examples, job.spec, token_budget=backend.token_budget
-        )
+        work, token_budget = self._backend.work, self._backend.token_budget
+        advice = advise_size(work.base, work.train, job.spec, token_budget=token_budget)
         reason = f"PHI3-T081 {job.trial}: {problem}. Fix: {advice}."
         return EndReport(job.trial, "failed", reason, 0, float("nan"), None, 0.0)

@@ -18,13 +18,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from mlflow_phi3.backends.base import Job
+from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.worker import Stretch, Worker, read_folder, write_folder
-from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import PreflightError
-from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report
-from mlflow_phi3.training.spec import TrialSpec
 
 logger = logging.getLogger(__name__)
 
@@ -53,40 +50,26 @@ class RayBackend:
     """Groups on the GPUs, or the nodes, of a Ray cluster.
 
     Args:
-        base: The frozen base; each node gets one copy through Ray's object store.
-        train: Training examples.
-        validation: Validation examples.
+        work: What the trials have in common; each node gets one copy through Ray's object store.
+            A ``concurrency`` of 0 takes what fits the first worker.
         folder: Where trials keep their checkpoints on the driver's machine, ``<folder>/<trial>``.
-        largest: The trial of the sweep that needs the most memory.
-        concurrency: Trainings that go on together on a worker; 0 takes what fits the first one.
         address: Of the cluster; empty starts one on this machine.
 
     Raises:
         PreflightError: No cluster answers at ``address``.
     """
 
-    def __init__(
-        self,
-        base: Base,
-        train: Sequence[Example],
-        validation: Sequence[Example],
-        *,
-        folder: Path,
-        largest: TrialSpec,
-        concurrency: int = 0,
-        address: str = "",
-    ) -> None:
+    def __init__(self, work: Workload, *, folder: Path, address: str = "") -> None:
         _connect(address)
         self.folder = folder
         self.idle: list[Any] = []
-        self._resource = "GPU" if base.model.device.type == "cuda" else "CPU"
-        shared = [ray.put(part) for part in (base, list(train), list(validation))]
-        self._arguments = (*shared, largest, concurrency)
-        if not concurrency:
+        self._resource = "GPU" if work.base.model.device.type == "cuda" else "CPU"
+        self._work = ray.put(work)
+        self._concurrency = work.concurrency
+        if not self._concurrency:
             first = self.start_worker()
-            concurrency = int(ray.get(first.size.remote()))
+            self._concurrency = int(ray.get(first.size.remote()))
             self.idle.append(first)
-        self._concurrency = concurrency
 
     @property
     def slots(self) -> int:
@@ -111,7 +94,7 @@ class RayBackend:
         cpus = 1.0 if self._resource == "GPU" else min(self._amounts(), default=1.0)
         gpus = 1.0 if self._resource == "GPU" else 0.0
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
-        return ray.remote(Worker).options(**options).remote(*self._arguments)
+        return ray.remote(Worker).options(**options).remote(self._work)
 
     def close(self) -> None:
         """Let the workers go."""

@@ -7,12 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_phi3.backends.base import Job
+from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.local import LocalBackend, LocalTraining
-from mlflow_phi3.data.messages import Example
-from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.reports import Report, StepReport
-from mlflow_phi3.training.spec import TrialSpec
 
 # A stretch ends with an epoch, or after this long, so that progress is seen.
 _STRETCH_S = 1.0
@@ -38,30 +35,12 @@ class Worker:
     """What runs on the other machine: a local backend in a folder of its own.
 
     Args:
-        base: The frozen base.
-        train: Training examples.
-        validation: Validation examples.
-        largest: The trial of the sweep that needs the most memory.
-        concurrency: Trainings that go on together; 0 takes what fits.
+        work: What the trials have in common.
     """
 
-    def __init__(
-        self,
-        base: Base,
-        train: Sequence[Example],
-        validation: Sequence[Example],
-        largest: TrialSpec,
-        concurrency: int,
-    ) -> None:
+    def __init__(self, work: Workload) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="mlflow-phi3-"))
-        self._backend = LocalBackend(
-            base,
-            train,
-            validation,
-            folder=self._folder,
-            largest=largest,
-            concurrency=concurrency,
-        )
+        self._backend = LocalBackend(work, folder=self._folder)
         self._training = LocalTraining(self._backend, [])
         self._reports: Iterator[Report] = iter(())
         self._jobs: tuple[str, ...] = ()

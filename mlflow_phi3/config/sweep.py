@@ -9,12 +9,20 @@ from pydantic import Field, model_validator
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.model import ModelConfig
 
+LOSS = "eval/loss"
+COSTS = ("cost/seconds", "cost/epochs", "cost/adapter_bytes")
+
 
 class SweepConfig(ModelConfig, Hyperparameters):
     """A study: which trials, where, for how long."""
 
     n_trials: int = Field(default=8, ge=1)
     """Trials of the study in total, also after it was continued."""
+
+    objective: str = LOSS
+    """What is made small: `eval/loss`, alone or with costs after commas (`cost/seconds` of
+    training, `cost/epochs`, `cost/adapter_bytes`). With costs the report shows the Pareto front,
+    nothing is pruned, and the winner is still the trial with the lowest loss."""
 
     space: str = ""
     """YAML file with swept parameters (`learning_rate: 1e-5..5e-4`, `lora_r: [8, 16]`); what is
@@ -81,6 +89,39 @@ class SweepConfig(ModelConfig, Hyperparameters):
     winner_seeds: int = Field(default=0, ge=0)
     """Train the winner again with so many other seeds, and report how far its loss depends on
     them; they do not count as trials."""
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """The parts of `objective`, the loss first."""
+        return tuple(part.strip() for part in self.objective.split(","))
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Self:
+        first, *costs = self.objectives
+        if first != LOSS or not set(costs) <= set(COSTS) or len(costs) != len(set(costs)):
+            raise ValueError(
+                f"objective is {LOSS}, or {LOSS} and some of {', '.join(COSTS)}; "
+                f"not {self.objective!r}"
+            )
+        if not costs:
+            return self
+        if self.pruner != "none":
+            raise ValueError("several objectives take pruner=none: Optuna prunes by one number")
+        if self.sampler == "cmaes":
+            raise ValueError("sampler=cmaes knows one objective only; sampler=tpe knows several")
+        if self.min_gain:
+            raise ValueError("min_gain is about one objective")
+        if self.backend == "foundry":
+            raise ValueError("backend=foundry has one objective: its jobs tell no other")
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prune_by_one_number(cls, values: Any) -> Any:
+        """Without a word about it, several objectives have no pruner."""
+        if isinstance(values, dict) and "," in str(values.get("objective", "")):
+            return {"pruner": "none", **values}
+        return values
 
     @model_validator(mode="after")
     def _price_the_budget(self) -> Self:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from mlflow_phi3.backends.base import Backend, Job, Training
 from mlflow_phi3.sweep.budget import Budget
-from mlflow_phi3.sweep.ledger import OUTCOME, Ledger, Ticket
+from mlflow_phi3.sweep.ledger import Ledger
+from mlflow_phi3.sweep.objectives import measure_costs
 from mlflow_phi3.sweep.results import Accuracy, SweepProgress, trial_name
+from mlflow_phi3.sweep.tickets import OUTCOME, Ticket
 from mlflow_phi3.sweep.trial_run import SHARED_WITH, TrialRun, open_trial_run
 from mlflow_phi3.tracking.runs import Run, Tracker
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
@@ -58,6 +60,7 @@ class Conductor:
         budget: After it no trial begins and the running ones stop.
         min_gain: What a further round must be able to gain, in nats per token; 0 asks nothing.
         accuracy: What the share of right tokens is logged as.
+        costs: Names of what is made small beside the loss.
         clock: Seconds that only grow.
         sleep: Waits so many seconds.
     """
@@ -73,6 +76,7 @@ class Conductor:
     budget: Budget = field(default_factory=Budget)
     min_gain: float = 0.0
     accuracy: Accuracy = "token_accuracy"
+    costs: Sequence[str] = ()
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _began: float = 0.0
@@ -171,16 +175,12 @@ class Conductor:
             at_epoch = [live for live in due if live.judged == epoch - 1]
             if not all(epoch in live.ticket.known for live in at_epoch):
                 return
-            hopeless = [
-                live
-                for live in at_epoch
-                if epoch < live.ticket.spec.epochs and self.ledger.should_prune(live.ticket)
-            ]
+            longer = [live.ticket for live in at_epoch if epoch < live.ticket.spec.epochs]
             for live in at_epoch:
                 live.judged = epoch
-            for live in hopeless:
-                loss = live.ticket.known[epoch]
-                self._give_up(live, f"pruned after epoch {epoch} at loss {loss:.4f}", training)
+            for ticket in self.ledger.hopeless(longer):
+                reason = f"pruned after epoch {epoch} at loss {ticket.known[epoch]:.4f}"
+                self._give_up(self._live[ticket.name], reason, training)
 
     def _give_up(self, live: LiveTrial, reason: str, training: Training) -> None:
         live.given_up = reason
@@ -196,8 +196,10 @@ class Conductor:
         self.ledger.note(ticket, OUTCOME, _outcome(live, report))
         loss = min(ticket.known.values(), default=math.nan)
         if report.outcome == "complete" and not math.isnan(loss):
+            costs = measure_costs(self.costs, ticket.spec, report)
+            live.run.log_costs(costs)
             live.run.end("COMPLETE", adapter=report.best_checkpoint)
-            self.ledger.complete(ticket, loss)
+            self.ledger.complete(ticket, loss, list(costs.values()))
         elif report.outcome == "dropped":
             live.run.end("PRUNED", reason=live.given_up, adapter=report.best_checkpoint)
             self.ledger.prune(ticket, live.given_up)

@@ -45,6 +45,36 @@ def draw_history(trials: Sequence[TrialResult]) -> go.Figure | None:
     return figure
 
 
+def draw_front(result: SweepResult) -> go.Figure | None:
+    """Loss against each cost of the complete trials; those of the Pareto front stand out."""
+    complete = [trial for trial in result.trials if trial.state == "complete"]
+    if not result.costs or not complete:
+        return None
+    figure = make_subplots(cols=len(result.costs), shared_yaxes=True, horizontal_spacing=0.06)
+    for column, cost in enumerate(result.costs, start=1):
+        for name, colour, on_front in (("others", PRUNED, False), ("front", WINNER, True)):
+            some = [trial for trial in complete if (trial.number in result.front) == on_front]
+            some.sort(key=lambda trial: trial.costs[cost])
+            figure.add_scatter(
+                x=[trial.costs[cost] for trial in some],
+                y=[trial.loss for trial in some],
+                # Seen against one of several costs, the front is no line.
+                mode="lines+markers" if on_front and len(result.costs) == 1 else "markers",
+                line={"shape": "hv", "width": 1.5},
+                marker={"color": colour, "size": 9},
+                name=name,
+                showlegend=column == 1,
+                text=[describe(trial) for trial in some],
+                hovertemplate=f"%{{text}}<br>{cost} %{{x:.4g}}<extra></extra>",
+                row=1,
+                col=column,
+            )
+        figure.update_xaxes(title=cost, row=1, col=column)
+    figure.update_yaxes(title="validation loss", col=1)
+    _dress(figure)
+    return figure
+
+
 def draw_curves(curves: Mapping[int, Mapping[int, float]], result: SweepResult) -> go.Figure | None:
     """Validation loss by epoch of every trial; the winner's on top."""
     if not curves:

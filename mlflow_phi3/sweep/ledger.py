@@ -1,17 +1,16 @@
 """The ledger: everything that is asked of, and told to, a study in Optuna's storage."""
 
-import copy
 import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import optuna
 from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import NopPruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -19,73 +18,16 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from mlflow_phi3.sweep.drivers import GRACE_S, Driver, is_alive, spent_by_others
 from mlflow_phi3.sweep.gain import bound_gain
 from mlflow_phi3.sweep.proposer import Proposer
-from mlflow_phi3.sweep.results import trial_name
+from mlflow_phi3.sweep.pruners import give_up
 from mlflow_phi3.sweep.space import EPOCHS, Space
+from mlflow_phi3.sweep.tickets import LEASE, OWNER, REASON, Standing, Ticket
 from mlflow_phi3.training.spec import TrialSpec
 
 # ruff: noqa: SLF001 - Optuna's storages know trials and studies by no other name
 
-RUN_ID = "run_id"
-REASON = "reason"
-OUTCOME = "outcome"
-# One attribute for what is always written together: each costs a round trip to the storage.
-LEASE = "lease"
-OWNER = "driver"
 _ROUND = "round"
 _SURPLUS = "surplus"
 _ROUND_SIZE = "round_size"
-
-
-@dataclass(slots=True)
-class Ticket:
-    """A trial that this driver has to train.
-
-    Args:
-        trial: As the study had it when it was taken.
-        spec: What it trains with.
-        known: Validation losses that the study knows already, by epoch; empty for a new trial.
-        taken_over: Whether another attempt at it was made before.
-    """
-
-    trial: FrozenTrial
-    spec: TrialSpec
-    known: dict[int, float] = field(default_factory=dict)
-    taken_over: bool = False
-
-    @property
-    def number(self) -> int:
-        """Optuna's number of it."""
-        return int(self.trial.number)
-
-    @property
-    def trial_id(self) -> int:
-        """What its storage calls it."""
-        return int(self.trial._trial_id)
-
-    @property
-    def run_id(self) -> str:
-        """The MLflow run that an earlier attempt began, or empty."""
-        return str(self.trial.user_attrs.get(RUN_ID, ""))
-
-    @property
-    def name(self) -> str:
-        """``trial-007``."""
-        return trial_name(self.number)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How far a study is.
-
-    Args:
-        finished: Trials that are complete, pruned or failed.
-        best: Number of the best complete trial; None before there is one.
-        best_loss: Its loss, else NaN.
-    """
-
-    finished: int = 0
-    best: int | None = None
-    best_loss: float = math.nan
 
 
 class Ledger:
@@ -93,7 +35,6 @@ class Ledger:
 
     Args:
         study: Optuna's.
-        storage: Where it is kept.
         space: What is searched.
         driver: Who asks.
         sampler: Makes the sampler for the trial of a number.
@@ -105,7 +46,6 @@ class Ledger:
     def __init__(
         self,
         study: Study,
-        storage: BaseStorage,
         space: Space,
         driver: Driver,
         *,
@@ -117,12 +57,13 @@ class Ledger:
         self.study = study
         self.space = space
         self.n_trials = n_trials
-        self._storage = storage
+        # Optuna's cache before the database: what is finished is read once.
+        self._storage: BaseStorage = study._storage
         self.driver = driver
         self._grid = list(space.grid()) if grid else None
         self._companions = space.epochs_to_share() if share_epochs and not grid else ()
         self._distributions = space.distributions()
-        self._proposer = Proposer(study, storage, self._distributions, sampler)
+        self.proposer = Proposer(study, self._storage, self._distributions, sampler)
         self._known: list[FrozenTrial] = []
         self._standing = Standing()
         self._gain_of, self._gain = 0, math.inf
@@ -138,8 +79,12 @@ class Ledger:
         return self._standing
 
     def best(self) -> FrozenTrial | None:
-        """The complete trial with the lowest loss; of equals the shorter, then the earlier."""
+        """The complete trial with the lowest loss; of equals the cheaper, shorter, earlier."""
         return self._best_of(self.trials())
+
+    def front(self) -> frozenset[int]:
+        """Numbers of the complete trials that no other beats in one aim and equals in the rest."""
+        return frozenset(trial.number for trial in self.study.best_trials)
 
     def open_trials(self) -> list[FrozenTrial]:
         """Those that wait or run, here or elsewhere."""
@@ -241,29 +186,27 @@ class Ledger:
             self._storage.set_trial_intermediate_value(ticket.trial_id, epoch, loss)
             ticket.known[epoch] = loss
 
-    def should_prune(self, ticket: Ticket) -> bool:
-        """Whether the pruner gives the trial up."""
-        if isinstance(self.study.pruner, NopPruner):
-            return False
-        trial = copy.copy(ticket.trial)
-        trial.intermediate_values = dict(ticket.known)
-        return bool(self.study.pruner.prune(self.study, trial))
+    def hopeless(self, tickets: Sequence[Ticket]) -> list[Ticket]:
+        """Those of the trials that the pruner gives up; all have reported the same epoch."""
+        return give_up(self.study, tickets)
 
     def note(self, ticket: Ticket, name: str, value: object) -> None:
         """Keep a fact about a trial."""
         self._storage.set_trial_user_attr(ticket.trial_id, name, value)
 
-    def complete(self, ticket: Ticket, loss: float) -> None:
-        """The trial is over with this loss."""
-        self._tell(ticket, TrialState.COMPLETE, loss)
+    def complete(self, ticket: Ticket, loss: float, costs: Sequence[float] = ()) -> None:
+        """The trial is over with this loss, and these costs where the study has several aims."""
+        self._tell(ticket, TrialState.COMPLETE, [loss, *costs])
         before = self._standing
         if math.isnan(before.best_loss) or loss < before.best_loss:
             self._standing = replace(before, best=ticket.number, best_loss=loss)
 
     def prune(self, ticket: Ticket, reason: str) -> None:
-        """The trial was given up; it counts with the last loss that it reported."""
+        """The trial was given up; it counts with the last loss that it reported, if that is all."""
         self.note(ticket, REASON, reason)
-        self._tell(ticket, TrialState.PRUNED, ticket.known.get(max(ticket.known, default=0)))
+        alone = len(self.study.directions) == 1
+        told = [ticket.known[max(ticket.known)]] if ticket.known and alone else None
+        self._tell(ticket, TrialState.PRUNED, told)
 
     def fail(self, ticket: Ticket, reason: str) -> None:
         """The trial cannot be finished; it is not tried again."""
@@ -288,8 +231,8 @@ class Ledger:
         complete = [trial for trial in known if trial.state is TrialState.COMPLETE]
         return min(complete, key=self._rank, default=None)
 
-    def _rank(self, trial: FrozenTrial) -> tuple[float, int, int]:
-        return (float(trial.value), self.space.spec(trial.params).epochs, trial.number)
+    def _rank(self, trial: FrozenTrial) -> tuple[list[float], int, int]:
+        return (list(trial.values), self.space.spec(trial.params).epochs, trial.number)
 
     def _stand(self) -> Standing:
         known = self._counted()
@@ -297,7 +240,7 @@ class Ledger:
         finished = sum(trial.state.is_finished() for trial in known)
         if best is None:
             return Standing(finished)
-        return Standing(finished, best.number, float(best.value))
+        return Standing(finished, best.number, float(best.values[0]))
 
     def _overflows(self, waiting: FrozenTrial, tickets: Sequence[Ticket], trainings: int) -> bool:
         """Whether the waiting trial needs one training more than may go on together."""
@@ -309,7 +252,7 @@ class Ledger:
         """A new trial in the storage, or None when another driver had made one meanwhile."""
         number = len(self._known)
         if self._grid is None:
-            proposal = self._proposer.propose(self._known)
+            proposal = self.proposer.propose(self._known)
         else:
             proposal = self._whole(self._grid[len(self._counted())], TrialState.RUNNING)
         lease = {_ROUND: number if first is None else first, OWNER: self.driver.name}
@@ -391,12 +334,12 @@ class Ledger:
         members = [t for t in self._counted() if t.user_attrs.get(LEASE, {}).get(_ROUND) == first]
         return {self.space.spec(t.params).trunk for t in members if set(t.params) == names}
 
-    def _tell(self, ticket: Ticket, state: TrialState, loss: float | None = None) -> None:
-        try:
-            values = None if loss is None else [loss]
+    def _tell(
+        self, ticket: Ticket, state: TrialState, values: Sequence[float] | None = None
+    ) -> None:
+        # Otherwise a driver that was thought dead has finished it.
+        with suppress(UpdateFinishedTrialError):
             self._storage.set_trial_state_values(ticket.trial_id, state, values)
-        except UpdateFinishedTrialError:
-            pass  # a driver that was thought dead has finished it
         self._standing = replace(self._standing, finished=self._standing.finished + 1)
 
     def _set_waiting(self, trial_id: int) -> None:

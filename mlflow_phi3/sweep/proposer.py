@@ -17,6 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 # ruff: noqa: SLF001 - Optuna's storages know trials and studies by no other name
 
+_TPE_PARAMETERS = "tpe:relative_params"
+
 
 class Proposer:
     """Asks samplers.
@@ -59,7 +61,12 @@ class Proposer:
             state=TrialState.RUNNING,
             params=proposed.params,
             distributions=proposed.distributions,
-            system_attrs=proposed.system_attrs,
+            # What TPE tells others of a trial whose parameters are being written one by one.
+            system_attrs={
+                name: value
+                for name, value in proposed.system_attrs.items()
+                if not name.startswith(_TPE_PARAMETERS)
+            },
         )
 
     def _follow(self, known: Sequence[FrozenTrial]) -> None:

@@ -1,15 +1,21 @@
 """Pruners by name, and one that judges a whole group at once."""
 
+import copy
 import math
+from collections.abc import Sequence
+from typing import Any
 
 from optuna import Study, pruners
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
 from mlflow_phi3.sweep.samplers import build_by_name, parse_options
+from mlflow_phi3.sweep.tickets import Ticket
 
 # With fewer finished trials a median is chance.
 _MEDIAN_STARTUP = 4
+# They keep with each trial how far it was promoted.
+_WRITING = (pruners.SuccessiveHalvingPruner, pruners.HyperbandPruner)
 
 
 class HalvingPruner(BasePruner):  # type: ignore[misc] # optuna is not followed by mypy
@@ -45,6 +51,38 @@ class HalvingPruner(BasePruner):  # type: ignore[misc] # optuna is not followed 
         )
         kept = math.ceil(len(rivals) / self._factor)
         return bool(trial.intermediate_values[epoch] > rivals[kept - 1])
+
+
+def give_up(study: Study, tickets: Sequence[Ticket]) -> list[Ticket]:
+    """Those of a group's trials that the study's pruner gives up.
+
+    Args:
+        study: Optuna's, with its pruner.
+        tickets: Trials that have all reported the same epoch.
+    """
+    pruner, found, read = study.pruner, [], None
+    for ticket in () if isinstance(pruner, pruners.NopPruner) else tickets:
+        # One reading for all, except where a judgement is written down for the next to see.
+        if read is None or isinstance(pruner, _WRITING):
+            read = _read_once(study)
+        trial = copy.copy(read.get_trials()[ticket.number])
+        trial.intermediate_values = dict(ticket.known)
+        if pruner.prune(read, trial):
+            found.append(ticket)
+    return found
+
+
+def _read_once(study: Study) -> Study:
+    """The study with its trials as they are now, for any number of questions."""
+    trials = study.get_trials(deepcopy=False)
+
+    def get_trials(*, deepcopy: bool = False, states: Any = None) -> list[FrozenTrial]:
+        del deepcopy  # pruners change none
+        return [trial for trial in trials if states is None or trial.state in states]
+
+    read = copy.copy(study)
+    read.get_trials = get_trials
+    return read
 
 
 def build_pruner(name: str, options: str) -> BasePruner:

@@ -7,7 +7,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from mlflow_phi3.sweep.drivers import is_alive
-from mlflow_phi3.sweep.ledger import LEASE, OWNER, RUN_ID
+from mlflow_phi3.sweep.tickets import LEASE, OWNER, RUN_ID
 from mlflow_phi3.sweep.trial_run import NUMBER, REASON, STATE, STUDY
 from mlflow_phi3.tracking.runs import Tracker
 

@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from mlflow_phi3.sweep.confidence import Rival, tell_confidence
 from mlflow_phi3.sweep.figures import (
     draw_curves,
+    draw_front,
     draw_history,
     draw_importance,
     draw_parallel,
@@ -62,6 +63,7 @@ def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival]) -> 
         if trial.intermediate_values
     }
     figures = {
+        "What a lower loss costs": draw_front(result),
         "Every trial, and the best so far": draw_history(result.trials),
         "How each trial learnt": draw_curves(curves, result),
         "Which parameter matters": draw_importance(importance),
@@ -95,13 +97,15 @@ def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival]) -> 
 def weigh_parameters(study: Study) -> dict[str, float]:
     """Importance of each parameter, most important first; empty when too little is known."""
     complete = [t for t in study.get_trials(deepcopy=False) if t.state is TrialState.COMPLETE]
-    losses = {trial.value for trial in complete}
+    losses = {trial.values[0] for trial in complete}
     if len(complete) < _LEAST_FOR_IMPORTANCE or len(losses) < 2:
         return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         found = optuna.importance.get_param_importances(
-            study, evaluator=FanovaImportanceEvaluator(seed=0)
+            study,
+            evaluator=FanovaImportanceEvaluator(seed=0),
+            target=lambda trial: float(trial.values[0]),
         )
     return {name: float(share) for name, share in found.items() if math.isfinite(share)}
 
@@ -127,12 +131,14 @@ def _table(result: SweepResult) -> str:
     shown = [result.accuracy if fact == "accuracy" else fact for fact in facts]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["number", "state", *names, *shown])
+    costs = [*result.costs, *(["pareto_front"] if result.costs else [])]
+    writer.writerow(["number", "state", *names, *shown, *costs])
     for trial in trials:
         params = [trial.params.get(name, "") for name in names]
-        writer.writerow(
-            [trial.number, trial.state, *params, *(_cell(getattr(trial, f)) for f in facts)]
-        )
+        told = [_cell(getattr(trial, fact)) for fact in facts]
+        paid = [trial.costs.get(name, "") for name in result.costs]
+        on_front = [trial.number in result.front] if result.costs else []
+        writer.writerow([trial.number, trial.state, *params, *told, *paid, *on_front])
     return stream.getvalue()
 
 

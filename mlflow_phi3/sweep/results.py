@@ -66,6 +66,7 @@ class TrialResult:
         shared_with: The trial on whose training its result was read off; None for its own.
         reason: Why it failed or was pruned; else empty.
         adapter: Its best checkpoint on this machine, or None.
+        costs: What it cost, by name, where the study has several objectives and it is complete.
     """
 
     number: int
@@ -80,6 +81,7 @@ class TrialResult:
     shared_with: int | None = None
     reason: str = ""
     adapter: Path | None = None
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -103,6 +105,8 @@ class SweepResult:
         storage: URL of the study, without its password.
         reseeded: Validation losses of the winner's parameters with other seeds.
         accuracy: What the trials' accuracy is one of.
+        costs: Names of what is made small beside the loss.
+        front: Numbers of the trials on the Pareto front of loss and costs.
     """
 
     study: str
@@ -115,3 +119,5 @@ class SweepResult:
     storage: str = field(default="", repr=False)
     reseeded: tuple[float, ...] = ()
     accuracy: Accuracy = "token_accuracy"
+    costs: tuple[str, ...] = ()
+    front: frozenset[int] = frozenset()

@@ -13,7 +13,7 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
-from mlflow_phi3.backends.base import Backend
+from mlflow_phi3.backends.base import Backend, Workload
 from mlflow_phi3.backends.local import LocalBackend
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.sweep import SweepConfig
@@ -24,7 +24,7 @@ from mlflow_phi3.sweep.budget import Budget, plan_budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.confidence import compare_with_winner
 from mlflow_phi3.sweep.drivers import beating, this_driver
-from mlflow_phi3.sweep.ledger import OUTCOME, REASON, RUN_ID, Ledger
+from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.pruners import build_pruner
 from mlflow_phi3.sweep.report import StudyReport, write_report
 from mlflow_phi3.sweep.reseed import reseed_winner
@@ -33,9 +33,9 @@ from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.sweep.storage import default_storage, hide_password, open_storage
 from mlflow_phi3.sweep.study import open_study
-from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of
+from mlflow_phi3.sweep.tickets import OUTCOME, REASON, RUN_ID
+from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of, mark_front
 from mlflow_phi3.tracking.runs import Run, Tracker
-from mlflow_phi3.training.spec import TrialSpec
 
 _STATES: Mapping[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -95,7 +95,8 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     url = config.storage or default_storage(tracker.uri)
     ledger = open_ledger(config, space, name=name, url=url, tags=tags)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
-    backend = _open_backend(config, base, train, validation, checkpoints, space.largest())
+    work = Workload(base, train, validation, space.largest(), config.concurrency)
+    backend = _open_backend(config, work, checkpoints)
     conductor = Conductor(
         ledger,
         backend,
@@ -108,6 +109,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         budget=budget,
         min_gain=config.min_gain,
         accuracy=accuracy_of(base.labels),
+        costs=config.objectives[1:],
     )
     result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
     _log_spent(parent, budget, conductor.spent())
@@ -116,21 +118,23 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     )
     result = replace(result, ties=tuple(rival.number for rival in rivals if rival.tied))
     _log_result(parent, result, write_report(ledger.study, result, rivals))
+    if result.costs:
+        mark_front(result, tracker)
     return result
 
 
 def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepResult:
     """Train until the study is complete, and its winner again with other seeds."""
-    ledger, tracker = conductor.ledger, conductor.tracker
+    ledger = conductor.ledger
     with _storage_stays(url, ledger.study.study_name), beating(ledger.study, ledger.driver):
         why = conductor.conduct()
-        result = _result(ledger, tracker, folder, why=why, storage=hide_password(url))
+        result = _result(conductor, folder, why=why, storage=hide_password(url))
         reseeded = reseed_winner(
             result.winner,
             seeds,
             ledger=ledger,
             backend=conductor.backend,
-            tracker=tracker,
+            tracker=conductor.tracker,
             parent=conductor.parent,
             tags=conductor.tags,
         )
@@ -178,11 +182,15 @@ def open_ledger(
     )
     sampler(number=0)  # refuse a wrong option before anything is written
     pruner = build_pruner(config.pruner, config.pruner_options)
-    storage = open_storage(url)
-    study = open_study(storage, name, pruner=pruner, facts=_facts(config, tags))
+    study = open_study(
+        open_storage(url),
+        name,
+        pruner=pruner,
+        facts=_facts(config, tags),
+        objectives=len(config.objectives),
+    )
     return Ledger(
         study,
-        storage,
         space,
         this_driver(),
         sampler=lambda number: sampler(number=number),
@@ -195,6 +203,8 @@ def open_ledger(
 def _facts(config: SweepConfig, tags: Mapping[str, str]) -> dict[str, str]:
     """What a study's trials have in common."""
     names = [*Hyperparameters.model_fields, "model", "seed"]
+    if len(config.objectives) > 1:
+        names.append("objective")
     told = {name: str(getattr(config, name)) for name in names}
     return told | {name: tags[name] for name in _COMPARABLE if name in tags}
 
@@ -214,23 +224,9 @@ def _storage_stays(url: str, study: str) -> Iterator[None]:
         ) from error
 
 
-def _open_backend(
-    config: SweepConfig,
-    base: Base,
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    folder: Path,
-    largest: TrialSpec,
-) -> Backend:
+def _open_backend(config: SweepConfig, work: Workload, folder: Path) -> Backend:
     if config.backend == "local":
-        return LocalBackend(
-            base,
-            train,
-            validation,
-            folder=folder,
-            largest=largest,
-            concurrency=config.concurrency,
-        )
+        return LocalBackend(work, folder=folder)
     if importlib.util.find_spec("ray") is None:
         raise PreflightError(
             "PHI3-P084",
@@ -240,21 +236,12 @@ def _open_backend(
         )
     from mlflow_phi3.backends.ray import RayBackend  # noqa: PLC0415 - an optional package
 
-    return RayBackend(
-        base,
-        train,
-        validation,
-        folder=folder,
-        largest=largest,
-        concurrency=config.concurrency,
-        address=config.ray_address,
-    )
+    return RayBackend(work, folder=folder, address=config.ray_address)
 
 
-def _result(
-    ledger: Ledger, tracker: Tracker, folder: Path, *, why: str, storage: str
-) -> SweepResult:
-    trials = tuple(_trial_result(trial, ledger.space) for trial in ledger.trials())
+def _result(conductor: Conductor, folder: Path, *, why: str, storage: str) -> SweepResult:
+    ledger, costs = conductor.ledger, tuple(conductor.costs)
+    trials = tuple(_trial_result(trial, ledger.space, costs) for trial in ledger.trials())
     best = ledger.best()
     if best is None:
         reasons = sorted({trial.reason for trial in trials if trial.reason})
@@ -268,7 +255,7 @@ def _result(
     adapter = winner.adapter
     if adapter is None or not adapter.is_dir():
         # It was trained on another machine, or its folder was cleaned away.
-        adapter = tracker.get(winner.run_id).download(BEST, folder / winner.name)
+        adapter = conductor.tracker.get(winner.run_id).download(BEST, folder / winner.name)
     return SweepResult(
         study=ledger.study.study_name,
         trials=trials,
@@ -277,10 +264,12 @@ def _result(
         winner_adapter=adapter,
         stopped_because=why,
         storage=storage,
+        costs=costs,
+        front=ledger.front() if costs else frozenset(),
     )
 
 
-def _trial_result(trial: FrozenTrial, space: Space) -> TrialResult:
+def _trial_result(trial: FrozenTrial, space: Space, costs: Sequence[str]) -> TrialResult:
     attrs = trial.user_attrs
     loss = min(trial.intermediate_values.values(), default=math.nan)
     outcome: Mapping[str, Any] = attrs.get(OUTCOME, {})
@@ -298,4 +287,5 @@ def _trial_result(trial: FrozenTrial, space: Space) -> TrialResult:
         shared_with=int(shared.rpartition("-")[2]) if shared else None,
         reason=str(attrs.get(REASON, "")),
         adapter=Path(adapter) if adapter else None,
+        costs=dict(zip(costs, (trial.values or ())[1:], strict=False)),
     )

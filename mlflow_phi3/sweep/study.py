@@ -13,7 +13,12 @@ _FACTS = "made_of"
 
 
 def open_study(
-    storage: BaseStorage, name: str, *, pruner: BasePruner, facts: Mapping[str, str]
+    storage: BaseStorage,
+    name: str,
+    *,
+    pruner: BasePruner,
+    facts: Mapping[str, str],
+    objectives: int = 1,
 ) -> Study:
     """Begin the study called ``name``, or take it up where it was left.
 
@@ -22,12 +27,17 @@ def open_study(
         name: Of the study.
         pruner: Judges its trials.
         facts: What makes its trials comparable: the space, the seed, the data, the base.
+        objectives: How many numbers it makes small.
 
     Raises:
         UsageError: The study exists and was made of something else.
     """
     study = optuna.create_study(
-        storage=storage, study_name=name, direction="minimize", pruner=pruner, load_if_exists=True
+        storage=storage,
+        study_name=name,
+        directions=["minimize"] * objectives,
+        pruner=pruner,
+        load_if_exists=True,
     )
     before = study.user_attrs.get(_FACTS)
     if before is None:

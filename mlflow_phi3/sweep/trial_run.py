@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mlflow_phi3.sweep.ledger import RUN_ID, Ledger, Ticket
-from mlflow_phi3.sweep.results import Accuracy
+from mlflow_phi3.sweep.ledger import Ledger
+from mlflow_phi3.sweep.results import Accuracy, SweepResult
 from mlflow_phi3.sweep.space import flat_params
+from mlflow_phi3.sweep.tickets import RUN_ID, Ticket
 from mlflow_phi3.tracking.runs import Run, Status, Tracker
 from mlflow_phi3.training.reports import EvaluationReport, StepReport
 
@@ -17,6 +18,7 @@ NUMBER = "phi3.trial_number"
 STATE = "phi3.trial_state"
 SHARED_WITH = "phi3.shared_with"
 REASON = "phi3.reason"
+FRONT = "phi3.pareto_front"
 BEST = "checkpoints/best"
 PER_EXAMPLE = "eval/per_example.json"
 
@@ -49,6 +51,7 @@ class TrialRun:
         evaluations: The step up to which evaluations are logged.
         spill: Where points wait that the store does not have yet.
         accuracy: What the share of right tokens is logged as.
+        resumed: Whether an earlier attempt began the run.
     """
 
     run: Run
@@ -56,6 +59,7 @@ class TrialRun:
     evaluations: int = 0
     spill: Path | None = None
     accuracy: Accuracy = "token_accuracy"
+    resumed: bool = False
 
     def log_step(self, report: StepReport) -> None:
         """Log one optimizer step."""
@@ -104,6 +108,11 @@ class TrialRun:
         else:
             self.run.spill(self.spill)
 
+    def log_costs(self, costs: Mapping[str, float]) -> None:
+        """Log what the trial cost; an attempt that ended in between has told it already."""
+        if costs and not (self.resumed and self.run.history(next(iter(costs)))):
+            self.run.log_metrics(costs, step=self.steps)
+
     def end(self, state: TrialState, *, reason: str = "", adapter: Path | None = None) -> None:
         """Log the best checkpoint, say how it ended, and close the run."""
         if adapter is not None:
@@ -116,6 +125,14 @@ class TrialRun:
 def accuracy_of(labels: Sequence[str]) -> Accuracy:
     """What a share of right tokens is called: a model with labels gives one token, its label."""
     return "accuracy" if labels else "token_accuracy"
+
+
+def mark_front(result: SweepResult, tracker: Tracker) -> None:
+    """Tag the runs of the Pareto front, and those no longer that were on it."""
+    marked = tracker.find({STUDY: result.study, FRONT: "true"})
+    on_front = {trial.run_id for trial in result.trials if trial.number in result.front}
+    for run_id in on_front ^ {run.info.run_id for run in marked}:
+        tracker.get(run_id).set_tags({FRONT: "true" if run_id in on_front else "false"})
 
 
 def open_trial_run(
@@ -173,4 +190,5 @@ def _recover(run: Run, spill: Path | None, accuracy: Accuracy) -> TrialRun:
         max(stored["eval/loss"], run.buffered_step("eval/loss")),
         spill,
         accuracy,
+        resumed=True,
     )

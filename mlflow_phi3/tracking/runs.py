@@ -2,6 +2,7 @@
 
 import json
 import re
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +14,12 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -43,6 +47,7 @@ class Run:
     run_id: str
     experiment_id: str
     name: str
+    artifact_uri: str
     _metrics: list[Metric] = field(default_factory=list, repr=False)
     _params: list[Param] = field(default_factory=list, repr=False)
     _tags: dict[str, RunTag] = field(default_factory=dict, repr=False)
@@ -126,19 +131,27 @@ class Run:
 
     def log_json(self, value: object, name: str) -> None:
         """Log a value as an indented JSON artifact called ``name`` (with its folder)."""
-        self.client.log_text(self.run_id, json.dumps(value, indent=2, ensure_ascii=False), name)
+        self.log_text(json.dumps(value, indent=2, ensure_ascii=False), name)
 
     def log_text(self, text: str, name: str) -> None:
         """Log text as an artifact called ``name`` (with its folder)."""
-        self.client.log_text(self.run_id, text, name)
+        folder, _, file = name.rpartition("/")
+        with tempfile.TemporaryDirectory() as beside:
+            path = Path(beside) / file
+            path.write_text(text, encoding="utf-8")
+            self.log_file(path, folder)
 
     def log_file(self, path: Path, folder: str = "") -> None:
         """Log a file under ``folder``."""
-        self.client.log_artifact(self.run_id, str(path), folder or None)
+        self._artifacts().log_artifact(str(path), folder or None)
 
     def log_folder(self, path: Path, folder: str = "") -> None:
         """Log a folder's content under ``folder``."""
-        self.client.log_artifacts(self.run_id, str(path), folder or None)
+        self._artifacts().log_artifacts(str(path), folder or None)
+
+    def _artifacts(self) -> ArtifactRepository:
+        """Where this run's artifacts go: the client would ask the store for the whole run first."""
+        return get_artifact_repository(self.artifact_uri, tracking_uri=self.client.tracking_uri)
 
     def download(self, name: str, into: Path) -> Path:
         """Copy the artifact ``name`` into the folder ``into``; where it lies then."""
@@ -259,7 +272,9 @@ class Tracker:
                 return runs
 
     def _handle(self, run: MlflowRun) -> Run:
-        return Run(self.client, run.info.run_id, run.info.experiment_id, run.info.run_name or "")
+        info = run.info
+        name = info.run_name or ""
+        return Run(self.client, info.run_id, info.experiment_id, name, info.artifact_uri)
 
 
 def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tracker:
@@ -272,6 +287,8 @@ def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tr
     found = absolute_uri(uri or mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(found)
     client = MlflowClient(tracking_uri=found)
+    if found.startswith(SCHEME):
+        write_ahead(client._tracking_client.store.engine)  # noqa: SLF001 - MLflow takes no options of SQLAlchemy's
     if experiment is None:
         experiment_id = mlflow.tracking.fluent._get_experiment_id()  # noqa: SLF001 - how MLflow reads MLFLOW_EXPERIMENT_ID and _NAME
     else:
@@ -289,9 +306,8 @@ def close_orphan(run_id: str, status: Status) -> None:
 
 def absolute_uri(uri: str) -> str:
     """``sqlite:///mlflow.db`` and plain folders, made independent of the working directory."""
-    scheme = "sqlite:///"
-    if uri.startswith(scheme) and not uri.startswith(f"{scheme}/"):
-        return scheme + str(Path(uri.removeprefix(scheme)).resolve())
+    if uri.startswith(SCHEME) and not uri.startswith(f"{SCHEME}/"):
+        return SCHEME + str(Path(uri.removeprefix(SCHEME)).resolve())
     return uri if "://" in uri or uri.startswith("file:") else Path(uri).resolve().as_uri()
 
 

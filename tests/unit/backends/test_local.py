@@ -2,11 +2,12 @@ import multiprocessing
 import re
 import resource
 import sys
+from dataclasses import replace
 
 import psutil
 import pytest
 
-from mlflow_phi3.backends.base import Job
+from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.local import LocalBackend
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
@@ -17,11 +18,13 @@ def spec(learning_rate=1e-2, epochs=2, r=4):
     return TrialSpec(learning_rate, epochs=epochs, lora=LoraSpec(r=r, alpha=8.0))
 
 
+def workload(concurrency=0):
+    return Workload(tiny.make_base(), tiny.count(32, 0), tiny.count(8, 1), spec(), concurrency)
+
+
 @pytest.fixture
 def backend(tmp_path):
-    return LocalBackend(
-        tiny.make_base(), tiny.count(32, 0), tiny.count(8, 1), folder=tmp_path, largest=spec()
-    )
+    return LocalBackend(workload(), folder=tmp_path)
 
 
 def listen(backend, *groups, on_report=lambda report, training: None):
@@ -39,9 +42,7 @@ def ends(reports):
 
 def test_what_fits_the_memory_goes_on_together(backend, tmp_path):
     assert backend.group_size == 4  # a CPU's most: its matrix products are full
-    two = LocalBackend(
-        backend.base, backend.train_examples, [], folder=tmp_path, largest=spec(), concurrency=2
-    )
+    two = LocalBackend(replace(backend.work, concurrency=2), folder=tmp_path)
     assert (two.group_size, two.slots) == (2, 1)
 
 
@@ -95,8 +96,7 @@ def test_without_a_checkpoint_a_resumed_trial_begins_anew(backend):
 
 def train_in_little_memory(folder, answer, *, spare):
     """Limit the address space, then train one trial that fits and one that does not."""
-    base, train, validation = tiny.make_base(), tiny.count(32, 0), tiny.count(8, 1)
-    backend = LocalBackend(base, train, validation, folder=folder, largest=spec(), concurrency=2)
+    backend = LocalBackend(workload(concurrency=2), folder=folder)
     listen(backend, [Job("warm", spec(epochs=1))])
     used = psutil.Process().memory_info().vms
     resource.setrlimit(resource.RLIMIT_AS, (used + spare, used + spare))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlflow_phi3.backends.base import Job
+from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.local import LocalBackend
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
@@ -22,6 +22,10 @@ pytestmark = [
 
 def spec(learning_rate=1e-2, epochs=3):
     return TrialSpec(learning_rate, epochs=epochs, lora=LoraSpec(r=4, alpha=8.0))
+
+
+def workload():
+    return Workload(tiny.make_base(), tiny.count(32, 0), tiny.count(8, 1), spec(), concurrency=2)
 
 
 GROUPS = [
@@ -49,30 +53,14 @@ def cluster():
 def backend(cluster, tmp_path):
     from mlflow_phi3.backends.ray import RayBackend
 
-    made = RayBackend(
-        tiny.make_base(),
-        tiny.count(32, 0),
-        tiny.count(8, 1),
-        folder=tmp_path / "ray",
-        largest=spec(),
-        concurrency=2,
-        address=cluster.address,
-    )
+    made = RayBackend(workload(), folder=tmp_path / "ray", address=cluster.address)
     yield made
     made.close()
 
 
 @pytest.fixture
 def expected(tmp_path):
-    local = LocalBackend(
-        tiny.make_base(),
-        tiny.count(32, 0),
-        tiny.count(8, 1),
-        folder=tmp_path / "local",
-        largest=spec(),
-        concurrency=2,
-    )
-    return losses(listen(local))
+    return losses(listen(LocalBackend(workload(), folder=tmp_path / "local")))
 
 
 def listen(backend, on_report=lambda report: None, groups=GROUPS):

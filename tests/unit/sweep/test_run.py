@@ -140,3 +140,47 @@ def test_a_budget_in_money_ends_a_sweep_and_its_cost_is_logged(sweep, tracker, p
     assert run.data.metrics["cost/usd"] > 0.01
     assert run.data.metrics["cost/usd"] == pytest.approx(run.data.metrics["cost/hours"] * 120)
     assert run.data.tags["phi3.price"] == "120 USD an hour, as given"
+
+
+def test_several_objectives_give_a_pareto_front(sweep, tracker, parent, tmp_path):
+    asked = {"objective": "eval/loss,cost/epochs", "epochs": "1,2,3", "n_trials": "6"}
+    result = sweep(**asked)
+    assert result.costs == ("cost/epochs",)
+    by_epochs = {}
+    for trial in result.trials:
+        epochs = trial.spec.epochs
+        assert trial.costs == {"cost/epochs": float(epochs)}
+        run = tracker.client.get_run(trial.run_id)
+        assert run.data.metrics["cost/epochs"] == epochs
+        by_epochs[epochs] = min(by_epochs.get(epochs, trial.loss), trial.loss)
+    # On the front: the best of its number of epochs, and better than all that took fewer.
+    front = {
+        trial.number
+        for trial in result.trials
+        if all(
+            trial.loss <= by_epochs[fewer]
+            for fewer in range(1, trial.spec.epochs + 1)
+            if fewer == trial.spec.epochs or trial.loss != by_epochs[fewer]
+        )
+    }
+    assert result.front == front
+    assert result.winner.number in result.front
+    assert result.winner.loss == min(trial.loss for trial in result.trials)
+    tagged = tracker.find({"phi3.pareto_front": "true"})
+    assert {int(run.data.tags["phi3.trial_number"]) for run in tagged} == front
+    folder = tracker.get(parent.run_id).download("sweep", tmp_path / "told")
+    assert "What a lower loss costs" in (folder / "report.html").read_text()
+    assert "cost/epochs,pareto_front" in (folder / "trials.csv").read_text().splitlines()[0]
+
+    with pytest.raises(UsageError, match="has objective eval/loss,cost/epochs"):
+        sweep(**{**asked, "objective": "eval/loss,cost/seconds"})
+
+
+def test_a_front_changes_as_the_study_goes_on(sweep, tracker):
+    asked = {"objective": "eval/loss,cost/epochs", "epochs": "1", "sampler": "random"}
+    first = sweep(n_trials="2", **asked)
+    then = sweep(n_trials="8", **asked)
+    assert first.front == {first.winner.number}
+    assert then.front == {then.winner.number}
+    tagged = tracker.find({"phi3.pareto_front": "true"})
+    assert [run.info.run_id for run in tagged] == [then.winner.run_id]
