@@ -4,7 +4,8 @@ One model, one machine, one run. Each server is started once and warmed; then th
 each load, so that what else the machine does falls on all of them alike. The last line is
 ``vs_transformers=<at 1>,<at 8>,<at 32> vs_mlflow_8=<ratio>``: at each load the median over the
 repeats of ours over theirs, in requests per second. `transformers serve` is measured in both its
-ways, with and without continuous batching, and the better one counts.
+ways, with and without continuous batching, and the better one counts; it computes in the number
+format that ours chooses, and its cache has the size of ours.
 
 ``python benchmarks/serve.py [--repeats 5] [--tokens 24] [--quick]``
 """
@@ -34,6 +35,7 @@ import transformers
 
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.modeling.demo import checkpoint_path
+from mlflow_phi3.serving.local import load_checkpoint
 from mlflow_phi3.serving.package import package_chat
 from mlflow_phi3.tracking.registry import save_model
 
@@ -107,6 +109,7 @@ def main() -> None:
         options.repeats, options.tokens, loads = 1, 8, {1: 8, 8: 16, 32: 32}
     # The servers are sessions of their own: a signal has to pass the `finally` that ends them.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     checkpoint = (options.checkpoint or checkpoint_path()).resolve()
     with tempfile.TemporaryDirectory() as scratch, contextlib.ExitStack() as servers:
         folder = Path(scratch)
@@ -153,7 +156,8 @@ def list_peers(checkpoint: Path, logged: Path) -> list[Peer]:
     """The servers, each as its documentation starts it for many clients."""
     python, name = sys.executable, str(checkpoint)
     tool = str(Path(python).with_name("transformers"))
-    theirs = (tool, "serve", name, "--port", "{port}", "--device", "cpu")
+    dtype = str(load_checkpoint(checkpoint, device="cpu").model.dtype).removeprefix("torch.")
+    theirs = (tool, "serve", name, "--port", "{port}", "--device", "cpu", "--dtype", dtype)
     # By itself it takes nine tenths of the memory for its cache: it gets the size that ours has.
     blocks = ServeConfig().cache_tokens // 32
     cache = ("--cb-block-size", "32", "--cb-num-blocks", str(blocks))

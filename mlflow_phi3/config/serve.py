@@ -23,6 +23,10 @@ class ServeConfig(Config):
     serve_device: str = "auto"
     """Torch device of the served model: `auto` takes a CUDA GPU when there is one, else the CPU."""
 
+    serve_dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format to compute in: `auto` is that of the weights, and `float32` where the weights
+    are bfloat16 and the CPU has no instructions for it, which takes twice the memory."""
+
     default_max_tokens: int = Field(default=512, ge=1)
     """Tokens of an answer, at most, when the request names none."""
 

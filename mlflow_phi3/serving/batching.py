@@ -6,7 +6,7 @@ import copy
 import itertools
 import queue
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import torch
@@ -37,6 +37,9 @@ class Batcher:
 
     def __init__(self, checkpoint: Checkpoint, *, sampling: bool, cache_tokens: int) -> None:
         model = share_weights(checkpoint.model)
+        # The manager computes without gradients, but tracks views and versions of tensors: without
+        # that, a small model takes a sixth less time for a token.
+        model.forward = torch.inference_mode()(model.forward)
         self._ends = stop_ids(model, checkpoint.tokenizer)
         self.capacity = min(context_length(model), cache_tokens)
         self._manager = model.init_continuous_batching(
@@ -64,7 +67,7 @@ class Batcher:
 
     async def tokens(
         self, prompt: list[int], length: int, *, live: bool, **choice: float
-    ) -> AsyncIterator[list[int]]:
+    ) -> AsyncGenerator[list[int], None]:
         """Generate for one prompt; leaving the iteration early cancels the request.
 
         Args:
@@ -92,6 +95,8 @@ class Batcher:
             seen = 0
             while not finished:
                 output = await arrived.get()
+                while not arrived.empty():  # whoever is behind: each output holds all so far
+                    output = arrived.get_nowait()
                 if output.error is not None:
                     raise _failed(output.error)
                 finished = output.is_finished()

@@ -1,8 +1,9 @@
 """Answers many requests at once: each goes the way that fits it."""
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -112,7 +113,7 @@ class ConcurrentModel:
         answers = await asyncio.gather(*(self._collect(prompt, index) for index in range(count)))
         return Reply(tuple(answers) * (request.n // count), len(prompt.ids))
 
-    async def pieces(self, prompt: Prompt) -> AsyncIterator[Piece]:
+    async def pieces(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The answers as they come, interleaved; leaving early stops generation."""
         request = prompt.request
         if _alone(request):
@@ -120,6 +121,17 @@ class ConcurrentModel:
             for index, one in enumerate(reply.answers):
                 yield Piece(index, one.text, one.tokens, one.finish, one.logprobs)
             return
+        async with contextlib.aclosing(self._together(prompt)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    def _together(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        if prompt.request.n == 1:  # nearly all requests; nothing has to be interleaved
+            return self._stream(prompt, 0, live=True)
+        return self._interleave(prompt)
+
+    async def _interleave(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        request = prompt.request
         arrived: asyncio.Queue[Piece | None] = asyncio.Queue()
 
         async def run(index: int) -> None:
@@ -150,7 +162,9 @@ class ConcurrentModel:
             text, tokens, finish = text + piece.text, tokens + piece.tokens, piece.finish
         return Answer(text, tokens, finish or "length")
 
-    async def _stream(self, prompt: Prompt, index: int, *, live: bool) -> AsyncIterator[Piece]:
+    async def _stream(
+        self, prompt: Prompt, index: int, *, live: bool
+    ) -> AsyncGenerator[Piece, None]:
         """One answer, cut at its end; ``live`` as in :meth:`Batcher.tokens`."""
         request = prompt.request
         batcher, choice = self._greedy, {}
@@ -173,7 +187,7 @@ class ConcurrentModel:
                 yield Piece(index, text, used)
             yield Piece(index, stream.finish(), 0, "length")
         finally:
-            await tokens.aclose()  # type: ignore[attr-defined]  # it is an async generator
+            await tokens.aclose()
 
     async def _answer_alone(self, request: ChatRequest) -> Reply:
         left = threading.Event()

@@ -3,6 +3,7 @@
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import (
@@ -26,6 +27,8 @@ from mlflow_phi3.serving.protocol import (
 )
 from mlflow_phi3.serving.text import TextStream
 
+ServedDtype = Literal["auto", "float32", "bfloat16"]
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -45,13 +48,18 @@ class Checkpoint:
         return labels_of(self.model)
 
 
-def load_checkpoint(folder: Path, *, device: str = "auto") -> Checkpoint:
-    """Load a portable checkpoint folder, in the number format it was written in.
+def load_checkpoint(
+    folder: Path, *, device: str = "auto", dtype: ServedDtype = "auto"
+) -> Checkpoint:
+    """Load a portable checkpoint folder.
 
     Args:
         folder: As :func:`mlflow_phi3.modeling.merge.merge_adapter` or
             :func:`mlflow_phi3.modeling.portable.save_pinned` writes it.
         device: torch device; ``auto`` takes a CUDA GPU when there is one.
+        dtype: Number format to compute in; ``auto`` is the one it was written in, and float32
+            where that is bfloat16 and the CPU would have to emulate it. An adapter with its base
+            pinned always takes the format it was written for.
 
     Raises:
         PreflightError: There is no checkpoint, or an adapter's base is another than it was.
@@ -71,9 +79,11 @@ def load_checkpoint(folder: Path, *, device: str = "auto") -> Checkpoint:
             where=str(folder),
             fix="name the folder of a merged model",
         )
+    emulated = device == "cpu" and not torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public way to ask
     model = choose_class(str(folder)).from_pretrained(
         folder,
-        dtype="auto",
+        # Every bfloat16 is a float32: these are the same weights, and less is rounded on the way.
+        dtype="float32" if dtype == "auto" and emulated else dtype,
         local_files_only=True,
         trust_remote_code=False,
         use_safetensors=True,

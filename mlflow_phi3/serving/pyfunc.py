@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from mlflow_phi3.azure.safety import safety_from
 from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.serving.chat import Chat
 from mlflow_phi3.serving.labels import Labeller
-from mlflow_phi3.serving.local import load_checkpoint
+from mlflow_phi3.serving.local import ServedDtype, load_checkpoint
 
 
 class Answering(Protocol):
@@ -39,7 +39,11 @@ class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not fol
         """Load the checkpoint that lies in the artifact ``checkpoint``."""
         settings = context.model_config or {}
         folder = Path(context.artifacts["checkpoint"])
-        checkpoint = load_checkpoint(folder, device=str(settings.get("device", "auto")))
+        checkpoint = load_checkpoint(
+            folder,
+            device=str(settings.get("device", "auto")),
+            dtype=cast("ServedDtype", settings.get("dtype", "auto")),
+        )
         self._model: Answering = (
             Labeller(checkpoint)
             if checkpoint.labels

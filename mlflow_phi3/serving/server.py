@@ -54,7 +54,7 @@ def serve(
     """
     if config.serve_engine == "vllm":
         run_vllm(folder, config, name=name)  # it takes this process over
-    checkpoint = load_checkpoint(folder, device=config.serve_device)
+    checkpoint = load_checkpoint(folder, device=config.serve_device, dtype=config.serve_dtype)
     if checkpoint.labels:
         app = build_label_app(Labeller(checkpoint), config, name=name)
     else:
@@ -64,17 +64,25 @@ def serve(
             cache_tokens=config.cache_tokens,
         )
         app = build_app(model, config, name=name)
-    with _listen(config) as listening:
+    with listen(config) as listening:
         told(f"http://{config.host}:{listening.getsockname()[1]}")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
         with contextlib.suppress(KeyboardInterrupt):  # it has ended in order, and says so again
             server.run(sockets=[listening])
 
 
-def _listen(config: ServeConfig) -> socket.socket:
+def listen(config: ServeConfig) -> socket.socket:
+    """A socket that listens where ``config`` says.
+
+    asyncio sends small pieces at once only on connections that it knows to be TCP, which those of
+    a plain socket do not say; without this a token waits for the last one's acknowledgement, 40 ms.
+
+    Raises:
+        PreflightError: The address cannot be taken.
+    """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
-        return socket.create_server((config.host, config.port), family=family)
+        listening = socket.create_server((config.host, config.port), family=family)
     except OSError as error:
         raise PreflightError(
             "PHI3-P045",
@@ -82,6 +90,8 @@ def _listen(config: ServeConfig) -> socket.socket:
             where="port",
             fix="choose another port; 0 takes a free one",
         ) from error
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each connection inherits it
+    return listening
 
 
 def build_app(model: ConcurrentModel, config: ServeConfig, *, name: str = "phi") -> FastAPI:
@@ -222,7 +232,7 @@ class _Desk:
             yield _event(error_body(str(error), kind="server_error", code=error.code))
             return
         finally:
-            await pieces.aclose()  # type: ignore[attr-defined]  # it is an async generator
+            await pieces.aclose()
         if request.stream_options.include_usage:
             yield _event(head | {"choices": [], "usage": usage(len(prompt.ids), generated)})
         yield "data: [DONE]\n\n"

@@ -86,3 +86,31 @@ def test_messages_past_the_context_are_refused_with_numbers(local):
 def test_an_empty_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(PreflightError, match="PHI3-P040"):
         load_checkpoint(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def half(folder, tmp_path_factory):
+    """The same checkpoint, its weights rounded to bfloat16."""
+    target = tmp_path_factory.mktemp("half")
+    checkpoint = load_checkpoint(folder, device="cpu", dtype="bfloat16")
+    checkpoint.model.save_pretrained(target)
+    checkpoint.tokenizer.save_pretrained(target)
+    return target
+
+
+@pytest.mark.parametrize(
+    ("native", "dtype", "expected"),
+    [
+        (True, "auto", torch.bfloat16),
+        (False, "auto", torch.float32),
+        (False, "bfloat16", torch.bfloat16),
+        (True, "float32", torch.float32),
+    ],
+)
+def test_bfloat16_is_computed_in_where_the_cpu_can(half, monkeypatch, native, dtype, expected):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    model = load_checkpoint(half, device="cpu", dtype=dtype).model
+    assert model.dtype == expected
+    written = load_checkpoint(half, device="cpu", dtype="bfloat16").model.state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight.float(), written[name].float())

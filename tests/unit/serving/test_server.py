@@ -13,9 +13,10 @@ import pytest
 import uvicorn
 
 from mlflow_phi3.config.serve import ServeConfig
+from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.serving.concurrent import ConcurrentModel
 from mlflow_phi3.serving.protocol import parse_request
-from mlflow_phi3.serving.server import build_app
+from mlflow_phi3.serving.server import build_app, listen
 
 HELLO = [{"role": "user", "content": "hold the light"}]
 QUESTIONS = ["hold the light", "x", "the button?", "blue " * 9, "until the light turns", "é"]
@@ -267,3 +268,18 @@ def test_health_models_and_metrics(server, client):
     server.post(ask("x", max_tokens=3))
     assert server.measure("phi3_completion_tokens_total") == before + 3
     assert server.measure("phi3_request_seconds_count") >= 1
+
+
+def test_a_token_does_not_wait_for_the_last_ones_acknowledgement():
+    with listen(ServeConfig(port=0)) as listening:
+        with socket.create_connection(listening.getsockname()):
+            accepted, _ = listening.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
+def test_a_port_that_is_taken_is_told_with_the_mend():
+    with listen(ServeConfig(port=0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PreflightError, match=rf"PHI3-P045 port: .* port {port}: .* Fix: "):
+            listen(ServeConfig(port=port))
