@@ -3,7 +3,7 @@
     python benchmarks/prepare.py                  1,000,000 conversations, about 1 GB
     python benchmarks/prepare.py --rows 50000     the same, smaller
 
-Both sides prepare the first 100,000 of the conversations (`--shared-rows`), in turn, with the same
+Both sides prepare the first 50,000 of the conversations (`--shared-rows`), in turn, with the same
 tokenizer on the same cores, each in a process of its own; the ratio is of those. Then ours prepares
 the whole, and once more, which finds it prepared. Ours reads, checks, cleans, finds duplicates,
 splits, tokenises and writes the report; the other reads, and tokenises with the loss mask of
@@ -30,7 +30,6 @@ from typing import Any
 
 import psutil
 from prepare_workload import SEED, write_conversations
-from transformers import AutoTokenizer
 
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.pipeline import prepare
@@ -72,7 +71,7 @@ def main() -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--shared-rows", type=int, default=100_000)
+    parser.add_argument("--shared-rows", type=int, default=50_000)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokenizer", type=Path, default=_default_tokenizer())
     parser.add_argument("--folder", type=Path, help="where the data lie meanwhile")
@@ -94,9 +93,16 @@ def _default_tokenizer() -> Path:
     return real if real.is_dir() else ROOT / "mlflow_phi3" / "modeling" / "demo" / "checkpoint"
 
 
+def _load(tokenizer: Path) -> Any:
+    # Here, because the processes that prepare import this file anew and need no transformers.
+    from transformers import AutoTokenizer  # noqa: PLC0415
+
+    return AutoTokenizer.from_pretrained(tokenizer)
+
+
 def _words(tokenizer: Path) -> list[str]:
     """Whole words of the tokenizer's vocabulary, the most frequent (lowest ids) first."""
-    vocabulary = AutoTokenizer.from_pretrained(tokenizer).get_vocab()
+    vocabulary = _load(tokenizer).get_vocab()
     ordered = sorted(vocabulary, key=lambda token: vocabulary[token])
     words = (token.removeprefix("▁") for token in ordered if token.startswith("▁"))
     return [word for word in words if word.isalpha() and word.isascii() and len(word) > 1]
@@ -153,7 +159,7 @@ class _Peak:
 
 
 def _run_side(options: argparse.Namespace) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(options.tokenizer)
+    tokenizer = _load(options.tokenizer)
     work = (_ours if options.side == "ours" else _datasets)(options, tokenizer)
     start = time.perf_counter()
     facts = work()

@@ -141,8 +141,8 @@ def _leaks(decided: Decided, store: ShardStore) -> dict[str, Any]:
         **{kind: kinds[kind] for kind in LEAK_CODES},  # type: ignore[index]
         "pairs": [
             {
-                "train": store.example(int(addresses[pair.row])).place,
-                "other": store.example(int(addresses[pair.other])).place,
+                "train": store.place(int(addresses[pair.row])),
+                "other": store.place(int(addresses[pair.other])),
                 "kind": pair.kind,
             }
             for pair in decided.leaks[:_SHOWN_PAIRS]

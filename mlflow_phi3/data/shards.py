@@ -175,6 +175,10 @@ class ShardStore:
             self._open[number] = Shard(self._folder / shard_name(number))
         return self._open[number]
 
+    def batches(self, number: int) -> Iterator[pa.RecordBatch]:
+        """The record batches of a shard that is not kept open: what is read leaves memory."""
+        return Shard(self._folder / shard_name(number)).batches()
+
     def place(self, address: int) -> str:
         """``source:line`` of a row."""
         batch, row = self.shard(address >> 32).locate(address & 0xFFFFFFFF)

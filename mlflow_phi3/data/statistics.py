@@ -47,7 +47,7 @@ class RowFigures:
 
 def measure_rows(store: ShardStore, shards: Sequence[int]) -> RowFigures:
     """Figures of all rows of some shards, in order."""
-    parts = [_measure_batch(batch) for number in shards for batch in store.shard(number).batches()]
+    parts = [_measure_batch(batch) for number in shards for batch in store.batches(number)]
     empty = [np.zeros((0, 3) if place == 2 else 0, np.int64) for place in range(8)]
     return RowFigures(*(np.concatenate(column) for column in zip(*(parts or [empty]), strict=True)))
 
