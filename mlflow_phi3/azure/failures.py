@@ -37,6 +37,8 @@ _FIXES = {
     409: "wait until the other operation has ended, then run the same command again",
     429: "wait a minute, then run the same command again; it goes on where it stopped",
 }
+_DENIED = re.compile(r"perform action '(?P<action>[^']+)' over scope '(?P<scope>[^']+)'")
+"""How the resource manager says 403 (AuthorizationFailed)."""
 _FIX_LATER = "run the same command again; it goes on where it stopped"
 
 
@@ -74,7 +76,7 @@ def _from_response(error: HttpResponseError, where: str, code: str) -> AzureErro
     headers = getattr(error.response, "headers", {}) or {}
     text = (told.message if told is not None and told.message else None) or _first_line(error)
     status = error.status_code
-    fix = _FIXES.get(status or 401 if code == "PHI3-A702" else status or 0)
+    fix = _grant(str(text)) or _FIXES.get(status or 401 if code == "PHI3-A702" else status or 0)
     if fix is None:
         server_side = status is None or status >= 500
         fix = _FIX_LATER if server_side else "change what the service names, then run it again"
@@ -86,6 +88,19 @@ def _from_response(error: HttpResponseError, where: str, code: str) -> AzureErro
         status=status,
         azure_code=str(getattr(told, "code", "") or ""),
         request_id=str(headers.get("x-ms-request-id", "")),
+    )
+
+
+def _grant(text: str) -> str | None:
+    """Return whom to ask for which action, where the service names it."""
+    denied = _DENIED.search(text)
+    if denied is None:
+        return None
+    words = denied["scope"].strip("/").split("/")
+    group = f"resource group {words[3]}" if len(words) > 3 else "the subscription"
+    return (
+        f"ask an owner of {group} for a role that grants {denied['action']} "
+        "(mlflow-phi3 doctor lists all that each step needs)"
     )
 
 

@@ -11,16 +11,22 @@ from typing import Any
 
 _ML = "Microsoft.MachineLearningServices/workspaces"
 
+SEE = f"{_ML}/read"
+"""To see the project, which every step needs: `doctor` asks for the project itself."""
+
 STEPS: Mapping[str, tuple[str, ...]] = {
     "infra": (
         "Microsoft.Resources/subscriptions/resourceGroups/read",
         "Microsoft.Resources/subscriptions/resourceGroups/write",
         "Microsoft.Resources/deployments/read",
         "Microsoft.Resources/deployments/write",
+        "Microsoft.Resources/subscriptions/resourceGroups/deployments/operations/read",
         "Microsoft.Storage/storageAccounts/write",
         "Microsoft.KeyVault/vaults/write",
+        "Microsoft.CognitiveServices/accounts/read",
         "Microsoft.CognitiveServices/accounts/write",
         f"{_ML}/write",
+        f"{_ML}/connections/read",
         f"{_ML}/connections/write",
     ),
     "train": (
@@ -31,8 +37,10 @@ STEPS: Mapping[str, tuple[str, ...]] = {
         f"{_ML}/jobs/read",
         f"{_ML}/jobs/write",
         f"{_ML}/jobs/cancel/action",
+        f"{_ML}/experiments/runs/read",
     ),
     "deploy": (
+        f"{_ML}/datastores/read",
         f"{_ML}/datastores/listsecrets/action",
         f"{_ML}/models/versions/read",
         f"{_ML}/models/versions/write",
@@ -47,10 +55,16 @@ STEPS: Mapping[str, tuple[str, ...]] = {
     ),
     "monitor": (
         f"{_ML}/onlineEndpoints/read",
+        f"{_ML}/onlineEndpoints/deployments/read",
+        f"{_ML}/serverlessEndpoints/read",
+        f"{_ML}/datastores/read",
         f"{_ML}/datastores/listsecrets/action",
         "Microsoft.Insights/metrics/read",
     ),
     "delete": (
+        f"{_ML}/jobs/read",
+        f"{_ML}/models/read",
+        f"{_ML}/models/versions/read",
         f"{_ML}/jobs/delete",
         f"{_ML}/onlineEndpoints/delete",
         f"{_ML}/onlineEndpoints/deployments/delete",
@@ -58,10 +72,7 @@ STEPS: Mapping[str, tuple[str, ...]] = {
         f"{_ML}/models/versions/delete",
     ),
 }
-"""Actions by step; the steps are the words of our command.
-
-To read the project itself is not among them: that check asks for the project.
-"""
+"""Actions by step, beside :data:`SEE`; the steps are the words of our command."""
 
 REGISTER = "{namespace}/register/action"
 """What registering a resource provider needs."""
@@ -73,7 +84,9 @@ def missing_actions(granted: Sequence[Mapping[str, Any]], needed: Iterable[str])
     Args:
         granted: Permissions as Azure tells them: what any one of them grants (``actions`` less its
             own ``notActions``) may be done.
-        needed: Names of actions; ``*`` in a permission stands for any text.
+        needed: Names of actions; ``*`` in a permission stands for any text, and ``/*/`` for a
+            single slash too: built-in roles that grant ``workspaces/*/write`` take
+            ``workspaces/write`` back.
 
     Source: "Understand Azure role definitions": notActions is no denial, only not granted here.
     """
@@ -91,4 +104,5 @@ def _grants(permission: Mapping[str, Any], action: str) -> bool:
 
 def _matches(pattern: str, action: str) -> bool:
     expression = ".*".join(re.escape(part) for part in pattern.split("*"))
+    expression = expression.replace("/.*/", "/(.*/)?")
     return re.fullmatch(expression, action, re.IGNORECASE) is not None

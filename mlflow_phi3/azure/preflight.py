@@ -102,7 +102,7 @@ class Doctor:
     _manager: ResourceManager = field(init=False)
     _subscribed: bool = False
     _location: str = ""
-    _group_found: bool = False
+    _group_there: bool = False
 
     def __post_init__(self) -> None:
         self._manager = ResourceManager(self.account)
@@ -111,14 +111,14 @@ class Doctor:
         """Look, one thing after the other; what is told does not stop at the first failure."""
         yield from check_versions(self.needs)
         yield from self._check_subscription()
-        yield self._guarded("resource group", ("infra", "train", "deploy"), self._check_group)
+        yield self._guarded("resource group", _REMOTE, self._check_group, needed=False)
         yield self._guarded("project", ("train", "deploy", "monitor"), self._check_project)
         yield check_region(self.needs, self._location)
         yield from self._check_permissions()
         for namespace, steps in PROVIDERS.items():
             look = functools.partial(self._check_provider, namespace)
-            yield self._guarded(f"provider {namespace}", steps, look)
-        yield self._guarded("quota", ("deploy",), self._check_quota)
+            yield self._guarded(f"provider {namespace}", steps, look, needed=False)
+        yield self._guarded("quota", ("deploy",), self._check_quota, needed=False)
         yield self._guarded("storage", ("train", "deploy", "monitor"), self._check_storage)
 
     # each ----------------------------------------------------------------------------------
@@ -151,13 +151,14 @@ class Doctor:
         target = self._manager.target
         needed = f"a resource group {target.group}"
         path = f"/subscriptions/{target.subscription}/resourceGroups/{target.group}"
+        self._group_there = True  # so it is taken to be, where it may not be read
         answer = self._manager.get(path, "2021-04-01", where=f"resource group {target.group}")
         if answer is None:
+            self._group_there = False
             mend = "mlflow-phi3 infra --location <region> creates it, with hub and project"
             return Check(
                 "resource group", "failed", "none of this name", needed, ("train", "deploy"), mend
             )
-        self._group_found = True
         return Check("resource group", "ok", f"in {answer.body.get('location')}", needed)
 
     def _check_project(self) -> Check:
@@ -177,7 +178,7 @@ class Doctor:
 
     def _check_permissions(self) -> Iterator[Check]:
         """One check a step: what it may not do, by the names of actions."""
-        if not self._group_found:
+        if not self._group_there:
             for step in _ALL_STEPS:
                 yield Check(
                     f"permissions: {step}",
@@ -289,14 +290,28 @@ class Doctor:
                 container.close()
         return Check("storage", "ok", f"container {found}", needed)
 
-    def _guarded(self, name: str, steps: tuple[str, ...], look: Callable[[], Check]) -> Check:
-        """Run a check; what the service answers instead of an answer is what was found."""
+    def _guarded(
+        self, name: str, steps: tuple[str, ...], look: Callable[[], Check], *, needed: bool = True
+    ) -> Check:
+        """Run a check; what the service answers instead of an answer is what was found.
+
+        Args:
+            name: What is looked at.
+            steps: What cannot succeed without it.
+            look: The check.
+            needed: Whether a step needs to see it too; where none does, not being allowed to is no
+                failure.
+        """
         if not self._subscribed:
             return Check(name, "skipped", "no subscription to look at", "")
         try:
             return look()
         except AzureError as refused:
-            mend = _STORAGE_FIX if name == "storage" else refused.fix
+            denied = refused.azure_code == "AuthorizationFailed"
+            if denied and not needed:
+                return Check(name, "skipped", "you may not look at it", "no step needs to")
+            storage = name == "storage" and not denied
+            mend = _STORAGE_FIX if storage else refused.fix
             return Check(name, "failed", refused.problem, "an answer", steps, mend)
 
 

@@ -1,6 +1,7 @@
 """Puts the services together in one process: the only file that knows them all."""
 
 import contextlib
+import datetime as dt
 import fcntl
 import json
 import os
@@ -17,6 +18,8 @@ import uvicorn
 
 from mlflow_phi3.emulator.assets.routes import routes as asset_routes
 from mlflow_phi3.emulator.assets.state import CONTAINER, Assets
+from mlflow_phi3.emulator.authorization.routes import routes as permission_routes
+from mlflow_phi3.emulator.authorization.state import Permissions
 from mlflow_phi3.emulator.certificates import save_certificates
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
 from mlflow_phi3.emulator.endpoints.routes import EndpointRoutes
@@ -34,6 +37,7 @@ from mlflow_phi3.emulator.metrics.metered import Metered
 from mlflow_phi3.emulator.metrics.routes import routes as metric_routes
 from mlflow_phi3.emulator.metrics.state import Meter
 from mlflow_phi3.emulator.operation import Operations
+from mlflow_phi3.emulator.proxy import Behind
 from mlflow_phi3.emulator.registry.routes import routes as registry_routes
 from mlflow_phi3.emulator.resources.routes import routes as resource_routes
 from mlflow_phi3.emulator.resources.state import Resources
@@ -73,8 +77,10 @@ def serve(settings: Settings) -> None:
         save_certificates(settings.home)
         # A signal may come while the parts are being started: SystemExit unwinds them.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-        with _listen(settings) as listener, _application(settings, listener) as application:
-            _run(settings, listener, application)
+        try:
+            with _listen(settings) as listener, _application(settings, listener) as application:
+                _run(settings, listener, application)
+        finally:
             settings.record.unlink(missing_ok=True)
 
 
@@ -129,19 +135,23 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
     with contextlib.ExitStack() as stack:
         ground = _lay_ground(settings, listener.getsockname()[1], stack)
         identity = Identity(TENANT, CLIENT, settings.secret("client"), settings.secret("signing"))
+        permissions = Permissions(ground.store, CLIENT, f"/subscriptions/{SUBSCRIPTION}")
         online, serverless = _endpoints(ground)
         trainer = Trainer(
             settings.home / "jobs", download=ground.blobs.download, upload=ground.blobs.upload
         )
         jobs = Jobs(ground.store, ground.assets, ground.faults, trainer)
         stack.callback(jobs.stop)
-        journal, meter = Journal(), Meter()
+        journal = Journal()
+        meter = Meter(settings.home / "calls.sqlite", dt.datetime.now(dt.UTC))
+        stack.callback(meter.close)
         collector = Collector(ground.store, lambda n, b: ground.blobs.append(CONTAINER, n, b))
         client = httpx.AsyncClient(
             trust_env=False, timeout=600.0, limits=httpx.Limits(max_connections=None)
         )
         routes = [
             *identity_routes(identity),
+            *permission_routes(permissions),
             *ground.faults.routes(),
             *journal.routes(),
             *ground.operations.routes(),
@@ -160,15 +170,14 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
         yield Application(
             router=Router(routes),
             identity=identity,
+            permissions=permissions,
             faults=ground.faults,
             journal=journal,
             scoring={
                 "online": Metered(Scoring(online, ground.fleet, client), meter, collector),
                 "serverless": ServerlessScoring(serverless, ground.fleet, client),
             },
-            blobs=client,
-            blob_url=ground.blob_url,
-            account=ACCOUNT,
+            blobs=Behind(client, ground.blob_url, f"/{ACCOUNT}/"),
         )
 
 

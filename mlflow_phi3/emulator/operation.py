@@ -161,10 +161,8 @@ class Operations:
         return Reply(status=204)
 
     def _get(self, call: Call) -> Resource:
-        record = self._store.get(f"/operations/{call.names['operation']}")
-        if record is None:
-            raise Refusal(404, "OperationNotFound", f"No operation {call.names['operation']}.")
-        return record
+        name = call.names["operation"]
+        return self._store.need(f"/operations/{name}", "OperationNotFound", f"No operation {name}.")
 
 
 def _self_url(call: Call) -> str:

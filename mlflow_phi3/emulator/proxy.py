@@ -1,6 +1,7 @@
 """Passes a request on to a process behind the emulator's port, its answer back, as they flow."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 
 import httpx
 from starlette.requests import Request
@@ -11,10 +12,23 @@ _HOP = frozenset(
 )
 
 
-async def forward(
-    client: httpx.AsyncClient, base: str, scope: Scope, receive: Receive, send: Send
-) -> int:
-    """Pass a whole request on to ``base`` without holding its body; return the status.
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A process behind the emulator's port.
+
+    Args:
+        client: Reaches it.
+        base: Where it listens.
+        prefix: How the paths begin that are its own.
+    """
+
+    client: httpx.AsyncClient
+    base: str
+    prefix: str
+
+
+async def forward(behind: Behind, scope: Scope, receive: Receive, send: Send) -> int:
+    """Pass a whole request on without holding its body; return the status.
 
     Raises:
         httpx.TransportError: The process behind does not answer.
@@ -23,13 +37,13 @@ async def forward(
     headers = [(n, v) for n, v in scope["headers"] if n not in _HOP and n != b"host"]
     sized = any(n == b"content-length" and v != b"0" for n, v in headers)
     chunked = any(n == b"transfer-encoding" for n, _ in scope["headers"])
-    request = client.build_request(
+    request = behind.client.build_request(
         scope["method"],
-        f"{base}{scope['raw_path'].decode()}{query}",
+        f"{behind.base}{scope['raw_path'].decode()}{query}",
         headers=headers,
         content=_body(scope, receive) if sized or chunked else None,
     )
-    answer = await client.send(request, stream=True)
+    answer = await behind.client.send(request, stream=True)
     try:
         await relay(answer, send)
     finally:

@@ -12,10 +12,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from mlflow_phi3.emulator.authorization.actions import needed_actions, scope_of
+from mlflow_phi3.emulator.authorization.state import Permissions
 from mlflow_phi3.emulator.faults import Fault, Faults, Kind, answer
 from mlflow_phi3.emulator.identity.state import Identity
 from mlflow_phi3.emulator.journal import Entry, Journal
-from mlflow_phi3.emulator.proxy import forward
+from mlflow_phi3.emulator.proxy import Behind, forward
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Router
 
 _CLIENT_LEFT = 499
@@ -30,12 +32,11 @@ class Application:
     Args:
         router: Answers what is JSON.
         identity: Checks bearer tokens.
+        permissions: Says who may do what.
         faults: What shall go wrong.
         journal: Notes every request.
         scoring: By the first word of the path, who answers calls of endpoints.
-        blobs: Reaches the blob service; its account's name begins the path.
-        blob_url: Where the blob service listens.
-        account: Name of the storage account.
+        blobs: The blob service; its account's name begins the path.
     """
 
     def __init__(
@@ -43,21 +44,19 @@ class Application:
         *,
         router: Router,
         identity: Identity,
+        permissions: Permissions,
         faults: Faults,
         journal: Journal,
         scoring: Mapping[str, Scored],
-        blobs: httpx.AsyncClient,
-        blob_url: str,
-        account: str,
+        blobs: Behind,
     ) -> None:
         self._router = router
         self._identity = identity
+        self._permissions = permissions
         self._faults = faults
         self._journal = journal
         self._scoring = scoring
         self._blobs = blobs
-        self._blob_url = blob_url
-        self._blob_prefix = f"/{account}/"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -90,7 +89,7 @@ class Application:
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, fault: Fault | None
     ) -> tuple[int, Any]:
-        is_blob = scope["path"].startswith(self._blob_prefix)
+        is_blob = scope["path"].startswith(self._blobs.prefix)
         scored = self._scoring.get(scope["path"].split("/")[1])
         # Read before a fault makes it wait: what has arrived is done, though the caller be gone.
         call = None if is_blob or scored else await _to_call(scope, receive)
@@ -103,7 +102,7 @@ class Application:
         if call is None:
             if scored is not None:
                 return await scored(scope, receive, send), None
-            return await forward(self._blobs, self._blob_url, scope, receive, send), None
+            return await forward(self._blobs, scope, receive, send), None
         reply = await run_in_threadpool(self._handle, call)
         if fault is not None and fault.kind is Kind.DROP_AFTER:
             _drop(send)
@@ -118,6 +117,8 @@ class Application:
             if not self._identity.is_good(token):
                 text = "The access token is missing, expired or of another issuer."
                 raise Refusal(401, "InvalidAuthenticationToken", text)
+            for action in needed_actions(call.method, call.path, call.body):
+                self._permissions.check(action, scope_of(call.path, call.method))
         return route.handler(
             Call(call.method, call.path, names, call.query, call.headers, call.body, call.origin)
         )

@@ -51,15 +51,20 @@ class Store:
             ).fetchone()
         return None if row is None else dict(json.loads(row[0]))
 
-    def need(self, resource_id: str) -> Resource:
+    def need(self, resource_id: str, code: str = "ResourceNotFound", message: str = "") -> Resource:
         """Return one document.
+
+        Args:
+            resource_id: Its id.
+            code: What the service calls its absence.
+            message: The service's words for it, where it does not name the id.
 
         Raises:
             Refusal: 404.
         """
         found = self.get(resource_id)
         if found is None:
-            raise Refusal(404, "ResourceNotFound", f"The Resource '{resource_id}' was not found.")
+            raise Refusal(404, code, message or f"The Resource '{resource_id}' was not found.")
         return found
 
     def put(self, resource_id: str, kind: str, body: Resource) -> None:

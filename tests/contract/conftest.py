@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mlflow_phi3.emulator.authorization.actions import needed_actions
 from mlflow_phi3.emulator.lifecycle import find_emulator
 from mlflow_phi3.emulator.process import Guarded
 from mlflow_phi3.emulator.router import WORKSPACE
@@ -82,9 +83,20 @@ class Emulator:
     def waiting_faults(self):
         return self.http.get("/emulator/faults").json()
 
+    def allow(self, *actions, but=()):
+        """Say what may be done from now on, until the next test."""
+        role = {"actions": [*actions], "notActions": [*but]}
+        assert self.http.put("/emulator/permissions", json=[role]).status_code == 204
+
+    def needed(self):
+        """The actions, in small letters, that what was asked so far has needed."""
+        calls = [(e["method"], e["path"], e["body"]) for e in self.journal()]
+        return {action.lower() for call in calls for action in needed_actions(*call)}
+
     def clear(self):
         self.http.delete("/emulator/faults")
         self.http.delete("/emulator/journal")
+        self.http.put("/emulator/permissions", json=[])
 
     def sweep(self):
         """Delete all endpoints."""

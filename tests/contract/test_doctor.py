@@ -20,16 +20,23 @@ NEEDS = Needs(
     instance_count=1,
 )
 HERE = Target(SUBSCRIPTION, GROUP, WORKSPACE)
-DEVELOPER = {  # the built-in role Azure AI Developer, 2025-04
+DEVELOPER = {  # the built-in role Azure AI Developer, 2025-04-21
     "actions": [
         "Microsoft.MachineLearningServices/workspaces/*/read",
         "Microsoft.MachineLearningServices/workspaces/*/action",
         "Microsoft.MachineLearningServices/workspaces/*/delete",
         "Microsoft.MachineLearningServices/workspaces/*/write",
+        "Microsoft.MachineLearningServices/locations/*/read",
         "Microsoft.Authorization/*/read",
         "Microsoft.Resources/deployments/*",
     ],
-    "notActions": ["Microsoft.MachineLearningServices/workspaces/write"],
+    "notActions": [
+        "Microsoft.MachineLearningServices/workspaces/delete",
+        "Microsoft.MachineLearningServices/workspaces/write",
+        "Microsoft.MachineLearningServices/workspaces/listKeys/action",
+        "Microsoft.MachineLearningServices/workspaces/hubs/write",
+        "Microsoft.MachineLearningServices/workspaces/hubs/delete",
+    ],
 }
 
 
@@ -43,8 +50,7 @@ def look(emulator):
         doctor = Doctor(account, needs, lambda: dt.datetime.now(dt.UTC) + skew, fix)
         return {check.name: check for check in doctor.checks()}
 
-    yield look
-    emulator.http.put("/emulator/permissions", json=[{"actions": ["*"]}])
+    return look
 
 
 def failed(checks):
@@ -78,6 +84,16 @@ def test_another_subscription(look):
     assert checks["project"].state == "skipped"
 
 
+def test_a_subscription_that_is_over(look, emulator):
+    emulator.http.put("/emulator/subscription", json={"state": "Disabled"})
+    try:
+        checks = look()
+    finally:
+        emulator.http.put("/emulator/subscription", json={"state": "Enabled"})
+    assert_mendable(checks["subscription"], "Reactivate")
+    assert checks["subscription"].found == "state Disabled"
+
+
 def test_signed_out(look):
     checks = look(AZURE_CLIENT_SECRET="wrong")
     assert_mendable(checks["subscription"], "az login")
@@ -90,6 +106,21 @@ def test_no_group_and_no_project(look):
     checks = look(target=replace(HERE, project="nothing"))
     assert {"project"} <= failed(checks)
     assert checks["storage"].state == "skipped"
+
+
+def test_a_hub_is_no_project(look, emulator):
+    values = {"workspaceName": "only-a-hub", "kind": "hub", "location": "eastus2"}
+    parameters = {name: {"value": value} for name, value in values.items()}
+    made = emulator.http.put(
+        f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}"
+        "/providers/Microsoft.Resources/deployments/hub",
+        json={"properties": {"parameters": parameters}},
+        headers={"Authorization": f"Bearer {emulator.token()}"},
+    )
+    assert made.status_code == 201, made.text
+    check = look(target=replace(HERE, project="only-a-hub"))["project"]
+    assert_mendable(check, "mlflow-phi3 infra --hub")
+    assert check.found == "it is a hub"
 
 
 def test_a_model_of_other_regions_and_a_retired_one(look):
@@ -110,6 +141,10 @@ def test_permissions_are_actions_not_roles(look, emulator):
     assert {"permissions: infra", "permissions: monitor"} <= failed(checks)
     assert checks["permissions: train"].state == "ok"
     assert checks["permissions: deploy"].state == "ok"
+    # What a developer may not look at, and no step of theirs needs, is no failure.
+    assert checks["resource group"].state == "skipped"
+    assert checks["provider Microsoft.Network"].state == "skipped"
+    assert checks["project"].state == checks["quota"].state == checks["storage"].state == "ok"
     infra, monitor = checks["permissions: infra"], checks["permissions: monitor"]
     assert "Microsoft.MachineLearningServices/workspaces/write" in infra.found
     assert "Microsoft.Insights/metrics/read" in monitor.found

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from mlflow_phi3.azure.client import open_account, open_workspace
 from mlflow_phi3.azure.infra import Builder, WantedInfra, find_location, plan_infra
 from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.permissions import SEE, STEPS
 from mlflow_phi3.azure.target import Target
 from mlflow_phi3.cli.doctor import app as doctor_app
 from mlflow_phi3.cli.infra import app
@@ -45,8 +46,11 @@ def test_from_nothing_and_again(azure, emulator, shared_checker):
         "project",
     ]
     assert not [e for e in emulator.journal() if e["method"] == "PUT"]
+    emulator.allow(SEE, *STEPS["infra"])
     told = CliRunner().invoke(app, ["--location", "eastus2"])
     assert told.exit_code == 0, told.exception
+    assert {action.lower() for action in STEPS["infra"]} <= emulator.needed()
+    emulator.allow("*")
     assert "export AZUREML_WORKSPACE_NAME=phi-tutorial" in told.output
     shared_checker(emulator.changes())
     workspace = open_workspace(TARGET, emulator.environment)

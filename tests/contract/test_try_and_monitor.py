@@ -9,6 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from mlflow_phi3.azure.permissions import SEE, STEPS
 from mlflow_phi3.cli.monitor import app as monitor
 from mlflow_phi3.cli.try_ import app as try_
 from mlflow_phi3.errors import GateError, UsageError
@@ -112,8 +113,12 @@ def test_a_window_in_figures_and_a_limit(served, emulator, store, tmp_path):
         ask = {"messages": [{"role": "user", "content": f"कृपया दिवा {number} चालू करा मला नाही"}]}
         served.predict("watched", ask)
     arguments = ["watched", "--train-data", data, "--usd-per-hour", "2", *LOCAL]
+    emulator.http.delete("/emulator/journal")
+    emulator.allow(SEE, *STEPS["monitor"])
     told = CliRunner().invoke(monitor, [*arguments, "--json"])
     assert told.exit_code == 0, told.exception
+    managed = {action.lower() for action in STEPS["monitor"] if "serverless" not in action}
+    assert managed <= emulator.needed()
     found = parsed(told)
     traffic = found["traffic"]
     assert traffic["requests"] >= 24

@@ -66,10 +66,7 @@ class Assets:
         Raises:
             Refusal: 404.
         """
-        found = self._store.get(workspace_id)
-        if found is None:
-            raise Refusal(404, "ResourceNotFound", f"The Resource '{workspace_id}' was not found.")
-        return found
+        return self._store.need(workspace_id)
 
     def get_datastore(self, workspace_id: str, name: str) -> Resource:
         """Return the default datastore, the only one there is."""
@@ -132,10 +129,9 @@ class Assets:
         Raises:
             Refusal: 404.
         """
-        found = self._store.get(f"{workspace_id}/{kind}/{name}/versions/{version}")
-        if found is None:
-            raise Refusal(404, "UserError", f"{kind} {name}:{version} was not found.")
-        return found
+        text = f"{kind} {name}:{version} was not found."
+        asset_id = f"{workspace_id}/{kind}/{name}"
+        return self._store.need(f"{asset_id}/versions/{version}", "UserError", text)
 
     def list_versions(self, workspace_id: str, kind: str, name: str) -> list[Resource]:
         """Return the versions of an asset, newest first."""
@@ -152,9 +148,8 @@ class Assets:
             Refusal: 404.
         """
         versions = self.list_versions(workspace_id, kind, name)
-        found = self._store.get(f"{workspace_id}/{kind}/{name}")
-        if found is None:
-            raise Refusal(404, "UserError", f"{kind} {name} was not found.")
+        text = f"{kind} {name} was not found."
+        found = self._store.need(f"{workspace_id}/{kind}/{name}", "UserError", text)
         found["properties"] = {
             "isArchived": False,
             "latestVersion": versions[0]["name"] if versions else None,

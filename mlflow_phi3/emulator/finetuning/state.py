@@ -96,11 +96,8 @@ class Jobs:
         Raises:
             Refusal: 404.
         """
-        found = self._store.get(job_id)
-        if found is None:
-            name = job_id.rsplit("/", 1)[1]
-            raise Refusal(404, "UserError", f"Job {name} was not found.")
-        return found
+        text = f"Job {job_id.rsplit('/', 1)[1]} was not found."
+        return self._store.need(job_id, "UserError", text)
 
     def beneath(self, workspace_id: str) -> list[Resource]:
         """Return the jobs of a workspace, newest first."""

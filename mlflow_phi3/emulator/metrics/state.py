@@ -1,17 +1,30 @@
-"""Calls as numbers by the minute; knows no HTTP. Numbers do not survive the emulator."""
+"""Calls as numbers by the minute, in SQLite like all that survives a restart; knows no HTTP."""
 
 import datetime as dt
 import re
+import sqlite3
 import statistics
 import threading
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mlflow_phi3.emulator.router import Refusal
 
-_LIMIT = 200_000
+_KEPT = dt.timedelta(days=93)
+"""How long Azure Monitor keeps platform metrics ("Azure Monitor Metrics overview", 2025-12)."""
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS calls (
+    at REAL NOT NULL,
+    endpoint TEXT NOT NULL COLLATE NOCASE,
+    deployment TEXT NOT NULL,
+    status INTEGER NOT NULL,
+    latency_ms REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS by_endpoint ON calls (endpoint, at);
+"""
 _METRICS = {
     "requestsperminute": ("RequestsPerMinute", "Count"),
     "requestlatency": ("RequestLatency", "Milliseconds"),
@@ -40,16 +53,32 @@ class Measured:
 
 
 class Meter:
-    """The latest calls of all endpoints; safe to use from several threads."""
+    """The calls of all endpoints; safe to use from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        path: The database file; made when missing. It is not the resources', so that a busy
+            endpoint does not wait for them.
+        now: What is older than Azure Monitor keeps is forgotten.
+    """
+
+    def __init__(self, path: Path, now: dt.datetime) -> None:
         self._lock = threading.Lock()
-        self._calls: deque[Measured] = deque(maxlen=_LIMIT)
+        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+        self._db.execute("DELETE FROM calls WHERE at < ?", ((now - _KEPT).timestamp(),))
 
     def note(self, call: Measured) -> None:
         """Write one call down."""
+        row = (call.at.timestamp(), call.endpoint, call.deployment, call.status, call.latency_ms)
         with self._lock:
-            self._calls.append(call)
+            self._db.execute("INSERT INTO calls VALUES (?, ?, ?, ?, ?)", row)
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._db.close()
 
     def query(
         self, endpoint: str, names: str, start: dt.datetime, end: dt.datetime, chosen: str
@@ -64,17 +93,20 @@ class Meter:
             if dimension.lower() not in _DIMENSIONS:
                 raise Refusal(400, "BadRequest", f"Dimension {dimension} is not supported.")
             wanted[dimension.lower()] = value
-        with self._lock:
-            calls = [
-                call
-                for call in self._calls
-                if call.endpoint.lower() == endpoint.lower() and start <= call.at < end
-            ]
+        calls = self._between(endpoint, start, end)
         for dimension, value in wanted.items():
             if value != "*":
                 calls = [call for call in calls if call.fact(dimension) == value]
         parted = [dimension for dimension, value in wanted.items() if value == "*"]
         return [_metric(name, calls, parted) for name in names.split(",")]
+
+    def _between(self, endpoint: str, start: dt.datetime, end: dt.datetime) -> list[Measured]:
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT * FROM calls WHERE endpoint = ? AND at >= ? AND at < ? ORDER BY at",
+                (endpoint, start.timestamp(), end.timestamp()),
+            ).fetchall()
+        return [Measured(dt.datetime.fromtimestamp(at, dt.UTC), *rest) for at, *rest in rows]
 
 
 def _metric(name: str, calls: list[Measured], parted: list[str]) -> dict[str, Any]:

@@ -17,6 +17,10 @@ def routes(resources: Resources) -> list[Route]:
     def subscription(call: Call) -> Reply:
         return Reply(resources.get_subscription(call.names["subscription"]))
 
+    def set_state(call: Call) -> Reply:
+        resources.set_state(str((call.body or {}).get("state") or "Enabled"))
+        return Reply(status=204)
+
     def put_group(call: Call) -> Reply:
         location = str((call.body or {}).get("location") or "")
         body, new = resources.put_group(_GROUP.format(**call.names), location)
@@ -56,7 +60,8 @@ def routes(resources: Resources) -> list[Route]:
         ("GET", _ACCOUNT, get_account),
     ]
     found = [Route(method, template, handler) for method, template, handler in table]
-    return [*found, *_connections(resources)]
+    told = Route("PUT", "/emulator/subscription", set_state, open=True)
+    return [told, *found, *_connections(resources)]
 
 
 def _connections(resources: Resources) -> list[Route]:

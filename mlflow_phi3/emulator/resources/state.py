@@ -11,6 +11,7 @@ from mlflow_phi3.emulator.store import Resource, Store
 _GROUP = "resourceGroup"
 _CONNECTION = "connection"
 _ACCOUNT = "account"
+_STATE = "/emulator/subscription"
 _LOCATION = re.compile(r"[a-z]+\d?")
 _WORKSPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,32}")
 
@@ -42,8 +43,12 @@ class Resources:
             "id": f"/subscriptions/{subscription}",
             "subscriptionId": subscription,
             "displayName": "mlflow-phi3 emulator",
-            "state": "Enabled",
+            "state": (self._store.get(_STATE) or {"state": "Enabled"})["state"],
         }
+
+    def set_state(self, state: str) -> None:
+        """Say in which state the subscription is from now on, to practise one that is over."""
+        self._store.put(_STATE, "subscription", {"state": state})
 
     def put_group(self, group_id: str, location: str) -> tuple[Resource, bool]:
         """Create a resource group; tell whether it is new.
@@ -73,11 +78,8 @@ class Resources:
         Raises:
             Refusal: 404.
         """
-        found = self._store.get(group_id)
-        if found is None:
-            text = f"Resource group '{group_id.rsplit('/', 1)[1]}' could not be found."
-            raise Refusal(404, "ResourceGroupNotFound", text)
-        return found
+        text = f"Resource group '{group_id.rsplit('/', 1)[1]}' could not be found."
+        return self._store.need(group_id, "ResourceGroupNotFound", text)
 
     def deploy(self, group_id: str, name: str, properties: Mapping[str, Any]) -> Resource:
         """Do what the SDK's template for a hub or a project says; return the deployment.
@@ -119,10 +121,8 @@ class Resources:
         Raises:
             Refusal: 404.
         """
-        found = self._store.get(f"{workspace_id}/connections/{name}")
-        if found is None:
-            raise Refusal(404, "UserError", f"Connection {name} was not found.")
-        return found
+        text = f"Connection {name} was not found."
+        return self._store.need(f"{workspace_id}/connections/{name}", "UserError", text)
 
     def list_connections(self, workspace_id: str) -> list[Resource]:
         """Return the connections of a workspace."""
@@ -158,10 +158,7 @@ class Resources:
         Raises:
             Refusal: 404.
         """
-        found = self._store.get(account_id)
-        if found is None:
-            raise Refusal(404, "ResourceNotFound", f"The Resource '{account_id}' was not found.")
-        return found
+        return self._store.need(account_id)
 
     def _create_workspace(self, group_id: str, values: Mapping[str, Any]) -> str:
         name, hub = str(values.get("workspaceName") or ""), str(values.get("workspace_hub") or "")
@@ -215,11 +212,8 @@ class Resources:
         Raises:
             Refusal: 404.
         """
-        found = self._store.get(deployment_id)
-        if found is None:
-            text = f"Deployment '{deployment_id.rsplit('/', 1)[1]}' could not be found."
-            raise Refusal(404, "DeploymentNotFound", text)
-        return found
+        text = f"Deployment '{deployment_id.rsplit('/', 1)[1]}' could not be found."
+        return self._store.need(deployment_id, "DeploymentNotFound", text)
 
 
 def _check_location(location: str) -> None:

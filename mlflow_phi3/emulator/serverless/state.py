@@ -142,11 +142,11 @@ class Serverless:
             raise rules.bad(text)
         if match["workspace"].lower() != str(workspace["properties"]["workspaceId"]).lower():
             raise rules.bad("The model is of another workspace.")
-        found = self._store.get(
-            f"{workspace['id']}/models/{match['name']}/versions/{match['version']}"
+        found = self._store.need(
+            f"{workspace['id']}/models/{match['name']}/versions/{match['version']}",
+            "ModelNotFound",
+            f"Model {model_id} was not found.",
         )
-        if found is None:
-            raise Refusal(404, "ModelNotFound", f"Model {model_id} was not found.")
         if not found["properties"].get("jobName"):
             raise rules.bad("Only a model that a fine-tuning job made can be served serverless.")
         return found

@@ -1,1 +1,1 @@
-"""What a subscription has: quota, machine types, resource providers, permissions."""
+"""What a subscription has: quota, machine types, resource providers."""

@@ -5,7 +5,6 @@ from mlflow_phi3.emulator.subscription.state import Subscription
 
 _ONE = "/subscriptions/{subscription}"
 _PLACE = _ONE + "/providers/Microsoft.MachineLearningServices/locations/{location}"
-_GROUP = _ONE + "/resourceGroups/{group}"
 
 
 def routes(subscription: Subscription) -> list[Route]:
@@ -26,18 +25,9 @@ def routes(subscription: Subscription) -> list[Route]:
         names = call.names
         return Reply(subscription.register(names["subscription"], names["namespace"]))
 
-    def permissions(_call: Call) -> Reply:
-        return Reply({"value": subscription.permissions()})
-
-    def grant(call: Call) -> Reply:
-        subscription.grant(call.body or [])
-        return Reply(status=204)
-
     return [
-        Route("PUT", "/emulator/permissions", grant, open=True),
         Route("GET", _PLACE + "/usages", usages),
         Route("GET", _PLACE + "/vmSizes", sizes),
         Route("GET", _ONE + "/providers/{namespace}", provider),
         Route("POST", _ONE + "/providers/{namespace}/register", register),
-        Route("GET", _GROUP + "/providers/Microsoft.Authorization/permissions", permissions),
     ]

@@ -1,4 +1,4 @@
-"""Quota, machine types, resource providers and permissions; knows no HTTP."""
+"""Quota, machine types and resource providers; knows no HTTP."""
 
 import re
 from typing import Any
@@ -18,9 +18,6 @@ _PROVIDERS = (
 _REGISTERED = frozenset(_PROVIDERS) - {"Microsoft.Network"}
 """What a project could not exist without; that the network's is missing is the usual surprise."""
 _KIND = "provider"
-_PERMISSIONS = "/emulator/permissions"
-_ALL: Resource = {"actions": ["*"], "notActions": [], "dataActions": ["*"], "notDataActions": []}
-_NONE: Resource = {key: [] for key in _ALL}
 
 
 class Subscription:
@@ -91,18 +88,6 @@ class Subscription:
         made = _provider(subscription, name, "Registered")
         self._store.put(_provider_id(subscription, name), _KIND, made)
         return made
-
-    def permissions(self) -> list[Resource]:
-        """Return what the emulator's only application may do: everything, unless told otherwise."""
-        told = self._store.get(_PERMISSIONS)
-        return [_ALL] if told is None else list(told["value"])
-
-    def grant(self, value: list[Resource]) -> None:
-        """Say what the application may do, as role definitions say it.
-
-        Nothing is enforced: it is what :meth:`permissions` tells, to practise being refused.
-        """
-        self._store.put(_PERMISSIONS, "permissions", {"value": [{**_NONE, **one} for one in value]})
 
     @staticmethod
     def _name(namespace: str) -> str:

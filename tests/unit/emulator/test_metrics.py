@@ -12,8 +12,8 @@ HOUR = (NOON, NOON + dt.timedelta(hours=1))
 
 
 @pytest.fixture
-def meter():
-    meter = Meter()
+def meter(tmp_path):
+    meter = Meter(tmp_path / "calls.sqlite", NOON)
     for second in range(90):
         at = NOON + dt.timedelta(seconds=second)
         deployment = "green" if second % 3 == 0 else "blue"
@@ -21,7 +21,8 @@ def meter():
         meter.note(Measured(at, "chat", deployment, status, float(second)))
     meter.note(Measured(NOON, "other", "blue", 200, 1.0))
     meter.note(Measured(NOON - dt.timedelta(minutes=1), "chat", "blue", 200, 1.0))
-    return meter
+    yield meter
+    meter.close()
 
 
 def test_requests_by_the_minute(meter):
@@ -55,3 +56,14 @@ def test_what_azure_monitor_has_not_is_refused(meter):
         meter.query("chat", "Nonsense", *HOUR, "")
     with pytest.raises(Refusal, match="Dimension colour"):
         meter.query("chat", "RequestsPerMinute", *HOUR, "colour eq '*'")
+
+
+def test_what_is_written_down_survives_until_it_is_old(meter, tmp_path):
+    def requests(now):
+        again = Meter(tmp_path / "calls.sqlite", now)
+        (found,) = again.query("chat", "RequestsPerMinute", *HOUR, "")
+        again.close()
+        return sum(p["average"] for series in found["timeseries"] for p in series["data"])
+
+    assert requests(NOON + dt.timedelta(days=92)) == 90
+    assert requests(NOON + dt.timedelta(days=94)) == 0

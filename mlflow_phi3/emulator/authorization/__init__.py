@@ -1,0 +1,1 @@
+"""Who may do what: the actions of roles, and requests held against them."""
