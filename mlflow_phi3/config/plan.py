@@ -19,7 +19,8 @@ class PlanWord(SweepWord):
 
     hosting_usd_per_hour: float = Field(default=0.0, ge=0)
     """What an hour of hosting costs, US dollars per machine or endpoint; 0 looks it up with
-    `live_prices`, and is told as not known otherwise."""
+    `live_prices`, and takes the catalog's dated list price of `instance_type` otherwise. No
+    price is stored of a serverless endpoint's hours: give yours."""
 
     instance_type: str = "Standard_NC24ads_A100_v4"
     """Machine type of a managed deployment."""

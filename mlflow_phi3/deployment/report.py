@@ -11,6 +11,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 
 from mlflow_phi3.deployment.actions import PutDeployment, in_words
 from mlflow_phi3.deployment.plan import Current, Plan
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.modeling.catalog import machine_price
 
 
 def describe(current: Current, name: str, flavor: str) -> dict[str, Any]:
@@ -59,10 +61,22 @@ def describe_plan(
 def _cost(step: PutDeployment, usd_per_hour: float | None) -> str:
     wanted = step.deployment
     machines = f"{wanted.instance_count} x {wanted.instance_type}"
-    if usd_per_hour is None:
+    usd, source = _hourly(wanted.instance_type, usd_per_hour)
+    if usd is None:
         return f"{machines}, by the hour, also when idle; -C usd_per_hour= computes it"
-    total = usd_per_hour * wanted.instance_count
-    return f"{machines} at {usd_per_hour:g} USD: {total:.2f} USD an hour, also when idle"
+    total = usd * wanted.instance_count
+    return f"{machines} at {usd:g} USD ({source}): {total:.2f} USD an hour, also when idle"
+
+
+def _hourly(instance_type: str, given: float | None) -> tuple[float | None, str]:
+    """What a machine costs an hour, and who says so; None where nobody does."""
+    if given is not None:
+        return given, "as given"
+    try:
+        price = machine_price(instance_type)
+    except UsageError:
+        return None, ""
+    return price.usd_per_hour, f"{price.as_of}, {price.source}"
 
 
 @contextlib.contextmanager

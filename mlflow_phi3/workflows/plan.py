@@ -13,7 +13,13 @@ from mlflow_phi3.data import pipeline
 from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import DEMO, load_tokenizer, read_context_length
-from mlflow_phi3.modeling.catalog import TrainingPrice, describe, require_tunable, training_price
+from mlflow_phi3.modeling.catalog import (
+    TrainingPrice,
+    describe,
+    machine_price,
+    require_tunable,
+    training_price,
+)
 from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.training.probe import Probe, probe
 from mlflow_phi3.training.spec import TrialSpec
@@ -124,6 +130,8 @@ def _prices(config: PlanWord) -> Prices:
                 fix="check both names, or give --hosting_usd_per_hour",
             )
         hosting = (found.usd_per_hour, f"{config.instance_type}, {found.as_of}, {found.source}")
+    else:
+        hosting = _stored_hourly(config.instance_type)
     return Prices(
         usd_per_hour=config.usd_per_hour,
         training=training,
@@ -131,6 +139,15 @@ def _prices(config: PlanWord) -> Prices:
         hosting=hosting,
         instances=config.instance_count,
     )
+
+
+def _stored_hourly(machine: str) -> tuple[float, str] | None:
+    """The catalog's price of a machine type, where it has one."""
+    try:
+        price = machine_price(machine)
+    except UsageError:
+        return None
+    return price.usd_per_hour, f"{price.machine}, {price.as_of}, {price.source}"
 
 
 def _data_lines(data: PreparedData) -> tuple[Line, ...]:

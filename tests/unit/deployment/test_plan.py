@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from mlflow_phi3.deployment.actions import (
     Verify,
 )
 from mlflow_phi3.deployment.plan import Current, Wanted, plan_deployment, plan_removal
+from mlflow_phi3.deployment.report import describe_plan
 from mlflow_phi3.deployment.traffic import read, with_share, without, written
 from mlflow_phi3.errors import UsageError
 
@@ -204,3 +206,20 @@ def test_what_a_killed_command_left_idle_goes_with_the_next():
     assert plan_deployment(there, wanted()).actions == ()
     plan = plan_deployment(there, wanted(keep_previous=False))
     assert [action.deployment for action in plan.actions] == ["blue"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [
+        (
+            "Standard_NC24ads_A100_v4",
+            None,
+            r"2 x \S+ at [\d.]+ USD \(20\d\d-.*: \d+\.\d\d USD an hour",
+        ),
+        ("Standard_NC24ads_A100_v4", 2.0, r"at 2 USD \(as given\): 4.00 USD an hour"),
+        ("Standard_DS3_v2", None, "-C usd_per_hour= computes it"),
+    ],
+)
+def test_a_plan_tells_what_an_hour_costs_and_who_says_so(kind, given, said):
+    plan = plan_deployment(Current(), wanted(default_instance_type=kind, instance_count=2))
+    assert re.search(said, describe_plan(plan, (), usd_per_hour=given))

@@ -37,7 +37,9 @@ def test_the_tokens_are_the_preparations_own(tmp_path, capsys):
     assert 0 < hours < 10
     assert lines["local sweep", "money"]["amount"]["high"] == pytest.approx(2 * hours)
     assert lines["local sweep", "memory"]["amount"]["high"] > 0
-    assert lines["hosting, a month", "by the hour, also when idle"]["amount"] is None
+    hosting = lines["hosting, a month", "by the hour, also when idle"]
+    assert hosting["amount"]["high"] > 0
+    assert "Standard_NC24ads_A100_v4, 20" in hosting["source"]  # the machine, the day, the place
     assert not list(workspace.glob("trials*"))
     run(plan(*wanted))  # as people read it
     shown = capsys.readouterr().out
