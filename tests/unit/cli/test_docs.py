@@ -1,0 +1,60 @@
+"""What the pages tell people to type is what the commands understand."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+
+from mlflow_phi3.cli.elsewhere import COMMANDS
+from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.config.parse import parse_arguments, parse_values
+from mlflow_phi3.config.words import WORDS
+
+ROOT = Path(__file__).parents[3]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def told(page):
+    """The commands of a page as lists of words; what stands for the reader's own becomes ``x``."""
+    text = page.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```(?:bash|console|sh)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    for line in "".join(blocks).replace("\\\n", " ").splitlines():
+        plain = re.sub(r"<[^>]*>", "x", line.removeprefix("$ "))
+        if re.match(r"(mlflow-phi3|mlflow run|mlflow deployments) ", plain):
+            yield shlex.split(plain, comments=True)
+
+
+def values_behind(flag, words):
+    pairs = [words[at + 1] for at, word in enumerate(words[:-1]) if word == flag]
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+COMMAND_LINES = [
+    pytest.param(words, id=f"{page.stem}-{' '.join(words)[:60]}")
+    for page in PAGES
+    for words in told(page)
+]
+
+
+def test_there_are_commands_to_hold():
+    assert len(COMMAND_LINES) > 50
+
+
+@pytest.mark.parametrize("words", COMMAND_LINES)
+def test_a_command_of_the_pages_is_understood(words):
+    program, name, *rest = words
+    if (program, name) == ("mlflow", "deployments"):
+        assert set(values_behind("-C", rest)) <= set(DeployConfig.model_fields)
+    elif (program, name) == ("mlflow", "run"):
+        word = rest[rest.index("-e") + 1] if "-e" in rest else "main"
+        parse_values(WORDS[word], values_behind("-P", rest))
+    elif name in WORDS and rest[:1] != ["repair"]:
+        parse_arguments(WORDS[name], rest)
+    else:
+        found = {one.name: one for one in COMMANDS}.get(name)
+        if found is not None:
+            command = get_command(found.app())
+            known = getattr(command, "commands", {name: command})
+            known[name].make_context(name, rest)
