@@ -1,6 +1,5 @@
 """All cores at work on the pieces; in order, and nothing left behind when it is stopped."""
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -90,18 +89,12 @@ def _begin(settings: Settings, parent: int) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _worker = Worker(settings)
-    # Rows are trees, which end without the collector; it would look at each again and again.
-    gc.disable()
-    gc.freeze()
 
 
 def _prepare(piece: Piece) -> Outcome:
     if _worker is None:
         raise RuntimeError("the process was not set up")
-    try:
-        return _worker.prepare(piece)
-    finally:
-        gc.collect()  # what hangs together in circles, such as errors and where they were raised
+    return _worker.prepare(piece)
 
 
 def _end_with(parent: int) -> None:

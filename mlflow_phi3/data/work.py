@@ -1,5 +1,6 @@
 """What is done to one piece of a source; runs in any process and knows nothing of the others."""
 
+import gc
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -104,6 +105,16 @@ class Worker:
 
     def prepare(self, piece: Piece) -> Outcome:
         """Read, check, clean and encode a piece; write its shard, keys and findings."""
+        # Rows go without the collector of circles, which would look at each again and again.
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            return self._prepare(piece)
+        finally:
+            if collects:
+                gc.enable()
+
+    def _prepare(self, piece: Piece) -> Outcome:
         outcome = Outcome(piece.number)
         base = self._settings.folder / f"{piece.number:06d}"
         writer = ShardWriter(self._settings.folder / shard_name(piece.number))
