@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
@@ -54,8 +55,8 @@ class ReferenceEngine:
         total = 0.0
         with torch.random.fork_rng(random):
             torch.manual_seed(hash((row.spec.seed, *row.moment)) & 0x7FFFFFFF)
-            for part in _same_rope(model, examples):
-                logits, targets, _ = self._predict(part)
+            for part in same_rope(model, examples):
+                logits, targets = self._predict(part)
                 loss = get_loss(row.spec, model.device)(logits.float(), targets).sum()
                 (loss * row.scale).backward()
                 total += float(loss.detach())
@@ -78,7 +79,7 @@ class ReferenceEngine:
     def _measure(self, examples: Sequence[Example]) -> Scores:
         nll, correct, tokens = np.zeros(len(examples)), [0] * len(examples), [0] * len(examples)
         for at, example in enumerate(examples):
-            logits, targets, _ = self._predict([example])
+            logits, targets = self._predict([example])
             nll[at] = float(functional.cross_entropy(logits.float(), targets, reduction="sum"))
             correct[at] = int((logits.argmax(-1) == targets).sum())
             tokens[at] = len(targets)
@@ -88,10 +89,7 @@ class ReferenceEngine:
         """Put the row's adapter on the base; the parameters by their name in PEFT's files."""
         if row.layout not in self._names:
             name = f"shape{len(self._names)}"
-            config = peft_config(row.layout, self._base.path)
-            # What PEFT would otherwise warn about putting there itself.
-            config.base_model_name_or_path = vars(self._base.model).get("name_or_path") or None
-            config.inference_mode = False
+            config = trainable(self._base, row.layout)
             if self._peft is None:
                 self._peft = get_peft_model(self._base.model, config, adapter_name=name)
             else:
@@ -100,41 +98,64 @@ class ReferenceEngine:
         model, name = self._peft, self._names[row.layout]
         assert model is not None  # noqa: S101 - made above, which mypy cannot see
         model.set_adapter(name)
-        parameters = {
-            _file_name(key, name): parameter
-            for key, parameter in model.named_parameters()
-            if parameter.requires_grad
-        }
+        parameters = find_trained(model, name)
         with torch.no_grad():
             for key, view in row.layout.views(row.weights).items():
                 parameters[key].copy_(view)
         return model, parameters
 
-    def _predict(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits ``[n, classes]`` where something is to be predicted, targets, owners ``[n]``."""
-        model = self._base.model if self._peft is None else self._peft
-        longest = max(len(example.input_ids) for example in examples)
-        ids = torch.zeros(len(examples), longest, dtype=torch.long)
-        mask, supervised = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-        for at, example in enumerate(examples):
-            length = len(example.input_ids)
-            ids[at, :length] = torch.from_numpy(example.input_ids)
-            mask[at, :length] = 1
-            supervised[at, :length] = torch.from_numpy(example.supervised)
-        ids, mask, supervised = (t.to(model.device) for t in (ids, mask, supervised))
-        if hasattr(self._base.model, "score"):
-            labels = torch.tensor([example.label for example in examples], device=model.device)
-            # Its own pooling looks for the padding id, which may occur in the text.
-            hidden = self._base.model.model(input_ids=ids, attention_mask=mask, use_cache=False)
-            last = hidden.last_hidden_state[torch.arange(len(examples)), mask.sum(1) - 1]
-            return self._base.model.score(last), labels, torch.arange(len(examples))
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        owners = torch.arange(len(examples), device=model.device)[:, None].expand_as(ids)
-        where = supervised[:, 1:]
-        return logits[:, :-1][where], ids[:, 1:][where], owners[:, 1:][where]
+    def _predict(self, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+        """Logits ``[n, classes]`` where something is to be predicted, targets ``[n]``."""
+        if not hasattr(self._base.model, HEAD):
+            return predict(self._base.model if self._peft is None else self._peft, examples)
+        ids, mask, _ = _pad(examples, self._base.model.device)
+        # Its own pooling looks for the padding id, which may occur in the text.
+        hidden = self._base.model.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        last = hidden.last_hidden_state[torch.arange(len(examples)), mask.sum(1) - 1]
+        labels = torch.tensor([example.label for example in examples], device=last.device)
+        return self._base.model.score(last), labels
 
 
-def _same_rope(model: PeftModel, examples: Sequence[Example]) -> Iterator[list[Example]]:
+def trainable(base: Base, layout: Layout) -> LoraConfig:
+    """PEFT's configuration of an adapter that is to be trained on ``base``."""
+    config = peft_config(layout, base.path)
+    # What PEFT would otherwise warn about putting there itself.
+    config.base_model_name_or_path = vars(base.model).get("name_or_path") or None
+    config.inference_mode = False
+    return config
+
+
+def find_trained(model: PeftModel, adapter: str) -> dict[str, nn.Parameter]:
+    """The tensors of the active ``adapter``, by their name in PEFT's files."""
+    return {
+        _file_name(key, adapter): parameter
+        for key, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def predict(model: PreTrainedModel, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Logits ``[n, vocabulary]`` where a token is supervised, and those tokens ``[n]``."""
+    ids, mask, supervised = _pad(examples, model.device)
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    where = supervised[:, 1:]
+    return logits[:, :-1][where], ids[:, 1:][where]
+
+
+def _pad(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, attention mask and what is supervised, all ``[examples, longest]``."""
+    longest = max(len(example.input_ids) for example in examples)
+    ids = torch.zeros(len(examples), longest, dtype=torch.long)
+    mask, supervised = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+    for at, example in enumerate(examples):
+        length = len(example.input_ids)
+        ids[at, :length] = torch.from_numpy(example.input_ids)
+        mask[at, :length] = 1
+        supervised[at, :length] = torch.from_numpy(example.supervised)
+    return ids.to(device), mask.to(device), supervised.to(device)
+
+
+def same_rope(model: PeftModel, examples: Sequence[Example]) -> Iterator[list[Example]]:
     """Split off examples beyond the original context: longrope turns the others otherwise too."""
     rope = getattr(model.config, "rope_parameters", None) or {}
     limit = rope.get("original_max_position_embeddings", float("inf"))
