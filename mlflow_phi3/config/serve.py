@@ -37,5 +37,9 @@ class ServeConfig(Config):
     """Tokens that the key-value cache holds on a CPU, for all requests together; a GPU takes what
     memory it has left."""
 
+    stream_interval_ms: int = Field(default=20, ge=0, le=1000)
+    """Milliseconds between two events of streamed text, at least, after the first; 0 sends every
+    token by itself. Models that need longer for a token are not held up."""
+
     max_body_bytes: int = Field(default=1_000_000, ge=1000)
     """Largest request body, in bytes; a larger one gets status 413."""

@@ -1,19 +1,16 @@
 """Concurrent requests, batched continuously by transformers' own manager."""
 
-import asyncio
-import contextlib
 import copy
 import itertools
-import queue
 import uuid
 from collections.abc import AsyncGenerator
-from typing import Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
 from mlflow_phi3.errors import Phi3Error
 from mlflow_phi3.modeling.generate import context_length, padding_id, stop_ids
+from mlflow_phi3.serving.deliveries import Deliveries
 from mlflow_phi3.serving.local import Checkpoint
 
 # Tokens of a cache block. Small blocks share more of a common system prompt; transformers' own 256
@@ -33,9 +30,12 @@ class Batcher:
         checkpoint: What generates.
         sampling: Whether requests bring a temperature and ``top_p``; otherwise all are greedy.
         cache_tokens: Capacity of the key-value cache on a CPU.
+        interval_s: As for :class:`mlflow_phi3.serving.deliveries.Deliveries`.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, sampling: bool, cache_tokens: int) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, *, sampling: bool, cache_tokens: int, interval_s: float = 0.0
+    ) -> None:
         model = share_weights(checkpoint.model)
         # The manager computes without gradients, but tracks views and versions of tensors: without
         # that, a small model takes a sixth less time for a token.
@@ -54,6 +54,7 @@ class Batcher:
                 model, sampling=sampling, cache_tokens=cache_tokens
             ),
         )
+        self.deliveries = self._manager.output_router = Deliveries(interval_s)
         self._manager.start()
 
     @property
@@ -82,11 +83,9 @@ class Batcher:
         Raises:
             Phi3Error: Generation failed.
         """
-        name, arrived = uuid.uuid4().hex, asyncio.Queue[Any]()
-        self._drop_strays()
-        # First the handler: a short answer may be done before add_request returns.
-        self._manager.register_result_handler(name, arrived.put_nowait)
-        finished = False
+        name, finished = uuid.uuid4().hex, False
+        # First this: a short answer may be done before add_request returns.
+        arrived = self.deliveries.open(name)
         try:
             if not self.alive or not self._manager.add_request(
                 prompt, name, length, live, eos_token_id=self._ends, **choice
@@ -95,8 +94,6 @@ class Batcher:
             seen = 0
             while not finished:
                 output = await arrived.get()
-                while not arrived.empty():  # whoever is behind: each output holds all so far
-                    output = arrived.get_nowait()
                 if output.error is not None:
                     raise _failed(output.error)
                 finished = output.is_finished()
@@ -105,22 +102,9 @@ class Batcher:
                 if fresh:
                     yield fresh
         finally:
+            self.deliveries.close(name)
             if not finished:
                 self._manager.cancel_request(name)
-                self._forget(name)
-
-    def _forget(self, name: str) -> None:
-        """Take off the handler of a cancelled request, for which no last result will come."""
-        router = self._manager.output_router
-        with router._lock:  # noqa: SLF001 - there is no public way to take one off
-            router.result_handlers.pop(name, None)
-
-    def _drop_strays(self) -> None:
-        """Throw away what was in flight when its request was cancelled, or memory would grow."""
-        strays = self._manager.output_router.output_queue
-        with contextlib.suppress(queue.Empty):
-            for _ in itertools.count():
-                strays.get_nowait()
 
 
 def share_weights(model: PreTrainedModel) -> PreTrainedModel:

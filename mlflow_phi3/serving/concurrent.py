@@ -65,22 +65,29 @@ class ConcurrentModel:
         checkpoint: What answers.
         default_max_tokens: Length of an answer when a request names none.
         cache_tokens: Capacity of the key-value cache on a CPU.
+        interval_s: As for :class:`mlflow_phi3.serving.deliveries.Deliveries`.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, default_max_tokens: int = 512, cache_tokens: int = 16384
+        self,
+        checkpoint: Checkpoint,
+        *,
+        default_max_tokens: int = 512,
+        cache_tokens: int = 16384,
+        interval_s: float = 0.0,
     ) -> None:
         self._checkpoint = checkpoint
         self._default = default_max_tokens
         self._cache_tokens = cache_tokens
         self._ends = set(stop_ids(checkpoint.model, checkpoint.tokenizer))
         self._single = LocalModel(checkpoint, default_max_tokens=default_max_tokens)
-        self._greedy = Batcher(checkpoint, sampling=False, cache_tokens=cache_tokens)
+        self._interval_s = interval_s
+        self._greedy = self._batcher(sampling=False)
 
     @cached_property
     def _sampling(self) -> Batcher:
         """Made when it is first needed: it has a cache of its own."""
-        return Batcher(self._checkpoint, sampling=True, cache_tokens=self._cache_tokens)
+        return self._batcher(sampling=True)
 
     @property
     def alive(self) -> bool:
@@ -196,6 +203,14 @@ class ConcurrentModel:
         except asyncio.CancelledError:
             left.set()
             raise
+
+    def _batcher(self, *, sampling: bool) -> Batcher:
+        return Batcher(
+            self._checkpoint,
+            sampling=sampling,
+            cache_tokens=self._cache_tokens,
+            interval_s=self._interval_s,
+        )
 
     def _batchers(self) -> list[Batcher]:
         made = [self._greedy]

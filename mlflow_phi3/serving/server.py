@@ -62,6 +62,7 @@ def serve(
             checkpoint,
             default_max_tokens=config.default_max_tokens,
             cache_tokens=config.cache_tokens,
+            interval_s=config.stream_interval_ms / 1000,
         )
         app = build_app(model, config, name=name)
     with listen(config) as listening:

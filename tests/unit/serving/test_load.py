@@ -62,7 +62,7 @@ def run_storm(checkpoint, local, requests):
         server.wait_until_empty()
         grown = psutil.Process().memory_info().rss - before
         for batcher in server.model._batchers():
-            assert not batcher._manager.output_router.result_handlers
+            assert not len(batcher.deliveries)
     cut_off = len(range(0, requests, 300))
     assert len(statuses) == requests - cut_off
     return grown

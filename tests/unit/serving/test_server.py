@@ -258,7 +258,7 @@ def test_a_client_that_leaves_stops_its_generation(server, endless, more, stream
         while processor.scheduler.active_requests or processor.scheduler.waiting_requests:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        assert not batcher._manager.output_router.result_handlers
+        assert not len(batcher.deliveries)
 
 
 def test_health_models_and_metrics(server, client):
