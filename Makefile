@@ -11,7 +11,7 @@ export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
 .PHONY: help run ui test test-slow test-browser check format docs clean install dev \
-        bench-prepare bench-training bench-sweep bench-serve demo-model
+        bench-prepare bench-training bench-sweep bench-overhead bench-serve demo-model
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
@@ -54,6 +54,9 @@ bench-training: $(BIN)/.installed-bench ## Tokens per second of the engine besid
 
 bench-sweep: $(BIN)/.installed-bench ## A sweep of 12 trials beside a process a trial
 	@python benchmarks/sweep.py $(ARGS)
+
+bench-overhead: $(BIN)/.installed-bench ## What a study of 1,000 trials costs beside its training
+	@python benchmarks/sweep_overhead.py $(ARGS)
 
 bench-serve: $(BIN)/.installed-bench ## Requests per second beside `transformers serve` and MLflow
 	@python benchmarks/serve.py $(ARGS)

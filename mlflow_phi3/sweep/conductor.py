@@ -193,20 +193,22 @@ class Conductor:
             live.run.run.set_tags({SHARED_WITH: report.shared_with}, later=True)
         if math.isnan(live.accuracy) and ticket.known:
             live.accuracy = live.run.best_accuracy()
-        self.ledger.note(ticket, OUTCOME, _outcome(live, report))
         loss = min(ticket.known.values(), default=math.nan)
         if report.outcome == "complete" and not math.isnan(loss):
+            self.ledger.note(ticket, OUTCOME, _outcome(live, report))
             costs = measure_costs(self.costs, ticket.spec, report)
             live.run.log_costs(costs)
             live.run.end("COMPLETE", adapter=report.best_checkpoint)
             self.ledger.complete(ticket, loss, list(costs.values()))
         elif report.outcome == "dropped":
+            self.ledger.note(ticket, OUTCOME, _outcome(live, report, live.given_up))
             live.run.end("PRUNED", reason=live.given_up, adapter=report.best_checkpoint)
-            self.ledger.prune(ticket, live.given_up)
+            self.ledger.prune(ticket)
         else:
             reason = report.reason or "it was never evaluated"
+            self.ledger.note(ticket, OUTCOME, _outcome(live, report, reason))
             live.run.end("FAIL", reason=reason)
-            self.ledger.fail(ticket, reason)
+            self.ledger.fail(ticket)
         del self._unresolved[ticket.name]
 
     # -- stopping ----------------------------------------------------------------------------
@@ -278,7 +280,7 @@ def group_tickets(tickets: Sequence[Ticket], size: int) -> list[list[Ticket]]:
     return groups
 
 
-def _outcome(live: LiveTrial, report: EndReport) -> dict[str, float | str | None]:
+def _outcome(live: LiveTrial, report: EndReport, reason: str = "") -> dict[str, float | str | None]:
     """What the study keeps of a trial beside its losses."""
     adapter = report.best_checkpoint
     return {
@@ -286,6 +288,7 @@ def _outcome(live: LiveTrial, report: EndReport) -> dict[str, float | str | None
         "seconds": report.seconds,
         "shared_with": report.shared_with,
         "adapter": None if adapter is None else str(adapter),
+        "reason": reason,
     }
 
 

@@ -1,5 +1,6 @@
 """The ledger: everything that is asked of, and told to, a study in Optuna's storage."""
 
+import copy
 import itertools
 import math
 import time
@@ -20,7 +21,7 @@ from mlflow_phi3.sweep.gain import bound_gain
 from mlflow_phi3.sweep.proposer import Proposer
 from mlflow_phi3.sweep.pruners import give_up
 from mlflow_phi3.sweep.space import EPOCHS, Space
-from mlflow_phi3.sweep.tickets import LEASE, OWNER, REASON, Standing, Ticket
+from mlflow_phi3.sweep.tickets import LEASE, OWNER, Standing, Ticket
 from mlflow_phi3.training.spec import TrialSpec
 
 # ruff: noqa: SLF001 - Optuna's storages know trials and studies by no other name
@@ -185,10 +186,14 @@ class Ledger:
         if epoch not in ticket.known:
             self._storage.set_trial_intermediate_value(ticket.trial_id, epoch, loss)
             ticket.known[epoch] = loss
+            self._remember(ticket, TrialState.RUNNING, None)
 
     def hopeless(self, tickets: Sequence[Ticket]) -> list[Ticket]:
-        """Those of the trials that the pruner gives up; all have reported the same epoch."""
-        return give_up(self.study, tickets)
+        """Those of the trials that the pruner gives up; all have reported the same epoch.
+
+        They are judged by what this driver knows: others' trials count from the next round.
+        """
+        return give_up(self.study, self._known, tickets)
 
     def note(self, ticket: Ticket, name: str, value: object) -> None:
         """Keep a fact about a trial."""
@@ -201,16 +206,14 @@ class Ledger:
         if math.isnan(before.best_loss) or loss < before.best_loss:
             self._standing = replace(before, best=ticket.number, best_loss=loss)
 
-    def prune(self, ticket: Ticket, reason: str) -> None:
+    def prune(self, ticket: Ticket) -> None:
         """The trial was given up; it counts with the last loss that it reported, if that is all."""
-        self.note(ticket, REASON, reason)
         alone = len(self.study.directions) == 1
         told = [ticket.known[max(ticket.known)]] if ticket.known and alone else None
         self._tell(ticket, TrialState.PRUNED, told)
 
-    def fail(self, ticket: Ticket, reason: str) -> None:
+    def fail(self, ticket: Ticket) -> None:
         """The trial cannot be finished; it is not tried again."""
-        self.note(ticket, REASON, reason)
         self._tell(ticket, TrialState.FAIL)
 
     def release(self, ticket: Ticket) -> None:
@@ -340,7 +343,15 @@ class Ledger:
         # Otherwise a driver that was thought dead has finished it.
         with suppress(UpdateFinishedTrialError):
             self._storage.set_trial_state_values(ticket.trial_id, state, values)
+        self._remember(ticket, state, values)
         self._standing = replace(self._standing, finished=self._standing.finished + 1)
+
+    def _remember(self, ticket: Ticket, state: TrialState, values: Sequence[float] | None) -> None:
+        """Know of a trial of this driver what the study was just told, without asking it."""
+        trial = copy.copy(ticket.trial)
+        trial.intermediate_values = dict(ticket.known)
+        trial.state, trial.values = state, values
+        self._known[ticket.number] = trial
 
     def _set_waiting(self, trial_id: int) -> None:
         try:

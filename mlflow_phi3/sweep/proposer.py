@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import optuna
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -42,6 +43,7 @@ class Proposer:
         self._distributions = dict(distributions)
         self._sampler = sampler
         self._copy = _begin_copy(study, storage)
+        self._common = IntersectionSearchSpace(include_pruned=True)
 
     def propose(self, known: Sequence[FrozenTrial]) -> FrozenTrial:
         """A new trial, RUNNING, with every parameter; it is not yet in the storage.
@@ -52,6 +54,9 @@ class Proposer:
         self._follow(known)
         before = self._refresh_notes()
         self._copy.sampler = self._sampler(len(known))
+        if isinstance(self._copy.sampler, TPESampler):
+            # A new one would look through all trials for what they have in common: half its time.
+            self._copy.sampler._search_space = self._common
         asked = self._copy.ask(self._distributions)
         for name, value in self._notes().items():
             if before.get(name) != value:
@@ -76,6 +81,7 @@ class Proposer:
         if len(mine) > len(known) or any(own.params != trial.params for own, trial in same):
             # A proposal that came to nothing: another driver's trial took its number.
             self._copy, mine = _begin_copy(self._study, self._storage), []
+            self._common = IntersectionSearchSpace(include_pruned=True)
         for own, trial in zip(mine, known, strict=False):
             if trial.state.is_finished() and not own.state.is_finished():
                 _finish(self._copy._storage, own, trial)

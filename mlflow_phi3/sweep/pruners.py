@@ -53,36 +53,37 @@ class HalvingPruner(BasePruner):  # type: ignore[misc] # optuna is not followed 
         return bool(trial.intermediate_values[epoch] > rivals[kept - 1])
 
 
-def give_up(study: Study, tickets: Sequence[Ticket]) -> list[Ticket]:
+def give_up(study: Study, known: Sequence[FrozenTrial], tickets: Sequence[Ticket]) -> list[Ticket]:
     """Those of a group's trials that the study's pruner gives up.
 
     Args:
         study: Optuna's, with its pruner.
+        known: All its trials by number, with what the group has reported.
         tickets: Trials that have all reported the same epoch.
     """
-    pruner, found, read = study.pruner, [], None
-    for ticket in () if isinstance(pruner, pruners.NopPruner) else tickets:
-        # One reading for all, except where a judgement is written down for the next to see.
-        if read is None or isinstance(pruner, _WRITING):
-            read = _read_once(study)
-        trial = copy.copy(read.get_trials()[ticket.number])
+    pruner, found = study.pruner, []
+    if isinstance(pruner, pruners.NopPruner):
+        return []
+    for ticket in tickets:
+        if isinstance(pruner, _WRITING):
+            known = study.get_trials(deepcopy=False)
+        trial = copy.copy(known[ticket.number])
         trial.intermediate_values = dict(ticket.known)
-        if pruner.prune(read, trial):
+        if pruner.prune(_with_trials(study, known), trial):
             found.append(ticket)
     return found
 
 
-def _read_once(study: Study) -> Study:
-    """The study with its trials as they are now, for any number of questions."""
-    trials = study.get_trials(deepcopy=False)
+def _with_trials(study: Study, known: Sequence[FrozenTrial]) -> Study:
+    """The study as a pruner sees it, with trials that need not be read."""
 
     def get_trials(*, deepcopy: bool = False, states: Any = None) -> list[FrozenTrial]:
         del deepcopy  # pruners change none
-        return [trial for trial in trials if states is None or trial.state in states]
+        return [trial for trial in known if states is None or trial.state in states]
 
-    read = copy.copy(study)
-    read.get_trials = get_trials
-    return read
+    seen = copy.copy(study)
+    seen.get_trials = get_trials
+    return seen
 
 
 def build_pruner(name: str, options: str) -> BasePruner:

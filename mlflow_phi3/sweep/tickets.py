@@ -9,7 +9,6 @@ from mlflow_phi3.sweep.results import trial_name
 from mlflow_phi3.training.spec import TrialSpec
 
 RUN_ID = "run_id"
-REASON = "reason"
 OUTCOME = "outcome"
 # One attribute for what is always written together: each costs a round trip to the storage.
 LEASE = "lease"
