@@ -33,7 +33,7 @@ from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.sweep.storage import default_storage, hide_password, open_storage
 from mlflow_phi3.sweep.study import open_study
-from mlflow_phi3.sweep.tickets import OUTCOME, REASON, RUN_ID
+from mlflow_phi3.sweep.tickets import OUTCOME, RUN_ID
 from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of, mark_front
 from mlflow_phi3.tracking.runs import Run, Tracker
 
@@ -285,7 +285,7 @@ def _trial_result(trial: FrozenTrial, space: Space, costs: Sequence[str]) -> Tri
         accuracy=float(outcome.get("accuracy", math.nan)),
         seconds=float(outcome.get("seconds", math.nan)),
         shared_with=int(shared.rpartition("-")[2]) if shared else None,
-        reason=str(attrs.get(REASON, "")),
+        reason=str(outcome.get("reason", "")),
         adapter=Path(adapter) if adapter else None,
         costs=dict(zip(costs, (trial.values or ())[1:], strict=False)),
     )
