@@ -68,8 +68,10 @@ def compare_with_winner(
     return tuple(rivals)
 
 
-def tell_confidence(winner: TrialResult, rivals: Sequence[Rival]) -> str:
-    """One sentence for people."""
+def tell_confidence(winner: TrialResult, rivals: Sequence[Rival] | None) -> str:
+    """One sentence for people; None where the losses by example are not known."""
+    if rivals is None:
+        return f"{winner.name} has the lowest loss; whether by chance cannot be told from here."
     tied = [rival for rival in rivals if rival.tied]
     if not rivals:
         return f"{winner.name} is the only complete trial."

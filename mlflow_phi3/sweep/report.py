@@ -48,13 +48,13 @@ class StudyReport:
     importance: Mapping[str, float]
 
 
-def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival]) -> StudyReport:
+def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival] | None) -> StudyReport:
     """Draw and tabulate a finished study.
 
     Args:
         study: Optuna's, for the curves and the importances.
         result: What came of it.
-        rivals: Trials beside the winner.
+        rivals: Trials beside the winner; None where their losses by example are not known.
     """
     importance = weigh_parameters(study)
     curves = {
@@ -77,7 +77,7 @@ def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival]) -> 
         result=result,
         winner=result.winner,
         confidence=tell_confidence(result.winner, rivals) + tell_reseeded(result.reseeded),
-        rivals={rival.number: rival for rival in rivals},
+        rivals={rival.number: rival for rival in rivals or ()},
         ranked=rank(result.trials),
         parameters=searched(result.trials),
         counts=_count_states(result.trials),

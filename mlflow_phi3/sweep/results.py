@@ -98,7 +98,8 @@ class SweepResult:
         trials: All its trials, by number.
         winner: The complete trial with the lowest validation loss; of equals, the shorter one.
         winner_spec: What it trained with.
-        winner_adapter: Folder with its adapter, in PEFT's format.
+        winner_adapter: Folder with its adapter, in PEFT's format; of no meaning where the weights
+            stay in Foundry.
         stopped_because: ``n_trials``, ``grid`` (nothing left to try), ``budget_hours``,
             ``budget_cost`` or ``min_gain``.
         ties: Trials that cannot be told from the winner on this validation data.

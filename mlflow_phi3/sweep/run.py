@@ -117,7 +117,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         result.winner, result.trials, validation=validation, tracker=tracker, seed=config.seed
     )
     result = replace(result, ties=tuple(rival.number for rival in rivals if rival.tied))
-    _log_result(parent, result, write_report(ledger.study, result, rivals))
+    log_result(parent, result, write_report(ledger.study, result, rivals))
     if result.costs:
         mark_front(result, tracker)
     return result
@@ -141,16 +141,15 @@ def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepR
     return replace(result, reseeded=reseeded, accuracy=conductor.accuracy)
 
 
-def _log_result(parent: Run, result: SweepResult, report: StudyReport) -> None:
-    """The winner's numbers and the report, on the sweep's run."""
+def log_result(parent: Run, result: SweepResult, report: StudyReport) -> None:
+    """Log the winner's numbers, those that are known, and the report on the sweep's run."""
     winner = result.winner
-    parent.log_metrics(
-        {
-            "eval/loss": winner.loss,
-            "eval/perplexity": winner.perplexity,
-            f"eval/{result.accuracy}": winner.accuracy,
-        }
-    )
+    numbers = {
+        "eval/loss": winner.loss,
+        "eval/perplexity": winner.perplexity,
+        f"eval/{result.accuracy}": winner.accuracy,
+    }
+    parent.log_metrics({name: value for name, value in numbers.items() if math.isfinite(value)})
     parent.set_tags({"phi3.winner": winner.name, "phi3.stopped_because": result.stopped_because})
     parent.log_text(report.html, "sweep/report.html")
     parent.log_text(report.csv, "sweep/trials.csv")
@@ -240,6 +239,26 @@ def _open_backend(config: SweepConfig, work: Workload, folder: Path) -> Backend:
 
 
 def _result(conductor: Conductor, folder: Path, *, why: str, storage: str) -> SweepResult:
+    result = conclude(conductor, why=why, storage=storage)
+    winner = result.winner
+    adapter = winner.adapter
+    if adapter is None or not adapter.is_dir():
+        # It was trained on another machine, or its folder was cleaned away.
+        adapter = conductor.tracker.get(winner.run_id).download(BEST, folder / winner.name)
+    return replace(result, winner_adapter=adapter)
+
+
+def conclude(conductor: Conductor, *, why: str, storage: str) -> SweepResult:
+    """What came of a study that has been worked on; where the adapter lies is not looked at.
+
+    Args:
+        conductor: Has worked on it.
+        why: Why it ended.
+        storage: Where the study is kept, without a password.
+
+    Raises:
+        TrainingError: No trial was completed.
+    """
     ledger, costs = conductor.ledger, tuple(conductor.costs)
     trials = tuple(_trial_result(trial, ledger.space, costs) for trial in ledger.trials())
     best = ledger.best()
@@ -252,16 +271,12 @@ def _result(conductor: Conductor, folder: Path, *, why: str, storage: str) -> Sw
             fix="lower learning_rate, or look at the failed runs",
         )
     winner = next(trial for trial in trials if trial.number == best.number)
-    adapter = winner.adapter
-    if adapter is None or not adapter.is_dir():
-        # It was trained on another machine, or its folder was cleaned away.
-        adapter = conductor.tracker.get(winner.run_id).download(BEST, folder / winner.name)
     return SweepResult(
         study=ledger.study.study_name,
         trials=trials,
         winner=winner,
         winner_spec=winner.spec,
-        winner_adapter=adapter,
+        winner_adapter=winner.adapter or Path(),
         stopped_because=why,
         storage=storage,
         costs=costs,

@@ -1,8 +1,9 @@
 """``main``: prepare, sweep, evaluate, register, as child runs of one run, in one process."""
 
+import importlib
+
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import MainWord, SweepWord
-from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.evaluate import evaluate_as_child, show_measures
 from mlflow_phi3.workflows.job import Job, greet, open_base, open_job
@@ -12,18 +13,10 @@ from mlflow_phi3.workflows.sweep import show_trials, sweep_as_child
 
 
 def run(config: MainWord) -> None:
-    """Run all four steps and say what came of them.
-
-    Raises:
-        UsageError: Its trials were to train in Foundry, whose weights cannot be evaluated here.
-    """
+    """Run all four steps and say what came of them."""
     if config.backend == "foundry":
-        raise UsageError(
-            "PHI3-U785",
-            "weights that Foundry tuned stay there: they are not evaluated and merged here",
-            where="backend",
-            fix="run the entry point sweep (or train), which registers its winner",
-        )
+        importlib.import_module("mlflow_phi3.workflows.foundry_main").run(config)
+        return
     job = open_job(config)
     greet(job, config)
     with job.root("main", config) as root:

@@ -1,6 +1,7 @@
 """``sweep``: search hyperparameters over LoRA trainings of one base."""
 
 import importlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +141,7 @@ def show_trials(job: Job, result: SweepResult) -> None:
             *(_brief(trial.params.get(name, "")) for name in searched),
             f"{trial.loss:.4f}",
             f"{trial.perplexity:.3f}",
-            f"{trial.accuracy:.1%}",
+            "" if math.isnan(trial.accuracy) else f"{trial.accuracy:.1%}",
             trial.state,
         ]
         for trial in ranked

@@ -6,6 +6,7 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from mlflow_phi3.azure.permissions import SEE, STEPS
 from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.cli.jobs import app as jobs
 from mlflow_phi3.cli.watch import app as watch
@@ -43,6 +44,13 @@ def train(settings, **more):
     word.run(parse_values(TrainWord, {**settings, **more}))
 
 
+def whole(settings, **more):
+    from mlflow_phi3.config.words import MainWord
+    from mlflow_phi3.workflows import main
+
+    main.run(parse_values(MainWord, {**settings, **more}))
+
+
 def ask(app, *arguments):
     told = CliRunner().invoke(app, [*arguments, "-t", LOCAL])
     if told.exception is not None and not isinstance(told.exception, SystemExit):
@@ -70,6 +78,7 @@ def job_puts(emulator):
 
 
 def test_from_data_to_a_deleted_model(settings, tmp_path, emulator, shared_checker):
+    emulator.allow(SEE, *STEPS["train"], *STEPS["delete"])  # the second to list what there is
     train(settings, detach="true", tuned_model="chat-way")
     client, run = the_run(tmp_path)
     job = run.data.tags["azure.job_name"]
@@ -96,7 +105,13 @@ def test_from_data_to_a_deleted_model(settings, tmp_path, emulator, shared_check
     shown = json.loads(ask(jobs, "show", "chat-way:1", "--json"))
     assert shown["in MLflow"] == ["models:/chat-way/1"]
     assert json.loads(ask(jobs, "show", job, "--json"))["status"] == "Completed"
+    trained = emulator.needed()
+    emulator.allow(SEE, *STEPS["deploy"], *STEPS["delete"], *STEPS["train"])
     serve_and_delete(emulator, job)
+    # Of a job, its cancelling is proved below; of serving, managed endpoints are elsewhere.
+    assert {one.lower() for one in STEPS["train"] if "cancel" not in one} <= trained
+    later = {one.lower() for step in ("deploy", "delete") for one in STEPS[step]}
+    assert {one for one in later if "serverless" in one or "jobs" in one} <= emulator.needed()
     assert client.get_model_version("chat-way", "1").tags["azure.state"] == "deleted"
     shared_checker(emulator.changes())
 
@@ -127,6 +142,10 @@ def test_what_foundry_cannot_do_is_refused_before_anything_is_sent(settings, emu
     ):
         with pytest.raises(UsageError, match=said):
             train(settings, **more)
+    with pytest.raises(UsageError, match="U786 objective"):
+        whole(settings, objective="eval/loss,cost/seconds")
+    with pytest.raises(UsageError, match=r"U785 promote, registered_model: .*tuned_model"):
+        whole(settings, promote="always", registered_model="chat")
     assert emulator.changes() == []
 
 
@@ -173,6 +192,29 @@ def test_a_sweep_is_one_job_a_trial_and_its_winner_is_registered(settings, tmp_p
     (version,) = client.search_model_versions("name = 'chat-swept'")
     assert version.tags["azure.job_name"] == best.data.tags["azure.job_name"]
     assert len(job_puts(emulator)) == 2
+    (root,) = client.search_runs([experiment], "tags.`phi3.stage` = 'sweep'")
+    told = {file.path for file in client.list_artifacts(root.info.run_id, "sweep")}
+    assert told == {f"sweep/{name}" for name in ("report.html", "trials.csv", "importance.json")}
+    assert root.data.metrics["eval/loss"] == best.data.metrics["eval/loss"]
+
+
+@pytest.mark.slow
+def test_main_searches_by_jobs_and_registers_the_winners_link(settings, tmp_path):
+    more = {"n_trials": "1", "learning_rate": "2e-4", "batch_size_multiplier": "1"}
+    whole(settings, **more, tuned_model="chat-main")
+
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(f"foundry-{tmp_path.name}").experiment_id
+    stages = {r.data.tags["phi3.stage"]: r for r in client.search_runs([experiment])}
+    assert set(stages) == {"main", "prepare", "sweep", "trial", "register"}
+    main = stages["main"]
+    assert main.data.tags["phi3.left_out"] == "evaluate"
+    assert main.data.metrics["eval/loss"] == stages["trial"].data.metrics["eval/loss"]
+    for stage in ("prepare", "sweep", "register"):
+        assert stages[stage].data.tags["mlflow.parentRunId"] == main.info.run_id
+    challenger = client.get_model_version_by_alias("chat-main", "challenger")
+    assert challenger.run_id == stages["register"].info.run_id
+    assert challenger.tags["azure.job_name"] == stages["trial"].data.tags["azure.job_name"]
 
 
 @pytest.mark.slow
