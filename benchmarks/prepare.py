@@ -244,8 +244,9 @@ def _report(runs: dict[str, list[Run]], whole: Path, options: argparse.Namespace
 
 
 BOUND = (
-    "the processors: under cProfile a third of a worker's time is tokenisation, a fifth reading and "
-    "checking, a fifth finishing (telling languages most of it), the rest hashes, sketches and Arrow"
+    "the processors: under cProfile a third of a worker's time is tokenisation, a fifth reading "
+    "and checking, a fifth finishing (telling languages most of it), the rest hashes, sketches "
+    "and Arrow"
 )
 
 
