@@ -149,9 +149,10 @@ def _pad(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Ten
     mask, supervised = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
     for at, example in enumerate(examples):
         length = len(example.input_ids)
-        ids[at, :length] = torch.from_numpy(example.input_ids)
+        # Copied: what lies in a file of prepared data cannot be written, of which torch warns.
+        ids[at, :length] = torch.tensor(example.input_ids)
         mask[at, :length] = 1
-        supervised[at, :length] = torch.from_numpy(example.supervised)
+        supervised[at, :length] = torch.tensor(example.supervised)
     return ids.to(device), mask.to(device), supervised.to(device)
 
 

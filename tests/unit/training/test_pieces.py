@@ -1,7 +1,9 @@
 """Schedules, optimizers, checkpoints, scores and capacity."""
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -200,3 +202,11 @@ def test_other_packages_add_names(tmp_path, monkeypatch, group, find):
     made = found("logits", "targets") if callable(found) else found
     assert made[0] == "mine"
     assert made[1:] == ((2, ["class_weights", "label_smoothing"]) if callable(found) else (3, []))
+
+
+def test_what_is_computed_stays_small():
+    page = Path("docs/engine.md").read_text(encoding="utf-8")
+    told = page.partition("What is computed (")[2].partition(")")[0]
+    files = [Path("mlflow_phi3/training") / f"{name}.py" for name in re.findall(r"`(\w+)`", told)]
+    assert len(files) == 10
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) < 1500
