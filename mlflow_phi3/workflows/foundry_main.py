@@ -11,7 +11,8 @@ from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.workflows.following import TARGET, register
-from mlflow_phi3.workflows.foundry_sweep import check_search, search
+from mlflow_phi3.workflows.foundry import check
+from mlflow_phi3.workflows.foundry_sweep import search
 from mlflow_phi3.workflows.job import greet, log_config, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import show_trials
@@ -29,7 +30,7 @@ def run(config: MainWord) -> None:
         TrainingError: No trial was completed.
     """
     _check_steps(config)
-    check_search(config)
+    check(config)
     job = open_job(config)
     greet(job, config)
     with job.root("main", config) as root:

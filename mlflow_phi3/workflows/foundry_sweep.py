@@ -8,7 +8,6 @@ from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
-from mlflow_phi3.errors import UsageError
 from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
@@ -33,7 +32,7 @@ def run(config: SweepWord) -> None:
     Raises:
         TrainingError: No trial was completed.
     """
-    check_search(config)
+    check(config)
     job = open_job(config)
     greet(job, config)
     with job.root("sweep", config) as root:
@@ -41,18 +40,6 @@ def run(config: SweepWord) -> None:
         result, model = search(job, config, data, root)
         register(job, root, model, config.tuned_model)
     show_trials(job, result)
-
-
-def check_search(config: SweepWord) -> None:
-    """Refuse what a search by jobs cannot do, before anything is read or sent."""
-    check(config)
-    if len(config.objectives) > 1:
-        raise UsageError(
-            "PHI3-U786",
-            "the time and size of a job in Foundry are not ours to measure",
-            where="objective",
-            fix="objective=eval/loss, or backend=local",
-        )
 
 
 def search(

@@ -49,8 +49,7 @@ def test_from_nothing_and_again(azure, emulator, shared_checker):
     emulator.allow(SEE, *STEPS["infra"])
     told = CliRunner().invoke(app, ["--location", "eastus2"])
     assert told.exit_code == 0, told.exception
-    assert {action.lower() for action in STEPS["infra"]} <= emulator.needed()
-    emulator.allow("*")
+    made = emulator.needed()
     assert "export AZUREML_WORKSPACE_NAME=phi-tutorial" in told.output
     shared_checker(emulator.changes())
     workspace = open_workspace(TARGET, emulator.environment)
@@ -61,6 +60,10 @@ def test_from_nothing_and_again(azure, emulator, shared_checker):
     emulator.http.delete("/emulator/journal")
     told = CliRunner().invoke(app, [])
     assert "Nothing to do" in told.output
+    asked = {action.lower() for action in STEPS["infra"]} - made - emulator.needed()
+    # Templates are done at once here; in Azure, one that takes time is looked at again.
+    assert asked == {"microsoft.resources/deployments/read"}
+    emulator.allow("*")
     assert not [e for e in emulator.journal() if e["method"] == "PUT"]
     told = CliRunner().invoke(doctor_app, ["--fix", "--json"])
     assert told.exit_code == 0, [c for c in json.loads(told.output) if c["state"] == "failed"]
