@@ -134,7 +134,9 @@ def test_a_lost_node_leaves_the_work_to_the_other(cluster, backend, expected):
     def remove(report):
         if not removed and isinstance(report, EvaluationReport):
             removed.append(report.trial)
-            cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
+            # The cluster keeps its workers' nodes in a set: any order, the new one among them.
+            other = next(known for known in cluster.worker_nodes if known is not node)
+            cluster.remove_node(other, allow_graceful=False)
 
     reports = listen(backend, remove)
     assert removed

@@ -36,18 +36,26 @@ def test_a_run_waits_for_a_tracking_server_that_restarts(tmp_path, monkeypatch):
     for name, value in IMPATIENT.items():
         monkeypatch.setenv(name, value)
     server = MlflowServer(tmp_path / "mlflow")
+    over = threading.Event()
+
+    def come_back():
+        time.sleep(1.0)
+        server.start()
+        over.wait()  # the server dies with the thread that started it
+
+    back = threading.Thread(target=come_back)
     try:
         tracker = open_tracker(uri=server.uri, experiment="e")
         run = tracker.start("r", stage="trial")
         server.stop()
-        back = threading.Timer(1.0, server.start)
         back.start()
         began = time.monotonic()
         run.log_metrics({"train/loss": 1.0}, step=1)
         run.end("FINISHED")
         assert time.monotonic() - began > 1.0
-        back.join()
         found = tracker.client.get_run(run.run_id)
         assert (found.info.status, found.data.metrics) == ("FINISHED", {"train/loss": 1.0})
     finally:
         server.stop()
+        over.set()
+        back.join()
