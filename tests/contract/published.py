@@ -3,9 +3,12 @@
 import importlib.util
 
 KNOWN_DEVIATIONS = {
-    # azure-ai-ml 1.35.2 sends the deployment's model as text; the type agrees, names differ not.
+    "Microsoft.MachineLearningServices/workspaces/jobs 2024-10-01-preview: "
+    "$.properties.fineTuningDetails.taskType='chatCompletion'": (
+        "azure-ai-ml 1.35.2 sends FineTuningTaskType.CHAT_COMPLETION with a small first letter"
+    ),
 }
-"""What the SDK itself sends against the types: fault to reason."""
+"""What the SDK by itself sends against the types, and why; none of our own bodies does."""
 
 
 def find_faults(changes, folder):
@@ -25,7 +28,6 @@ def find_faults(changes, folder):
             f"{kind} {change['api']}: {fault}"
             for fault in faults
             if fault.split(" ")[0] not in {"$.id", "$.name", "$.type", "$.apiVersion"}
-            and fault not in KNOWN_DEVIATIONS
         ]
     return found
 
