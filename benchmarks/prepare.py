@@ -95,7 +95,7 @@ def _default_tokenizer() -> Path:
 
 def _load(tokenizer: Path) -> Any:
     # Here, because the processes that prepare import this file anew and need no transformers.
-    from transformers import AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(tokenizer)
 
@@ -179,8 +179,8 @@ def _ours(options: argparse.Namespace, tokenizer: Any) -> Callable[[], dict[str,
 
 def _datasets(options: argparse.Namespace, tokenizer: Any) -> Callable[[], dict[str, int]]:
     # Ours must not pay for these imports, and they are outside the clock.
-    from datasets import load_dataset  # noqa: PLC0415
-    from trl.chat_template_utils import get_training_chat_template  # noqa: PLC0415
+    from datasets import load_dataset
+    from trl.chat_template_utils import get_training_chat_template
 
     template = get_training_chat_template(tokenizer)
     cores = len(os.sched_getaffinity(0))

@@ -38,13 +38,13 @@ def train_with_trl(asked: argparse.Namespace) -> dict[str, Any]:
     It begins with our initial adapter and sees our batches in our order, so that both learn the
     same; the epochs lie one after the other in the data set.
     """
-    import transformers  # noqa: PLC0415 - not in our process
-    from datasets import Dataset, disable_progress_bar  # noqa: PLC0415
-    from peft import PeftModel  # noqa: PLC0415
-    from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
+    import transformers  # not in our process
+    from datasets import Dataset, disable_progress_bar
+    from peft import PeftModel
+    from trl import SFTConfig, SFTTrainer
 
-    from mlflow_phi3.training.schedule import order_examples  # noqa: PLC0415
-    from mlflow_phi3.training.spec import TrialSpec  # noqa: PLC0415
+    from mlflow_phi3.training.schedule import order_examples
+    from mlflow_phi3.training.spec import TrialSpec
 
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -102,13 +102,13 @@ def measure_loss(model: Any, examples: Sequence[Example]) -> float:
 
 def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
     """The whole sweep as the workflow runs it: Optuna, engine, MLflow, report."""
-    import optuna  # noqa: PLC0415 - not in TRL's process
+    import optuna  # not in TRL's process
 
-    from mlflow_phi3.config.parse import parse_values  # noqa: PLC0415
-    from mlflow_phi3.config.sweep import SweepConfig  # noqa: PLC0415
-    from mlflow_phi3.modeling.base import load_base  # noqa: PLC0415
-    from mlflow_phi3.sweep.run import run_sweep  # noqa: PLC0415
-    from mlflow_phi3.tracking.runs import open_tracker  # noqa: PLC0415
+    from mlflow_phi3.config.parse import parse_values
+    from mlflow_phi3.config.sweep import SweepConfig
+    from mlflow_phi3.modeling.base import load_base
+    from mlflow_phi3.sweep.run import run_sweep
+    from mlflow_phi3.tracking.runs import open_tracker
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

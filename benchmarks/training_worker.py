@@ -50,10 +50,10 @@ class Clock:
 
 def run_engine(examples: Sequence[Example], model: Any, clock: Clock) -> None:
     """Our own engine, as the workflows run it."""
-    from mlflow_phi3.modeling.base import Base  # noqa: PLC0415 - not in TRL's process
-    from mlflow_phi3.training.loop import Session  # noqa: PLC0415
-    from mlflow_phi3.training.reports import StepReport  # noqa: PLC0415
-    from mlflow_phi3.training.spec import LoraSpec, TrialSpec  # noqa: PLC0415
+    from mlflow_phi3.modeling.base import Base  # not in TRL's process
+    from mlflow_phi3.training.loop import Session
+    from mlflow_phi3.training.reports import StepReport
+    from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 
     base = Base(model.requires_grad_(requires_grad=False), None, "random", "0", "random")
     with tempfile.TemporaryDirectory() as folder:
@@ -70,10 +70,10 @@ def run_engine(examples: Sequence[Example], model: Any, clock: Clock) -> None:
 
 def run_trl(examples: Sequence[Example], model: Any, clock: Clock, options: dict[str, Any]) -> None:
     """TRL's SFTTrainer with a PEFT adapter, on the same batches in the same order."""
-    import transformers  # noqa: PLC0415 - not in our process
-    from datasets import Dataset, disable_progress_bar  # noqa: PLC0415
-    from peft import LoraConfig  # noqa: PLC0415
-    from trl import SFTConfig, SFTTrainer  # noqa: PLC0415
+    import transformers  # not in our process
+    from datasets import Dataset, disable_progress_bar
+    from peft import LoraConfig
+    from trl import SFTConfig, SFTTrainer
 
     transformers.logging.set_verbosity_error()
     disable_progress_bar()

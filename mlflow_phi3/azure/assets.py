@@ -84,8 +84,8 @@ def upload_data(workspace: Workspace, name: str, file: Path) -> DataAsset:
     Raises:
         AzureError: The upload or the registration failed; a re-run goes on.
     """
-    from azure.ai.ml.entities import Data  # noqa: PLC0415 - seconds
-    from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415
+    from azure.ai.ml.entities import Data
+    from azure.core.exceptions import ResourceNotFoundError
 
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
@@ -136,8 +136,8 @@ def upload_model(
     Raises:
         AzureError: The upload or the registration failed; a re-run goes on.
     """
-    from azure.ai.ml.entities import Model  # noqa: PLC0415 - seconds
-    from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415
+    from azure.ai.ml.entities import Model
+    from azure.core.exceptions import ResourceNotFoundError
 
     where = f"model {asset.name}:{asset.version}"
     with workspace.session(where) as ml, contextlib.suppress(ResourceNotFoundError):

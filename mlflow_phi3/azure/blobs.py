@@ -80,7 +80,7 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 
 def open_container(ml: Any) -> Any:
     """Return azure-storage's client of the project's default container."""
-    from azure.storage.blob import ContainerClient, ExponentialRetry  # noqa: PLC0415 - slow
+    from azure.storage.blob import ContainerClient, ExponentialRetry
 
     store = ml.datastores.get(_DATASTORE, include_secrets=True)
     secret = getattr(store.credentials, "sas_token", None)
@@ -96,8 +96,8 @@ def open_container(ml: Any) -> Any:
 
 def _send_large(blob: Any, path: Path, pool: ThreadPoolExecutor, progress: Progress) -> None:
     """Stage the blocks that are not there yet, then commit them all."""
-    from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415 - loaded by now
-    from azure.storage.blob import BlobBlock  # noqa: PLC0415
+    from azure.core.exceptions import ResourceNotFoundError
+    from azure.storage.blob import BlobBlock
 
     try:
         _, staged = blob.get_block_list("all")

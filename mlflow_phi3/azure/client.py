@@ -38,7 +38,7 @@ class Workspace:
     @contextlib.contextmanager
     def session(self, where: str) -> Iterator[Any]:
         """Yield the client, quiet and with its errors translated, for work on ``where``."""
-        from mlflow_phi3.azure.failures import translated  # noqa: PLC0415 - azure.core: slow
+        from mlflow_phi3.azure.failures import translated
 
         with translated(where), applied(self.environment), quiet():
             yield self.ml
@@ -75,10 +75,10 @@ def open_account(target: Target, environment: Mapping[str, str] | None = None) -
     """
     settings = dict(environment or {})
     with applied(settings), quiet():
-        from azure.ai.ml import MLClient  # noqa: PLC0415 - seconds
-        from azure.identity import DefaultAzureCredential  # noqa: PLC0415
+        from azure.ai.ml import MLClient
+        from azure.identity import DefaultAzureCredential
 
-        from mlflow_phi3.azure.failures import translated  # noqa: PLC0415
+        from mlflow_phi3.azure.failures import translated
 
         authority = os.environ.get("AZURE_AUTHORITY_HOST", _PUBLIC_AUTHORITIES[0])
         # An authority of a private cloud cannot be vouched for by the public one.

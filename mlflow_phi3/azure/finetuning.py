@@ -110,7 +110,7 @@ class Point:
 
 def to_yaml(wanted: FineTuning) -> str:
     """The job as ``az ml job create --file`` takes it."""
-    import yaml  # noqa: PLC0415 - one use
+    import yaml
 
     content = {
         "type": "finetuning",
@@ -155,8 +155,8 @@ class JobService:
         Raises:
             AzureError: Refused, or no answer; a re-run finds what was submitted.
         """
-        from azure.ai.ml import Input, Output  # noqa: PLC0415 - seconds
-        from azure.ai.ml.entities._job.finetuning.custom_model_finetuning_job import (  # noqa: PLC0415
+        from azure.ai.ml import Input, Output
+        from azure.ai.ml.entities._job.finetuning.custom_model_finetuning_job import (
             CustomModelFineTuningJob,
         )
 
@@ -182,7 +182,7 @@ class JobService:
 
     def get(self, name: str) -> JobState | None:
         """Return a job, or None."""
-        from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415 - slow
+        from azure.core.exceptions import ResourceNotFoundError
 
         with self._workspace.session(f"job {name}") as ml:
             try:

@@ -230,7 +230,7 @@ class Builder:
                     self._connect(step, wanted)
 
     def _create_workspace(self, step: Step, wanted: WantedInfra, location: str) -> None:
-        from azure.ai.ml.entities import Hub, Project  # noqa: PLC0415 - seconds
+        from azure.ai.ml.entities import Hub, Project
 
         made = (
             Hub(name=step.name, location=location)
@@ -242,7 +242,7 @@ class Builder:
             finish(ml.workspaces.begin_create(made), self._deadline, where=where)
 
     def _connect(self, step: Step, wanted: WantedInfra) -> None:
-        from azure.ai.ml.entities import (  # noqa: PLC0415 - seconds
+        from azure.ai.ml.entities import (
             AzureAISearchConnection,
             AzureAIServicesConnection,
         )

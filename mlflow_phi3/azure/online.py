@@ -190,7 +190,7 @@ class OnlineService:
 
 def endpoint_entity(endpoint: Endpoint) -> Any:
     """Return the SDK's object; fresh, as one read before would echo read-only properties."""
-    from azure.ai.ml.entities import ManagedOnlineEndpoint  # noqa: PLC0415 - seconds
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
 
     return ManagedOnlineEndpoint(
         name=endpoint.name,
@@ -203,7 +203,7 @@ def endpoint_entity(endpoint: Endpoint) -> Any:
 
 def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
     """Return the SDK's object."""
-    from azure.ai.ml.entities import (  # noqa: PLC0415 - seconds
+    from azure.ai.ml.entities import (
         ManagedOnlineDeployment,
         OnlineRequestSettings,
         ProbeSettings,
@@ -211,7 +211,7 @@ def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
 
     collector = None
     if deployment.tags.get(COLLECT_TAG) == "true":
-        from azure.ai.ml.entities import DataCollector, DeploymentCollection  # noqa: PLC0415
+        from azure.ai.ml.entities import DataCollector, DeploymentCollection
 
         # These two are reserved for whole requests and answers ("payload logging").
         both = {name: DeploymentCollection(enabled="true") for name in ("request", "response")}
@@ -237,7 +237,7 @@ def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
 
 def _absent() -> contextlib.suppress:
     """What is not there is None, not an error."""
-    from azure.core.exceptions import ResourceNotFoundError  # noqa: PLC0415 - loaded by now
+    from azure.core.exceptions import ResourceNotFoundError
 
     return contextlib.suppress(ResourceNotFoundError)
 

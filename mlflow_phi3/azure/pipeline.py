@@ -26,9 +26,9 @@ def send(ml: Any, method: str, url: str, *, body: Any = None) -> Any | None:
     Raises:
         HttpResponseError: Refused.
     """
-    from azure.core.exceptions import HttpResponseError  # noqa: PLC0415 - loaded by now
-    from azure.core.rest import HttpRequest  # noqa: PLC0415
-    from azure.mgmt.core.exceptions import ARMErrorFormat  # noqa: PLC0415
+    from azure.core.exceptions import HttpResponseError
+    from azure.core.rest import HttpRequest
+    from azure.mgmt.core.exceptions import ARMErrorFormat
 
     pipeline = pipeline_of(ml)
     home = ml.serverless_endpoints._service_client._config.base_url  # noqa: SLF001 - as above

@@ -39,10 +39,10 @@ def look_up_offers(account: Workspace, names: tuple[str, ...]) -> dict[str, Offe
     Raises:
         AzureError: The registry refuses or does not answer.
     """
-    from azure.ai.ml import MLClient  # noqa: PLC0415 - seconds
-    from azure.core.exceptions import HttpResponseError  # noqa: PLC0415
+    from azure.ai.ml import MLClient
+    from azure.core.exceptions import HttpResponseError
 
-    from mlflow_phi3.azure.failures import translated  # noqa: PLC0415 - azure.core: slow
+    from mlflow_phi3.azure.failures import translated
 
     found: dict[str, Offer] = {}
     where = f"registry {REGISTRY}"

@@ -110,8 +110,8 @@ class ServerlessService:
 
     def _change(self, method: str, name: str, body: Any = None, *, wait: bool = True) -> None:
         """Begin a long-running operation, and wait for it as the SDK waits for its own."""
-        from azure.core.polling import LROPoller  # noqa: PLC0415 - loaded by now
-        from azure.mgmt.core.polling.arm_polling import ARMPolling  # noqa: PLC0415
+        from azure.core.polling import LROPoller
+        from azure.mgmt.core.polling.arm_polling import ARMPolling
 
         begun = self._send(method, name, body)
         if begun is None or not wait:

@@ -62,7 +62,7 @@ def reap_command(
 
 
 def _deployer(target: str) -> "Deployer":
-    from mlflow_phi3.deployment.deployer import Deployer  # noqa: PLC0415 - MLflow takes seconds
+    from mlflow_phi3.deployment.deployer import Deployer
 
     return Deployer(target, told=_tell)
 

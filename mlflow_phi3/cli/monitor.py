@@ -52,7 +52,7 @@ def monitor_command(  # noqa: PLR0913 - one option each
         "usd_per_hour": usd_per_hour,
     }
     config = parse_values(MonitorConfig, values)
-    from mlflow_phi3.workflows.monitor import Outcome, run, to_json  # noqa: PLC0415 - torch: slow
+    from mlflow_phi3.workflows.monitor import Outcome, run, to_json
 
     outcome: Outcome = run(config, dt.datetime.now(dt.UTC))
     if as_json:

@@ -27,7 +27,7 @@ def plan_command(context: typer.Context) -> None:
     arguments = ["--output=json" if word == "--json" else word for word in context.args]
     config = parse_arguments(PlanWord, arguments)
     settle(config.model)
-    from mlflow_phi3.workflows.plan import run  # noqa: PLC0415 - torch takes seconds
+    from mlflow_phi3.workflows.plan import run
 
     run(config)
 

@@ -16,9 +16,9 @@ _STORAGE = typer.Option("", "--storage", help="As the parameter `storage` of a s
 def repair_command(study: str = _STUDY, *, storage: str = _STORAGE) -> None:
     """Release the trials of dead drivers and close their runs; the study can then be continued."""
     # torch, Optuna and MLflow take seconds, which no other command shall wait for.
-    from mlflow_phi3.sweep.repair import repair_study  # noqa: PLC0415
-    from mlflow_phi3.sweep.storage import default_storage, open_storage  # noqa: PLC0415
-    from mlflow_phi3.tracking.runs import open_tracker  # noqa: PLC0415
+    from mlflow_phi3.sweep.repair import repair_study
+    from mlflow_phi3.sweep.storage import default_storage, open_storage
+    from mlflow_phi3.tracking.runs import open_tracker
 
     tracker = open_tracker()
     url = storage or default_storage(tracker.uri)

@@ -181,7 +181,7 @@ def _dataset_files(named: str, path: Path, split: str) -> tuple[Path, ...]:
             fix="give a path relative to the working directory, or an absolute one",
         )
     # Imported here: it costs a second, and most data are files.
-    import datasets  # noqa: PLC0415
+    import datasets
 
     try:
         if path.is_dir():

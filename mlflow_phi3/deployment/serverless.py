@@ -137,7 +137,7 @@ def chat_of(inputs: Any) -> dict[str, Any]:
     Raises:
         UsageError: It is none.
     """
-    from mlflow_phi3.azure.payload import to_request  # noqa: PLC0415 - one use
+    from mlflow_phi3.azure.payload import to_request
 
     framed = to_request(inputs)["input_data"]
     rows = framed["data"] if isinstance(framed, Mapping) else []

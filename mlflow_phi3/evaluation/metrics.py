@@ -89,6 +89,6 @@ def rouge_l(expected: str, answer: str) -> float:
 @lru_cache(maxsize=1)
 def _rouge() -> Any:
     """One scorer a process: building one costs more than a score."""
-    from rouge_score import rouge_scorer  # noqa: PLC0415 - nltk takes a second, and few need it
+    from rouge_score import rouge_scorer  # nltk takes a second, and few need it
 
     return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)

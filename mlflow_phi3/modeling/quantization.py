@@ -30,7 +30,7 @@ class FourBit:
 
     def dense(self) -> Tensor:
         """The weights ``[out, in]`` in the number format in which the base was loaded."""
-        from bitsandbytes.functional import dequantize_4bit  # noqa: PLC0415 - optional
+        from bitsandbytes.functional import dequantize_4bit  # optional
 
         weights: Tensor = dequantize_4bit(self.packed, self.state)
         return weights

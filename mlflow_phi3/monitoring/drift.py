@@ -104,11 +104,11 @@ def _distinguish(now: Sequence[str], before: Sequence[str], random: np.random.Ge
     A linear classifier, cross-validated; twice its AUC less one (Gini). It finds what single
     frequencies do not, such as words that are new only in company.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - seconds
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict  # noqa: PLC0415
-    from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.pipeline import make_pipeline
 
     texts = [*now, *before]
     labels = np.array([1] * len(now) + [0] * len(before))

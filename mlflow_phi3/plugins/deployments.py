@@ -176,7 +176,7 @@ def run_local(
     name: str, model_uri: str, flavor: str | None = None, config: Config | None = None
 ) -> None:
     """Serve a model in this process until Ctrl-C; ``config`` takes the server's settings."""
-    from mlflow_phi3.workflows.serve import serve_model  # noqa: PLC0415 - torch, for this alone
+    from mlflow_phi3.workflows.serve import serve_model  # torch, for this alone
 
     with _as_mlflow():
         _check_flavor(flavor)

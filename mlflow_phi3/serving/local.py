@@ -68,7 +68,7 @@ def load_checkpoint(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if is_pinned(folder):
         # PEFT, which a merged model does without.
-        from mlflow_phi3.modeling.portable import load_portable  # noqa: PLC0415
+        from mlflow_phi3.modeling.portable import load_portable
 
         base = load_portable(folder, device=device)
         return Checkpoint(base.model, base.tokenizer)

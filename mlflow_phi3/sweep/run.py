@@ -233,7 +233,7 @@ def _open_backend(config: SweepConfig, work: Workload, folder: Path) -> Backend:
             where="backend",
             fix="pip install 'mlflow-phi3[ray]', or choose backend=local",
         )
-    from mlflow_phi3.backends.ray import RayBackend  # noqa: PLC0415 - an optional package
+    from mlflow_phi3.backends.ray import RayBackend  # an optional package
 
     return RayBackend(work, folder=folder, address=config.ray_address)
 

@@ -120,8 +120,8 @@ def find_obstacle(base: Base, spec: TrialSpec) -> str:
 
 def make_engine(base: Base, kind: EngineKind) -> Engine:
     """Build an engine over ``base``."""
-    from mlflow_phi3.training.fused import FusedEngine  # noqa: PLC0415 - both need Row from here
-    from mlflow_phi3.training.reference import ReferenceEngine  # noqa: PLC0415
+    from mlflow_phi3.training.fused import FusedEngine  # both need Row from here
+    from mlflow_phi3.training.reference import ReferenceEngine
 
     return FusedEngine(base) if kind == "fused" else ReferenceEngine(base)
 

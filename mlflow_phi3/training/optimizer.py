@@ -44,7 +44,7 @@ def make_adamw_8bit(parameters: Iterable[Tensor], rate: float, decay: float) -> 
             where="optimizer",
             fix="pip install 'mlflow-phi3[quantization]', or take optimizer=adamw",
         )
-    from bitsandbytes.optim import AdamW8bit  # noqa: PLC0415 - optional
+    from bitsandbytes.optim import AdamW8bit  # optional
 
     return AdamW8bit(parameters, lr=rate, weight_decay=decay)  # type: ignore[no-any-return]
 

@@ -60,12 +60,12 @@ def train(
     Raises:
         Phi3Error: The data or the training is at fault.
     """
-    from mlflow_phi3.config.prepare import PrepareConfig  # noqa: PLC0415 - after settling
-    from mlflow_phi3.data.pipeline import prepare  # noqa: PLC0415
-    from mlflow_phi3.modeling.base import load_base, read_context_length  # noqa: PLC0415
-    from mlflow_phi3.training.loop import Session  # noqa: PLC0415
-    from mlflow_phi3.training.reports import EndReport  # noqa: PLC0415
-    from mlflow_phi3.training.spec import TrialSpec  # noqa: PLC0415
+    from mlflow_phi3.config.prepare import PrepareConfig  # after settling
+    from mlflow_phi3.data.pipeline import prepare
+    from mlflow_phi3.modeling.base import load_base, read_context_length
+    from mlflow_phi3.training.loop import Session
+    from mlflow_phi3.training.reports import EndReport
+    from mlflow_phi3.training.spec import TrialSpec
 
     base = load_base(_BASE)
     config = PrepareConfig(
@@ -102,7 +102,7 @@ def train(
 
 def _name_as_trainer(report: "StepReport | EvaluationReport") -> dict[str, float]:
     """A report's numbers under the names of transformers' Trainer."""
-    from mlflow_phi3.training.reports import EvaluationReport  # noqa: PLC0415
+    from mlflow_phi3.training.reports import EvaluationReport
 
     if isinstance(report, EvaluationReport):
         return {"eval_loss": report.loss}
@@ -116,9 +116,9 @@ def _name_as_trainer(report: "StepReport | EvaluationReport") -> dict[str, float
 
 def _save(base: Any, adapter: Path, folder: Path) -> None:
     """Merge the adapter and save the whole as an MLflow model, all of it or nothing."""
-    from mlflow_phi3.modeling.merge import merge_adapter  # noqa: PLC0415
-    from mlflow_phi3.serving.package import package_chat  # noqa: PLC0415
-    from mlflow_phi3.tracking.registry import save_model  # noqa: PLC0415
+    from mlflow_phi3.modeling.merge import merge_adapter
+    from mlflow_phi3.serving.package import package_chat
+    from mlflow_phi3.tracking.registry import save_model
 
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         merged = merge_adapter(base, adapter, Path(scratch) / "merged", dtype=base.model.dtype)
