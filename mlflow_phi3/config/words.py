@@ -27,9 +27,9 @@ class TrainWord(FoundryConfig, Hyperparameters, PrepareWord):
 
     continue_from: str = ""
     """Train on from an adapter instead of a fresh one, when more data comes:
-    `models:/chat@champion` (a version that `register` made), `runs:/<id of a training>`, `latest`
-    (the newest finished training of the experiment), or a folder in PEFT's format. It keeps its
-    rank, scale and layers."""
+    `models:/phi3-chat@champion` (a version that `register` made), `runs:/<id of a training>`,
+    `latest` (the newest finished training of the experiment), or a folder in PEFT's format. It
+    keeps its rank, scale and layers."""
 
     # A single training needs single values where a sweep has choices.
     batch_size_multiplier: Annotated[Swept, Element(int, least=1)] = Pin(1)

@@ -243,6 +243,7 @@ def _dress(figure: go.Figure) -> None:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"bgcolor": "white", "font": _font()},
+        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GRID, "activecolor": INK},
         legend={"orientation": "h", "y": 1.08, "x": 0},
     )
     figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
