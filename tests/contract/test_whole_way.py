@@ -176,7 +176,7 @@ def test_a_dry_run_shows_what_would_be_sent_and_sends_nothing(client, models, em
     client.create_deployment("dry", models["one"], config={"dry_run": "true", "usd_per_hour": "2"})
     said = capsys.readouterr().err
     assert '"instanceType": "Standard_DS3_v2"' in said
-    assert "1 x Standard_DS3_v2 at 2 USD: 2.00 USD an hour" in said
+    assert "1 x Standard_DS3_v2 at 2 USD (as given): 2.00 USD an hour" in said
     assert not [e for e in emulator.journal() if e["method"] == "PUT"]
 
 
