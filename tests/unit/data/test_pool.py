@@ -16,13 +16,15 @@ from mlflow_phi3.data.work import Settings
 from mlflow_phi3.errors import DataError
 
 CHILD = """
-import json, sys, time, types
+import json, signal, sys, time, types
 from pathlib import Path
 from tokenizers import Tokenizer
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.pipeline import prepare
 
 if __name__ == "__main__":
+    # What was started in the background of a shell ignores the terminal's interrupt.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tokenizer_folder, out, *sources = sys.argv[1:]
     settings = json.loads((Path(tokenizer_folder) / "tokenizer_config.json").read_text())
     tokenizer = types.SimpleNamespace(
