@@ -1,6 +1,7 @@
 """Conversations by the million for `benchmarks/prepare.py`: made up, but shaped like chats."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -56,13 +57,13 @@ def _enlarge(words: list[str], random: np.random.Generator) -> list[str]:
     return [*words, *(words[one] + words[two] for one, two in pairs.tolist())]
 
 
-def _row(sizes: list[int], texts: object, kind: int) -> list[dict[str, str]]:
+def _row(sizes: list[int], texts: Iterator[str], kind: int) -> list[dict[str, str]]:
     turns = ["user", "assistant"] * (2 if kind % 3 == 0 else 1)
     if len(turns) == 2:
         sizes = [sizes[0] + sizes[2], sizes[1] + sizes[3]]
     messages = [{"role": "system", "content": _SYSTEMS[kind % 9 // 3]}] if kind % 9 < 3 else []
     for role, size in zip(turns, sizes, strict=False):
-        content = " ".join(next(texts) for _ in range(size))  # type: ignore[call-overload]
+        content = " ".join(next(texts) for _ in range(size))
         end = "?" if role == "user" else "."
         messages.append({"role": role, "content": content[:1].upper() + content[1:] + end})
     return messages

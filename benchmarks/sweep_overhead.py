@@ -157,7 +157,7 @@ def _time_sampler(ledger: Ledger) -> list[float]:
         taken.append(time.perf_counter() - began)
         return proposal
 
-    ledger.proposer.propose = timed  # type: ignore[method-assign] # to be measured
+    ledger.proposer.propose = timed  # type: ignore[method-assign]  # to be measured
     return taken
 
 

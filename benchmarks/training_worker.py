@@ -82,7 +82,7 @@ def run_trl(examples: Sequence[Example], model: Any, clock: Clock, options: dict
     data = Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": labels})
     counted: list[int] = []
 
-    class Stop(transformers.TrainerCallback):  # type: ignore[misc]
+    class Stop(transformers.TrainerCallback):  # type: ignore[misc]  # transformers' types are not followed
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - transformers calls it so
             # The collator runs ahead of the steps by the batches it prefetches.
             control.should_training_stop = clock.tick(counted[state.global_step - 1])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mlflow_phi3.data.digest import Keys
 from mlflow_phi3.data.findings import RULES, Finding, Tally, join_findings, join_parts
-from mlflow_phi3.data.relations import Pair, find_exact, find_leaks, find_near, group_rows
+from mlflow_phi3.data.relations import Kind, Pair, find_exact, find_leaks, find_near, group_rows
 from mlflow_phi3.data.rows import OVERLENGTH
 from mlflow_phi3.data.shards import Rows, ShardStore
 from mlflow_phi3.data.similarity import BANDS, BINS, near_pairs
@@ -30,7 +30,7 @@ from mlflow_phi3.data.split import (
 from mlflow_phi3.data.work import Outcome, Piece, Settings
 from mlflow_phi3.errors import DataError
 
-LEAK_CODES = {"exact": "PHI3-D045", "prompt": "PHI3-D046", "near": "PHI3-D047"}
+LEAK_CODES: dict[Kind, str] = {"exact": "PHI3-D045", "prompt": "PHI3-D046", "near": "PHI3-D047"}
 _AZURE_BYTES = 512 << 20
 _AZURE_ROWS = 50
 _OUT = np.int8(-1)

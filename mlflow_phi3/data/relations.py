@@ -81,11 +81,12 @@ def find_leaks(
     own = np.flatnonzero(kept & (origin == train))
     others = np.flatnonzero(kept & (origin != train))
     related: dict[int, Pair] = {}
-    for kind, columns in (("exact", slice(0, 2)), ("prompt", slice(2, 4))):
+    closest: tuple[tuple[Kind, slice], ...] = (("exact", slice(0, 2)), ("prompt", slice(2, 4)))
+    for kind, columns in closest:
         match = _first_match(keys[own, columns], keys[others, columns])
         for place in np.flatnonzero(match >= 0):
             row = int(own[place])
-            related.setdefault(row, Pair(row, int(others[match[place]]), kind))  # type: ignore[arg-type]
+            related.setdefault(row, Pair(row, int(others[match[place]]), kind))
     for late, early in pairs.tolist():
         row, other = (late, early) if origin[late] == train else (early, late)
         if origin[row] == train and origin[other] != train and kept[row] and kept[other]:

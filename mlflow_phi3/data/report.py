@@ -138,7 +138,7 @@ def _leaks(decided: Decided, store: ShardStore) -> dict[str, Any]:
     addresses = decided.table.addresses
     kinds = Counter(pair.kind for pair in decided.leaks)
     return {
-        **{kind: kinds[kind] for kind in LEAK_CODES},  # type: ignore[index]
+        **{kind: kinds[kind] for kind in LEAK_CODES},
         "pairs": [
             {
                 "train": store.place(int(addresses[pair.row])),

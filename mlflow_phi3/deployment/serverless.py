@@ -162,8 +162,8 @@ def _kept_tags(known: ServerlessEndpoint, wanted: ServerlessEndpoint) -> dict[st
 
 def _is_same(known: ServerlessEndpoint, wanted: ServerlessEndpoint) -> bool:
     asked = dict(wanted.tags or {})
-    kept = {name: (known.tags or {}).get(name) for name in asked}
-    return replace(known, tags=kept, state="", uri="") == replace(wanted, tags=asked)  # type: ignore[arg-type]
+    kept = {name: value for name, value in (known.tags or {}).items() if name in asked}
+    return replace(known, tags=kept, state="", uri="") == replace(wanted, tags=asked)
 
 
 def _take_back(

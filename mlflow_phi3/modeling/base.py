@@ -4,7 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
@@ -103,12 +103,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> Tokenizer:
     """
     path = resolve_checkpoint(name)
     with reading(name):
-        tokenizer = AutoTokenizer.from_pretrained(
-            path,
-            revision=pin_revision(path, revision),
-            local_files_only=_offline(path),
-            trust_remote_code=False,
-        )
+        tokenizer = AutoTokenizer.from_pretrained(path, **_from(path, revision))
     if not tokenizer.chat_template:
         raise UsageError(
             "PHI3-U011",
@@ -127,12 +122,7 @@ def read_context_length(name: str, *, revision: str | None = None) -> int:
     """
     path = resolve_checkpoint(name)
     with reading(name):
-        config = AutoConfig.from_pretrained(
-            path,
-            revision=pin_revision(path, revision),
-            local_files_only=_offline(path),
-            trust_remote_code=False,
-        )
+        config = AutoConfig.from_pretrained(path, **_from(path, revision))
     return int(config.max_position_embeddings)
 
 
@@ -166,12 +156,10 @@ def load_base(
         kind = choose_class(path, revision=revision, local_files_only=_offline(path))
         model = kind.from_pretrained(
             path,
-            revision=revision,
             dtype=dtype,
-            local_files_only=_offline(path),
-            trust_remote_code=False,
             use_safetensors=True,
             attn_implementation="sdpa",
+            **_from(path, revision),
             **loading_options(quantization, dtype, device),
         )
     free_from_loader(model)
@@ -202,6 +190,15 @@ def choose_dtype(precision: Precision, *, name: str, device: str) -> torch.dtype
     if device.startswith("cuda"):
         return torch.bfloat16
     return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32  # noqa: SLF001 - torch has no public way to ask
+
+
+def _from(path: str, revision: str | None) -> dict[str, Any]:
+    """What every ``from_pretrained`` is told: where to read, and to run no code of others."""
+    return {
+        "revision": pin_revision(path, revision),
+        "local_files_only": _offline(path),
+        "trust_remote_code": False,
+    }
 
 
 def _offline(path: str) -> bool:

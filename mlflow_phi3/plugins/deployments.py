@@ -44,7 +44,7 @@ _STATUS = {
 Config = Mapping[str, Any]
 
 
-class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc]
+class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc]  # mlflow's types are not followed
     """Deploys MLflow models to Azure AI Foundry, or to the emulator on this machine.
 
     Args:

@@ -38,7 +38,7 @@ _MLFLOWS_OWN = frozenset(
 )
 
 
-class FoundryBackend(AbstractBackend):  # type: ignore[misc]
+class FoundryBackend(AbstractBackend):  # type: ignore[misc]  # mlflow's types are not followed
     """Submits and follows a fine-tuning job."""
 
     def run(

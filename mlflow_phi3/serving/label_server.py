@@ -10,8 +10,9 @@ from fastapi.responses import JSONResponse
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.serving.labels import Labeller
-from mlflow_phi3.serving.measures import CONTENT_TYPE, Measures
+from mlflow_phi3.serving.measures import Measures
 from mlflow_phi3.serving.refusal import Refused, read_json, refuse_when_full
+from mlflow_phi3.serving.status import add_status
 
 
 def build_label_app(labeller: Labeller, config: ServeConfig, *, name: str = "phi") -> FastAPI:
@@ -23,14 +24,12 @@ def build_label_app(labeller: Labeller, config: ServeConfig, *, name: str = "phi
         name: What the model is called in ``/v1/models``.
     """
     app = FastAPI(title="mlflow-phi3", docs_url=None, redoc_url=None)
-    desk = _Desk(labeller, config, name)
+    measures = Measures()
+    desk = _Desk(labeller, config, measures)
     app.add_api_route("/invocations", desk.classify, methods=["POST"], response_model=None)
     for path in ("/v1/chat/completions", "/chat/completions"):
         app.add_api_route(path, desk.chat, methods=["POST"], response_model=None)
-    for path in ("/health", "/ping"):
-        app.add_api_route(path, desk.health, methods=["GET"], response_model=None)
-    app.add_api_route("/metrics", desk.metrics, methods=["GET"], response_model=None)
-    app.add_api_route("/v1/models", desk.models, methods=["GET"], response_model=None)
+    add_status(app, measures, name=name)
     return app
 
 
@@ -64,11 +63,9 @@ def read_texts(body: Any) -> tuple[list[dict[str, Any]], bool]:
 class _Desk:
     """Takes texts in; they are classified one request after the other."""
 
-    def __init__(self, labeller: Labeller, config: ServeConfig, name: str) -> None:
-        self._labeller, self._config, self._name = labeller, config, name
-        self._measures = Measures()
+    def __init__(self, labeller: Labeller, config: ServeConfig, measures: Measures) -> None:
+        self._labeller, self._config, self._measures = labeller, config, measures
         self._turn = asyncio.Lock()
-        self._started = int(time.time())
 
     async def classify(self, request: Request) -> Response:
         """Answer one request."""
@@ -112,16 +109,3 @@ class _Desk:
         )
         self._measures.answered[400] += 1
         return Refused(400, str(wrong), param=wrong.where, code=wrong.code).to_response()
-
-    async def health(self) -> Response:
-        """200: it was loaded, and nothing runs in the background that could end."""
-        return JSONResponse({"status": "ok"})
-
-    async def metrics(self) -> Response:
-        """Counts for Prometheus."""
-        return Response(self._measures.to_text(), media_type=CONTENT_TYPE)
-
-    async def models(self) -> Response:
-        """The one model there is."""
-        model = {"id": self._name, "object": "model", "created": self._started, "owned_by": "local"}
-        return JSONResponse({"object": "list", "data": [model]})

@@ -19,7 +19,7 @@ from mlflow_phi3.serving.concurrent import ConcurrentModel, Prompt
 from mlflow_phi3.serving.label_server import build_label_app
 from mlflow_phi3.serving.labels import Labeller
 from mlflow_phi3.serving.local import load_checkpoint
-from mlflow_phi3.serving.measures import CONTENT_TYPE, Measures
+from mlflow_phi3.serving.measures import Measures
 from mlflow_phi3.serving.protocol import (
     completion,
     logprobs_content,
@@ -28,6 +28,7 @@ from mlflow_phi3.serving.protocol import (
     usage,
 )
 from mlflow_phi3.serving.refusal import Refused, error_body, read_json, refuse_when_full
+from mlflow_phi3.serving.status import add_status
 from mlflow_phi3.serving.vllm import run_vllm
 
 # Nginx's status for a client that closed the connection; only counted, never sent.
@@ -110,24 +111,22 @@ def build_app(model: ConcurrentModel, config: ServeConfig, *, name: str = "phi")
         await asyncio.to_thread(model.stop)
 
     app = FastAPI(title="mlflow-phi3", lifespan=lifespan, docs_url=None, redoc_url=None)
-    desk = _Desk(model, config, name)
+    measures = Measures()
+    desk = _Desk(model, config, measures, name)
     # The first is OpenAI's path, the second what Azure AI Inference clients append to an endpoint.
     for path in ("/v1/chat/completions", "/chat/completions", "/invocations"):
         app.add_api_route(path, desk.chat, methods=["POST"], response_model=None)
-    for path in ("/health", "/ping"):
-        app.add_api_route(path, desk.health, methods=["GET"], response_model=None)
-    app.add_api_route("/metrics", desk.metrics, methods=["GET"], response_model=None)
-    app.add_api_route("/v1/models", desk.models, methods=["GET"], response_model=None)
+    add_status(app, measures, name=name, is_alive=lambda: model.alive)
     return app
 
 
 class _Desk:
     """Takes requests in, and sees each to its end."""
 
-    def __init__(self, model: ConcurrentModel, config: ServeConfig, name: str) -> None:
-        self._model, self._config, self._name = model, config, name
-        self._measures = Measures()
-        self._started = int(time.time())
+    def __init__(
+        self, model: ConcurrentModel, config: ServeConfig, measures: Measures, name: str
+    ) -> None:
+        self._model, self._config, self._measures, self._name = model, config, measures, name
 
     async def chat(self, request: Request) -> Response:
         """Answer one chat completion."""
@@ -149,20 +148,6 @@ class _Desk:
         self._measures.answered[status] += 1
         self._measures.duration.observe(time.perf_counter() - began)
         return JSONResponse(body, 500 if status == _CLIENT_LEFT else status)
-
-    async def health(self) -> Response:
-        """200 while requests can be answered, else 503."""
-        alive = self._model.alive
-        return JSONResponse({"status": "ok" if alive else "failed"}, 200 if alive else 503)
-
-    async def metrics(self) -> Response:
-        """Counts for Prometheus."""
-        return Response(self._measures.to_text(), media_type=CONTENT_TYPE)
-
-    async def models(self) -> Response:
-        """The one model there is."""
-        model = {"id": self._name, "object": "model", "created": self._started, "owned_by": "local"}
-        return JSONResponse({"object": "list", "data": [model]})
 
     async def _admit(self, request: Request) -> Prompt:
         """Read and check a body, unless the house is full.

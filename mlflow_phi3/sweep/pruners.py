@@ -18,7 +18,7 @@ _MEDIAN_STARTUP = 4
 _WRITING = (pruners.SuccessiveHalvingPruner, pruners.HyperbandPruner)
 
 
-class HalvingPruner(BasePruner):  # type: ignore[misc] # optuna is not followed by mypy
+class HalvingPruner(BasePruner):  # type: ignore[misc]  # optuna's types are not followed
     """Keep the best share of the trials at every epoch (Jamieson and Talwalkar, arXiv:1502.07943).
 
     Optuna's own successive halving is asynchronous: the first trial to arrive always goes on. Here

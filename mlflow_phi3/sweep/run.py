@@ -86,8 +86,6 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     """
     if not validation:
         raise UsageError("PHI3-U089", "no validation examples", where="validation_data")
-    # Optuna tells every trial on the terminal; the progress line is ours.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     budget = plan_budget(config)
     name = config.study or parent.run_id[:12]
     space = build_space(config, model=config.model, seed=config.seed)
@@ -113,11 +111,19 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     )
     result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
     _log_spent(parent, budget, conductor.spent())
+    return _compare(conductor, result, validation, seed=config.seed)
+
+
+def _compare(
+    conductor: Conductor, result: SweepResult, validation: Sequence[Example], *, seed: int
+) -> SweepResult:
+    """Say what can be told apart from the winner, and log it all."""
+    tracker = conductor.tracker
     rivals = compare_with_winner(
-        result.winner, result.trials, validation=validation, tracker=tracker, seed=config.seed
+        result.winner, result.trials, validation=validation, tracker=tracker, seed=seed
     )
     result = replace(result, ties=tuple(rival.number for rival in rivals if rival.tied))
-    log_result(parent, result, write_report(ledger.study, result, rivals))
+    log_result(conductor.parent, result, write_report(conductor.ledger.study, result, rivals))
     if result.costs:
         mark_front(result, tracker)
     return result
@@ -172,6 +178,8 @@ def open_ledger(
     Raises:
         UsageError: An option that is not known, or a study that was made of something else.
     """
+    # Optuna tells every trial on the terminal; the progress line is ours.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = partial(
         build_sampler,
         config.sampler,

@@ -77,7 +77,7 @@ def attend(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
         from mlflow_phi3.training.attention_cuda import attend_cuda
 
         return attend_cuda(qkv, heads, arrangement)
-    out: Tensor = _CpuAttention.apply(qkv, heads, arrangement)  # type: ignore[no-untyped-call]
+    out: Tensor = _CpuAttention.apply(qkv, heads, arrangement)  # type: ignore[no-untyped-call]  # torch's apply has no types
     return out
 
 

@@ -28,7 +28,7 @@ def frozen_head_loss(
     Returns:
         The scaled sum to be differentiated, and each row's unscaled sum ``[K]``.
     """
-    total, each = _FrozenHead.apply(hidden, head, targets, scales, loss)  # type: ignore[no-untyped-call]
+    total, each = _FrozenHead.apply(hidden, head, targets, scales, loss)  # type: ignore[no-untyped-call]  # torch's apply has no types
     return total, each
 
 

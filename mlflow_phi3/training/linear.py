@@ -133,16 +133,16 @@ def linear(
         residual: ``[K, tokens, out]``.
     """
     if adapters is None:
-        out: Tensor = _Linear.apply(source, residual, None, None, weight, before, None, None)  # type: ignore[no-untyped-call]
+        out: Tensor = _Linear.apply(source, residual, None, None, weight, before, None, None)  # type: ignore[no-untyped-call]  # torch's apply has no types
     else:
         a, b, scale, dropout = adapters.a, adapters.b, adapters.scale, adapters.dropout
-        out = _Linear.apply(source, residual, a, b, weight, before, scale, dropout)  # type: ignore[no-untyped-call]
+        out = _Linear.apply(source, residual, a, b, weight, before, scale, dropout)  # type: ignore[no-untyped-call]  # torch's apply has no types
     return out
 
 
 def pointwise(source: Tensor, before: Before) -> Tensor:
     """``before`` alone, keeping only its input."""
-    out: Tensor = _Pointwise.apply(source, before)  # type: ignore[no-untyped-call]
+    out: Tensor = _Pointwise.apply(source, before)  # type: ignore[no-untyped-call]  # torch's apply has no types
     return out
 
 

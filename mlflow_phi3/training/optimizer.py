@@ -46,7 +46,8 @@ def make_adamw_8bit(parameters: Iterable[Tensor], rate: float, decay: float) -> 
         )
     from bitsandbytes.optim import AdamW8bit  # optional
 
-    return AdamW8bit(parameters, lr=rate, weight_decay=decay)  # type: ignore[no-any-return]
+    made: Optimizer = AdamW8bit(parameters, lr=rate, weight_decay=decay)
+    return made
 
 
 BUILT_IN: dict[str, Make] = {

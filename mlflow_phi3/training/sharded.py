@@ -25,6 +25,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor, distributed, nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.data.prepared import load_prepared
@@ -34,7 +35,7 @@ from mlflow_phi3.training.adapters import Layout, find_linear, initial_weights, 
 from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.capacity import memory_bytes
 from mlflow_phi3.training.checkpoint import save_checkpoint
-from mlflow_phi3.training.loss import get_loss
+from mlflow_phi3.training.loss import TokenLoss, get_loss
 from mlflow_phi3.training.optimizer import make_optimizer
 from mlflow_phi3.training.reference import find_trained, predict, same_rope, trainable
 from mlflow_phi3.training.reports import EvaluationReport, StepReport
@@ -66,6 +67,35 @@ class Group:
         return [float(number) for number in told]
 
 
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """An evaluation.
+
+    Args:
+        loss: Nats per supervised token.
+        tokens: How many of those there are.
+        accuracy: Share of them whose most likely token is right.
+    """
+
+    loss: float
+    tokens: int
+    accuracy: float
+
+    def to_report(self, step: int, epoch: int, *, best: bool, folder: Path) -> EvaluationReport:
+        """As the other engines tell it."""
+        return EvaluationReport(
+            trial=TRIAL,
+            step=step,
+            epoch=epoch,
+            loss=self.loss,
+            perplexity=math.exp(min(self.loss, 700.0)),
+            token_accuracy=self.accuracy,
+            supervised_tokens=self.tokens,
+            best=best,
+            checkpoint=folder / "last",
+        )
+
+
 def train_sharded(
     base: Base,
     train: Sequence[Example],
@@ -90,6 +120,45 @@ def train_sharded(
     Raises:
         UsageError: The base is quantised, or has a head over labels.
     """
+    _refuse_others(base)
+    layout = plan_layout(find_linear(base.model), spec.lora)
+    model, parameters = _shard(base, layout, spec)
+    loss_of, calendar = get_loss(spec, group.device), Calendar(spec, len(train))
+    optimizer = _make_optimizer(spec, parameters.values())
+    best = math.inf
+    for step in range(calendar.total_steps):
+        began = time.perf_counter()
+        epoch, start, end = calendar.batch(step)
+        batch = [train[at] for at in order_examples(spec, epoch, len(train))[start:end]]
+        loss, targets = _differentiate(model, batch, loss_of, group, token_budget)
+        norm = _clip(parameters.values(), spec.max_grad_norm)
+        rate = optimizer.param_groups[0]["lr"] = calendar.learning_rate(step)
+        optimizer.step()
+        optimizer.zero_grad()
+        read = sum(len(example.input_ids) for example in batch)
+        yield StepReport(
+            trial=TRIAL,
+            step=step + 1,
+            total_steps=calendar.total_steps,
+            epoch=epoch + end / len(train),
+            loss=loss,
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens=read,
+            supervised_tokens=targets,
+            tokens_per_second=read / (time.perf_counter() - began),
+            memory_bytes=memory_bytes(group.device),
+        )
+        if end == len(train):
+            scores = _evaluate(model, validation, group, token_budget)
+            improved = not validation or scores.loss < best
+            best = min(best, scores.loss)
+            _save(folder, ("last", "best") if improved else ("last",), layout, parameters, base)
+            if validation:
+                yield scores.to_report(step + 1, epoch + 1, best=improved, folder=folder)
+
+
+def _refuse_others(base: Base) -> None:
     if base.labels or base.quantization != "none":
         raise UsageError(
             "PHI3-U069",
@@ -97,64 +166,6 @@ def train_sharded(
             where=base.name,
             fix="leave quantization and labels out, or train it on one device",
         )
-    layout = plan_layout(find_linear(base.model), spec.lora)
-    model, parameters = _shard(base, layout, spec)
-    loss_of, calendar = get_loss(spec, group.device), Calendar(spec, len(train))
-    optimizer = make_optimizer(
-        spec.optimizer,
-        parameters.values(),
-        learning_rate=spec.learning_rate,
-        weight_decay=spec.weight_decay,
-    )
-    best = math.inf
-    for step in range(calendar.total_steps):
-        began = time.perf_counter()
-        epoch, start, end = calendar.batch(step)
-        batch = [train[at] for at in order_examples(spec, epoch, len(train))[start:end]]
-        targets = sum(int(np.count_nonzero(example.supervised)) for example in batch)
-        total = 0.0
-        model.train()
-        for part, counts in _deal(model, batch, group, token_budget):
-            logits, wanted = predict(model, part)
-            loss = loss_of(logits.float(), wanted).sum() * counts
-            # FSDP takes the mean over the processes, where the sum is wanted.
-            (loss * group.size / (targets or 1)).backward()
-            total += float(loss.detach())
-        norm = _clip(parameters.values(), spec.max_grad_norm)
-        rate = optimizer.param_groups[0]["lr"] = calendar.learning_rate(step)
-        optimizer.step()
-        optimizer.zero_grad()
-        tokens = sum(len(example.input_ids) for example in batch)
-        yield StepReport(
-            trial=TRIAL,
-            step=step + 1,
-            total_steps=calendar.total_steps,
-            epoch=epoch + end / len(train),
-            loss=group.add_up(total)[0] / (targets or 1),
-            learning_rate=rate,
-            grad_norm=norm,
-            tokens=tokens,
-            supervised_tokens=targets,
-            tokens_per_second=tokens / (time.perf_counter() - began),
-            memory_bytes=memory_bytes(group.device),
-        )
-        if end == len(train):
-            loss_now, told, correct = _evaluate(model, validation, group, token_budget)
-            improved = not validation or loss_now < best
-            best = min(best, loss_now)
-            _save(folder, ("last", "best") if improved else ("last",), layout, parameters, base)
-            if validation:
-                yield EvaluationReport(
-                    trial=TRIAL,
-                    step=step + 1,
-                    epoch=epoch + 1,
-                    loss=loss_now,
-                    perplexity=math.exp(min(loss_now, 700.0)),
-                    token_accuracy=correct,
-                    supervised_tokens=told,
-                    best=improved,
-                    checkpoint=folder / "last",
-                )
 
 
 def _shard(
@@ -170,6 +181,27 @@ def _shard(
     for layer in base.model.model.layers:
         fully_shard(layer)
     return fully_shard(model), find_trained(model, "default")
+
+
+def _make_optimizer(spec: TrialSpec, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    rate, decay = spec.learning_rate, spec.weight_decay
+    return make_optimizer(spec.optimizer, parameters, learning_rate=rate, weight_decay=decay)
+
+
+def _differentiate(
+    model: PeftModel, batch: Sequence[Example], loss_of: TokenLoss, group: Group, budget: int
+) -> tuple[float, int]:
+    """Add the gradient of a batch's mean loss to the parameters; that loss, and its tokens."""
+    targets = sum(int(np.count_nonzero(example.supervised)) for example in batch)
+    total = 0.0
+    model.train()
+    for part, counts in _deal(model, batch, group, budget):
+        logits, wanted = predict(model, part)
+        loss = loss_of(logits.float(), wanted).sum() * counts
+        # FSDP takes the mean over the processes, where the sum is wanted.
+        (loss * group.size / (targets or 1)).backward()
+        total += float(loss.detach())
+    return group.add_up(total)[0] / (targets or 1), targets
 
 
 def _deal(
@@ -208,10 +240,8 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _evaluate(
-    model: PeftModel, examples: Sequence[Example], group: Group, budget: int
-) -> tuple[float, int, float]:
-    """Mean loss, tokens and accuracy over ``examples``."""
+def _evaluate(model: PeftModel, examples: Sequence[Example], group: Group, budget: int) -> Scores:
+    """What all processes together find on ``examples``."""
     model.eval()
     nll = tokens = correct = 0.0
     for start in range(0, len(examples), 8 * group.size):
@@ -224,7 +254,7 @@ def _evaluate(
             correct += counts * int((logits.argmax(-1) == wanted).sum())
             tokens += counts * len(wanted)
     nll, tokens, correct = group.add_up(nll, tokens, correct)
-    return nll / max(1.0, tokens), int(tokens), correct / max(1.0, tokens)
+    return Scores(nll / max(1.0, tokens), int(tokens), correct / max(1.0, tokens))
 
 
 def _save(

@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(list(matrices), defaults)
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # torch also takes a closure
         """Update every matrix that has a gradient.
 
         Args:

@@ -125,24 +125,7 @@ def test_fused_over_four_bits_is_plain(
         close(row.gradient, gradient)
 
 
-@pytest.mark.parametrize("dora", [False, True])
-def test_reference_over_four_bits_is_plain(new_base, in_four_bits, new_examples, dora):
-    base, examples = in_four_bits(new_base()), new_examples(LENGTHS)
-    row = new_row(base, replace(SPEC, lora=replace(LORA, dora=dora)))
-    engine = ReferenceEngine(base)
-    (loss,) = engine.gradients(examples, [row])
-    engine.close()
-    expected, gradient = plain(base, row, examples)
-    assert loss == pytest.approx(expected, rel=1e-5)
-    close(row.gradient, gradient)
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("dora", [False, True])
-def test_reference_is_plain(new_base, new_examples, architecture, smoothing, dora):
-    base, examples = new_base(architecture), new_examples(LENGTHS, prefix=5)
-    spec = replace(SPEC, label_smoothing=smoothing, lora=replace(LORA, dora=dora))
+def check_reference(base, examples, spec):
     row = new_row(base, spec)
     engine = ReferenceEngine(base)
     (loss,) = engine.gradients(examples, [row])
@@ -150,6 +133,20 @@ def test_reference_is_plain(new_base, new_examples, architecture, smoothing, dor
     expected, gradient = plain(base, row, examples)
     assert loss == pytest.approx(expected, rel=1e-5)
     close(row.gradient, gradient)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_reference_over_four_bits_is_plain(new_base, in_four_bits, new_examples, dora):
+    spec = replace(SPEC, lora=replace(LORA, dora=dora))
+    check_reference(in_four_bits(new_base()), new_examples(LENGTHS), spec)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("dora", [False, True])
+def test_reference_is_plain(new_base, new_examples, architecture, smoothing, dora):
+    spec = replace(SPEC, label_smoothing=smoothing, lora=replace(LORA, dora=dora))
+    check_reference(new_base(architecture), new_examples(LENGTHS, prefix=5), spec)
 
 
 @pytest.mark.parametrize(
