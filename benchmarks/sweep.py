@@ -31,6 +31,7 @@ import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from mlflow_phi3.modeling.base import load_tokenizer
+from mlflow_phi3.modeling.hardware import has_bfloat16
 from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout, save_adapter
 from mlflow_phi3.training.spec import LoraSpec
 
@@ -128,7 +129,7 @@ def choose_axes(asked: argparse.Namespace) -> Axes:
 
 def measure(method: str, folder: Path, asked: argparse.Namespace) -> Result:
     """One sweep with the seconds it took, by the wall and by processors."""
-    low = torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public way to ask
+    low = has_bfloat16("cpu")
     began, busy = time.perf_counter(), _children_s()
     match method:
         case "shipped":

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 import training_workload as workload
 
+from mlflow_phi3.modeling.hardware import has_bfloat16
+
 HERE = Path(__file__).parent
 METHODS = ("engine", "tuned", "shipped")
 Result = dict[str, Any]
@@ -132,7 +134,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one repeat, one step; not written")
     asked = parser.parse_args()
     on_cpu = asked.device == "cpu"
-    fast_low = not on_cpu or torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - no public way
+    fast_low = has_bfloat16(asked.device)
     asked.dtype = asked.dtype or ("bfloat16" if fast_low else "float32")
     asked.size = asked.size or ("small" if on_cpu else "mini")
     asked.steps = asked.steps or (2 if on_cpu else 20)

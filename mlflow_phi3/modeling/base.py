@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.catalog import find
 from mlflow_phi3.modeling.demo import checkpoint_path
+from mlflow_phi3.modeling.hardware import has_bfloat16
 from mlflow_phi3.modeling.kinds import choose_class, labels_of
 from mlflow_phi3.modeling.quantization import (
     Quantization,
@@ -187,9 +188,7 @@ def choose_dtype(precision: Precision, *, name: str, device: str) -> torch.dtype
         return torch.float32 if precision == "float32" else torch.bfloat16
     if name == DEMO:
         return torch.float32
-    if device.startswith("cuda"):
-        return torch.bfloat16
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32  # noqa: SLF001 - torch has no public way to ask
+    return torch.bfloat16 if has_bfloat16(device) else torch.float32
 
 
 def _from(path: str, revision: str | None) -> dict[str, Any]:

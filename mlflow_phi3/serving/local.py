@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.generate import context_length, padding_id, render_prompt, stop_ids
+from mlflow_phi3.modeling.hardware import has_bfloat16
 from mlflow_phi3.modeling.kinds import choose_class, is_pinned, labels_of
 from mlflow_phi3.serving.protocol import (
     Answer,
@@ -79,7 +80,7 @@ def load_checkpoint(
             where=str(folder),
             fix="name the folder of a merged model",
         )
-    emulated = device == "cpu" and not torch.cpu._is_avx512_bf16_supported()  # noqa: SLF001 - torch has no public way to ask
+    emulated = not has_bfloat16(device)
     model = choose_class(str(folder)).from_pretrained(
         folder,
         # Every bfloat16 is a float32: these are the same weights, and less is rounded on the way.

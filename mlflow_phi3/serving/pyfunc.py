@@ -55,8 +55,7 @@ class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not fol
             )
         )
 
-    # No type hints here: MLflow would take them for the schema of a list of inputs.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - MLflow would take types for the schema of a list of inputs
         """Answer one request (a dict, or a frame of one row) or several (a frame of rows).
 
         Raises:
