@@ -97,15 +97,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((*turned, rest) if rest.shape[-1] else turned, dim=-1)
 
 
+def _turn(x: Tensor, arrangement: Arrangement, *, back: bool = False) -> None:
+    """:func:`rotate` in place and in float32: passes over memory are what it costs on a CPU."""
+    cos, sin = arrangement.cos.float(), arrangement.sin.float() * (-1 if back else 1)
+    first, second = x[..., : cos.shape[-1]], x[..., cos.shape[-1] : 2 * cos.shape[-1]]
+    crossed = first * sin
+    first.mul_(cos).sub_(second * sin)
+    second.mul_(cos).add_(crossed)
+
+
 def _split(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> tuple[Tensor, Tensor, Tensor]:
     """Rotated queries, keys, and values in float32 ``[K, query heads, tokens, size]``.
 
     float32, as the bfloat16 backward kernel of a CPU is the slower one.
     """
-    x = qkv.float().unflatten(-1, (-1, heads.size))
-    turned = rotate(x[..., : heads.query + heads.key, :], arrangement.cos, arrangement.sin)
-    q, k = turned.split((heads.query, heads.key), dim=2)
-    v = x[..., heads.query + heads.key :, :]
+    x = qkv.to(torch.float32, copy=True).unflatten(-1, (-1, heads.size))
+    _turn(x[:, :, : heads.query + heads.key], arrangement)
+    q, k, v = x.split((heads.query, heads.key, heads.key), dim=2)
     groups = heads.query // heads.key
     if groups > 1:
         k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
@@ -155,8 +163,8 @@ class _CpuAttention(Function):
         split = (heads.query, heads.size)
         out = kept.float().unflatten(-1, split).transpose(1, 2)
         wide = gradient.float().unflatten(-1, split).transpose(1, 2)
-        all_three = torch.empty(3, *q.transpose(1, 2).shape)
-        to_q, to_k, to_v = all_three.transpose(2, 3)
+        together = torch.empty(*qkv.shape[:2], 3 * heads.query, heads.size)
+        to_q, to_k, to_v = together.transpose(1, 2).split(heads.query, dim=1)
         for start, end in arrangement.own:
             part = slice(start, end)
             mask = _mask(end - start, heads, q)
@@ -168,27 +176,20 @@ class _CpuAttention(Function):
         if arrangement.crosses:
             rest = slice(prefix, None)
             there = (k[:, :, :prefix], v[:, :, :prefix], out[:, :, rest])
-            back = _flash_backward(
-                wide[:, :, rest],
-                q[:, :, rest],
-                *there,
-                sums[:, :, rest].contiguous(),
-                0.0,
-                False,
-            )
+            log = sums[:, :, rest].contiguous()
+            back = _flash_backward(wide[:, :, rest], q[:, :, rest], *there, log, 0.0, False)
             to_q[:, :, rest] += back[0]
             to_k[:, :, :prefix] += back[1]
             to_v[:, :, :prefix] += back[2]
-        return _join(to_q, to_k, to_v, heads, arrangement).to(qkv.dtype), None, None
+        return _join(together, heads, arrangement).to(qkv.dtype), None, None
 
 
-def _join(
-    to_q: Tensor, to_k: Tensor, to_v: Tensor, heads: Heads, arrangement: Arrangement
-) -> Tensor:
-    """Gradients by head -> gradient of the fused projection: :func:`_split` backwards."""
-    q, k, v = (t.transpose(1, 2) for t in (to_q, to_k, to_v))
+def _join(together: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
+    """Gradients of all query heads' q, k, v -> of the fused projection: :func:`_split` back."""
     groups = heads.query // heads.key
     if groups > 1:
+        q, k, v = together.split(heads.query, dim=2)
         k, v = (t.unflatten(2, (heads.key, groups)).sum(3) for t in (k, v))
-    q, k = (rotate(t, arrangement.cos, -arrangement.sin) for t in (q, k))
-    return torch.cat((q, k, v), dim=2).flatten(2)
+        together = torch.cat((q, k, v), dim=2)
+    _turn(together[:, :, : heads.query + heads.key], arrangement, back=True)
+    return together.flatten(2)

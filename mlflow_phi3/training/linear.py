@@ -71,7 +71,7 @@ def swiglu(source: Tensor) -> tuple[Tensor, Pull]:
         out = torch.empty_like(source)
         to_gate, to_up = out.chunk(2, dim=-1)
         torch.mul(gradient, opened, out=to_up)
-        to_gate.copy_(torch.ops.aten.silu_backward(gradient * up, gate))
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
         return out
 
     return opened * up, pull

@@ -121,7 +121,7 @@ def test_fused_over_four_bits_is_plain(
     for row, loss in zip(rows, losses, strict=True):
         expected, gradient = plain(base, row, examples)
         assert loss == pytest.approx(expected, rel=1e-5)
-        assert loss != pytest.approx(of_the_full_base, rel=1e-3)
+        assert loss != pytest.approx(of_the_full_base, rel=1e-4)  # ten times what is equal
         close(row.gradient, gradient)
 
 
