@@ -100,14 +100,14 @@ def test_two_drivers_share_a_study_to_the_last_trial(ledgers):
 def test_a_proposal_is_whole_or_not_there(ledgers, monkeypatch):
     ledger = ledgers[0]
     written = []
-    create = ledger._storage.create_new_trial
+    create = ledger._writer.create
 
     def look(study_id, template):
-        trial_id = create(study_id, template)
+        trial_id, _ = create(study_id, template)
         written.append(ledger._storage.get_trial(trial_id))
         raise KeyboardInterrupt  # the driver dies right after its write
 
-    monkeypatch.setattr(ledger._storage, "create_new_trial", look)
+    monkeypatch.setattr(ledger._writer, "create", look)
     with pytest.raises(KeyboardInterrupt):
         ledger.take(1)
     assert set(written[0].params) == set(SPACE)
