@@ -133,13 +133,9 @@ class Conductor:
                     )
                     judged = max(ticket.known, default=0)
                     self._live[ticket.name] = LiveTrial(ticket, run, number, judged)
-            # A driver that dies before finds the runs again by their tags.
+            # Whoever continues after a death before this finds the runs by their tags.
             self.ledger.note_runs(
-                {
-                    live.ticket.trial_id: live.run.run.run_id
-                    for live in self._live.values()
-                    if live.run.run.run_id != live.ticket.run_id
-                }
+                [(live.ticket, live.run.run.run_id) for live in self._live.values()]
             )
             jobs = [[_job(ticket) for ticket in group] for group in groups]
             with self.backend.train(jobs) as training:

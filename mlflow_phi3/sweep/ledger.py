@@ -197,9 +197,10 @@ class Ledger:
         """
         return give_up(self.study, self._known, tickets)
 
-    def note_runs(self, run_ids: Mapping[int, str]) -> None:
-        """Keep which MLflow run a trial has, by what the storage calls the trial."""
-        self._writer.note({trial_id: {RUN_ID: run_id} for trial_id, run_id in run_ids.items()})
+    def note_runs(self, runs: Sequence[tuple[Ticket, str]]) -> None:
+        """Keep which MLflow run each trial of a round has, where that is not known yet."""
+        new = [(ticket.trial_id, run_id) for ticket, run_id in runs if run_id != ticket.run_id]
+        self._writer.note({trial_id: {RUN_ID: run_id} for trial_id, run_id in new})
 
     def complete(
         self,

@@ -84,10 +84,7 @@ class Run:
             with path.open("a", encoding="utf-8") as file:
                 file.write(text)
         else:  # the file may hold what the store has taken meanwhile
-            path.parent.mkdir(parents=True, exist_ok=True)
-            beside = path.with_name(f".{path.name}.new")
-            beside.write_text(text, encoding="utf-8")
-            beside.replace(path)
+            _write_whole(path, text)
         self._spilled = len(self._metrics)
 
     def recover(self, path: Path, *, after: Mapping[str, int]) -> None:
@@ -146,9 +143,7 @@ class Run:
         """Log text as an artifact called ``name`` (with its folder)."""
         repository = self._artifacts()
         if isinstance(repository, LocalArtifactRepository):  # a copy would cost more than the file
-            path = Path(repository.artifact_dir, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            _write_whole(Path(repository.artifact_dir, name), text)
             return
         folder, _, file = name.rpartition("/")
         with tempfile.TemporaryDirectory() as beside:
@@ -335,14 +330,16 @@ def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tr
     found = absolute_uri(uri or mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(found)
     client = MlflowClient(tracking_uri=found)
+    writer = None
     if found.startswith(SCHEME):
+        writer = build_writer(client)
         write_ahead(client._tracking_client.store.engine)  # noqa: SLF001 - MLflow takes no options of SQLAlchemy's
     if experiment is None:
         experiment_id = mlflow.tracking.fluent._get_experiment_id()  # noqa: SLF001 - how MLflow reads MLFLOW_EXPERIMENT_ID and _NAME
     else:
         known = client.get_experiment_by_name(experiment)
         experiment_id = known.experiment_id if known else client.create_experiment(experiment)
-    return Tracker(client, found, str(experiment_id), build_writer(client))
+    return Tracker(client, found, str(experiment_id), writer)
 
 
 def close_orphan(run_id: str, status: Status) -> None:
@@ -357,6 +354,14 @@ def absolute_uri(uri: str) -> str:
     if uri.startswith(SCHEME) and not uri.startswith(f"{SCHEME}/"):
         return SCHEME + str(Path(uri.removeprefix(SCHEME)).resolve())
     return uri if "://" in uri or uri.startswith("file:") else Path(uri).resolve().as_uri()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that is never seen in parts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
 
 
 def _end_badly(run: Run, status: Status, error: BaseException) -> None:

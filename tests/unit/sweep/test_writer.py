@@ -219,6 +219,19 @@ def test_a_write_is_one_transaction(storage_url):
     assert len(commits) == 7
 
 
+def test_what_a_deadlock_hindered_optuna_tries_again(storage_url, monkeypatch):
+    storage = open_storage(storage_url)
+    study = optuna.create_study(storage=storage, study_name="s")
+    writer = build_writer(storage)
+
+    def refuse(*_):
+        raise optuna.exceptions.StorageInternalError
+
+    monkeypatch.setattr(writer, "_create", refuse)
+    assert writer.create(study._study_id, propose())[1] == 0
+    assert study.get_trials()[0].params == propose().params
+
+
 def test_tables_that_are_not_known_are_left_to_optuna(storage_url, monkeypatch):
     from optuna.storages._rdb import models
 
