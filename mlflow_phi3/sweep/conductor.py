@@ -133,6 +133,10 @@ class Conductor:
                     )
                     judged = max(ticket.known, default=0)
                     self._live[ticket.name] = LiveTrial(ticket, run, number, judged)
+            # Whoever continues after a death before this finds the runs by their tags.
+            self.ledger.note_runs(
+                [(live.ticket, live.run.run.run_id) for live in self._live.values()]
+            )
             jobs = [[_job(ticket) for ticket in group] for group in groups]
             with self.backend.train(jobs) as training:
                 for report in training.reports():
@@ -195,20 +199,17 @@ class Conductor:
             live.accuracy = live.run.best_accuracy()
         loss = min(ticket.known.values(), default=math.nan)
         if report.outcome == "complete" and not math.isnan(loss):
-            self.ledger.note(ticket, OUTCOME, _outcome(live, report))
             costs = measure_costs(self.costs, ticket.spec, report)
             live.run.log_costs(costs)
             live.run.end("COMPLETE", adapter=report.best_checkpoint)
-            self.ledger.complete(ticket, loss, list(costs.values()))
+            self.ledger.complete(ticket, loss, list(costs.values()), _outcome(live, report))
         elif report.outcome == "dropped":
-            self.ledger.note(ticket, OUTCOME, _outcome(live, report, live.given_up))
             live.run.end("PRUNED", reason=live.given_up, adapter=report.best_checkpoint)
-            self.ledger.prune(ticket)
+            self.ledger.prune(ticket, _outcome(live, report, live.given_up))
         else:
             reason = report.reason or "it was never evaluated"
-            self.ledger.note(ticket, OUTCOME, _outcome(live, report, reason))
             live.run.end("FAIL", reason=reason)
-            self.ledger.fail(ticket)
+            self.ledger.fail(ticket, _outcome(live, report, reason))
         del self._unresolved[ticket.name]
 
     # -- stopping ----------------------------------------------------------------------------
@@ -280,16 +281,17 @@ def group_tickets(tickets: Sequence[Ticket], size: int) -> list[list[Ticket]]:
     return groups
 
 
-def _outcome(live: LiveTrial, report: EndReport, reason: str = "") -> dict[str, float | str | None]:
+def _outcome(live: LiveTrial, report: EndReport, reason: str = "") -> dict[str, object]:
     """What the study keeps of a trial beside its losses."""
     adapter = report.best_checkpoint
-    return {
+    facts = {
         "accuracy": live.accuracy,
         "seconds": report.seconds,
         "shared_with": report.shared_with,
         "adapter": None if adapter is None else str(adapter),
         "reason": reason,
     }
+    return {OUTCOME: facts}
 
 
 def _job(ticket: Ticket) -> Job:

@@ -21,7 +21,8 @@ from mlflow_phi3.sweep.gain import bound_gain
 from mlflow_phi3.sweep.proposer import Proposer
 from mlflow_phi3.sweep.pruners import give_up
 from mlflow_phi3.sweep.space import EPOCHS, Space
-from mlflow_phi3.sweep.tickets import LEASE, OWNER, Standing, Ticket
+from mlflow_phi3.sweep.tickets import LEASE, OWNER, RUN_ID, Standing, Ticket
+from mlflow_phi3.sweep.writer import build_writer
 from mlflow_phi3.training.spec import TrialSpec
 
 # ruff: noqa: SLF001 - Optuna's storages know trials and studies by no other name
@@ -60,6 +61,7 @@ class Ledger:
         self.n_trials = n_trials
         # Optuna's cache before the database: what is finished is read once.
         self._storage: BaseStorage = study._storage
+        self._writer = build_writer(self._storage)
         self.driver = driver
         self._grid = list(space.grid()) if grid else None
         self._companions = space.epochs_to_share() if share_epochs and not grid else ()
@@ -184,7 +186,7 @@ class Ledger:
     def report(self, ticket: Ticket, epoch: int, loss: float) -> None:
         """Tell a validation loss after so many epochs; what is known already stays."""
         if epoch not in ticket.known:
-            self._storage.set_trial_intermediate_value(ticket.trial_id, epoch, loss)
+            self._writer.report(ticket.trial_id, epoch, loss)
             ticket.known[epoch] = loss
             self._remember(ticket, TrialState.RUNNING, None)
 
@@ -195,26 +197,36 @@ class Ledger:
         """
         return give_up(self.study, self._known, tickets)
 
-    def note(self, ticket: Ticket, name: str, value: object) -> None:
-        """Keep a fact about a trial."""
-        self._storage.set_trial_user_attr(ticket.trial_id, name, value)
+    def note_runs(self, runs: Sequence[tuple[Ticket, str]]) -> None:
+        """Keep which MLflow run each trial of a round has, where that is not known yet."""
+        new = [(ticket.trial_id, run_id) for ticket, run_id in runs if run_id != ticket.run_id]
+        self._writer.note({trial_id: {RUN_ID: run_id} for trial_id, run_id in new})
 
-    def complete(self, ticket: Ticket, loss: float, costs: Sequence[float] = ()) -> None:
-        """The trial is over with this loss, and these costs where the study has several aims."""
-        self._tell(ticket, TrialState.COMPLETE, [loss, *costs])
+    def complete(
+        self,
+        ticket: Ticket,
+        loss: float,
+        costs: Sequence[float] = (),
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        """The trial is over with this loss, and these costs where the study has several aims.
+
+        Its last ``facts`` are written with its end, here as in the two other ends.
+        """
+        self._tell(ticket, TrialState.COMPLETE, [loss, *costs], facts)
         before = self._standing
         if math.isnan(before.best_loss) or loss < before.best_loss:
             self._standing = replace(before, best=ticket.number, best_loss=loss)
 
-    def prune(self, ticket: Ticket) -> None:
+    def prune(self, ticket: Ticket, facts: Mapping[str, object] | None = None) -> None:
         """The trial was given up; it counts with the last loss that it reported, if that is all."""
         alone = len(self.study.directions) == 1
         told = [ticket.known[max(ticket.known)]] if ticket.known and alone else None
-        self._tell(ticket, TrialState.PRUNED, told)
+        self._tell(ticket, TrialState.PRUNED, told, facts)
 
-    def fail(self, ticket: Ticket) -> None:
+    def fail(self, ticket: Ticket, facts: Mapping[str, object] | None = None) -> None:
         """The trial cannot be finished; it is not tried again."""
-        self._tell(ticket, TrialState.FAIL)
+        self._tell(ticket, TrialState.FAIL, None, facts)
 
     def release(self, ticket: Ticket) -> None:
         """Leave the trial to whoever continues the study."""
@@ -274,12 +286,10 @@ class Ledger:
         """
         trial.user_attrs = {LEASE: dict(lease)}
         study_id, number = self.study._study_id, len(self._known)
-        trial_id = self._storage.create_new_trial(study_id, trial)
-        at_number = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        trial_id, given = self._writer.create(study_id, trial)
         trial.number, trial._trial_id = number, trial_id
-        if at_number != trial_id:
-            self._storage.set_trial_user_attr(trial_id, _SURPLUS, value=True)
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        if given != number:
+            self._writer.finish(trial_id, TrialState.FAIL, None, {_SURPLUS: True})
             return None
         self._known.append(trial)
         return trial
@@ -338,11 +348,15 @@ class Ledger:
         return {self.space.spec(t.params).trunk for t in members if set(t.params) == names}
 
     def _tell(
-        self, ticket: Ticket, state: TrialState, values: Sequence[float] | None = None
+        self,
+        ticket: Ticket,
+        state: TrialState,
+        values: Sequence[float] | None,
+        facts: Mapping[str, object] | None,
     ) -> None:
         # Otherwise a driver that was thought dead has finished it.
         with suppress(UpdateFinishedTrialError):
-            self._storage.set_trial_state_values(ticket.trial_id, state, values)
+            self._writer.finish(ticket.trial_id, state, values, facts or {})
         self._remember(ticket, state, values)
         self._standing = replace(self._standing, finished=self._standing.finished + 1)
 

@@ -9,7 +9,7 @@ from typing import Literal
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.results import Accuracy, SweepResult
 from mlflow_phi3.sweep.space import flat_params
-from mlflow_phi3.sweep.tickets import RUN_ID, Ticket
+from mlflow_phi3.sweep.tickets import Ticket
 from mlflow_phi3.tracking.runs import Run, Status, Tracker
 from mlflow_phi3.training.reports import EvaluationReport, StepReport
 
@@ -171,8 +171,6 @@ def open_trial_run(
         run = tracker.start(ticket.name, stage="trial", parent=parent, tags=all_tags)
         opened = TrialRun(run, spill=spill, accuracy=accuracy)
     run.log_params(flat_params(ticket.spec), later=True)
-    if ticket.run_id != run.run_id:
-        ledger.note(ticket, RUN_ID, run.run_id)
     return opened
 
 

@@ -16,9 +16,11 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.rows import RowWriter, build_writer
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -48,10 +50,13 @@ class Run:
     experiment_id: str
     name: str
     artifact_uri: str
+    writer: RowWriter | None = field(default=None, repr=False)
     _metrics: list[Metric] = field(default_factory=list, repr=False)
     _params: list[Param] = field(default_factory=list, repr=False)
     _tags: dict[str, RunTag] = field(default_factory=dict, repr=False)
     _flushed_at: float = field(default_factory=time.monotonic, repr=False)
+    _spilled: int = field(default=0, repr=False)
+    _repository: ArtifactRepository | None = field(default=None, repr=False)
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Log numbers at an optimizer step."""
@@ -66,22 +71,21 @@ class Run:
 
     def flush(self) -> None:
         """Write what is buffered; it stays buffered when the store refuses."""
-        while self._metrics or self._params or self._tags:
-            metrics = self._metrics[: METRICS_PER_BATCH - PARAMS_PER_BATCH - len(self._tags)]
-            params = self._params[:PARAMS_PER_BATCH]
-            tags = list(self._tags.values())
-            self.client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags)
-            del self._metrics[: len(metrics)], self._params[: len(params)]
-            self._tags.clear()
-        self._flushed_at = time.monotonic()
+        self._drain(None)
 
     def spill(self, path: Path) -> None:
-        """Keep the buffered metrics in a file: cheaper than the store, and as safe from a kill."""
-        points = [(point.key, point.value, point.timestamp, point.step) for point in self._metrics]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.new")
-        beside.write_text(json.dumps(points), encoding="utf-8")
-        beside.replace(path)
+        """Keep the buffered metrics in a file: cheaper than the store, and as safe from a kill.
+
+        A line is what one call found new; only a whole line counts.
+        """
+        new = [(p.key, p.value, p.timestamp, p.step) for p in self._metrics[self._spilled :]]
+        text = json.dumps(new) + "\n"
+        if self._spilled:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        else:  # the file may hold what the store has taken meanwhile
+            _write_whole(path, text)
+        self._spilled = len(self._metrics)
 
     def recover(self, path: Path, *, after: Mapping[str, int]) -> None:
         """Buffer again what a killed process had spilled to ``path``, if it did.
@@ -91,10 +95,12 @@ class Run:
             after: By metric: the last step that the store holds; only later ones are taken.
         """
         if path.is_file():
-            points = json.loads(path.read_text(encoding="utf-8"))
+            *lines, torn = path.read_text(encoding="utf-8").split("\n")
+            del torn  # empty, or what a killed process did not get to the end of
             self._metrics += [
                 Metric(key, value, timestamp, step)
-                for key, value, timestamp, step in points
+                for line in lines
+                for key, value, timestamp, step in json.loads(line)
                 if step > after.get(key, 0)
             ]
 
@@ -135,6 +141,10 @@ class Run:
 
     def log_text(self, text: str, name: str) -> None:
         """Log text as an artifact called ``name`` (with its folder)."""
+        repository = self._artifacts()
+        if isinstance(repository, LocalArtifactRepository):  # a copy would cost more than the file
+            _write_whole(Path(repository.artifact_dir, name), text)
+            return
         folder, _, file = name.rpartition("/")
         with tempfile.TemporaryDirectory() as beside:
             path = Path(beside) / file
@@ -151,7 +161,10 @@ class Run:
 
     def _artifacts(self) -> ArtifactRepository:
         """Where this run's artifacts go: the client would ask the store for the whole run first."""
-        return get_artifact_repository(self.artifact_uri, tracking_uri=self.client.tracking_uri)
+        if self._repository is None:
+            uri = self.client.tracking_uri
+            self._repository = get_artifact_repository(self.artifact_uri, tracking_uri=uri)
+        return self._repository
 
     def download(self, name: str, into: Path) -> Path:
         """Copy the artifact ``name`` into the folder ``into``; where it lies then."""
@@ -162,9 +175,31 @@ class Run:
         self.client.log_table(self.run_id, data=dict(columns), artifact_file=name)
 
     def end(self, status: Status) -> None:
-        """Write what is buffered and close the run."""
-        self.flush()
-        self.client.set_terminated(self.run_id, status)
+        """Write what is buffered and close the run, at once where the store can."""
+        self._drain(status)
+
+    def _drain(self, status: Status | None) -> None:
+        """Write batch after batch, and the run's end with the last."""
+        last = status is None and not (self._metrics or self._params or self._tags)
+        while not last:
+            metrics = self._metrics[: METRICS_PER_BATCH - PARAMS_PER_BATCH - len(self._tags)]
+            params = self._params[:PARAMS_PER_BATCH]
+            last = len(metrics) == len(self._metrics) and len(params) == len(self._params)
+            self._write(metrics, params, list(self._tags.values()), status if last else None)
+            del self._metrics[: len(metrics)], self._params[: len(params)]
+            self._tags.clear()
+            self._spilled = 0
+        self._flushed_at = time.monotonic()
+
+    def _write(
+        self, metrics: list[Metric], params: list[Param], tags: list[RunTag], status: Status | None
+    ) -> None:
+        batch = {"metrics": metrics, "params": params, "tags": tags}
+        end = None if status is None else (status, int(time.time() * 1000))
+        if self.writer is None or not self.writer.write(self.run_id, **batch, end=end):
+            self.client.log_batch(self.run_id, **batch)
+            if status is not None:
+                self.client.set_terminated(self.run_id, status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +209,7 @@ class Tracker:
     client: MlflowClient
     uri: str
     experiment_id: str
+    writer: RowWriter | None = field(default=None, repr=False)
 
     def start(
         self,
@@ -187,6 +223,12 @@ class Tracker:
         all_tags = {STAGE: stage, **{key: str(value) for key, value in (tags or {}).items()}}
         if parent is not None:
             all_tags[MLFLOW_PARENT_RUN_ID] = parent.run_id
+        if self.writer is not None:
+            now_ms = int(time.time() * 1000)
+            made = self.writer.create(self.experiment_id, name=name, tags=all_tags, now_ms=now_ms)
+            if made is not None:
+                run_id, uri = made
+                return Run(self.client, run_id, self.experiment_id, name, uri, self.writer)
         run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
         return self._handle(run)
 
@@ -274,7 +316,8 @@ class Tracker:
     def _handle(self, run: MlflowRun) -> Run:
         info = run.info
         name = info.run_name or ""
-        return Run(self.client, info.run_id, info.experiment_id, name, info.artifact_uri)
+        at = info.artifact_uri
+        return Run(self.client, info.run_id, info.experiment_id, name, at, self.writer)
 
 
 def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tracker:
@@ -287,14 +330,16 @@ def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tr
     found = absolute_uri(uri or mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(found)
     client = MlflowClient(tracking_uri=found)
+    writer = None
     if found.startswith(SCHEME):
+        writer = build_writer(client)
         write_ahead(client._tracking_client.store.engine)  # noqa: SLF001 - MLflow takes no options of SQLAlchemy's
     if experiment is None:
         experiment_id = mlflow.tracking.fluent._get_experiment_id()  # noqa: SLF001 - how MLflow reads MLFLOW_EXPERIMENT_ID and _NAME
     else:
         known = client.get_experiment_by_name(experiment)
         experiment_id = known.experiment_id if known else client.create_experiment(experiment)
-    return Tracker(client, found, str(experiment_id))
+    return Tracker(client, found, str(experiment_id), writer)
 
 
 def close_orphan(run_id: str, status: Status) -> None:
@@ -309,6 +354,14 @@ def absolute_uri(uri: str) -> str:
     if uri.startswith(SCHEME) and not uri.startswith(f"{SCHEME}/"):
         return SCHEME + str(Path(uri.removeprefix(SCHEME)).resolve())
     return uri if "://" in uri or uri.startswith("file:") else Path(uri).resolve().as_uri()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file that is never seen in parts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
 
 
 def _end_badly(run: Run, status: Status, error: BaseException) -> None:

@@ -100,31 +100,59 @@ def chaos(tmp_path, driver, victims, *, kills, dice):
     return killed
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("kills", "n_trials"), [(20, 16)])
-def test_a_study_survives_whatever_is_killed(tmp_path, postgres, mlflow_server, kills, n_trials):
+def undisturbed(tmp_path, n_trials):
+    """The same study to its end, in files."""
     calm = (f"sqlite:///{tmp_path}/calm.db", f"sqlite:///{tmp_path}/calm-optuna.db")
-    undisturbed = DriverProcess(*calm, str(tmp_path / "calm"), n_trials, log=tmp_path / "calm.log")
-    undisturbed.process.join()
-    assert undisturbed.process.exitcode == 0, (tmp_path / "calm.log").read_text()[-5000:]
+    driver = DriverProcess(*calm, str(tmp_path / "calm"), n_trials, log=tmp_path / "calm.log")
+    driver.process.join()
+    assert driver.process.exitcode == 0, (tmp_path / "calm.log").read_text()[-5000:]
+    return calm
 
-    driver = DriverProcess(
-        mlflow_server.uri,
-        postgres.url,
+
+def disturbed(tmp_path, tracking, storage, n_trials):
+    """A driver whose study waits near its end until all kills were made."""
+    (tmp_path / "driver.log").touch()
+    return DriverProcess(
+        tracking,
+        storage,
         str(tmp_path / "work"),
         n_trials,
         step_s=0.05,
         gate=tmp_path / "gate",
         log=tmp_path / "driver.log",
     )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("kills", "n_trials"), [(20, 16)])
+def test_a_study_survives_whatever_is_killed(tmp_path, postgres, mlflow_server, kills, n_trials):
+    calm = undisturbed(tmp_path, n_trials)
+    driver = disturbed(tmp_path, mlflow_server.uri, postgres.url, n_trials)
     victims = [(driver, 10), (mlflow_server, 4), (postgres, 6)]
-    (tmp_path / "driver.log").touch()
     killed = chaos(tmp_path, driver, victims, kills=kills, dice=random.Random(0))
     assert len(killed) == kills
     assert len(set(killed)) == len(victims)
 
     assert_same(outcome(mlflow_server.uri, postgres.url), outcome(*calm))
     tracker = open_tracker(uri=mlflow_server.uri, experiment="chaos")
+    assert len(tracker.find({})) == n_trials + 1
+    assert {run.info.status for run in tracker.find({})} == {"FINISHED"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize(("kills", "n_trials"), [(12, 12)])
+def test_a_study_in_files_survives_kills_of_its_driver(tmp_path, kills, n_trials):
+    calm = undisturbed(tmp_path, n_trials)
+    files = (f"sqlite:///{tmp_path}/mlflow.db", f"sqlite:///{tmp_path}/optuna.db")
+    # MLflow makes its tables in many steps, and cannot go on where it was killed in them.
+    open_tracker(uri=files[0], experiment="chaos")
+    driver = disturbed(tmp_path, *files, n_trials)
+    killed = chaos(tmp_path, driver, [(driver, 1)], kills=kills, dice=random.Random(1))
+    assert len(killed) == kills
+
+    assert_same(outcome(*files), outcome(*calm))
+    tracker = open_tracker(uri=files[0], experiment="chaos")
     assert len(tracker.find({})) == n_trials + 1
     assert {run.info.status for run in tracker.find({})} == {"FINISHED"}

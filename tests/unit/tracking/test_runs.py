@@ -98,3 +98,34 @@ def test_uris_no_longer_depend_on_the_working_directory(tmp_path, monkeypatch):
     assert absolute_uri("sqlite:////x/mlflow.db") == "sqlite:////x/mlflow.db"
     assert absolute_uri("http://localhost:5000") == "http://localhost:5000"
     assert absolute_uri("mlruns") == (tmp_path / "mlruns").as_uri()
+
+
+def test_what_a_killed_process_had_spilled_is_there_up_to_its_last_whole_line(tracker, tmp_path):
+    path = tmp_path / "points" / "trial-000.json"
+    run = tracker.start("r", stage="trial")
+    for step in (1, 2, 3):
+        run.log_metrics({"train/loss": 1 / step}, step=step)
+        run.spill(path)
+    with path.open("a") as file:
+        file.write('[["train/loss", 0.25, 1')  # killed in the midst of it
+    again = tracker.get(run.run_id)
+    again.recover(path, after={"train/loss": 1})
+    assert [point.step for point in again._metrics] == [2, 3]
+    again.log_metrics({"train/loss": 0.25}, step=4)
+    again.spill(path)
+    run = tracker.get(run.run_id)
+    run.recover(path, after={})
+    assert [point.step for point in run._metrics] == [2, 3, 4]
+
+
+def test_what_the_store_has_taken_is_not_spilled_again(tracker, tmp_path):
+    path = tmp_path / "trial-000.json"
+    run = tracker.start("r", stage="trial")
+    run.log_metrics({"train/loss": 1.0}, step=1)
+    run.spill(path)
+    run.flush()
+    run.log_metrics({"train/loss": 0.5}, step=2)
+    run.spill(path)
+    again = tracker.get(run.run_id)
+    again.recover(path, after={})
+    assert [point.step for point in again._metrics] == [2]

@@ -1,0 +1,261 @@
+"""Writing to a study's storage: what belongs together in one transaction, where the storage can.
+
+Optuna's storages take one fact a call, and its databases make of each call a transaction of its
+own, of several statements. A trial is proposed, noted, reported and ended by a dozen of them, which
+was a third of what a study costs beside its training. :class:`RowWriter` writes the same rows with
+a few statements in four transactions; :class:`PlainWriter` makes the calls one by one, for every
+storage that has no such rows.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any, Protocol
+
+from optuna.distributions import distribution_to_json
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+_INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class TrialWriter(Protocol):
+    """Writes to trials; whatever one call is given is known to the storage when it returns.
+
+    All but ``create`` raise :exc:`optuna.exceptions.UpdateFinishedTrialError` for a trial that is
+    finished, and write nothing then.
+    """
+
+    def create(self, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
+        """Write a whole new trial, or nothing; what the storage calls it, and its number."""
+
+    def note(self, facts: Mapping[int, Mapping[str, object]]) -> None:
+        """Keep facts about trials, by trial and name."""
+
+    def report(self, trial_id: int, epoch: int, loss: float) -> None:
+        """Keep a loss after so many epochs."""
+
+    def finish(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        facts: Mapping[str, object],
+    ) -> None:
+        """Keep the last facts about a trial, and its end."""
+
+
+def build_writer(storage: BaseStorage) -> TrialWriter:
+    """The writer for a storage; the plain one where Optuna's tables are not those we know."""
+    rows = getattr(storage, "_backend", storage)  # Optuna puts a cache before its databases
+    if isinstance(rows, RDBStorage):
+        try:
+            return RowWriter(rows)
+        except (ImportError, AttributeError, LookupError):  # another Optuna, or MySQL
+            pass
+    return PlainWriter(storage)
+
+
+class PlainWriter:
+    """One call a fact; a driver that is killed in between has written the first of them.
+
+    Args:
+        storage: Any of Optuna's.
+    """
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+
+    def create(self, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
+        """Write a whole new trial: Optuna's storages do that at once."""
+        trial_id = self._storage.create_new_trial(study_id, trial)
+        return int(trial_id), int(self._storage.get_trial_number_from_id(trial_id))
+
+    def note(self, facts: Mapping[int, Mapping[str, object]]) -> None:
+        """Keep facts about trials."""
+        for trial_id, about in facts.items():
+            for name, value in about.items():
+                self._storage.set_trial_user_attr(trial_id, name, value)
+
+    def report(self, trial_id: int, epoch: int, loss: float) -> None:
+        """Keep a loss after so many epochs."""
+        self._storage.set_trial_intermediate_value(trial_id, epoch, loss)
+
+    def finish(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        facts: Mapping[str, object],
+    ) -> None:
+        """Keep the facts, then the end: what has ended takes no more facts."""
+        self.note({trial_id: facts})
+        self._storage.set_trial_state_values(trial_id, state, values)
+
+
+class RowWriter:
+    """One transaction a call, in SQLite and PostgreSQL.
+
+    The rows are those that Optuna's own calls write (``optuna/storages/_rdb/storage.py``), without
+    their readings in between: the distribution of each parameter beside that of an earlier trial,
+    which :func:`mlflow_phi3.sweep.study.open_study` has compared for the whole study; and the trial
+    before each fact.
+
+    Args:
+        storage: Optuna's, without its cache.
+
+    Raises:
+        ImportError: Optuna's tables are elsewhere.
+        AttributeError: They have other names.
+        LookupError: They have other columns, or the database is neither of the two.
+    """
+
+    def __init__(self, storage: RDBStorage) -> None:
+        from optuna.storages._rdb import models
+        from optuna.storages._rdb.storage import _create_scoped_session
+
+        self._storage = storage
+        self._plain = PlainWriter(storage)
+        self._transaction_of = _create_scoped_session
+        self._study, self._trial = models.StudyModel, models.TrialModel
+        self._value = models.TrialValueModel
+        self._loss = models.TrialIntermediateValueModel
+        # SQLite knows no lock of a row; its first insertion locks all, which is as good.
+        self._locks_rows = storage.engine.name != "sqlite"
+        self._insert = _INSERTS[storage.engine.name]
+        self._check_columns(
+            self._trial, "number", "study_id", "state", "datetime_start", "datetime_complete"
+        )
+        self._parameters = self._upsert(
+            models.TrialParamModel, ("param_name",), ("param_value", "distribution_json")
+        )
+        self._attributes = self._upsert(models.TrialUserAttributeModel, ("key",), ("value_json",))
+        self._system = self._upsert(models.TrialSystemAttributeModel, ("key",), ("value_json",))
+        self._values = self._upsert(self._value, ("objective",), ("value", "value_type"))
+        self._losses = self._upsert(
+            self._loss, ("step",), ("intermediate_value", "intermediate_value_type")
+        )
+
+    def create(self, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
+        """Write a whole new trial, or nothing."""
+        try:
+            return self._create(study_id, trial)
+        except StorageInternalError:  # a deadlock, say: Optuna tries again, and so for longer
+            return self._plain.create(study_id, trial)
+
+    def note(self, facts: Mapping[int, Mapping[str, object]]) -> None:
+        """Keep facts about trials."""
+        with self._transaction() as session:
+            for trial_id in facts:
+                self._unfinished(session, trial_id)
+            self._write(
+                session, self._attributes, [_fact(i, *f) for i in facts for f in facts[i].items()]
+            )
+
+    def report(self, trial_id: int, epoch: int, loss: float) -> None:
+        """Keep a loss after so many epochs."""
+        value, kind = self._loss.intermediate_value_to_stored_repr(loss)
+        row = {"intermediate_value": value, "intermediate_value_type": kind}
+        with self._transaction() as session:
+            self._unfinished(session, trial_id)
+            self._write(session, self._losses, [{"trial_id": trial_id, "step": epoch, **row}])
+
+    def finish(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float] | None,
+        facts: Mapping[str, object],
+    ) -> None:
+        """Keep the last facts about a trial, and its end."""
+        with self._transaction() as session:
+            trial = self._unfinished(session, trial_id)
+            self._write(session, self._attributes, [_fact(trial_id, *f) for f in facts.items()])
+            self._write(session, self._values, self._value_rows(trial_id, values))
+            trial.state, trial.datetime_complete = state, datetime.now()  # noqa: DTZ005 - as Optuna has it
+
+    # -- below -------------------------------------------------------------------------------
+
+    def _create(self, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
+        with self._transaction() as session:
+            if self._locks_rows:  # others count too
+                self._study.find_or_raise_by_id(study_id, session, for_update=True)
+            row = self._trial(
+                study_id=study_id,
+                number=None,
+                state=trial.state,
+                datetime_start=trial.datetime_start,
+                datetime_complete=trial.datetime_complete,
+            )
+            session.add(row)
+            session.flush()
+            trial_id = int(row.trial_id)
+            self._write(session, self._parameters, _parameter_rows(trial_id, trial))
+            for statement, facts in (
+                (self._attributes, trial.user_attrs),
+                (self._system, trial.system_attrs),
+            ):
+                self._write(session, statement, [_fact(trial_id, *f) for f in facts.items()])
+            number = int(row.count_past_trials(session))
+            row.number = number
+        return trial_id, number
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Session]:
+        with self._transaction_of(self._storage.scoped_session) as session:
+            yield session
+
+    def _unfinished(self, session: Session, trial_id: int) -> Any:
+        """The trial's row, locked until the transaction ends."""
+        trial = self._trial.find_or_raise_by_id(trial_id, session, for_update=True)
+        self._storage.check_trial_is_updatable(trial_id, trial.state)
+        return trial
+
+    def _value_rows(self, trial_id: int, values: Iterable[float] | None) -> list[dict[str, object]]:
+        stored = [self._value.value_to_stored_repr(value) for value in values or ()]
+        return [
+            {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}
+            for objective, (value, kind) in enumerate(stored)
+        ]
+
+    def _upsert(self, model: Any, key: Sequence[str], content: Sequence[str]) -> Any:
+        """A statement that inserts rows of a trial, and overwrites those that are there."""
+        self._check_columns(model, "trial_id", *key, *content)
+        statement = self._insert(model.__table__)
+        return statement.on_conflict_do_update(
+            index_elements=["trial_id", *key],
+            set_={name: statement.excluded[name] for name in content},
+        )
+
+    @staticmethod
+    def _check_columns(model: Any, *names: str) -> None:
+        """Refuse tables in which something else would have to be filled."""
+        (identity,) = model.__table__.primary_key.columns.keys()
+        found = set(model.__table__.columns.keys())
+        if found != {identity, *names}:
+            raise LookupError(f"{model.__tablename__} has columns {sorted(found)}")
+
+    @staticmethod
+    def _write(session: Session, statement: Any, rows: Sequence[Mapping[str, object]]) -> None:
+        if rows:
+            session.execute(statement, rows)
+
+
+def _fact(trial_id: int, name: str, value: object) -> dict[str, object]:
+    return {"trial_id": trial_id, "key": name, "value_json": json.dumps(value)}
+
+
+def _parameter_rows(trial_id: int, trial: FrozenTrial) -> list[dict[str, object]]:
+    return [
+        {
+            "trial_id": trial_id,
+            "param_name": name,
+            "param_value": distribution.to_internal_repr(trial.params[name]),
+            "distribution_json": distribution_to_json(distribution),
+        }
+        for name, distribution in trial.distributions.items()
+    ]
