@@ -98,10 +98,9 @@ def evaluate(
     return measured
 
 
-def load_evaluation(job: Job, evaluate_run: str) -> Evaluation:
+def load_evaluation(job: Job, run: Run) -> Evaluation:
     """What a finished evaluation found of the winner, without its answers."""
-    run = job.tracker.get(evaluate_run)
-    folder = job.workspace / "fetched" / evaluate_run
+    folder = job.workspace / "fetched" / run.run_id
     folder.mkdir(parents=True, exist_ok=True)
     metrics = json.loads(run.download("eval/metrics.json", folder).read_text())["test"]
     rows = json.loads(run.download("eval/per_example.json", folder).read_text())

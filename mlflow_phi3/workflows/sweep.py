@@ -15,6 +15,7 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.results import SweepProgress, SweepResult
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.tracking.datasets import log_datasets
+from mlflow_phi3.tracking.lookup import fetch, find_finished
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.job import Job, greet, load_config, log_config, open_base, open_job
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
@@ -116,19 +117,24 @@ def load_winner(job: Job, sweep_run: str) -> Winner:
         sweep_run: Run id; empty takes the newest finished sweep.
 
     Raises:
-        UsageError: There is no such sweep.
+        UsageError: There is no such sweep, or it has no winner.
     """
     run_id = sweep_run or job.tracker.latest("sweep").info.run_id
-    trial = job.tracker.get(job.tracker.get(run_id).tags()[WINNER_RUN])
+    found = find_finished(job.tracker, run_id, stage="sweep", tag=WINNER_RUN)
+    trial = job.tracker.get(found.tags()[WINNER_RUN])
     config = parse_values(SweepWord, load_config(job, run_id))
     return Winner(run_id, trial.run_id, trial.name, fetch_adapter(job, trial.run_id), config)
 
 
 def fetch_adapter(job: Job, trial_run: str) -> Path:
-    """Copy a trial's best adapter out of the store; where it lies then."""
+    """Copy a trial's best adapter out of the store; where it lies then.
+
+    Raises:
+        UsageError: The trial left none.
+    """
     into = job.workspace / "fetched" / trial_run
     into.mkdir(parents=True, exist_ok=True)
-    return job.tracker.get(trial_run).download(ADAPTER, into)
+    return fetch(job.tracker.get(trial_run), ADAPTER, into, where="adapter")
 
 
 def show_trials(job: Job, result: SweepResult) -> None:
