@@ -10,16 +10,15 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.exceptions import MlflowException
 from mlflow.projects import utils
 from mlflow.projects.backend.abstract_backend import AbstractBackend
 from mlflow.projects.submitted_run import LocalSubmittedRun, SubmittedRun
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.parse import nearest, parse_values
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.errors import Phi3Error, UsageError
+from mlflow_phi3.plugins.failures import as_mlflow
 
 _ENTRY_POINTS = ("main", "train")
 _PROGRAM = (
@@ -68,7 +67,7 @@ class FoundryBackend(AbstractBackend):  # type: ignore[misc]  # mlflow's types a
         try:
             values = to_values(entry_point, params or {}, backend_config or {})
         except Phi3Error as error:
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+            raise as_mlflow(error) from None
         folder = utils.fetch_and_validate_project(project_uri, version, entry_point, params)
         run = utils.get_or_create_run(
             None, project_uri, experiment_id, folder, version, entry_point, params
