@@ -211,7 +211,8 @@ def _log_labels(run: Run, base: LabelReport, tuned: LabelReport) -> None:
 
 def _tell(update: Update, who: str) -> Callable[[str, int, int], None]:
     def tell(stage: str, done: int, total: int) -> None:
-        share = f"/{total}" if total else ""
-        update(f"{who}: {stage} {done}{share}")
+        # A bare "loss 1" would read as a loss of 1.
+        what = {"loss": "losses"}.get(stage, stage)
+        update(f"{who}: {what}, {done}/{total}" if total else f"{who}: {what}, {done} done")
 
     return tell
