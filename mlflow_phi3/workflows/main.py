@@ -5,6 +5,7 @@ import importlib
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.workflows.check import check_search
 from mlflow_phi3.workflows.evaluate import evaluate_as_child, show_measures
 from mlflow_phi3.workflows.job import Job, greet, open_base, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
@@ -17,6 +18,7 @@ def run(config: MainWord) -> None:
     if config.backend == "foundry":
         importlib.import_module("mlflow_phi3.workflows.foundry_main").run(config)
         return
+    check_search(config)
     job = open_job(config)
     greet(job, config)
     with job.root("main", config) as root:

@@ -17,6 +17,7 @@ from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.lookup import fetch, find_finished
 from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.workflows.check import check_search
 from mlflow_phi3.workflows.job import Job, greet, load_config, log_config, open_base, open_job
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
@@ -51,6 +52,7 @@ def run(config: SweepWord) -> None:
     if config.backend == "foundry":
         importlib.import_module("mlflow_phi3.workflows.foundry_sweep").run(config)
         return
+    check_search(config)
     job = open_job(config)
     greet(job, config)
     with job.root("sweep", config) as root:
