@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+import click  # MLflow's command line is made of it
+from mlflow.exceptions import ExecutionException
 from mlflow.projects import utils
 from mlflow.projects.backend.abstract_backend import AbstractBackend
 from mlflow.projects.submitted_run import LocalSubmittedRun, SubmittedRun
@@ -79,7 +81,30 @@ class FoundryBackend(AbstractBackend):  # type: ignore[misc]  # mlflow's types a
             env={**os.environ, **surroundings, "MLFLOW_TRACKING_URI": tracking_uri},
             start_new_session=True,  # so that cancelling ends all of it, and it alone
         )
-        return LocalSubmittedRun(run.info.run_id, process)
+        submitted = LocalSubmittedRun(run.info.run_id, process)
+        # MLflow's command line waits for its own backends alone, and we follow only while it lives.
+        if click.get_current_context(silent=True) is not None:
+            wait_for(submitted)
+        return submitted
+
+
+def wait_for(submitted: SubmittedRun) -> None:
+    """Wait for the end of a run, as ``mlflow run`` does for a local one.
+
+    Args:
+        submitted: The run.
+
+    Raises:
+        ExecutionException: It failed.
+        KeyboardInterrupt: As it came; the process that follows the job has been told to stop.
+    """
+    try:
+        finished = submitted.wait()
+    except KeyboardInterrupt:
+        submitted.cancel()
+        raise
+    if not finished:
+        raise ExecutionException(f"Run (ID '{submitted.run_id}') failed")
 
 
 def to_values(
