@@ -13,7 +13,7 @@ from mlflow_phi3.errors import DataError
 Severity = Literal["error", "warning"]
 # Rows with these have a setting of their own; the others are left out by on_error=reject.
 _OWN_SETTING = frozenset({"PHI3-D021", "PHI3-D045", "PHI3-D046", "PHI3-D047"})
-SHOWN_CODES = 8
+SHOWN_CODES = 12
 SHOWN_PLACES = 3
 _VALUE_LENGTH = 200
 
@@ -174,9 +174,11 @@ class Tally:
             shown.extend(found[: SHOWN_PLACES - len(shown)])
 
     def by_frequency(self, codes: Iterable[str] | None = None) -> list[tuple[str, int]]:
-        """Codes and counts, most frequent first."""
+        """Codes and counts, most frequent first, equal counts in the order of their codes."""
         wanted = self.counts if codes is None else [code for code in codes if self.counts[code]]
-        return sorted(((code, self.counts[code]) for code in wanted), key=lambda pair: -pair[1])
+        return sorted(
+            ((code, self.counts[code]) for code in wanted), key=lambda pair: (-pair[1], pair[0])
+        )
 
     def error(self, codes: Iterable[str], whole: Path) -> DataError:
         """The exception for findings of ``codes``: the most frequent first, the rest beneath.

@@ -118,7 +118,7 @@ def describe(name: str) -> PhiModel:
         if wanted in {model.name.casefold(), model.hub_id.casefold()}:
             return model
     names = [model.name for model in known]
-    nearest = process.extractOne(name, names, processor=str.casefold, score_cutoff=60)
+    nearest = process.extractOne(name, names, processor=str.casefold, score_cutoff=70)
     raise UsageError(
         "PHI3-U032",
         f"{name!r} is not in the catalog",

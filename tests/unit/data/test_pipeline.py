@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data.findings import Finding, Tally
 from mlflow_phi3.data.pipeline import load_prepared, prepare
 from mlflow_phi3.errors import DataError
 
@@ -84,6 +85,15 @@ def test_every_bad_row_is_named_at_once(write, chat, tokenizer, tmp_path):
         "PHI3-D009",
         "PHI3-D038",
     ]
+
+
+def test_equally_frequent_findings_come_in_the_order_of_their_codes():
+    tally = Tally()
+    for code in ("PHI3-D014", "PHI3-D003", "PHI3-D009"):
+        tally.add(Finding(code, "rows.jsonl", 1, "wrong"))
+
+    codes = {"PHI3-D014", "PHI3-D003", "PHI3-D009"}
+    assert [code for code, _ in tally.by_frequency(codes)] == sorted(codes)
 
 
 def test_one_row_that_a_split_took_is_told_so(write, chat, tokenizer, tmp_path):
