@@ -149,6 +149,7 @@ def choose_judges(config: EvaluateConfig) -> list[Any]:
 def show_measures(job: Job, measured: Measured) -> None:
     """Print base beside tuned."""
     base, tuned = measured.base.metrics, measured.tuned.metrics
+    job.screen.facts("measured", base=dict(base), tuned=dict(tuned))
     rows = [[name, _show(base[name]), _show(tuned[name])] for name in tuned if name in base]
     job.screen.table("Test split", ["metric", "untuned base", "tuned"], rows)
 

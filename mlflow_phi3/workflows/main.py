@@ -45,7 +45,13 @@ def how_to_look(store: str) -> str:
 def _show_next(job: Job, registered: Registered, root: Run) -> None:
     """Say how to look at the runs, and how to deploy the winner."""
     say = job.screen.say
-    say(f"\n[bold green]{registered.winner} is {registered.uri}[/]: {registered.why}")
+    say(
+        f"\n[bold green]{registered.winner} is {registered.uri}[/]: {registered.why}",
+        event="registered",
+        winner=registered.winner,
+        model=registered.uri,
+        champion=registered.champion,
+    )
     create = f"mlflow deployments create --name chat -m {registered.uri} -t azure-foundry"
     say(f"  Look     {how_to_look(job.tracker.uri)}   [dim]({root.name})[/]")
     say(f"  Deploy   {create}")

@@ -81,7 +81,13 @@ def run(config: RegisterWord) -> None:
         registered = register(
             job, config, open_base(winner.config, data), data, winner, tuned, root
         )
-    job.screen.say(f"{registered.winner} is {registered.uri}: {registered.why}")
+    job.screen.say(
+        f"{registered.winner} is {registered.uri}: {registered.why}",
+        event="registered",
+        winner=registered.winner,
+        model=registered.uri,
+        champion=registered.champion,
+    )
 
 
 def register_as_child(

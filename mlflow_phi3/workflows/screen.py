@@ -48,6 +48,11 @@ class Screen:
         else:
             self.console.print(text)
 
+    def facts(self, event: str, **facts: object) -> None:
+        """Print ``facts`` as a JSON object, for machines alone: a person reads a table instead."""
+        if self._json:
+            self.say("", event=event, **facts)
+
     @contextmanager
     def stage(self, name: str) -> Iterator[Update]:
         """A stage with progress; announces its end with the time it took."""

@@ -167,11 +167,23 @@ def show_trials(job: Job, result: SweepResult) -> None:
     ]
     right = result.accuracy.replace("_accuracy", " acc.")
     columns = ["trial", *searched, "val loss", "perplexity", right, "state"]
+    best = result.winner
+    job.screen.facts(
+        "winner",
+        study=result.study,
+        trial=best.name,
+        run_id=best.run_id,
+        params=dict(best.params),
+        loss=best.loss,
+    )
     job.screen.table(f"Study {result.study}: {len(result.trials)} trials", columns, rows)
 
 
 def _brief(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Three digits; small rates all in one notation, so that they can be compared at a glance."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def teller(update: Update) -> Callable[[SweepProgress], None]:

@@ -59,6 +59,14 @@ def test_json_lines_are_for_machines(capsys):
     assert (trial["event"], trial["trial"], trial["loss"]) == ("trials", "trial-000", "1.5")
 
 
+def test_facts_are_numbers_for_machines_and_silence_for_people(capsys):
+    Screen("json").facts("measured", tuned={"loss": 1029.5})
+    Screen("plain").facts("measured", tuned={"loss": 1029.5})
+
+    told = capsys.readouterr().out
+    assert json.loads(told) == {"event": "measured", "text": "", "tuned": {"loss": 1029.5}}
+
+
 def test_a_table_shows_every_row(capsys):
     Screen("plain").table("Trials", ["trial", "loss"], [["trial-000", "1.5"], ["trial-001", "2"]])
 
