@@ -33,7 +33,9 @@ class _Told(BaseException):
     def __init__(self, code: str, problem: str, *, where: str = "", fix: str = "") -> None:
         place = f" {where}" if where else ""
         mend = f". Fix: {fix}" if fix else ""
-        message = f"{code}{place}: {problem}{mend}"
+        # What a library says often ends its sentence; ours is ended below.
+        told = problem if problem.endswith("...") else problem.rstrip(".")
+        message = f"{code}{place}: {told}{mend}"
         super().__init__(message if message.endswith(("?", "!", ".")) else f"{message}.")
         self.code = code
         self.problem = problem

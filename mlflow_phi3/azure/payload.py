@@ -11,6 +11,8 @@ from typing import Any
 from mlflow_phi3.errors import UsageError
 
 _READY = "input_data"
+# Bodies of MLflow's own scoring server, which people have at hand.
+_SPLIT, _RECORDS = "dataframe_split", "dataframe_records"
 
 
 def to_request(inputs: Any) -> dict[str, Any]:
@@ -18,18 +20,18 @@ def to_request(inputs: Any) -> dict[str, Any]:
 
     Args:
         inputs: A chat (``{"messages": [...], ...}``), a list of chats or of records, a pandas
-            frame, a list of values, or a body that already has ``input_data``.
+            frame, a list of values, or a whole body: with ``input_data``, ``dataframe_split`` or
+            ``dataframe_records``; also as MLflow's command line reads these, with pandas.
 
     Raises:
         UsageError: None of these.
     """
+    inputs = _unwrapped(inputs)
     if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):
         rows = [_plain(row) for row in inputs.to_dict(orient="records")]
         return _framed(_rejoined(rows))
     if isinstance(inputs, Mapping):
-        if _READY in inputs:
-            return dict(inputs)
-        return _framed([_plain(inputs)])
+        return dict(inputs) if _READY in inputs else _framed([_plain(inputs)])
     if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes) and inputs:
         if all(isinstance(row, Mapping) for row in inputs):
             is_chat = all({"role", "content"} <= row.keys() for row in inputs)
@@ -43,6 +45,48 @@ def to_request(inputs: Any) -> dict[str, Any]:
     )
 
 
+def alike(request: Mapping[str, Any]) -> list[tuple[list[int], dict[str, Any]]]:
+    """Split a request by what its rows leave out, each part with the positions of its rows.
+
+    A null in an optional column of whole numbers is refused by MLflow's schema; a column that is
+    not there is not.
+    """
+    framed = request[_READY]
+    if not isinstance(framed, Mapping) or not framed.get("columns") or not framed.get("data"):
+        return [([0], dict(request))]
+    columns = list(framed["columns"])
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for position, row in enumerate(framed["data"]):
+        given = tuple(n for n, value in enumerate(row) if value is not None)
+        groups.setdefault(given, []).append(position)
+    if len(groups) == 1 and len(next(iter(groups))) == len(columns):
+        return [(next(iter(groups.values())), dict(request))]
+    return [
+        (
+            positions,
+            {
+                _READY: {
+                    "columns": [columns[n] for n in given],
+                    "index": list(range(len(positions))),
+                    "data": [[framed["data"][at][n] for n in given] for at in positions],
+                }
+            },
+        )
+        for given, positions in groups.items()
+    ]
+
+
+def joined(answers: Sequence[tuple[Sequence[int], Any]]) -> dict[str, Any]:
+    """The prediction of all parts of :func:`alike`, each answer's rows at their positions."""
+    if len(answers) == 1:
+        return from_answer(answers[0][1])
+    placed: dict[int, Any] = {}
+    for positions, answer in answers:
+        found = answer["predictions"] if isinstance(answer, Mapping) else answer
+        placed.update(zip(positions, found if isinstance(found, list) else [found], strict=True))
+    return {"predictions": [placed[position] for position in sorted(placed)]}
+
+
 def from_answer(answer: Any) -> dict[str, Any]:
     """Return the prediction in an answer: a chat completion as it is, others under one key."""
     found = answer
@@ -53,6 +97,18 @@ def from_answer(answer: Any) -> dict[str, Any]:
     if isinstance(found, Mapping) and "choices" in found:
         return dict(found)
     return dict(answer) if isinstance(answer, Mapping) else {"predictions": answer}
+
+
+def _unwrapped(inputs: Any) -> Any:
+    """Take the wrapping off a whole body, also off a frame that pandas made of one."""
+    if hasattr(inputs, "columns") and list(inputs.columns) in ([_READY], [_SPLIT], [_RECORDS]):
+        name = str(inputs.columns[0])
+        inputs = {name: list(inputs[name]) if name == _RECORDS else inputs[name].to_dict()}
+    if isinstance(inputs, Mapping) and _SPLIT in inputs:
+        return {_READY: inputs[_SPLIT]}
+    if isinstance(inputs, Mapping) and _RECORDS in inputs:
+        return inputs[_RECORDS]
+    return inputs
 
 
 def _rejoined(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -51,6 +51,11 @@ def is_local(uri: str) -> bool:
     return _parts(uri) == (LOCAL,)
 
 
+def flag(uri: str) -> str:
+    """What leads another command to the same project: nothing where the environment does."""
+    return "" if uri == SCHEME else f" -t {uri}"
+
+
 def find_target(uri: str, environment: Mapping[str, str], folder: Path) -> Target:
     """Return the project that a target URI means.
 

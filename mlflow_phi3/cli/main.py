@@ -3,13 +3,11 @@
 import sys
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from mlflow_phi3 import __version__
 from mlflow_phi3.cli import emulator
 from mlflow_phi3.cli.elsewhere import REPAIR, add_commands
-from mlflow_phi3.cli.reference import Parameter, parameters
+from mlflow_phi3.cli.parameter_help import HELP_OPTIONS, show_help
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Phi3Error
 from mlflow_phi3.workflows.entry import run
@@ -20,6 +18,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
 
 # Parameters are parsed by our own schemas, as `mlflow run` hands them over, so that both ways in
@@ -33,25 +32,12 @@ def _add_word(word: str) -> None:
 
     @app.command(word, help=summary, context_settings=_PASS_THROUGH)
     def command(context: typer.Context) -> None:
-        if "--help" in context.args and context.args[0] != "repair":
-            _show_parameters(word, summary)
+        if HELP_OPTIONS & set(context.args) and context.args[0] != "repair":
+            show_help(word, summary, WORDS[word])
             return
         if (word, *context.args[:1]) == ("sweep", "repair"):
             raise typer.Exit(REPAIR.call(context.args[1:]))
         raise typer.Exit(run(word, context.args))
-
-
-def _show_parameters(word: str, summary: str) -> None:
-    console = Console()
-    console.print(f"[bold]mlflow-phi3 {word}[/] --name value ...\n{summary}")
-    table = Table("parameter", "default", "meaning", show_lines=True)
-    for parameter in parameters(WORDS[word]):
-        table.add_row(*_row(parameter))
-    console.print(table)
-
-
-def _row(parameter: Parameter) -> tuple[str, str, str]:
-    return parameter.name, parameter.default, parameter.meaning
 
 
 for _word in WORDS:
@@ -60,8 +46,24 @@ add_commands(app)
 app.add_typer(emulator.app)
 
 
-@app.command()
-def version() -> None:
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", callback=_tell_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """Fine-tune Microsoft's Phi models with MLflow and Optuna; ship them to Azure AI Foundry."""
+    del version  # told before anything else is looked at
+
+
+@app.command("version")
+def show_version() -> None:
     """Print the version."""
     typer.echo(__version__)
 

@@ -60,7 +60,9 @@ def models_command(
         screen.table(known.name, ["fact", "value"], [[k, _text(v)] for k, v in rows[0].items()])
     else:
         screen.table("Phi models", _COLUMNS, [_row(row) for row in rows])
-        screen.say("Locally: mlflow-phi3 train --model <hub id>. By Foundry: --backend foundry.")
+        screen.say(
+            "Locally: mlflow-phi3 train --model microsoft/<model>. By Foundry: --backend foundry."
+        )
     screen.say(f"Facts of {dated()}; " + (f"regions as of now from {told}" if told else _NOT_LIVE))
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import typer
 
+from mlflow_phi3.azure.target import flag
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.parse import parse_values
@@ -79,8 +80,8 @@ def monitor_command(  # noqa: PLR0913 - one option each
             "PHI3-G762",
             "; ".join(outcome.exceeded),
             where=f"endpoint {name}",
-            fix=f"look at run {outcome.run_id}; mlflow-phi3 rollback {name} goes back, "
-            "train --continue_from takes newer data in",
+            fix=f"look at run {outcome.run_id}; mlflow-phi3 rollback {name}{flag(target)} "
+            "goes back, train --continue_from takes newer data in",
         )
 
 

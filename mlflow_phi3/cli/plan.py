@@ -1,10 +1,8 @@
 """``mlflow-phi3 plan``: what a sweep will take, before anything is spent."""
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from mlflow_phi3.cli.reference import parameters
+from mlflow_phi3.cli.parameter_help import HELP_OPTIONS, show_help
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.plan import PlanWord
 from mlflow_phi3.workflows.entry import settle
@@ -21,8 +19,8 @@ def plan_command(context: typer.Context) -> None:
 
     Takes every parameter of `sweep`, so that a sweep is planned by its own words.
     """
-    if "--help" in context.args:
-        _show_parameters()
+    if HELP_OPTIONS & set(context.args):
+        show_help("plan", "Tokens, steps, memory, disk, hours and money of a sweep.", PlanWord)
         return
     arguments = ["--output=json" if word == "--json" else word for word in context.args]
     config = parse_arguments(PlanWord, arguments)
@@ -30,12 +28,3 @@ def plan_command(context: typer.Context) -> None:
     from mlflow_phi3.workflows.plan import run
 
     run(config)
-
-
-def _show_parameters() -> None:
-    console = Console()
-    console.print("[bold]mlflow-phi3 plan[/] --name value ...\nParameters of sweep, and:")
-    table = Table("parameter", "default", "meaning", show_lines=True)
-    for parameter in parameters(PlanWord):
-        table.add_row(parameter.name, parameter.default, parameter.meaning)
-    console.print(table)

@@ -3,6 +3,9 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+
+from pydantic.fields import FieldInfo
 
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.words import WORDS
@@ -39,29 +42,49 @@ def parameters(schema: type[Config]) -> list[Parameter]:
     return [
         Parameter(
             name,
-            str(field.get_default(call_default_factory=True)),
-            " ".join((field.description or "").split()),
+            _text(field.get_default(call_default_factory=True)),
+            _meaning(field),
         )
         for name, field in schema.model_fields.items()
     ]
 
 
+def _meaning(field: FieldInfo) -> str:
+    """Its documentation, with the words that it may be where that does not name them all."""
+    meaning = " ".join((field.description or "").split())
+    words = [word for word in get_args(field.annotation) if isinstance(word, str)]
+    if all(f"`{word}`" in meaning for word in words):
+        return meaning
+    return f"{meaning} One of {', '.join(f'`{word}`' for word in words)}."
+
+
+def _text(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
 def render_parameters() -> str:
     """The page of all parameters: each once, with the words that know it."""
-    known: dict[str, tuple[Parameter, list[str]]] = {}
+    known: dict[str, dict[str, Parameter]] = {}
     for word, schema in WORDS.items():
         for parameter in parameters(schema):
-            known.setdefault(parameter.name, (parameter, []))[1].append(word)
+            known.setdefault(parameter.name, {})[word] = parameter
     lines = [
         _INTRODUCTION,
         "| parameter | default | known to | meaning |",
         "| --- | --- | --- | --- |",
     ]
-    for name, (parameter, words) in sorted(known.items()):
-        default = f"`{parameter.default}`" if parameter.default else ""
-        meaning = parameter.meaning.replace("|", "\\|")
-        lines.append(f"| `{name}` | {default} | {', '.join(words)} | {meaning} |")
+    for name, by_word in sorted(known.items()):
+        meaning = next(iter(by_word.values())).meaning.replace("|", "\\|")
+        lines.append(f"| `{name}` | {_default(by_word)} | {', '.join(by_word)} | {meaning} |")
     return "\n".join(lines) + "\n"
+
+
+def _default(by_word: dict[str, Parameter]) -> str:
+    """The default, and beside it those of the words that have another."""
+    usual = next(iter(by_word.values())).default
+    others = [f"{w}: `{p.default}`" for w, p in by_word.items() if p.default != usual]
+    shown = [f"`{usual}`"] if usual else []
+    return "; ".join([*shown, *others])
 
 
 def main(arguments: list[str]) -> int:

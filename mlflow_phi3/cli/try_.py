@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from mlflow_phi3.azure.target import is_local
+from mlflow_phi3.azure.target import flag, is_local
 from mlflow_phi3.backends.project import find_place
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.deployment.deployer import Deployer
@@ -70,7 +70,8 @@ def try_command(
             f"{len(bad)} of {len(tried)} answers are not as demanded; the first "
             f"{', '.join(bad[0].faults)}: {bad[0].answer[:200]!r}",
             where=f"endpoint {name}",
-            fix="mlflow-phi3 rollback takes the last move of traffic back; or change the file",
+            fix=f"mlflow-phi3 rollback {name}{flag(target)} takes the last move of traffic back; "
+            "or change the file",
         )
 
 

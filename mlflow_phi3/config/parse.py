@@ -1,15 +1,31 @@
 """How text becomes a schema: ``--name value`` pairs, refused before anything runs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from rapidfuzz import fuzz, process
 
 from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.swept import Element
 from mlflow_phi3.errors import UsageError
 
 SchemaT = TypeVar("SchemaT", bound=Config)
+
+# What transformers, PEFT, TRL and Azure call a parameter of ours, where the spelling is no help.
+_NAMES_ELSEWHERE = {
+    "dataset": "train_data",
+    "gradient_accumulation_steps": "batch_size_multiplier",
+    "lr_scheduler_type": "scheduler",
+    "max_seq_length": "max_length",
+    "max_steps": "epochs",
+    "optim": "optimizer",
+    "per_device_train_batch_size": "per_device_batch_size",
+    "r": "lora_r",
+    "rank": "lora_r",
+}
+_READ = "see --help, or docs/parameters.md"
 
 
 def parse_arguments(schema: type[SchemaT], arguments: Sequence[str]) -> SchemaT:
@@ -56,7 +72,7 @@ def parse_values(schema: type[SchemaT], values: Mapping[str, Any]) -> SchemaT:
     try:
         return schema.model_validate(given)
     except ValidationError as error:
-        raise _refused(error, given) from error
+        raise _refused(error, given, schema) from error
 
 
 def narrow(config: Config, schema: type[SchemaT]) -> SchemaT:
@@ -71,7 +87,9 @@ def nearest(name: str, known: Sequence[str]) -> str | None:
 
 
 def _unknown(name: str, schema: type[Config]) -> UsageError:
-    guess = nearest(name, list(schema.model_fields))
+    guess = _NAMES_ELSEWHERE.get(name)
+    if guess not in schema.model_fields:
+        guess = nearest(name, list(schema.model_fields))
     return UsageError(
         "PHI3-U004",
         "unknown parameter",
@@ -80,17 +98,40 @@ def _unknown(name: str, schema: type[Config]) -> UsageError:
     )
 
 
-def _refused(error: ValidationError, given: Mapping[str, Any]) -> UsageError:
-    """The first fault as ours, with the count of the others."""
-    faults = error.errors(include_url=False, include_context=False)
-    first = faults[0]
-    where = str(first["loc"][0]) if first["loc"] else ""
-    value = f"{given[where]!r}: " if where in given else ""
-    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    message = first["msg"].removeprefix("Value error, ")
-    return UsageError(
-        "PHI3-U005",
-        f"{value}{message[:1].lower()}{message[1:]}{more}",
-        where=where,
-        fix="see the parameter's description in docs/parameters.md",
-    )
+def _refused(error: ValidationError, given: Mapping[str, Any], schema: type[Config]) -> UsageError:
+    """The first fault as ours, with the mend; the others behind it."""
+    first, *others = error.errors(include_url=False, include_context=False)
+    problem = _problem(first, given)
+    if others:
+        told = (f"{_place(fault)}: {_problem(fault, given)}".lstrip(": ") for fault in others)
+        problem = f"{problem} (also {'; '.join(told)})"
+    where = _place(first)
+    return UsageError("PHI3-U005", problem, where=where, fix=_mend(where, given, schema))
+
+
+def _place(fault: ErrorDetails) -> str:
+    return str(fault["loc"][0]) if fault["loc"] else ""
+
+
+def _problem(fault: ErrorDetails, given: Mapping[str, Any]) -> str:
+    """What is wrong, with the value once."""
+    message = fault["msg"].removeprefix("Value error, ")
+    message = f"{message[:1].lower()}{message[1:]}"
+    name = _place(fault)
+    value = repr(given[name]) if name in given else ""
+    return message if not value or value in message else f"{value}: {message}"
+
+
+def _mend(name: str, given: Mapping[str, Any], schema: type[Config]) -> str:
+    """What can be written instead."""
+    field = schema.model_fields.get(name)
+    if field is None:
+        return _READ
+    words: Sequence[str] = [word for word in get_args(field.annotation) if isinstance(word, str)]
+    element = next((found for found in field.metadata if isinstance(found, Element)), None)
+    guess = nearest(str(given.get(name, "")), words or (element.words if element else ()))
+    if guess:
+        return f"did you mean {guess!r}?"
+    if element:
+        return element.syntax()
+    return f"one of {', '.join(words)}" if words else _READ

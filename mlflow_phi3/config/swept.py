@@ -17,6 +17,7 @@ Scalar = int | float | str | bool
 Kind = Literal["whole number", "number", "word", "yes or no"]
 
 AUTO = "auto"
+_RATES = ("1e-4", "1e-5,1e-4,5e-4", "1e-5..5e-4")
 _BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
@@ -110,6 +111,19 @@ class Element:
             return self._interval(text)
         return self._choices([self._one(part.strip()) for part in text.split(",")])
 
+    def syntax(self) -> str:
+        """What may be written, with an example of each way: the mend of a value that is none."""
+        if self.kind is bool:
+            return "write true, false, or true,false to try both"
+        if self.kind is str:
+            few = ",".join(self.words[:2])
+            one_of = f"one of {', '.join(self.words)}" if self.words else "a word"
+            return f"write {one_of}, or several with a comma between{f', as in {few}' * bool(few)}"
+        if self.kind is float and not self.log:
+            return "write a number, some to choose from (a,b,c) or a range (a..b)"
+        one, some, span = ("2", "1,2,4", "1..4") if self.kind is int else _RATES
+        return f"write a value ({one}), some to choose from ({some}) or a range ({span})"
+
     def _check(self, value: Swept) -> Swept:
         """Bounds of a value that was made in code or parsed before."""
         match value:
@@ -127,6 +141,9 @@ class Element:
 
     def _interval(self, text: str) -> Swept:
         first, _, second = text.partition("..")
+        # `1e-5...5e-4` would else be read as 1e-5 to .5e-4.
+        if not first.strip() or not second.strip() or second.startswith("."):
+            raise ValueError(f"{text!r} is no range")
         low, high = self._one(first.strip()), self._one(second.strip())
         if isinstance(low, str) or isinstance(high, str):  # unreachable for numeric kinds
             raise ValueError(f"{text!r} is not a range of numbers")  # noqa: TRY004 - pydantic wants it
@@ -152,11 +169,11 @@ class Element:
         if number < self.least:
             raise ValueError(f"{_text(number)} is less than {_text(self.least)}, the least allowed")
         if number <= self.above:
-            raise ValueError(f"{_text(number)} must be greater than {_text(self.above)}")
+            raise ValueError(f"{_text(number)} is not greater than {_text(self.above)}")
         if number > self.most:
             raise ValueError(f"{_text(number)} is more than {_text(self.most)}, the most allowed")
         if number >= self.below:
-            raise ValueError(f"{_text(number)} must be less than {_text(self.below)}")
+            raise ValueError(f"{_text(number)} is not less than {_text(self.below)}")
         return number
 
     def _number(self, given: Any) -> int | float:

@@ -328,10 +328,19 @@ def _stop_on_errors(given: Collected, decided: Decided) -> None:
     if not len(decided.splits["train"]):
         raise DataError(
             "PHI3-D040",
-            f"no row is left to train on (why: {_keep_findings(given)})",
+            f"no row is left to train on{_where_they_went(given, decided)} "
+            f"(findings: {_keep_findings(given)})",
             where=_training_names(given.planned),
-            fix="give more rows, or mend the rejected ones",
+            fix="give more rows (50 are a beginning), or mend the rejected ones",
         )
+
+
+def _where_they_went(given: Collected, decided: Decided) -> str:
+    """The rows that were split off, where nothing was left beside them."""
+    config = given.settings.config
+    own = {"validation": config.validation_data, "test": config.test_data}
+    taken = {name: len(decided.splits[name]) for name, files in own.items() if not files}
+    return "".join(f"; {n} went to the {name} split" for name, n in taken.items() if n)
 
 
 def _training_names(planned: Sequence[Planned]) -> str:

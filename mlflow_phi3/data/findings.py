@@ -11,7 +11,9 @@ from typing import Literal
 from mlflow_phi3.errors import DataError
 
 Severity = Literal["error", "warning"]
-SHOWN_CODES = 8
+# Rows with these have a setting of their own; the others are left out by on_error=reject.
+_OWN_SETTING = frozenset({"PHI3-D021", "PHI3-D045", "PHI3-D046", "PHI3-D047"})
+SHOWN_CODES = 12
 SHOWN_PLACES = 3
 _VALUE_LENGTH = 200
 
@@ -172,9 +174,11 @@ class Tally:
             shown.extend(found[: SHOWN_PLACES - len(shown)])
 
     def by_frequency(self, codes: Iterable[str] | None = None) -> list[tuple[str, int]]:
-        """Codes and counts, most frequent first."""
+        """Codes and counts, most frequent first, equal counts in the order of their codes."""
         wanted = self.counts if codes is None else [code for code in codes if self.counts[code]]
-        return sorted(((code, self.counts[code]) for code in wanted), key=lambda pair: -pair[1])
+        return sorted(
+            ((code, self.counts[code]) for code in wanted), key=lambda pair: (-pair[1], pair[0])
+        )
 
     def error(self, codes: Iterable[str], whole: Path) -> DataError:
         """The exception for findings of ``codes``: the most frequent first, the rest beneath.
@@ -193,12 +197,16 @@ class Tally:
             more = f" and {number - SHOWN_PLACES} more" if number > SHOWN_PLACES else ""
             example = f" ({self.first[other][0].problem})" if other != code else ""
             lines.append(f"\n  {number:>6} x {other} at {places}{more}{example}")
+            lines.append(f"\n           {RULES[other].fix}")
         if len(ordered) > SHOWN_CODES:
             lines.append(f"\n  {len(ordered) - SHOWN_CODES} further codes")
         if total > 1:
             lines.append("\n  ")
         lines.append(f"{' ' if total == 1 else ''}(all: {whole})")
-        return DataError(code, "".join(lines), where=lead.place, fix=RULES[code].fix)
+        fix = RULES[code].fix if len(ordered) == 1 else "mend them as said beneath each"
+        if not _OWN_SETTING.issuperset(found for found, _ in ordered):
+            fix += ", or leave such rows out by on_error=reject"
+        return DataError(code, "".join(lines), where=lead.place, fix=fix)
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
-from mlflow_phi3.azure.payload import from_answer, to_request
+from mlflow_phi3.azure.payload import alike, joined, to_request
 from mlflow_phi3.azure.scoring import ScoringClient
 from mlflow_phi3.azure.serverless import CHAT, ServerlessService
 from mlflow_phi3.deployment.examination import Examination, examine
@@ -39,7 +39,12 @@ class Callers:
         client = self.find(names.endpoint)
         if names.endpoint in self._serverless:
             return dict(client.ask(chat_of(inputs), path=CHAT))
-        return from_answer(client.ask(to_request(inputs), deployment=names.deployment))
+        return joined(
+            [
+                (positions, client.ask(part, deployment=names.deployment))
+                for positions, part in alike(to_request(inputs))
+            ]
+        )
 
     def predict_stream(self, names: Names, inputs: Any) -> Iterator[dict[str, Any]]:
         """Yield a chat's answer in parts.

@@ -1,7 +1,11 @@
 """The text of ``mlflow deployments help``: made from the schema, so that it cannot lag behind."""
 
+import textwrap
+
 from mlflow_phi3.config.deploy import DeployConfig
 
+_WIDTH = 100
+_INDENT = " " * 6
 _HEAD = """\
 Azure AI Foundry (https://ai.azure.com), through Microsoft's azure-ai-ml.
 
@@ -25,7 +29,17 @@ def help_text() -> str:
     """Return the whole text."""
     lines = [_HEAD]
     for name, field in DeployConfig.model_fields.items():
-        default = "" if field.default in (None, "") else f" (default {field.default})"
+        value = str(field.default).lower() if isinstance(field.default, bool) else field.default
+        default = "" if value in (None, "") else f" (default {value})"
         lines.append(f"  {name}{default}")
-        lines.append(f"      {' '.join((field.description or '').split())}")
+        lines.append(
+            textwrap.fill(
+                " ".join((field.description or "").split()),
+                _WIDTH,
+                initial_indent=_INDENT,
+                subsequent_indent=_INDENT,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
     return "\n".join(lines) + "\n"

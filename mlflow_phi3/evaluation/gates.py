@@ -53,8 +53,9 @@ class Verdict:
     def why(self) -> str:
         """The gates that fail, or, when none does, the last one's words."""
         failing = [gate for gate in self.gates if not gate.passed]
-        told = failing or list(self.gates[-1:])
-        return "; ".join(f"{gate.name}: {gate.why}" for gate in told)
+        if not failing:
+            return self.gates[-1].why if self.gates else ""
+        return "; ".join(f"{gate.name}: {gate.why}" for gate in failing)
 
     def check(self, where: str) -> None:
         """Stop here when a blocking gate fails.

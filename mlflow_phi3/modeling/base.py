@@ -82,11 +82,14 @@ def resolve_checkpoint(name: str) -> str:
     if Path(name).is_dir():
         return str(Path(name).resolve())
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        known = find(name)
         raise UsageError(
             "PHI3-U010",
             f"no folder and no hub id: {name!r}",
             where="model",
-            fix=f"name a folder, a hub id such as microsoft/Phi-4-mini-instruct, or {DEMO!r}",
+            fix=f"did you mean {known.hub_id!r}?"
+            if known
+            else f"name a folder, a hub id such as microsoft/Phi-4-mini-instruct, or {DEMO!r}",
         )
     return name
 

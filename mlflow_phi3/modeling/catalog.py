@@ -117,12 +117,13 @@ def describe(name: str) -> PhiModel:
     for model in known:
         if wanted in {model.name.casefold(), model.hub_id.casefold()}:
             return model
-    nearest = process.extractOne(name, [model.name for model in known])
+    names = [model.name for model in known]
+    nearest = process.extractOne(name, names, processor=str.casefold, score_cutoff=70)
     raise UsageError(
         "PHI3-U032",
         f"{name!r} is not in the catalog",
         where="model",
-        fix=f"did you mean {nearest[0]!r}?" if nearest else "",
+        fix=f"did you mean {nearest[0]!r}?" if nearest else "mlflow-phi3 models lists them all",
     )
 
 

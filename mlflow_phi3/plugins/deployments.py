@@ -10,17 +10,7 @@ from typing import Any
 
 from mlflow.deployments import PredictionsResponse
 from mlflow.deployments import base as mlflow_base
-from mlflow.exceptions import MlflowException
-from mlflow.protos.databricks_pb2 import (
-    BAD_REQUEST,
-    INVALID_PARAMETER_VALUE,
-    NOT_IMPLEMENTED,
-    PERMISSION_DENIED,
-    REQUEST_LIMIT_EXCEEDED,
-    RESOURCE_DOES_NOT_EXIST,
-    TEMPORARILY_UNAVAILABLE,
-    UNAUTHENTICATED,
-)
+from mlflow.protos.databricks_pb2 import NOT_IMPLEMENTED
 
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_values
@@ -29,17 +19,8 @@ from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.endpoints import create_endpoint, update_endpoint
 from mlflow_phi3.deployment.help import help_text
 from mlflow_phi3.deployment.names import names_of
-from mlflow_phi3.errors import AzureError, Phi3Error, UsageError
-
-_STATUS = {
-    401: UNAUTHENTICATED,
-    403: PERMISSION_DENIED,
-    404: RESOURCE_DOES_NOT_EXIST,
-    429: REQUEST_LIMIT_EXCEEDED,
-    500: TEMPORARILY_UNAVAILABLE,
-    502: TEMPORARILY_UNAVAILABLE,
-    503: TEMPORARILY_UNAVAILABLE,
-}
+from mlflow_phi3.errors import Phi3Error, UsageError
+from mlflow_phi3.plugins.failures import FoundryException, as_mlflow
 
 Config = Mapping[str, Any]
 
@@ -140,7 +121,7 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
             MlflowException: Always.
         """
         del df
-        raise MlflowException(
+        raise FoundryException(
             f"PHI3-U740 {deployment_name or endpoint}: explain is not supported: "
             "a chat model has no feature attributions. Fix: use predict.",
             error_code=NOT_IMPLEMENTED,
@@ -196,15 +177,8 @@ def _as_mlflow() -> Iterator[None]:
     """Turn our errors into MLflow's; our message says all, a second traceback would bury it."""
     try:
         yield
-    except UsageError as error:
-        raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-    except AzureError as error:
-        code = _STATUS.get(error.status or 0, BAD_REQUEST)
-        facts = {"status": error.status, "code": error.azure_code, "request_id": error.request_id}
-        told = {f"azure_{name}": value for name, value in facts.items() if value}
-        raise MlflowException(str(error), error_code=code, **told) from None
     except Phi3Error as error:
-        raise MlflowException(str(error), error_code=BAD_REQUEST) from None
+        raise as_mlflow(error) from None
 
 
 def _parsed(config: Config | None) -> DeployConfig:

@@ -10,16 +10,17 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow.exceptions import MlflowException
+import click  # MLflow's command line is made of it
+from mlflow.exceptions import ExecutionException
 from mlflow.projects import utils
 from mlflow.projects.backend.abstract_backend import AbstractBackend
 from mlflow.projects.submitted_run import LocalSubmittedRun, SubmittedRun
-from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.parse import nearest, parse_values
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.errors import Phi3Error, UsageError
+from mlflow_phi3.plugins.failures import as_mlflow
 
 _ENTRY_POINTS = ("main", "train")
 _PROGRAM = (
@@ -68,7 +69,7 @@ class FoundryBackend(AbstractBackend):  # type: ignore[misc]  # mlflow's types a
         try:
             values = to_values(entry_point, params or {}, backend_config or {})
         except Phi3Error as error:
-            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
+            raise as_mlflow(error) from None
         folder = utils.fetch_and_validate_project(project_uri, version, entry_point, params)
         run = utils.get_or_create_run(
             None, project_uri, experiment_id, folder, version, entry_point, params
@@ -80,7 +81,30 @@ class FoundryBackend(AbstractBackend):  # type: ignore[misc]  # mlflow's types a
             env={**os.environ, **surroundings, "MLFLOW_TRACKING_URI": tracking_uri},
             start_new_session=True,  # so that cancelling ends all of it, and it alone
         )
-        return LocalSubmittedRun(run.info.run_id, process)
+        submitted = LocalSubmittedRun(run.info.run_id, process)
+        # MLflow's command line waits for its own backends alone, and we follow only while it lives.
+        if click.get_current_context(silent=True) is not None:
+            wait_for(submitted)
+        return submitted
+
+
+def wait_for(submitted: SubmittedRun) -> None:
+    """Wait for the end of a run, as ``mlflow run`` does for a local one.
+
+    Args:
+        submitted: The run.
+
+    Raises:
+        ExecutionException: It failed.
+        KeyboardInterrupt: As it came; the process that follows the job has been told to stop.
+    """
+    try:
+        finished = submitted.wait()
+    except KeyboardInterrupt:
+        submitted.cancel()
+        raise
+    if not finished:
+        raise ExecutionException(f"Run (ID '{submitted.run_id}') failed")
 
 
 def to_values(

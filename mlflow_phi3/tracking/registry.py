@@ -54,31 +54,26 @@ class Servable(Protocol):
 def log_model(run: Run, servable: Servable, *, name: str = "model") -> str:
     """Log ``servable`` as a model of ``run``; its ``models:/`` URI."""
     with mlflow.start_run(run_id=run.run_id, nested=True):
-        logged = mlflow.pyfunc.log_model(
-            name=name,
-            python_model=servable.python_model,
-            artifacts=servable.artifacts,
-            code_paths=servable.code_paths,
-            pip_requirements=servable.pip_requirements,
-            model_config=servable.model_config,
-            signature=ModelSignature.from_dict(servable.signature),
-            input_example=servable.input_example,
-        )
+        logged = mlflow.pyfunc.log_model(name=name, **_as_mlflow(servable))
     return str(logged.model_uri)
 
 
 def save_model(servable: Servable, folder: Path) -> None:
     """Write ``servable`` as an MLflow model into ``folder``, which must not be there yet."""
-    mlflow.pyfunc.save_model(
-        path=str(folder),
-        python_model=servable.python_model,
-        artifacts=servable.artifacts,
-        code_paths=servable.code_paths,
-        pip_requirements=servable.pip_requirements,
-        model_config=servable.model_config,
-        signature=ModelSignature.from_dict(servable.signature),
-        input_example=servable.input_example,
-    )
+    mlflow.pyfunc.save_model(path=str(folder), **_as_mlflow(servable))
+
+
+def _as_mlflow(servable: Servable) -> dict[str, Any]:
+    """What both ways of writing a model are told."""
+    return {
+        "python_model": servable.python_model,
+        "artifacts": servable.artifacts,
+        "code_paths": servable.code_paths,
+        "pip_requirements": servable.pip_requirements,
+        "model_config": servable.model_config,
+        "signature": ModelSignature.from_dict(servable.signature),
+        "input_example": servable.input_example,
+    }
 
 
 def load_predict(folder: Path) -> Callable[[Mapping[str, Any]], Any]:

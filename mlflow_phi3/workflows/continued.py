@@ -8,6 +8,7 @@ from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.adapter import check_adapter
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.tracking.deployed import find_version_tags
+from mlflow_phi3.tracking.lookup import find_run
 from mlflow_phi3.training.adapters import load_lora_spec
 from mlflow_phi3.training.spec import TrialSpec
 from mlflow_phi3.workflows.job import Job
@@ -47,7 +48,8 @@ def find_start(job: Job, base: Base, source: str) -> Path:
         folder = fetch_adapter(job, tags[_TRIAL_RUN])
     elif source.startswith("runs:/"):
         run_id = source.removeprefix("runs:/").split("/")[0]
-        _check_base(job.tracker.get(run_id).tags(), base, source)
+        run = find_run(job.tracker, run_id, where="continue_from")
+        _check_base(run.tags(), base, source)
         folder = fetch_adapter(job, run_id)
     else:
         folder = Path(source)

@@ -1,6 +1,7 @@
 """Where ``mlflow run`` enters: text to schema, surroundings, workflow, exit code."""
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,8 @@ def run(word: str, arguments: Sequence[str]) -> int:
 
 def settle(model: str) -> None:
     """Set what libraries read from the environment when they are imported."""
+    # On a CPU it asks for the package `kernels` whenever it is imported, which PEFT always does.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     # A hub id is "owner/name"; whatever else names a model lies on this machine.

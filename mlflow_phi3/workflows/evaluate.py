@@ -98,10 +98,9 @@ def evaluate(
     return measured
 
 
-def load_evaluation(job: Job, evaluate_run: str) -> Evaluation:
+def load_evaluation(job: Job, run: Run) -> Evaluation:
     """What a finished evaluation found of the winner, without its answers."""
-    run = job.tracker.get(evaluate_run)
-    folder = job.workspace / "fetched" / evaluate_run
+    folder = job.workspace / "fetched" / run.run_id
     folder.mkdir(parents=True, exist_ok=True)
     metrics = json.loads(run.download("eval/metrics.json", folder).read_text())["test"]
     rows = json.loads(run.download("eval/per_example.json", folder).read_text())
@@ -150,6 +149,7 @@ def choose_judges(config: EvaluateConfig) -> list[Any]:
 def show_measures(job: Job, measured: Measured) -> None:
     """Print base beside tuned."""
     base, tuned = measured.base.metrics, measured.tuned.metrics
+    job.screen.facts("measured", base=dict(base), tuned=dict(tuned))
     rows = [[name, _show(base[name]), _show(tuned[name])] for name in tuned if name in base]
     job.screen.table("Test split", ["metric", "untuned base", "tuned"], rows)
 
@@ -212,7 +212,8 @@ def _log_labels(run: Run, base: LabelReport, tuned: LabelReport) -> None:
 
 def _tell(update: Update, who: str) -> Callable[[str, int, int], None]:
     def tell(stage: str, done: int, total: int) -> None:
-        share = f"/{total}" if total else ""
-        update(f"{who}: {stage} {done}{share}")
+        # A bare "loss 1" would read as a loss of 1.
+        what = {"loss": "losses"}.get(stage, stage)
+        update(f"{who}: {what}, {done}/{total}" if total else f"{who}: {what}, {done} done")
 
     return tell

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow_phi3.azure.finetuning import JobService, TunedModel, base_name
+from mlflow_phi3.azure.target import flag
 from mlflow_phi3.backends.foundry import METRICS, News, follow, model_of
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.errors import Interrupted
@@ -39,7 +40,7 @@ def follow_job(job: Job, service: JobService, run: Run, name: str, config: Found
             service.cancel(name)
             stop.add_note(f"The job {name} is being cancelled.")
         else:
-            stop.add_note(f"The job {name} trains on in Azure: mlflow-phi3 watch {name}")
+            stop.add_note(f"The job {name} trains on in Azure: {watch_command(name, config)}")
         raise
     state = news.job
     if state.status == "Canceled":
@@ -61,6 +62,11 @@ def register(job: Job, run: Run, model: TunedModel, name: str) -> None:
     job.screen.say(f"[bold green]{uri}[/] is {model.name}:{model.version} in Azure")
     create = f"mlflow deployments create --name chat -m {uri} -t {run.tags().get(TARGET, '')}"
     job.screen.say(f"  Deploy   {create}")
+
+
+def watch_command(name: str, config: FoundryConfig) -> str:
+    """The command that takes a job up again."""
+    return f"mlflow-phi3 watch {name}{flag(config.azure_target)}"
 
 
 class _Log:
@@ -106,7 +112,7 @@ class _Log:
     def line(self) -> str:
         """How it stands, in a line."""
         shown = [
-            f"{key.split('/')[1]} {self._told[key]:.3f}"
+            f"{key} {self._told[key]:.3f}"
             for key in ("train/loss", "eval/loss")
             if key in self._told
         ]

@@ -31,7 +31,7 @@ from mlflow_phi3.modeling.catalog import training_price
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.runs import Run
-from mlflow_phi3.workflows.following import JOB, STATUS, TARGET, follow_job
+from mlflow_phi3.workflows.following import JOB, STATUS, TARGET, follow_job, watch_command
 from mlflow_phi3.workflows.job import Job, greet, open_job
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
 
@@ -50,7 +50,7 @@ def run(config: TrainWord) -> None:
             follow_job(job, service, root, state.name, config)
     if config.detach:
         job.tracker.resume(root.run_id)  # it goes on as long as the job does
-        job.screen.say(f"It trains in Azure. Take it up again: mlflow-phi3 watch {state.name}")
+        job.screen.say(f"It trains in Azure. Take it up again: {watch_command(state.name, config)}")
 
 
 def check(config: TrainWord | SweepWord) -> None:

@@ -4,7 +4,9 @@ import importlib
 
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import MainWord, SweepWord
+from mlflow_phi3.sweep.storage import hide_password
 from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.workflows.check import check_search
 from mlflow_phi3.workflows.evaluate import evaluate_as_child, show_measures
 from mlflow_phi3.workflows.job import Job, greet, open_base, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
@@ -17,6 +19,7 @@ def run(config: MainWord) -> None:
     if config.backend == "foundry":
         importlib.import_module("mlflow_phi3.workflows.foundry_main").run(config)
         return
+    check_search(config)
     job = open_job(config)
     greet(job, config)
     with job.root("main", config) as root:
@@ -32,11 +35,24 @@ def run(config: MainWord) -> None:
     _show_next(job, registered, root)
 
 
+def how_to_look(store: str) -> str:
+    """What opens the MLflow UI on a tracking store: a server's own address, else a command."""
+    if store.startswith(("http://", "https://")):
+        return hide_password(store)
+    return f"mlflow ui --backend-store-uri {hide_password(store)}"
+
+
 def _show_next(job: Job, registered: Registered, root: Run) -> None:
     """Say how to look at the runs, and how to deploy the winner."""
     say = job.screen.say
-    say(f"\n[bold green]{registered.winner} is {registered.uri}[/]: {registered.why}")
+    say(
+        f"\n[bold green]{registered.winner} is {registered.uri}[/]: {registered.why}",
+        event="registered",
+        winner=registered.winner,
+        model=registered.uri,
+        champion=registered.champion,
+    )
     create = f"mlflow deployments create --name chat -m {registered.uri} -t azure-foundry"
-    say(f"  Look     mlflow ui --backend-store-uri {job.tracker.uri}   [dim]({root.name})[/]")
+    say(f"  Look     {how_to_look(job.tracker.uri)}   [dim]({root.name})[/]")
     say(f"  Deploy   {create}")
     say(f"  Rehearse {create}:/local   [dim](an emulator; needs no account)[/]")

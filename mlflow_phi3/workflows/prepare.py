@@ -50,7 +50,14 @@ def prepare(job: Job, config: PrepareWord, run: Run) -> PreparedData:
     sizes = ", ".join(f"{name} {facts.rows}" for name, facts in data.manifest.splits.items())
     job.screen.say(
         f"  {counts.rows_in} conversations: {sizes}; "
-        f"{counts.duplicates} duplicates, {counts.rejected} rejected"
+        f"{counts.duplicates} duplicates, {counts.rejected} rejected; "
+        f"report: {_shown(data.folder / 'report.html')}",
+        event="prepared",
+        **{name: facts.rows for name, facts in data.manifest.splits.items()},
+        rows_in=counts.rows_in,
+        duplicates=counts.duplicates,
+        rejected=counts.rejected,
+        folder=str(data.folder),
     )
     if data.manifest.labels:
         job.screen.say(f"  labels: {show_balance(data)}")
@@ -80,6 +87,11 @@ def log_repeat_data(data: PreparedData, run: Run) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for path in write_repeat_data(data, Path(folder)):
             run.log_file(path, "azure")
+
+
+def _shown(path: Path) -> Path:
+    """A path as the person would type it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _log(run: Run, data: PreparedData) -> None:

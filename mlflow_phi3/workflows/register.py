@@ -32,6 +32,7 @@ from mlflow_phi3.modeling.portable import load_portable, save_pinned
 from mlflow_phi3.serving.certificate import ARTIFACT
 from mlflow_phi3.serving.package import CHECKPOINT, package_chat, package_labels
 from mlflow_phi3.tracking import registry
+from mlflow_phi3.tracking.lookup import find_finished
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.certify import certify_winner
 from mlflow_phi3.workflows.evaluate import load_evaluation
@@ -72,14 +73,21 @@ def run(config: RegisterWord) -> None:
     """Run the step by itself, on an evaluation of the store."""
     job = open_job(config)
     evaluate_run = config.evaluate_run or job.tracker.latest("evaluate").info.run_id
-    tuned = load_evaluation(job, evaluate_run)
-    winner = load_winner(job, job.tracker.get(evaluate_run).tags()[SWEEP_RUN])
+    evaluation = find_finished(job.tracker, evaluate_run, stage="evaluate", tag=SWEEP_RUN)
+    tuned = load_evaluation(job, evaluation)
+    winner = load_winner(job, evaluation.tags()[SWEEP_RUN])
     with job.root("register", config) as root:
         data = prepare_as_child(job, winner.config, root)
         registered = register(
             job, config, open_base(winner.config, data), data, winner, tuned, root
         )
-    job.screen.say(f"{registered.winner} is {registered.uri}: {registered.why}")
+    job.screen.say(
+        f"{registered.winner} is {registered.uri}: {registered.why}",
+        event="registered",
+        winner=registered.winner,
+        model=registered.uri,
+        champion=registered.champion,
+    )
 
 
 def register_as_child(

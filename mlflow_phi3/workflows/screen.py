@@ -1,6 +1,7 @@
 """What the person sees: one live line on a terminal, plain lines elsewhere, or JSON lines."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from rich.table import Table
 # Seconds between two plain progress lines of one stage: enough to see life, little enough to read.
 _PLAIN_EVERY_S = 5.0
 _PLAIN_WIDTH = 160
+# Share of a stage from which its pace is worth telling.
+_TELLING = 0.02
 
 
 class Update(Protocol):
@@ -44,6 +47,11 @@ class Screen:
             print(json.dumps({"event": event, "text": plain, **facts}), flush=True)  # noqa: T201 - JSON lines are for machines
         else:
             self.console.print(text)
+
+    def facts(self, event: str, **facts: object) -> None:
+        """Print ``facts`` as a JSON object, for machines alone: a person reads a table instead."""
+        if self._json:
+            self.say("", event=event, **facts)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Update]:
@@ -85,7 +93,7 @@ class Screen:
         )
 
     def _lines(self, name: str) -> Update:
-        last = 0.0
+        last, begun = 0.0, time.monotonic()
 
         def update(text: str, done: float | None = None) -> None:
             nonlocal last
@@ -94,11 +102,34 @@ class Screen:
                 return
             last = now
             share = "" if done is None else f" {done:4.0%}"
-            self.say(f"  {name}{share} {text}", event="progress", stage=name, done=done)
+            left_s = _left_s(now - begun, done)
+            left = "" if left_s is None else f", {_clock(left_s)} left"
+            self.say(
+                f"  {name}{share} {text}{left}",
+                event="progress",
+                stage=name,
+                done=done,
+                left_s=left_s,
+            )
 
         return update
 
 
+def _left_s(spent_s: float, done: float | None) -> float | None:
+    """Seconds that a stage takes yet, if it goes on as until now; None while that says nothing."""
+    if done is None or spent_s < _PLAIN_EVERY_S or not _TELLING < done < 1:
+        return None
+    return round(spent_s * (1 - done) / done, 1)
+
+
+def _clock(seconds: float) -> str:
+    """``1:05``, ``2:00:05``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
 def _is_figure(cell: str) -> bool:
     """Whether a table's cell is a number, with its unit perhaps, or says that there is none."""
-    return cell in {"", "?", "-"} or cell.lstrip("+-$").startswith(tuple("0123456789"))
+    begins = cell.lstrip("+-$").startswith(tuple("0123456789"))
+    return cell in {"", "?", "-"} or (begins and not re.search(r"[A-Za-z]{5}", cell))

@@ -2,7 +2,8 @@
 
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.results import SweepProgress, SweepResult
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.tracking.datasets import log_datasets
+from mlflow_phi3.tracking.lookup import fetch, find_finished
 from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.workflows.check import check_search
 from mlflow_phi3.workflows.job import Job, greet, load_config, log_config, open_base, open_job
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
@@ -50,6 +53,7 @@ def run(config: SweepWord) -> None:
     if config.backend == "foundry":
         importlib.import_module("mlflow_phi3.workflows.foundry_sweep").run(config)
         return
+    check_search(config)
     job = open_job(config)
     greet(job, config)
     with job.root("sweep", config) as root:
@@ -82,7 +86,7 @@ def sweep(
     log_datasets(run, dataset_facts(data, ("train", "validation")))
     if config.task == "chat-completion":  # Foundry learns no labels
         log_repeat_data(data, run)
-    with job.screen.stage("sweep") as update:
+    with job.screen.stage("sweep") as update, _continuable(config.study or run.run_id[:12]):
         result = run_sweep(
             narrow(settle(config, data), SweepConfig),
             base=base,
@@ -101,6 +105,16 @@ def sweep(
     return result, Winner(run.run_id, best.run_id, best.name, result.winner_adapter, config)
 
 
+@contextmanager
+def _continuable(study: str) -> Iterator[None]:
+    """Say, when a sweep is stopped, how it is gone on with."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"The study waits; the same command with study={study} goes on with it.")
+        raise
+
+
 def log_repeats(job: Job, result: SweepResult, model: str) -> None:
     """Log each trial as the job of Foundry that would repeat it."""
     for trial in result.trials:
@@ -116,19 +130,24 @@ def load_winner(job: Job, sweep_run: str) -> Winner:
         sweep_run: Run id; empty takes the newest finished sweep.
 
     Raises:
-        UsageError: There is no such sweep.
+        UsageError: There is no such sweep, or it has no winner.
     """
     run_id = sweep_run or job.tracker.latest("sweep").info.run_id
-    trial = job.tracker.get(job.tracker.get(run_id).tags()[WINNER_RUN])
+    found = find_finished(job.tracker, run_id, stage="sweep", tag=WINNER_RUN)
+    trial = job.tracker.get(found.tags()[WINNER_RUN])
     config = parse_values(SweepWord, load_config(job, run_id))
     return Winner(run_id, trial.run_id, trial.name, fetch_adapter(job, trial.run_id), config)
 
 
 def fetch_adapter(job: Job, trial_run: str) -> Path:
-    """Copy a trial's best adapter out of the store; where it lies then."""
+    """Copy a trial's best adapter out of the store; where it lies then.
+
+    Raises:
+        UsageError: The trial left none.
+    """
     into = job.workspace / "fetched" / trial_run
     into.mkdir(parents=True, exist_ok=True)
-    return job.tracker.get(trial_run).download(ADAPTER, into)
+    return fetch(job.tracker.get(trial_run), ADAPTER, into, where="adapter")
 
 
 def show_trials(job: Job, result: SweepResult) -> None:
@@ -148,11 +167,23 @@ def show_trials(job: Job, result: SweepResult) -> None:
     ]
     right = result.accuracy.replace("_accuracy", " acc.")
     columns = ["trial", *searched, "val loss", "perplexity", right, "state"]
+    best = result.winner
+    job.screen.facts(
+        "winner",
+        study=result.study,
+        trial=best.name,
+        run_id=best.run_id,
+        params=dict(best.params),
+        loss=best.loss,
+    )
     job.screen.table(f"Study {result.study}: {len(result.trials)} trials", columns, rows)
 
 
 def _brief(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Three digits; small rates all in one notation, so that they can be compared at a glance."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def teller(update: Update) -> Callable[[SweepProgress], None]:

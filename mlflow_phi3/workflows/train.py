@@ -14,6 +14,7 @@ from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.workflows import foundry
+from mlflow_phi3.workflows.check import check_training
 from mlflow_phi3.workflows.continued import find_start, shaped_as
 from mlflow_phi3.workflows.job import Job, greet, open_base, open_job, stamp
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
@@ -35,6 +36,7 @@ def run(config: TrainWord) -> None:
             )
         foundry.run(config)
         return
+    check_training(config)
     job = open_job(config)
     greet(job, config)
     with job.root("train", config) as root:

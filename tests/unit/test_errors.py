@@ -10,6 +10,11 @@ def test_a_message_says_code_place_problem_and_mend():
     assert str(error) == 'PHI3-D014 train.jsonl:17: last message is "user". Fix: end it.'
 
 
+def test_what_ends_with_a_full_stop_gets_no_second_one():
+    assert str(DataError("PHI3-D036", "not found.", fix="x")) == "PHI3-D036: not found. Fix: x."
+    assert str(DataError("PHI3-D036", "cut off...", fix="x")) == "PHI3-D036: cut off.... Fix: x."
+
+
 def test_an_azure_error_keeps_what_support_asks_for():
     error = AzureError("PHI3-A001", "refused", status=403, azure_code="Denied", request_id="r-1")
 

@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from mlflow_phi3.azure.payload import from_answer, to_request
+from mlflow_phi3.azure.payload import alike, from_answer, joined, to_request
 from mlflow_phi3.errors import UsageError
 
 CHAT = {
@@ -67,3 +67,35 @@ def test_answers():
     assert from_answer(completion) == completion
     assert from_answer({"predictions": [1, 2]}) == {"predictions": [1, 2]}
     assert from_answer([0.5]) == {"predictions": [0.5]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        FRAMED,
+        {"dataframe_split": FRAMED["input_data"]},
+        {"dataframe_records": [CHAT]},
+    ],
+)
+def test_a_whole_body_passes_also_through_mlflows_command_line(body, tmp_path):
+    path = tmp_path / "body.json"
+    path.write_text(json.dumps(body))
+
+    assert to_request(body) == FRAMED
+    assert to_request(pd.read_json(path)) == FRAMED
+
+
+def test_rows_that_leave_out_different_things_are_asked_apart_and_answered_in_order():
+    short = {**CHAT, "max_tokens": 3}
+    parts = alike(to_request([CHAT, short, CHAT]))
+
+    assert [positions for positions, _ in parts] == [[0, 2], [1]]
+    assert parts[0][1]["input_data"]["columns"] == ["messages", "temperature"]
+    assert parts[1][1]["input_data"]["data"] == [[CHAT["messages"], 0, 3]]
+    answers = joined([([0, 2], ["a", "c"]), ([1], {"predictions": ["b"]})])
+    assert answers == {"predictions": ["a", "b", "c"]}
+
+
+def test_rows_that_are_alike_are_one_request():
+    assert alike(to_request([CHAT, CHAT])) == [([0, 1], to_request([CHAT, CHAT]))]
+    assert alike({"input_data": [1, 2]}) == [([0], {"input_data": [1, 2]})]

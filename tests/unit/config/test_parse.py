@@ -5,6 +5,7 @@ from pydantic import Field
 
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.parse import narrow, parse_arguments
+from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.errors import UsageError
 
 
@@ -56,3 +57,46 @@ def test_what_cannot_be_meant_is_refused_with_the_value_and_the_mend(arguments, 
 
 def test_narrow_hands_down_what_the_step_knows():
     assert narrow(Wide(epochs=7, model="x"), Small) == Small(epochs=7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ("--learning_rate 1e-5:5e-4", "'1e-5:5e-4' is not a number. Fix: write a value (1e-4), "),
+        ("--learning_rate 1e-5:5e-4", "or a range (1e-5..5e-4)."),
+        ("--sampler tpee", "did you mean 'tpe'?"),
+        ("--scheduler cosinee", "did you mean 'cosine'?"),
+        ("--dora maybe", "write true, false, or true,false to try both"),
+        ("--overlength x", "one of error, drop, truncate"),
+        ("--lora_r 0 --n_trials 0", "(also n_trials: '0': input should be greater"),
+        ("--space nothere.yaml", "see --help, or docs/parameters.md"),
+    ],
+)
+def test_a_refused_value_comes_with_what_can_be_written_instead(arguments, told):
+    with pytest.raises(UsageError) as caught:
+        parse_arguments(SweepWord, arguments.split())
+
+    assert told in str(caught.value)
+
+
+def test_a_refused_value_is_quoted_once():
+    with pytest.raises(UsageError) as caught:
+        parse_arguments(SweepWord, ["--epochs", "abc"])
+
+    assert str(caught.value).count("'abc'") == 1
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("gradient_accumulation_steps", "batch_size_multiplier"),
+        ("per_device_train_batch_size", "per_device_batch_size"),
+        ("num_train_epochs", "epochs"),
+        ("max_seq_length", "max_length"),
+        ("lr_scheduler_type", "scheduler"),
+        ("rank", "lora_r"),
+    ],
+)
+def test_what_other_trainers_call_a_parameter_leads_to_ours(theirs, ours):
+    with pytest.raises(UsageError, match=f"did you mean '{ours}'"):
+        parse_arguments(MainWord, [f"--{theirs}", "1"])

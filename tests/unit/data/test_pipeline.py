@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data.findings import Finding, Tally
 from mlflow_phi3.data.pipeline import load_prepared, prepare
 from mlflow_phi3.errors import DataError
 
@@ -71,6 +72,9 @@ def test_every_bad_row_is_named_at_once(write, chat, tokenizer, tmp_path):
     assert caught.value.where == "train.jsonl:4"
     for place in ("train.jsonl:2", "train.jsonl:3", "train.jsonl:5", "train.jsonl:6"):
         assert place in str(caught.value)
+    assert "write one complete JSON object on each line" in str(caught.value)
+    assert "use system, user or assistant" in str(caught.value)
+    assert caught.value.fix.endswith("or leave such rows out by on_error=reject")
     (findings,) = (tmp_path / "cache").glob("failed-*/findings.jsonl")
     found = [json.loads(line) for line in findings.read_text().splitlines()]
     assert [fact["code"] for fact in found] == [  # most frequent first
@@ -81,6 +85,23 @@ def test_every_bad_row_is_named_at_once(write, chat, tokenizer, tmp_path):
         "PHI3-D009",
         "PHI3-D038",
     ]
+
+
+def test_equally_frequent_findings_come_in_the_order_of_their_codes():
+    tally = Tally()
+    for code in ("PHI3-D014", "PHI3-D003", "PHI3-D009"):
+        tally.add(Finding(code, "rows.jsonl", 1, "wrong"))
+
+    codes = {"PHI3-D014", "PHI3-D003", "PHI3-D009"}
+    assert [code for code, _ in tally.by_frequency(codes)] == sorted(codes)
+
+
+def test_one_row_that_a_split_took_is_told_so(write, chat, tokenizer, tmp_path):
+    config = PrepareConfig(
+        train_data=str(write([chat("Hello?", "Hello.")])), validation_split=0, test_split=0.9
+    )
+    with pytest.raises(DataError, match=r"PHI3-D040 .*no row is left.*; 1 went to the test split"):
+        prepare(config, tokenizer, folder=tmp_path / "cache")
 
 
 def test_rejected_rows_are_kept_with_their_reason(write, chat, tokenizer, tmp_path):

@@ -47,6 +47,8 @@ def test_content_safety_goes_off_only_with_a_reason():
 
 def test_every_key_is_described():
     text = help_text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "dry_run (default false)" in text
     for name, field in DeployConfig.model_fields.items():
         assert name in text
         assert field.description

@@ -24,6 +24,27 @@ def test_plain_lines_go_on_when_time_has_passed(capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
+def test_plain_lines_tell_the_time_that_is_left(capsys, monkeypatch):
+    moments = iter([0.0, 0.0, 30.0, 60.0, 7200.0, 7200.0])
+    monkeypatch.setattr(screen.time, "monotonic", lambda: next(moments))
+    with Screen("plain").stage("sweep") as update:
+        update("a", 0.25)
+        update("b", 0.01)
+        update("c", 0.5)
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "  sweep  25% a, 1:30 left"
+    assert lines[1] == "  sweep   1% b"
+    assert lines[2] == "  sweep  50% c, 2:00:00 left"
+
+
+def test_a_sentence_that_begins_with_a_number_is_no_figure(capsys):
+    rows = [["0 prompts against 47; 20 are the least"], ["5 prompts"]]
+    Screen("plain").table("Drift", ["note"], rows)
+
+    assert "│ 5 prompts  " in capsys.readouterr().out
+
+
 def test_json_lines_are_for_machines(capsys):
     told = Screen("json")
     told.say("[bold]hello[/]", version="1")
@@ -36,6 +57,14 @@ def test_json_lines_are_for_machines(capsys):
     assert (progress["event"], progress["done"]) == ("progress", 0.5)
     assert (stage["event"], stage["stage"]) == ("stage", "prepare")
     assert (trial["event"], trial["trial"], trial["loss"]) == ("trials", "trial-000", "1.5")
+
+
+def test_facts_are_numbers_for_machines_and_silence_for_people(capsys):
+    Screen("json").facts("measured", tuned={"loss": 1029.5})
+    Screen("plain").facts("measured", tuned={"loss": 1029.5})
+
+    told = capsys.readouterr().out
+    assert json.loads(told) == {"event": "measured", "text": "", "tuned": {"loss": 1029.5}}
 
 
 def test_a_table_shows_every_row(capsys):

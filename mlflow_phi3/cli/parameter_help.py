@@ -1,0 +1,72 @@
+"""``--help`` of the commands that take parameters: sorted by what they are about."""
+
+import textwrap
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.text import Text
+
+from mlflow_phi3.cli.reference import Parameter, parameters
+from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.evaluate import EvaluateConfig
+from mlflow_phi3.config.foundry import FoundryConfig
+from mlflow_phi3.config.hyperparameters import Hyperparameters
+from mlflow_phi3.config.job import JobConfig
+from mlflow_phi3.config.model import ModelConfig
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.config.register import RegisterConfig
+from mlflow_phi3.config.sweep import SweepConfig
+
+HELP_OPTIONS = frozenset({"--help", "-h"})
+_WIDEST = 100
+_OWN = "This command"
+_SECTIONS: dict[str, type[Config]] = {
+    "Data": PrepareConfig,
+    "Model": ModelConfig,
+    "Training": Hyperparameters,
+    "Search": SweepConfig,
+    "Azure AI Foundry": FoundryConfig,
+    "Evaluation": EvaluateConfig,
+    "Registration": RegisterConfig,
+    "Run": JobConfig,
+}
+
+
+def show_help(name: str, summary: str, schema: type[Config]) -> None:
+    """Print how the command is called, and every parameter with its default and meaning.
+
+    Args:
+        name: The command.
+        summary: What it does.
+        schema: Its parameters.
+    """
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    width = min(console.width, _WIDEST)
+    console.print(Text.assemble(("mlflow-phi3 ", "bold"), (name, "bold"), " --name value ..."))
+    console.print(f"{summary}\nIn a project: mlflow run . -e {name} -P name=value")
+    for title, several in _sections(schema):
+        console.print(Text(f"\n{title}", style="bold"))
+        for parameter in several:
+            default = f"  [{parameter.default}]" if parameter.default else ""
+            console.print(Text.assemble(f"  --{parameter.name}", (default, "dim")))
+            indent = " " * 6
+            console.print(
+                textwrap.fill(
+                    parameter.meaning,
+                    width,
+                    initial_indent=indent,
+                    subsequent_indent=indent,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
+
+
+def _sections(schema: type[Config]) -> Iterator[tuple[str, list[Parameter]]]:
+    """Titles and their parameters: first what this command alone knows."""
+    known = {parameter.name: parameter for parameter in parameters(schema)}
+    general = {name: title for title, one in _SECTIONS.items() for name in one.__annotations__}
+    for title in (_OWN, *_SECTIONS):
+        several = [one for name, one in known.items() if general.get(name, _OWN) == title]
+        if several:
+            yield title, several

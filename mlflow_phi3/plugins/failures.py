@@ -1,0 +1,54 @@
+"""Our errors as MLflow's: one exception for those who call, one line for those who type."""
+
+from typing import Any
+
+import click  # MLflow's command line is made of it
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import (
+    BAD_REQUEST,
+    INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
+    REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_DOES_NOT_EXIST,
+    TEMPORARILY_UNAVAILABLE,
+    UNAUTHENTICATED,
+)
+
+from mlflow_phi3.errors import AzureError, Phi3Error, UsageError
+
+_STATUS = {
+    401: UNAUTHENTICATED,
+    403: PERMISSION_DENIED,
+    404: RESOURCE_DOES_NOT_EXIST,
+    429: REQUEST_LIMIT_EXCEEDED,
+    500: TEMPORARILY_UNAVAILABLE,
+    502: TEMPORARILY_UNAVAILABLE,
+    503: TEMPORARILY_UNAVAILABLE,
+}
+
+
+class FoundryException(MlflowException, click.ClickException):  # type: ignore[misc]  # mlflow's types are not followed
+    """An MLflow exception that MLflow's command line shows without a traceback.
+
+    Args:
+        message: Code, place, problem and mend.
+        error_code: MLflow's.
+        exit_code: Of the command.
+        facts: What Azure told: ``azure_status``, ``azure_code``, ``azure_request_id``.
+    """
+
+    def __init__(self, message: str, *, error_code: int, exit_code: int = 1, **facts: Any) -> None:
+        MlflowException.__init__(self, message, error_code=error_code, **facts)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+
+def as_mlflow(error: Phi3Error) -> FoundryException:
+    """Our error as MLflow's; our message says all, and its exit code is the command's."""
+    code, facts = BAD_REQUEST, {}
+    if isinstance(error, UsageError):
+        code = INVALID_PARAMETER_VALUE
+    elif isinstance(error, AzureError):
+        code = _STATUS.get(error.status or 0, BAD_REQUEST)
+        told = {"status": error.status, "code": error.azure_code, "request_id": error.request_id}
+        facts = {f"azure_{name}": value for name, value in told.items() if value}
+    return FoundryException(str(error), error_code=code, exit_code=error.exit_code, **facts)

@@ -1,0 +1,38 @@
+"""What cannot be meant, refused before a run is made and data is read."""
+
+from mlflow_phi3.config.hyperparameters import UNWEIGHTED, Hyperparameters
+from mlflow_phi3.config.parse import narrow
+from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.config.swept import Pin
+from mlflow_phi3.config.words import SweepWord, TrainWord
+from mlflow_phi3.sweep.pruners import build_pruner
+from mlflow_phi3.sweep.samplers import build_sampler
+from mlflow_phi3.sweep.space import build_space, pinned_spec
+
+
+def check_search(config: SweepWord) -> None:
+    """Refuse a space, a sampler or a pruner that cannot be.
+
+    Raises:
+        UsageError: It cannot be; the message names the parameter.
+        PreflightError: The sampler's library is not installed.
+    """
+    settings = narrow(config, SweepConfig)
+    space = build_space(settings, model=config.model, seed=config.seed)
+    if settings.sampler == "grid":
+        next(space.grid())
+    build_sampler(
+        settings.sampler, settings.sampler_options, seed=0, number=0, n_trials=settings.n_trials
+    )
+    build_pruner(settings.pruner, settings.pruner_options)
+
+
+def check_training(config: TrainWord) -> None:
+    """Refuse hyperparameters of which no single training can be made.
+
+    Raises:
+        UsageError: A range, a list, or a layer that is none.
+    """
+    # Balanced weights are counted in the data, which is not read yet.
+    settings = narrow(config, Hyperparameters).model_copy(update={"class_weights": Pin(UNWEIGHTED)})
+    pinned_spec(settings, model=config.model, seed=config.seed)

@@ -1,0 +1,38 @@
+"""What the command says of itself."""
+
+import pytest
+from typer.testing import CliRunner
+
+from mlflow_phi3 import __version__
+from mlflow_phi3.cli.main import app
+from mlflow_phi3.cli.reference import parameters
+from mlflow_phi3.config.words import WORDS
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("columns", ["40", "80"])
+def test_help_names_every_parameter_in_full_however_narrow(word, columns):
+    told = CliRunner(env={"COLUMNS": columns}).invoke(app, [word, "--help"])
+
+    assert told.exit_code == 0
+    for parameter in parameters(WORDS[word]):
+        assert f"  --{parameter.name}" in told.output
+        for part in parameter.meaning.split():
+            assert part in told.output
+
+
+def test_help_keeps_to_the_terminal():
+    told = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["sweep", "-h"])
+
+    assert max(map(len, told.output.splitlines())) <= 80
+
+
+def test_plan_tells_its_own_parameters_first():
+    told = CliRunner().invoke(app, ["plan", "--help"])
+
+    assert told.output.index("--probe_steps") < told.output.index("--train_data")
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["version"]])
+def test_the_version_is_told_both_ways(arguments):
+    assert CliRunner().invoke(app, arguments).output == f"{__version__}\n"

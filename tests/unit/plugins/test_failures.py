@@ -1,0 +1,46 @@
+"""What a person sees of our errors in MLflow's own commands."""
+
+import pytest
+from click.testing import CliRunner
+from mlflow.deployments.cli import commands
+from mlflow.exceptions import MlflowException
+
+from mlflow_phi3.errors import AzureError, GateError, UsageError
+from mlflow_phi3.plugins.failures import as_mlflow
+
+
+def test_a_refused_key_is_one_line_and_no_traceback():
+    create = ["create", "-t", "azure-foundry:/a/b/c", "--name", "chat", "-m", "models:/x/1"]
+
+    told = CliRunner().invoke(commands, [*create, "-C", "instance_typ=x"])
+
+    assert told.exit_code == 2
+    assert "PHI3-U004 instance_typ" in told.output
+    assert "did you mean 'instance_type'?" in told.output
+    assert "Traceback" not in told.output
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "exit_code"),
+    [
+        (UsageError("PHI3-U001", "no"), "INVALID_PARAMETER_VALUE", 2),
+        (GateError("PHI3-G001", "no"), "BAD_REQUEST", 6),
+        (AzureError("PHI3-A001", "no", status=404), "RESOURCE_DOES_NOT_EXIST", 5),
+        (AzureError("PHI3-A001", "no", status=418), "BAD_REQUEST", 5),
+    ],
+)
+def test_those_who_call_get_mlflows_exception_with_its_code(error, code, exit_code):
+    with pytest.raises(MlflowException) as caught:
+        raise as_mlflow(error)
+
+    assert caught.value.error_code == code
+    assert caught.value.exit_code == exit_code
+    assert str(caught.value) == str(error)
+
+
+def test_what_azure_told_stays_with_the_exception():
+    error = AzureError("PHI3-A001", "no", status=403, azure_code="Denied", request_id="r")
+
+    facts = as_mlflow(error).json_kwargs
+
+    assert facts == {"azure_status": 403, "azure_code": "Denied", "azure_request_id": "r"}

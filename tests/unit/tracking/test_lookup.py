@@ -1,0 +1,44 @@
+"""Runs that a person named."""
+
+import pytest
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
+
+
+@pytest.mark.parametrize("run_id", ["abc", "0" * 32, "../x"])
+def test_a_run_that_is_not_there_is_told_by_the_parameter_that_named_it(tracker, run_id):
+    with pytest.raises(UsageError, match=r"PHI3-U021 continue_from: no run '.*'"):
+        find_run(tracker, run_id, where="continue_from")
+
+
+def test_a_finished_run_of_the_stage_is_found(tracker):
+    with tracker.stage("sweep", stage="sweep", tags={"phi3.winner_run": "w"}) as run:
+        pass
+
+    found = find_finished(tracker, run.run_id, stage="sweep", tag="phi3.winner_run")
+
+    assert found.run_id == run.run_id
+
+
+@pytest.mark.parametrize(
+    ("stage", "tags", "status"),
+    [
+        ("train", {"phi3.winner_run": "w"}, "FINISHED"),
+        ("sweep", {}, "FINISHED"),
+        ("sweep", {"phi3.winner_run": "w"}, "KILLED"),
+    ],
+)
+def test_another_run_than_was_meant_is_refused(tracker, stage, tags, status):
+    run = tracker.start("other", stage=stage, tags=tags)
+    run.end(status)
+
+    with pytest.raises(UsageError, match=rf"PHI3-U022 sweep_run: .*\({stage}, {status}\)"):
+        find_finished(tracker, run.run_id, stage="sweep", tag="phi3.winner_run")
+
+
+def test_an_artifact_that_is_not_there_is_named(tracker, tmp_path):
+    run = tracker.start("trial", stage="trial")
+
+    with pytest.raises(UsageError, match=r"PHI3-U023 adapter: .*no artifact checkpoints/best"):
+        fetch(run, "checkpoints/best", tmp_path, where="adapter")

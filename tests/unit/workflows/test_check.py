@@ -1,0 +1,39 @@
+"""What cannot be meant leaves no run behind."""
+
+import pytest
+
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.words import WORDS
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.workflows import main, sweep, train
+
+RUN = {"main": main.run, "sweep": sweep.run, "train": train.run}
+
+
+@pytest.mark.parametrize(
+    ("word", "values", "code"),
+    [
+        ("main", {"sampler": "grid"}, "PHI3-U080 learning_rate"),
+        ("sweep", {"sampler": "grid"}, "PHI3-U080 learning_rate"),
+        ("sweep", {"target_modules": "q_proj,v_proj"}, "PHI3-U082 target_modules"),
+        ("sweep", {"sampler_options": "n_startup=3"}, "PHI3-U084 sampler_options"),
+        ("sweep", {"pruner_options": "n_warmups=3"}, "PHI3-U084 pruner_options"),
+        ("train", {"epochs": "1,2"}, "PHI3-U081 epochs"),
+        ("train", {"learning_rate": "1e-5..1e-4"}, "PHI3-U081 learning_rate"),
+        ("train", {"target_modules": "q_proj"}, "PHI3-U082 target_modules"),
+    ],
+)
+def test_it_is_refused_before_anything_runs(word, values, code, tracker, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiment_id)
+
+    with pytest.raises(UsageError, match=code):
+        RUN[word](parse_values(WORDS[word], values))
+
+    assert tracker.client.search_runs([tracker.experiment_id]) == []
+
+
+def test_balanced_weights_wait_for_the_data():
+    from mlflow_phi3.workflows.check import check_training
+
+    check_training(parse_values(WORDS["train"], {"class_weights": "balanced"}))
