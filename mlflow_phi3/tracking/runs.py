@@ -20,7 +20,6 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.tracking.rows import RowWriter, build_writer
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -50,7 +49,6 @@ class Run:
     experiment_id: str
     name: str
     artifact_uri: str
-    writer: RowWriter | None = field(default=None, repr=False)
     _metrics: list[Metric] = field(default_factory=list, repr=False)
     _params: list[Param] = field(default_factory=list, repr=False)
     _tags: dict[str, RunTag] = field(default_factory=dict, repr=False)
@@ -71,7 +69,15 @@ class Run:
 
     def flush(self) -> None:
         """Write what is buffered; it stays buffered when the store refuses."""
-        self._drain(None)
+        while self._metrics or self._params or self._tags:
+            metrics = self._metrics[: METRICS_PER_BATCH - PARAMS_PER_BATCH - len(self._tags)]
+            params = self._params[:PARAMS_PER_BATCH]
+            tags = list(self._tags.values())
+            self.client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags)
+            del self._metrics[: len(metrics)], self._params[: len(params)]
+            self._tags.clear()
+            self._spilled = 0
+        self._flushed_at = time.monotonic()
 
     def spill(self, path: Path) -> None:
         """Keep the buffered metrics in a file: cheaper than the store, and as safe from a kill.
@@ -175,31 +181,9 @@ class Run:
         self.client.log_table(self.run_id, data=dict(columns), artifact_file=name)
 
     def end(self, status: Status) -> None:
-        """Write what is buffered and close the run, at once where the store can."""
-        self._drain(status)
-
-    def _drain(self, status: Status | None) -> None:
-        """Write batch after batch, and the run's end with the last."""
-        last = status is None and not (self._metrics or self._params or self._tags)
-        while not last:
-            metrics = self._metrics[: METRICS_PER_BATCH - PARAMS_PER_BATCH - len(self._tags)]
-            params = self._params[:PARAMS_PER_BATCH]
-            last = len(metrics) == len(self._metrics) and len(params) == len(self._params)
-            self._write(metrics, params, list(self._tags.values()), status if last else None)
-            del self._metrics[: len(metrics)], self._params[: len(params)]
-            self._tags.clear()
-            self._spilled = 0
-        self._flushed_at = time.monotonic()
-
-    def _write(
-        self, metrics: list[Metric], params: list[Param], tags: list[RunTag], status: Status | None
-    ) -> None:
-        batch = {"metrics": metrics, "params": params, "tags": tags}
-        end = None if status is None else (status, int(time.time() * 1000))
-        if self.writer is None or not self.writer.write(self.run_id, **batch, end=end):
-            self.client.log_batch(self.run_id, **batch)
-            if status is not None:
-                self.client.set_terminated(self.run_id, status)
+        """Write what is buffered and close the run."""
+        self.flush()
+        self.client.set_terminated(self.run_id, status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +193,6 @@ class Tracker:
     client: MlflowClient
     uri: str
     experiment_id: str
-    writer: RowWriter | None = field(default=None, repr=False)
 
     def start(
         self,
@@ -223,12 +206,6 @@ class Tracker:
         all_tags = {STAGE: stage, **{key: str(value) for key, value in (tags or {}).items()}}
         if parent is not None:
             all_tags[MLFLOW_PARENT_RUN_ID] = parent.run_id
-        if self.writer is not None:
-            now_ms = int(time.time() * 1000)
-            made = self.writer.create(self.experiment_id, name=name, tags=all_tags, now_ms=now_ms)
-            if made is not None:
-                run_id, uri = made
-                return Run(self.client, run_id, self.experiment_id, name, uri, self.writer)
         run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
         return self._handle(run)
 
@@ -316,8 +293,7 @@ class Tracker:
     def _handle(self, run: MlflowRun) -> Run:
         info = run.info
         name = info.run_name or ""
-        at = info.artifact_uri
-        return Run(self.client, info.run_id, info.experiment_id, name, at, self.writer)
+        return Run(self.client, info.run_id, info.experiment_id, name, info.artifact_uri)
 
 
 def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tracker:
@@ -330,16 +306,14 @@ def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tr
     found = absolute_uri(uri or mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(found)
     client = MlflowClient(tracking_uri=found)
-    writer = None
     if found.startswith(SCHEME):
-        writer = build_writer(client)
         write_ahead(client._tracking_client.store.engine)  # noqa: SLF001 - MLflow takes no options of SQLAlchemy's
     if experiment is None:
         experiment_id = mlflow.tracking.fluent._get_experiment_id()  # noqa: SLF001 - how MLflow reads MLFLOW_EXPERIMENT_ID and _NAME
     else:
         known = client.get_experiment_by_name(experiment)
         experiment_id = known.experiment_id if known else client.create_experiment(experiment)
-    return Tracker(client, found, str(experiment_id), writer)
+    return Tracker(client, found, str(experiment_id))
 
 
 def close_orphan(run_id: str, status: Status) -> None:

@@ -60,6 +60,6 @@ def test_a_trial_takes_few_statements_and_transactions(
     # Proposed, two losses, ended; and by the round: read twice, its runs noted.
     assert a_trial["study: statements"] <= 25
     assert a_trial["study: transactions"] <= 8
-    # Created; parameters, points, tags and the end at once.
-    assert a_trial["runs: statements"] <= 15
-    assert a_trial["runs: transactions"] <= 2
+    # MLflow's own: created; parameters, points and tags at once; ended.
+    assert a_trial["runs: statements"] <= 45
+    assert a_trial["runs: transactions"] <= 7
