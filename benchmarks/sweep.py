@@ -1,13 +1,18 @@
 """Wall-clock of a 12-trial sweep: ours beside the ordinary way, at the same losses.
 
 The ordinary way is Optuna and a process a trial, each with TRL's SFTTrainer and PEFT: `shipped`, as
-they come (padded, activation checkpointing, bfloat16 autocast where the machine has it), and
-`tuned`, the fastest of their settings (padding-free, no checkpointing, float32). Ours is the sweep
-of this package with all that it logs: `whole`, every trial to its end, and `pruned`, successive
-halving. All train the same trials from the same initial adapter on the same batches; our losses are
-compared with `tuned`, which computes in float32 as ours does. The last line reads
-`vs_ordinary=<ratio> vs_ordinary_pruned=<ratio> worst_loss_difference=<share>`, where ordinary is
-`shipped`; the line before it gives the ratios to `tuned`.
+they come (padded, activation checkpointing, bfloat16 autocast), and `tuned`, the fastest of their
+settings (padding-free, no checkpointing). Ours is the sweep of this package with all that it logs:
+`whole`, every trial to its end, and `pruned`, successive halving. All train the same trials from
+the same initial adapter on the same batches. Where the machine computes in bfloat16, so do all
+four, and those ending in `32` do the same in float32, in which losses can be compared to the last
+digits.
+
+MLflow's tables are made beforehand, as they are from a store's first run on.
+
+The last line reads `vs_ordinary=<ratio> vs_ordinary_pruned=<ratio> worst_loss_difference=<share>`,
+where ordinary is `shipped` and the difference is of `whole` from `tuned`; those before it give the
+ratios to `tuned`, and the same in float32.
 """
 
 import argparse
@@ -28,52 +33,28 @@ from typing import Any
 
 import optuna
 import torch
-from transformers import Phi3Config, Phi3ForCausalLM
+from sweep_workload import DATA, SHAPE, make_base
 
-from mlflow_phi3.modeling.base import load_tokenizer
 from mlflow_phi3.modeling.hardware import has_bfloat16
-from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout, save_adapter
-from mlflow_phi3.training.spec import LoraSpec
 
 HERE = Path(__file__).parent
-SHAPE = {
-    "hidden_size": 320,
-    "num_hidden_layers": 8,
-    "num_attention_heads": 8,
-    "intermediate_size": 864,
-}
 Axes = dict[str, tuple[float, ...]]
 AXES: Axes = {
-    "learning_rate": (5e-4, 3e-3),
+    "learning_rate": (5e-4, 1e-3),
     "batch_size_multiplier": (1, 2),
     "epochs": (1, 2, 3),
 }
-QUICK: Axes = {"learning_rate": (5e-4, 3e-3), "batch_size_multiplier": (2,), "epochs": (1, 2)}
-LORA = LoraSpec(r=16, alpha=32.0)
+QUICK: Axes = {"learning_rate": (5e-4, 1e-3), "batch_size_multiplier": (2,), "epochs": (1, 2)}
 Result = dict[str, Any]
-
-
-def make_base(folder: Path) -> None:
-    """A random Phi-3 of about 10 M weights with the demo's tokenizer, and the first adapter."""
-    tokenizer = load_tokenizer("demo")
-    torch.manual_seed(0)
-    special = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = Phi3Config(**SHAPE, vocab_size=len(tokenizer), bos_token_id=None, **special)
-    model = Phi3ForCausalLM(config).eval().requires_grad_(requires_grad=False)
-    model.save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
-    linear = find_linear(model)
-    layout = plan_layout(linear, LORA)
-    (folder / "adapter").mkdir()
-    first = initial_weights(linear, layout, seed=0)
-    save_adapter(folder / "adapter", layout, first, str(folder / "base"))
+TUNED = {"padding_free": True, "gradient_checkpointing": False, "max_length": None}
+WIDE = "32"  # ends the names of what is computed in float32 beside bfloat16
 
 
 def start(arguments: list[str], asked: argparse.Namespace) -> Result:
     """Run one worker and read its line."""
     threads = str(asked.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(HERE.parent)}
-    common = ["--threads", threads, "--rows", str(asked.rows)]
+    common = ["--threads", threads, "--data", asked.data, "--rows", str(asked.rows)]
     done = subprocess.run(
         [sys.executable, str(HERE / "sweep_worker.py"), *arguments, *common],
         capture_output=True,
@@ -106,7 +87,7 @@ def sweep_ordinarily(folder: Path, options: Result, asked: argparse.Namespace) -
     return {"winner": study.best_trial.number, "trials": trials}
 
 
-def sweep_ours(folder: Path, pruner: str, asked: argparse.Namespace) -> Result:
+def sweep_ours(folder: Path, pruner: str, precision: str, asked: argparse.Namespace) -> Result:
     """One process for everything."""
     axes = choose_axes(asked)
     options = {
@@ -117,7 +98,9 @@ def sweep_ours(folder: Path, pruner: str, asked: argparse.Namespace) -> Result:
         "n_trials": str(math.prod(len(axis) for axis in axes.values())),
         "pruner": pruner,
     }
-    found = start(["ours", "--base", str(folder / "base"), "--options", json.dumps(options)], asked)
+    command = ["ours", "--base", str(folder / "base"), "--precision", precision]
+    command += ["--store", str(folder / "store"), "--options", json.dumps(options)]
+    found = start(command, asked)
     pinned = {name: axis[0] for name, axis in axes.items()}
     return {**found, "trials": [{**pinned, **trial} for trial in found["trials"]]}
 
@@ -127,19 +110,26 @@ def choose_axes(asked: argparse.Namespace) -> Axes:
     return QUICK if asked.quick else AXES
 
 
+def list_methods() -> list[str]:
+    """What is measured on this machine."""
+    methods = ["whole", "pruned", "tuned", "shipped"]
+    if has_bfloat16("cpu"):
+        methods += ["whole32", "pruned32", "tuned32"]
+    return methods
+
+
 def measure(method: str, folder: Path, asked: argparse.Namespace) -> Result:
     """One sweep with the seconds it took, by the wall and by processors."""
-    low = has_bfloat16("cpu")
+    low = has_bfloat16("cpu") and not method.endswith(WIDE)
     began, busy = time.perf_counter(), _children_s()
-    match method:
+    match method.removesuffix(WIDE):
         case "shipped":
             found = sweep_ordinarily(folder, {"bf16": low}, asked)
         case "tuned":
-            tuned = {"padding_free": True, "gradient_checkpointing": False, "max_length": None}
-            found = sweep_ordinarily(folder, {**tuned, "bf16": False}, asked)
-        case _:
-            pruner = "halving" if method == "pruned" else "none"
-            found = sweep_ours(folder, pruner, asked)
+            found = sweep_ordinarily(folder, {**TUNED, "bf16": low}, asked)
+        case kind:
+            pruner = "halving" if kind == "pruned" else "none"
+            found = sweep_ours(folder, pruner, "bfloat16" if low else "float32", asked)
     wall, processor = time.perf_counter() - began, _children_s() - busy
     best = found["trials"][found["winner"]]
     print(
@@ -153,15 +143,21 @@ def measure(method: str, folder: Path, asked: argparse.Namespace) -> Result:
 def summarise(results: dict[str, Result], clock: str) -> dict[str, float]:
     """Ratios of time, and how far our losses are from TRL's in the same arithmetic."""
     seconds = {method: result[clock] for method, result in results.items()}
-    theirs = {_key(trial): trial["loss"] for trial in results["tuned"]["trials"]}
-    ours = {_key(trial): trial["loss"] for trial in results["whole"]["trials"]}
-    return {
-        "vs_tuned": seconds["tuned"] / seconds["whole"],
-        "vs_tuned_pruned": seconds["tuned"] / seconds["pruned"],
+    summary = {
         "vs_ordinary": seconds["shipped"] / seconds["whole"],
         "vs_ordinary_pruned": seconds["shipped"] / seconds["pruned"],
-        "worst_loss_difference": max(abs(ours[key] / theirs[key] - 1) for key in theirs),
     }
+    for wide in ("", WIDE):
+        if f"whole{wide}" not in results:
+            continue
+        theirs = {_key(trial): trial["loss"] for trial in results[f"tuned{wide}"]["trials"]}
+        ours = {_key(trial): trial["loss"] for trial in results[f"whole{wide}"]["trials"]}
+        tuned = seconds[f"tuned{wide}"]
+        summary[f"vs_tuned{wide}"] = tuned / seconds[f"whole{wide}"]
+        summary[f"vs_tuned{wide}_pruned"] = tuned / seconds[f"pruned{wide}"]
+        worst = max(abs(ours[key] / theirs[key] - 1) for key in theirs)
+        summary[f"worst_loss_difference{wide}"] = worst
+    return summary
 
 
 def describe(asked: argparse.Namespace) -> Result:
@@ -188,6 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of the ratios")
+    parser.add_argument("--data", choices=DATA, default="tailed")
     parser.add_argument("--rows", type=int, default=128, help="training conversations")
     parser.add_argument("--quick", action="store_true", help="4 trials on 32 rows; not written")
     asked = parser.parse_args()
@@ -198,19 +195,27 @@ def main() -> None:
     results: dict[str, Result] = {}
     with tempfile.TemporaryDirectory() as name:
         make_base(Path(name))
-        for method in ("whole", "pruned", "tuned", "shipped"):
+        start(["store", "--store", str(Path(name) / "store")], asked)
+        for method in list_methods():
             results[method] = measure(method, Path(name), asked)
     summary = summarise(results, f"{asked.clock}_s")
-    same = len({_key(r["trials"][r["winner"]]) for r in (results["whole"], results["pruned"])}) == 1
     if not asked.quick:
         text = json.dumps({**about, "summary": summary, "results": [*results.values()]}, indent=1)
         (HERE / "results").mkdir(exist_ok=True)
         (HERE / "results" / "sweep.json").write_text(text + "\n", encoding="utf-8")
-    print(f"pruning kept the winner: {'yes' if same else 'no'}")
-    for line in (("vs_tuned", "vs_tuned_pruned"), ("vs_ordinary", "vs_ordinary_pruned")):
-        told = " ".join(f"{name}={summary[name]:.2f}" for name in line)
-        print(told, end="\n" if line[0] == "vs_tuned" else " ")
-    print(f"worst_loss_difference={summary['worst_loss_difference']:.2e}")
+    winners = {_key(r["trials"][r["winner"]]) for r in results.values()}
+    print(f"all have the same winner: {'yes' if len(winners) == 1 else 'no'}")
+    tell(summary, "vs_tuned32", "vs_tuned32_pruned", "worst_loss_difference32")
+    tell(summary, "vs_tuned", "vs_tuned_pruned")
+    tell(summary, "vs_ordinary", "vs_ordinary_pruned", "worst_loss_difference")
+
+
+def tell(summary: dict[str, float], *names: str) -> None:
+    """Print a line of figures; those that this machine does not have are left out."""
+    known = [name for name in names if name in summary]
+    told = [f"{name}={summary[name]:.{'2e' if 'loss' in name else '2f'}}" for name in known]
+    if told:
+        print(" ".join(told))
 
 
 def _key(trial: Result) -> tuple[float, int, int]:

@@ -1,4 +1,4 @@
-"""What `sweep.py` starts: one trial with TRL, or our whole sweep; prints one JSON line."""
+"""What `sweep.py` starts: a trial with TRL, our whole sweep, or the store; prints one JSON line."""
 
 import argparse
 import json
@@ -10,26 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from sweep_workload import load_examples
 
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.data.sample import load_conversations
 
 BATCH = 8
-LORA_R, LORA_ALPHA = 16, 32.0
-
-
-def load_examples(tokenizer: Any, rows: int) -> tuple[list[Example], list[Example]]:
-    """``rows`` of the demo's conversations to train on, half as many again to validate on."""
-    examples: list[Example] = []
-    for messages in load_conversations()[: rows + rows // 2]:
-        asked = tokenizer.apply_chat_template(
-            messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        answer = messages[-1]["content"] + "<|end|>\n"
-        told = tokenizer(answer, add_special_tokens=False)["input_ids"]
-        supervised = np.arange(len(asked) + len(told)) >= len(asked)
-        examples.append(Example(np.array(asked + told, np.int32), supervised))
-    return examples[:rows], examples[rows:]
 
 
 def train_with_trl(asked: argparse.Namespace) -> dict[str, Any]:
@@ -50,7 +35,7 @@ def train_with_trl(asked: argparse.Namespace) -> dict[str, Any]:
     transformers.utils.logging.disable_progress_bar()
     disable_progress_bar()
     tokenizer = transformers.AutoTokenizer.from_pretrained(asked.base)
-    train, validation = load_examples(tokenizer, asked.rows)
+    train, validation = load_examples(asked.data, tokenizer, asked.rows)
     spec = TrialSpec(asked.learning_rate, asked.multiplier, asked.epochs)
     order = [at for epoch in range(asked.epochs) for at in order_examples(spec, epoch, len(train))]
     rows = [(train[at].input_ids.tolist(), train[at].supervised.tolist()) for at in order]
@@ -112,9 +97,9 @@ def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        tracker = open_tracker(uri=f"sqlite:///{folder}/mlflow.db")
-        base = load_base(asked.base, precision="float32")
-        train, validation = load_examples(base.tokenizer, asked.rows)
+        tracker = open_tracker(uri=f"sqlite:///{asked.store}/mlflow.db")
+        base = load_base(asked.base, precision=asked.precision)
+        train, validation = load_examples(asked.data, base.tokenizer, asked.rows)
         with tracker.stage("sweep", stage="sweep") as run:
             result = run_sweep(
                 parse_values(SweepConfig, asked.options),
@@ -138,14 +123,25 @@ def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def make_store(asked: argparse.Namespace) -> dict[str, Any]:
+    """MLflow's tables, which its first run makes."""
+    from mlflow_phi3.tracking.runs import open_tracker
+
+    Path(asked.store).mkdir()
+    return {"uri": open_tracker(uri=f"sqlite:///{asked.store}/mlflow.db").uri}
+
+
 def main() -> None:
     """Do what was asked and print what came out."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("method", choices=("trl", "ours"))
-    parser.add_argument("--base", required=True)
+    parser.add_argument("method", choices=("trl", "ours", "store"))
+    parser.add_argument("--base")
+    parser.add_argument("--store", help="folder of MLflow's tables")
     parser.add_argument("--adapter")
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--data", required=True)
     parser.add_argument("--rows", type=int, required=True)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--learning-rate", type=float)
     parser.add_argument("--multiplier", type=int)
     parser.add_argument("--epochs", type=int)
@@ -153,8 +149,8 @@ def main() -> None:
     asked = parser.parse_args()
     warnings.filterwarnings("ignore")
     torch.set_num_threads(asked.threads)
-    found = train_with_trl(asked) if asked.method == "trl" else sweep_with_ours(asked)
-    print(json.dumps(found))
+    do = {"trl": train_with_trl, "ours": sweep_with_ours, "store": make_store}[asked.method]
+    print(json.dumps(do(asked)))
 
 
 if __name__ == "__main__":
