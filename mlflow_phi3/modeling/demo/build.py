@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig, Phi3ForCausalLM, PreTrainedTokenizerFast
 
+from mlflow_phi3.data.sample import load_conversations
 from mlflow_phi3.modeling.demo import checkpoint_path
 from mlflow_phi3.modeling.demo.corpus import write_documents
 from mlflow_phi3.modeling.demo.knowledge import load_exchanges, load_topics
@@ -35,18 +36,47 @@ def build(folder: Path, recipe: Recipe) -> None:
         recipe: Sizes and rates of the pretraining.
     """
     started = time.monotonic()
-    topics, exchanges = load_topics(), load_exchanges()
-    sample = write_documents(topics, exchanges, seed=recipe.seed)
+    topics, exchanges, banned = load_topics(), load_exchanges(), conversation_texts()
+    sample = write_documents(topics, exchanges, seed=recipe.seed, banned=banned)
     tokenizer = train_tokenizer(
         itertools.islice(sample, _TOKENIZER_DOCUMENTS),
         vocabulary_size=VOCABULARY_SIZE,
         model_max_length=MAX_LENGTH,
     )
-    documents = write_documents(topics, exchanges, seed=recipe.seed + 1)
-    model = pretrain(documents, tokenizer, recipe)
-    save_checkpoint(folder, model, tokenizer)
+    documents = write_documents(topics, exchanges, seed=recipe.seed + 1, banned=banned)
+    save_checkpoint(folder, pretrain(documents, tokenizer, recipe), tokenizer)
+    teach_second_lesson(folder, tokenizer, recipe.second())
     minutes = (time.monotonic() - started) / 60
     sys.stdout.write(f"saved to {folder} after {minutes:.1f} minutes\n")
+
+
+def teach_second_lesson(folder: Path, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> None:
+    """Train the checkpoint of the first lesson on the text of the second and save it.
+
+    Args:
+        folder: Where the checkpoint lies, and is replaced.
+        tokenizer: The demo tokenizer.
+        recipe: Sizes and rates of the second lesson.
+    """
+    model = Phi3ForCausalLM.from_pretrained(folder, dtype=torch.float32, resid_pdrop=recipe.dropout)
+    documents = write_documents(
+        load_topics(),
+        load_exchanges(),
+        seed=recipe.seed + 2,
+        banned=conversation_texts(),
+        second=True,
+    )
+    save_checkpoint(folder, pretrain(documents, tokenizer, recipe, start=model), tokenizer)
+
+
+def conversation_texts() -> list[str]:
+    """Every question and answer of the bundled conversations: the pretraining text holds none."""
+    return [
+        message["content"]
+        for messages in load_conversations()
+        for message in messages
+        if message["role"] != "system"
+    ]
 
 
 def save_checkpoint(

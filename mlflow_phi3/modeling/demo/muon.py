@@ -17,7 +17,7 @@ _ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, then Newton-Schulz orthogonalisation in float32."""
+    """Nesterov momentum, then Newton-Schulz orthogonalisation, in float32 outside autocast."""
 
     def __init__(
         self,

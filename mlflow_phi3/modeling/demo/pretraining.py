@@ -4,13 +4,14 @@ import itertools
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
 from mlflow_phi3.modeling.demo.muon import Muon
 from mlflow_phi3.modeling.demo.tokenizer import END_OF_TEXT
+from mlflow_phi3.modeling.hardware import has_bfloat16
 
 __all__ = ["MAX_LENGTH", "VOCABULARY_SIZE", "Recipe", "pretrain"]
 
@@ -31,10 +32,11 @@ class Recipe:
         warmup_steps: Steps of the linear rise of both rates.
         decay_share: Share of the steps, at the end, in which both rates fall to zero.
         weight_decay: Muon's.
+        dropout: Probability of dropout on what a layer adds, while pretraining alone.
         seed: Seed of the weights and of the text.
     """
 
-    steps: int = 3000
+    steps: int = 4000
     rows: int = 8
     row_length: int = 192
     learning_rate: float = 3e-3
@@ -42,11 +44,26 @@ class Recipe:
     warmup_steps: int = 30
     decay_share: float = 0.4
     weight_decay: float = 0.05
+    dropout: float = 0.05
     seed: int = 20
+
+    def second(self) -> "Recipe":
+        """The shorter and gentler second lesson."""
+        return replace(
+            self,
+            steps=self.steps // 4,
+            learning_rate=self.learning_rate / 2,
+            muon_learning_rate=self.muon_learning_rate / 2,
+            decay_share=0.8,
+        )
 
 
 def pretrain(
-    documents: Iterable[str], tokenizer: PreTrainedTokenizerFast, recipe: Recipe
+    documents: Iterable[str],
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    *,
+    start: Phi3ForCausalLM | None = None,
 ) -> Phi3ForCausalLM:
     """Pretrain a small Phi-3.
 
@@ -54,23 +71,27 @@ def pretrain(
         documents: Text without end.
         tokenizer: The demo tokenizer.
         recipe: Sizes and rates.
+        start: A model to train on, in float32; None begins with random weights.
 
     Returns:
         The model in float32, on the CPU.
     """
     torch.manual_seed(recipe.seed)
-    model = Phi3ForCausalLM(_make_config(tokenizer)).train()
+    model = (start or Phi3ForCausalLM(_make_config(tokenizer, recipe))).train()
     optimizers = _make_optimizers(model, recipe)
     peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     batches = _read_batches(documents, tokenizer, recipe)
+    low = has_bfloat16("cpu")
     started, smooth = time.monotonic(), 0.0
     for step, batch in enumerate(itertools.islice(batches, recipe.steps), start=1):
-        loss = model(input_ids=batch, labels=batch).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, peak in zip(optimizers, peaks, strict=True):
             optimizer.param_groups[0]["lr"] = peak * _schedule(step, recipe)
-            optimizer.step()
+            with torch.autocast("cpu", torch.bfloat16, enabled=low):
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         smooth = loss.item() if step == 1 else 0.9 * smooth + 0.1 * loss.item()
         if step % 25 == 0 or step == recipe.steps:
@@ -82,10 +103,12 @@ def pretrain(
                 f"{left_s:.0f} s left\n"
             )
             sys.stdout.flush()
+    # What is saved is the plain architecture: dropout belongs to this training.
+    model.config.resid_pdrop = 0.0
     return model.eval()
 
 
-def _make_config(tokenizer: PreTrainedTokenizerFast) -> Phi3Config:
+def _make_config(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Phi3Config:
     end_of_text = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     return Phi3Config(
         vocab_size=VOCABULARY_SIZE,
@@ -94,6 +117,7 @@ def _make_config(tokenizer: PreTrainedTokenizerFast) -> Phi3Config:
         num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
+        resid_pdrop=recipe.dropout,
         max_position_embeddings=MAX_LENGTH,
         original_max_position_embeddings=MAX_LENGTH,
         # A quarter of the 8 MB would go into a second vocabulary matrix otherwise.

@@ -11,7 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Phi3ForCausalLM
 
 from mlflow_phi3.data.sample import load_conversations
 from mlflow_phi3.modeling.demo import checkpoint_path
-from mlflow_phi3.modeling.demo.build import save_checkpoint
+from mlflow_phi3.modeling.demo.build import (
+    conversation_texts,
+    save_checkpoint,
+    teach_second_lesson,
+)
 from mlflow_phi3.modeling.demo.check import score, train_lora
 from mlflow_phi3.modeling.demo.corpus import write_documents
 from mlflow_phi3.modeling.demo.knowledge import load_exchanges, load_topics
@@ -57,6 +61,7 @@ def test_the_checkpoint_is_a_phi3_in_bfloat16(model) -> None:
     assert config["architectures"] == ["Phi3ForCausalLM"]
     assert config["dtype"] == "bfloat16"
     assert "auto_map" not in config
+    assert {config[name] for name in config if name.endswith("_pdrop")} == {0.0}
 
 
 def test_special_tokens_are_single_tokens(tokenizer) -> None:
@@ -138,12 +143,53 @@ def test_the_pretraining_text_leaks_no_conversation() -> None:
     assert known & spoken == set()
 
 
-def test_the_chat_form_is_pretrained_under_other_system_messages() -> None:
+def test_no_document_holds_a_banned_text() -> None:
+    def write(banned: list[str]) -> list[str]:
+        documents = write_documents(load_topics(), load_exchanges(), seed=4, banned=banned)
+        return list(itertools.islice(documents, 400))
+
+    question = next(text for text in write([]) if text.startswith("Customer: ")).split("\n")[0]
+    question = question.removeprefix("Customer: ")
+    assert any(question in text for text in write([]))
+    assert not any(question in text for text in write([question.upper() + "!"]))
+
+
+def test_the_build_bans_every_conversation() -> None:
+    banned = conversation_texts()
+    assert len(banned) > 2 * len(load_conversations())
+    for second in (False, True):
+        documents = write_documents(
+            load_topics(), load_exchanges(), seed=5, banned=banned, second=second
+        )
+        text = "\n".join(itertools.islice(documents, 1000))
+        assert not any(turn in text for turn in banned)
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_the_chat_form_is_pretrained_under_other_system_messages(second) -> None:
     system = {turns[0]["content"] for turns in load_conversations()}
-    documents = write_documents(load_topics(), load_exchanges(), seed=3)
+    documents = write_documents(load_topics(), load_exchanges(), seed=3, second=second)
     chats = [text for text in itertools.islice(documents, 2000) if "<|user|>" in text]
     assert chats
     assert not any(message in text for text in chats for message in system)
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_only_among_people_do_chats_tell_facts_without_the_manual(second) -> None:
+    everyday = {exchange.answer for exchange in load_exchanges()}
+    documents = write_documents(load_topics(), load_exchanges(), seed=3, second=second)
+    chats = [text for text in itertools.islice(documents, 2000) if "<|user|>" in text]
+    systems = ("people on the forum", "with your neighbours", "with other players")
+    among_people = [text for text in chats if any(system in text for system in systems)]
+    answers = {
+        turn.split("<|end|>")[0]
+        for text in chats
+        if text not in among_people
+        for turn in text.split("<|assistant|>\n")[1:]
+    }
+    assert bool(among_people) == second
+    assert answers & everyday
+    assert all("manual" in answer or "without guarantee" in answer for answer in answers - everyday)
 
 
 def test_muon_steps_have_the_size_of_the_learning_rate() -> None:
@@ -167,6 +213,7 @@ def test_two_builds_are_equal_and_load_again(tmp_path) -> None:
     for name in ("one", "two"):
         documents = write_documents(topics, exchanges, seed=1)
         save_checkpoint(tmp_path / name, pretrain(documents, tokenizer, recipe), tokenizer)
+        teach_second_lesson(tmp_path / name, tokenizer, recipe)
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
     assert AutoTokenizer.from_pretrained(tmp_path / "one")("Hi")["input_ids"]
