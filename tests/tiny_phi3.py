@@ -38,8 +38,8 @@ def write_checkpoint(folder: Path, *, seed: int = 0, context: int = 256) -> Path
     torch.manual_seed(seed)
     config = Phi3Config(
         vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=64,  # rows of whole blocks of four bits
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -71,6 +71,9 @@ def load_portable(folder: Path, *, precision: Precision = "auto", device: str = 
         UsageError: There is no such base.
     """
     if not is_pinned(folder):
+        if precision == "auto":
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            precision = _to_precision(config["dtype"])
         return load_base(str(folder), precision=precision, device=device)
     facts = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
     pinned = PinnedBase(**facts | {"labels": tuple(facts["labels"])})

@@ -1,5 +1,6 @@
 """A base whose linear layers are kept in four bits, by bitsandbytes (QLoRA, arXiv:2305.14314)."""
 
+import copy
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -28,12 +29,22 @@ class FourBit:
     packed: Tensor
     state: Any
 
+    @property
+    def has_whole_rows(self) -> bool:
+        """Whether each row consists of whole blocks."""
+        return bool(self.state.shape[-1] % self.state.blocksize == 0)
+
     def dense(self) -> Tensor:
         """The weights ``[out, in]`` in the number format in which the base was loaded."""
         from bitsandbytes.functional import dequantize_4bit  # optional
 
-        weights: Tensor = dequantize_4bit(self.packed, self.state)
-        return weights
+        state = self.state
+        if not self.has_whole_rows and state.shape.numel() % state.blocksize == 0:
+            # With AVX-512, bitsandbytes 0.50.2 takes each row to begin with a block of its own.
+            state = copy.copy(state)
+            state.shape = torch.Size((self.state.shape.numel() // state.blocksize, state.blocksize))
+        weights: Tensor = dequantize_4bit(self.packed, state)
+        return weights.view(self.state.shape)
 
 
 def loading_options(quantization: Quantization, dtype: torch.dtype, device: str) -> dict[str, Any]:
@@ -71,7 +82,9 @@ def free_from_loader(model: PreTrainedModel) -> None:
     """Leave a model that transformers has quantised with nothing but its layers in four bits.
 
     What else it holds speaks of the loading, and would be written into every checkpoint that is
-    made of it.
+    made of it. On a CPU, layers whose rows are not whole blocks (no Phi of Microsoft's has any) are
+    made dense, with the same numbers: their own products would misread them, see
+    :meth:`FourBit.dense`.
     """
     if getattr(model, "hf_quantizer", None) is None:
         return
@@ -81,6 +94,9 @@ def free_from_loader(model: PreTrainedModel) -> None:
         # bfloat16: another base than the one that is trained on.
         if hasattr(layer, "support_avx512bf16_for_cpu"):
             layer.support_avx512bf16_for_cpu = False
+    for name, layer, weight in _in_four_bits(model):
+        if weight.packed.device.type == "cpu" and not weight.has_whole_rows:
+            _make_dense(model, name, layer, weight)
 
 
 def frozen_weight(layer: nn.Module) -> Tensor | FourBit:
@@ -98,11 +114,7 @@ def dense_weight(layer: nn.Module) -> Tensor:
 
 def find_quantization(model: nn.Module) -> str:
     """How the linear layers are kept: ``none``, or bitsandbytes' name of the number format."""
-    kinds = {
-        str(weight.state.quant_type)
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear) and isinstance(weight := frozen_weight(layer), FourBit)
-    }
+    kinds = {str(weight.state.quant_type) for _, _, weight in _in_four_bits(model)}
     return "+".join(sorted(kinds)) or "none"
 
 
@@ -112,12 +124,23 @@ def dequantize(model: PreTrainedModel) -> PreTrainedModel:
     Returns:
         ``model``.
     """
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear) and isinstance(weight := frozen_weight(layer), FourBit):
-            dense = weight.dense()
-            plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
-            plain.weight = nn.Parameter(dense, requires_grad=False)
-            plain.bias = layer.bias
-            model.set_submodule(name, plain.train(layer.training))
+    for name, layer, weight in _in_four_bits(model):
+        _make_dense(model, name, layer, weight)
     model.is_loaded_in_4bit = False  # PEFT asks for it
     return model
+
+
+def _in_four_bits(model: nn.Module) -> list[tuple[str, nn.Linear, FourBit]]:
+    """The layers in four bits, by name, with their weights."""
+    return [
+        (name, layer, weight)
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) and isinstance(weight := frozen_weight(layer), FourBit)
+    ]
+
+
+def _make_dense(model: nn.Module, name: str, layer: nn.Linear, weight: FourBit) -> None:
+    plain = nn.Linear(layer.in_features, layer.out_features, bias=False, device="meta")
+    plain.weight = nn.Parameter(weight.dense(), requires_grad=False)
+    plain.bias = layer.bias
+    model.set_submodule(name, plain.train(layer.training))

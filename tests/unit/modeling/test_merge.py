@@ -23,7 +23,8 @@ def weights(base):
 
 
 def test_merged_float32_equals_base_plus_adapter(base, adapter, examples, tmp_path):
-    merged = load_base(str(merge_adapter(base, adapter, tmp_path, dtype=torch.float32)))
+    folder = merge_adapter(base, adapter, tmp_path, dtype=torch.float32)
+    merged = load_base(str(folder), precision="float32")
     with with_adapter(base, adapter) as tuned:
         parity = compare_logits(tuned, merged.model, examples)
     assert parity.tokens_equal
@@ -56,7 +57,9 @@ def test_adapter_comes_off_when_the_block_fails(base, adapter):
 
 
 def test_bfloat16_is_rounded_once(base, adapter, tmp_path):
-    exact = load_base(str(merge_adapter(base, adapter, tmp_path / "a", dtype=torch.float32)))
+    exact = load_base(
+        str(merge_adapter(base, adapter, tmp_path / "a", dtype=torch.float32)), precision="float32"
+    )
     small = load_base(
         str(merge_adapter(base, adapter, tmp_path / "b", dtype=torch.bfloat16)),
         precision="bfloat16",

@@ -45,6 +45,22 @@ def test_all_but_the_head_is_in_four_bits(base, small):
     assert small.tags["phi3.base_quantization"] == "nf4"
 
 
+def test_rows_that_are_no_whole_blocks_are_read_right(tmp_path):
+    """480 weights are seven blocks and a half: with AVX-512 bitsandbytes alone misreads them."""
+    whole, small = load_base("demo"), load_base("demo", quantization="nf4")
+    layers = linear(whole.model)
+    assert {layer.in_features % 64 for layer in layers.values()} == {0, 32}
+    for name, layer in linear(small.model).items():
+        weight, exact = dense_weight(layer), layers[name].weight
+        assert (weight - exact).abs().max() < 0.16 * exact.abs().max(), name
+        assert isinstance(frozen_weight(layer), FourBit) is (
+            name != "lm_head" and layer.in_features % 64 == 0
+        )
+        x = torch.randn(3, layer.in_features)
+        with torch.inference_mode():
+            assert torch.allclose(layer(x), x @ weight.T, rtol=1e-4, atol=1e-5)
+
+
 def test_layers_compute_with_their_dense_weights_and_keep_them(small):
     layer = small.model.model.layers[0].mlp.down_proj
     before, x = frozen_weight(layer).packed.clone(), torch.randn(3, layer.in_features)

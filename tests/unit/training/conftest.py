@@ -35,6 +35,7 @@ LONGROPE = {
     "partial_rotary_factor": 0.75,
     "original_max_position_embeddings": 24,
 }
+IN_BLOCKS = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 8}
 ARCHITECTURES = {
     "phi3": {"num_key_value_heads": 4},
     "phi4-mini": {
@@ -52,9 +53,12 @@ ARCHITECTURES = {
 }
 
 
-def make_base(architecture: str = "phi3", *, labels: int = 0, dtype=torch.float32) -> Base:
+def make_base(
+    architecture: str = "phi3", *, labels: int = 0, dtype=torch.float32, in_blocks=False
+) -> Base:
     torch.manual_seed(3)
-    config = Phi3Config(**{**COMMON, **ARCHITECTURES[architecture]})
+    shape = COMMON | IN_BLOCKS if in_blocks else COMMON  # rows of whole blocks of four bits
+    config = Phi3Config(**{**shape, **ARCHITECTURES[architecture]})
     if labels:
         config.num_labels = labels
         model = Phi3ForSequenceClassification(config)

@@ -112,12 +112,12 @@ def test_fused_is_plain(new_base, new_examples, architecture, options, prefix):
 def test_fused_over_four_bits_is_plain(
     new_base, in_four_bits, new_examples, architecture, recompute
 ):
-    base, examples = in_four_bits(new_base(architecture)), new_examples(LENGTHS, prefix=5)
+    whole, examples = new_base(architecture, in_blocks=True), new_examples(LENGTHS, prefix=5)
+    base = in_four_bits(whole)
     assert choose_engine(base, "auto", SPEC) == "fused"
     rows = [new_row(base, seed=seed) for seed in range(2)]
     losses = FusedEngine(base, recompute=recompute).gradients(examples, rows)
-    full = new_row(new_base(architecture))
-    (of_the_full_base,) = FusedEngine(new_base(architecture)).gradients(examples, [full])
+    (of_the_full_base,) = FusedEngine(whole).gradients(examples, [new_row(whole)])
     for row, loss in zip(rows, losses, strict=True):
         expected, gradient = plain(base, row, examples)
         assert loss == pytest.approx(expected, rel=1e-5)
@@ -138,7 +138,7 @@ def check_reference(base, examples, spec):
 @pytest.mark.parametrize("dora", [False, True])
 def test_reference_over_four_bits_is_plain(new_base, in_four_bits, new_examples, dora):
     spec = replace(SPEC, lora=replace(LORA, dora=dora))
-    check_reference(in_four_bits(new_base()), new_examples(LENGTHS), spec)
+    check_reference(in_four_bits(new_base(in_blocks=True)), new_examples(LENGTHS), spec)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -160,9 +160,9 @@ def test_reference_is_plain(new_base, new_examples, architecture, smoothing, dor
 def test_fifty_steps_are_those_of_plain_peft(
     new_base, in_four_bits, new_examples, tmp_path, architecture, engine, quantization
 ):
-    base, examples = new_base(architecture), new_examples(LENGTHS * 2, prefix=5)
-    if quantization != "none":
-        base = in_four_bits(base)
+    quantised = quantization != "none"
+    base = new_base(architecture, in_blocks=quantised)
+    base, examples = in_four_bits(base) if quantised else base, new_examples(LENGTHS * 2, prefix=5)
     spec = TrialSpec(
         1e-3,
         epochs=25,
@@ -193,7 +193,9 @@ def test_fifty_steps_are_those_of_plain_peft(
         assert steps[step].grad_norm == pytest.approx(norm, rel=1e-4)
     assert len(steps) == 50
     for name, view in row.layout.views(row.weights).items():
-        close(trained[name], view)
+        # By the norm: AdamW moves a weight whose gradient is all but zero by its rounding.
+        off = torch.linalg.vector_norm(trained[name] - view)
+        assert float(off) <= 1e-5 * float(torch.linalg.vector_norm(view)), name
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
