@@ -10,7 +10,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help run ui test test-slow test-browser check format docs clean install dev \
+.PHONY: help run ui test test-slow test-browser test-gpu check format docs clean install dev \
         bench-prepare bench-training bench-sweep bench-overhead bench-serve demo-model
 
 help: ## Show this list
@@ -31,6 +31,9 @@ test-slow: $(BIN)/.installed-dev ## The tests that take minutes
 
 test-browser: $(BIN)/.installed-dev ## Pages in headless Chromium (Debian: apt-get install chromium)
 	@python -m pytest -m browser $(ARGS)
+
+test-gpu: $(BIN)/.installed-dev ## The engine on a CUDA device beside the CPU
+	@python -m pytest -m gpu $(ARGS)
 
 check: $(BIN)/.installed-dev ## Lint, format, types, import rules, generated files
 	@ruff check .

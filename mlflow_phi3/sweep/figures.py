@@ -208,16 +208,13 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
             "tickvals": [*range(len(words))],
             "ticktext": words,
         }
-    if _spans_decades(values):
-        logs = [math.log10(value) for value in values]
-        low, high = min(logs), max(logs)
+    if any(isinstance(value, float) for value in values):
+        by_ratio = _spans_decades(values)
+        places = [math.log10(value) for value in values] if by_ratio else list(values)
+        low, high = min(places), max(places)
         ticks = [low + (high - low) * step / 4 for step in range(5)]
-        return {
-            "label": name,
-            "values": logs,
-            "tickvals": ticks,
-            "ticktext": [f"{10**tick:.2g}" for tick in ticks],
-        }
+        told = [f"{10**tick if by_ratio else tick:.3g}" for tick in ticks]
+        return {"label": name, "values": places, "tickvals": ticks, "ticktext": told}
     return {"label": name, "values": list(values)}
 
 
@@ -246,7 +243,8 @@ def _dress(figure: go.Figure) -> None:
         modebar={"bgcolor": "rgba(0,0,0,0)", "color": GRID, "activecolor": INK},
         legend={"orientation": "h", "y": 1.08, "x": 0},
     )
-    figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True)
+    # Plotly's own labels of small numbers are 117µ, which nobody writes of a rate.
+    figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True, exponentformat="e")
     figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True)
 
 
