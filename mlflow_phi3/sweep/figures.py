@@ -210,11 +210,11 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
         }
     if any(isinstance(value, float) for value in values):
         by_ratio = _spans_decades(values)
-        places = [math.log10(value) for value in values] if by_ratio else list(values)
-        low, high = min(places), max(places)
+        heights = [math.log10(value) if by_ratio else float(value) for value in values]
+        low, high = min(heights), max(heights)
         ticks = [low + (high - low) * step / 4 for step in range(5)]
         told = [f"{10**tick if by_ratio else tick:.3g}" for tick in ticks]
-        return {"label": name, "values": places, "tickvals": ticks, "ticktext": told}
+        return {"label": name, "values": heights, "tickvals": ticks, "ticktext": told}
     return {"label": name, "values": list(values)}
 
 
