@@ -7,11 +7,12 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from mlflow_phi3.sweep.results import SweepResult, TrialResult
+from mlflow_phi3.sweep.results import SweepResult, TrialResult, show_value
 
 INK, GRID = "#1f2430", "#e6e8ee"
 WINNER, COMPLETE, PRUNED, FAILED = "#d1495b", "#2a6f97", "#b8c4d0", "#8d6a9f"
 _COLOURS = {"complete": COMPLETE, "pruned": PRUNED, "failed": FAILED}
+_FEW = 6  # values of a parameter that are each named on its axis
 _SCALE = [[0.0, "#16425b"], [0.5, "#81a4cd"], [1.0, "#e3e9f1"]]
 
 
@@ -142,7 +143,12 @@ def draw_parallel(trials: Sequence[TrialResult]) -> go.Figure | None:
             labelfont={"size": 13},
         )
     )
-    figure.update_layout(height=420, margin={"l": 90, "r": 70, "t": 60, "b": 30}, font=_font())
+    figure.update_layout(
+        height=420,
+        margin={"l": 90, "r": 70, "t": 60, "b": 30},
+        font=_font(),
+        paper_bgcolor="rgba(0,0,0,0)",
+    )
     return figure
 
 
@@ -172,7 +178,7 @@ def draw_slices(trials: Sequence[TrialResult]) -> go.Figure | None:
         if _spans_decades(values):
             axis: dict[str, Any] = {"type": "log"}
         else:
-            discrete = len(set(values)) <= 6
+            discrete = len(set(values)) <= _FEW
             axis = {"type": "category", "categoryorder": "category ascending"} if discrete else {}
         figure.update_xaxes(title=name, row=row, col=column, **axis)
     figure.update_yaxes(title="validation loss", col=1)
@@ -183,13 +189,10 @@ def draw_slices(trials: Sequence[TrialResult]) -> go.Figure | None:
 
 def describe(trial: TrialResult) -> str:
     """A trial in a tooltip."""
-    params = "<br>".join(f"{name} {show(value)}" for name, value in sorted(trial.params.items()))
+    params = "<br>".join(
+        f"{name} {show_value(value)}" for name, value in sorted(trial.params.items())
+    )
     return f"<b>{trial.name}</b> {trial.state}<br>{params}<br>loss {trial.loss:.4f}"
-
-
-def show(value: object) -> str:
-    """A parameter's value, short."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _varied(trials: Sequence[TrialResult]) -> list[str]:
@@ -213,9 +216,11 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
         heights = [math.log10(value) if by_ratio else float(value) for value in values]
         low, high = min(heights), max(heights)
         ticks = [low + (high - low) * step / 4 for step in range(5)]
-        told = [f"{10**tick if by_ratio else tick:.3g}" for tick in ticks]
+        told = [show_value(10**tick if by_ratio else tick) for tick in ticks]
         return {"label": name, "values": heights, "tickvals": ticks, "ticktext": told}
-    return {"label": name, "values": list(values)}
+    several = sorted(set(values))
+    ticks_of_few = {"tickvals": several} if len(several) <= _FEW else {}
+    return {"label": name, "values": list(values), **ticks_of_few}
 
 
 def _spans_decades(values: Sequence[Any]) -> bool:

@@ -26,7 +26,7 @@ from mlflow_phi3.sweep.figures import (
     draw_slices,
 )
 from mlflow_phi3.sweep.reseed import tell_reseeded
-from mlflow_phi3.sweep.results import SweepResult, TrialResult
+from mlflow_phi3.sweep.results import SweepResult, TrialResult, show_value
 
 _TEMPLATE = "report.html.jinja"
 # Fewer trials say nothing about which parameter matters.
@@ -80,6 +80,7 @@ def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival] | No
         rivals={rival.number: rival for rival in rivals or ()},
         ranked=rank(result.trials),
         parameters=searched(result.trials),
+        show=show_value,
         counts=_count_states(result.trials),
         figures={
             title: plotly.io.to_html(

@@ -122,3 +122,10 @@ class SweepResult:
     accuracy: Accuracy = "token_accuracy"
     costs: tuple[str, ...] = ()
     front: frozenset[int] = frozenset()
+
+
+def show_value(value: object) -> str:
+    """Three digits; small rates all in one notation, so that they can be compared at a glance."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"

@@ -13,7 +13,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.sweep.results import SweepProgress, SweepResult
+from mlflow_phi3.sweep.results import SweepProgress, SweepResult, show_value
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.lookup import fetch, find_finished
@@ -157,7 +157,7 @@ def show_trials(job: Job, result: SweepResult) -> None:
     rows = [
         [
             f"{'*' if trial.number == result.winner.number else ' '} {trial.name}",
-            *(_brief(trial.params.get(name, "")) for name in searched),
+            *(show_value(trial.params.get(name, "")) for name in searched),
             f"{trial.loss:.4f}",
             f"{trial.perplexity:.3f}",
             "" if math.isnan(trial.accuracy) else f"{trial.accuracy:.1%}",
@@ -177,13 +177,6 @@ def show_trials(job: Job, result: SweepResult) -> None:
         loss=best.loss,
     )
     job.screen.table(f"Study {result.study}: {len(result.trials)} trials", columns, rows)
-
-
-def _brief(value: object) -> str:
-    """Three digits; small rates all in one notation, so that they can be compared at a glance."""
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.3g}"
 
 
 def teller(update: Update) -> Callable[[SweepProgress], None]:

@@ -4,7 +4,7 @@ import pytest
 
 from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.workflows.main import how_to_look
-from mlflow_phi3.workflows.sweep import _brief, _continuable
+from mlflow_phi3.workflows.sweep import _continuable
 
 
 @pytest.mark.parametrize(
@@ -25,9 +25,3 @@ def test_a_stopped_sweep_says_how_it_goes_on():
         raise Interrupted("PHI3-T001", "stopped by SIGINT")
 
     assert "study=s1" in caught.value.__notes__[0]
-
-
-def test_small_rates_are_shown_in_one_notation():
-    assert [_brief(rate) for rate in (1.14e-4, 8.7e-5, 0.25, 32.0, 2, "linear")] == [
-        "1.14e-04", "8.70e-05", "0.25", "32", "2", "linear",
-    ]  # fmt: skip
