@@ -178,7 +178,8 @@ def draw_slices(trials: Sequence[TrialResult]) -> go.Figure | None:
         if _spans_decades(values):
             axis: dict[str, Any] = {"type": "log"}
         else:
-            discrete = len(set(values)) <= _FEW
+            reals = any(isinstance(value, float) for value in values)
+            discrete = len(set(values)) <= _FEW and not reals
             axis = {"type": "category", "categoryorder": "category ascending"} if discrete else {}
         figure.update_xaxes(title=name, row=row, col=column, **axis)
     figure.update_yaxes(title="validation loss", col=1)
