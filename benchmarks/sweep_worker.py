@@ -3,6 +3,7 @@
 import argparse
 import json
 import tempfile
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,8 +67,10 @@ def train_with_trl(asked: argparse.Namespace) -> dict[str, Any]:
             ),
             processing_class=tokenizer,
         )
+        began = time.perf_counter()
         trainer.train()
-    return {"loss": measure_loss(trainer.model.eval(), validation)}
+        training_s = time.perf_counter() - began
+    return {"loss": measure_loss(trainer.model.eval(), validation), "training_s": training_s}
 
 
 def measure_loss(model: Any, examples: Sequence[Example]) -> float:
@@ -100,6 +103,7 @@ def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
         tracker = open_tracker(uri=f"sqlite:///{asked.store}/mlflow.db")
         base = load_base(asked.base, precision=asked.precision)
         train, validation = load_examples(asked.data, base.tokenizer, asked.rows)
+        steps_at: list[float] = []
         with tracker.stage("sweep", stage="sweep") as run:
             result = run_sweep(
                 parse_values(SweepConfig, asked.options),
@@ -110,12 +114,14 @@ def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
                 parent=run,
                 folder=folder / "trials",
                 tags={},
-                on_progress=lambda _: None,
+                on_progress=lambda _: steps_at.append(time.perf_counter()),
             )
+        training_s = time.perf_counter() - steps_at[0]
         study = optuna.load_study(study_name=result.study, storage=result.storage)
         last = [trial.intermediate_values.get(trial.last_step or 0) for trial in study.trials]
     return {
         "winner": result.winner.number,
+        "training_s": training_s,
         "trials": [
             {"state": trial.state, "loss": loss, **trial.params}
             for trial, loss in zip(result.trials, last, strict=True)
