@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.missing import is_missing, unless_missing
 from mlflow_phi3.tracking.registry import CHAMPION, PREVIOUS, find_alias
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+))")
@@ -124,7 +125,7 @@ class DeploymentRegistry:
             if model.name:
                 self._client.set_model_version_tag(model.name, model.version, key, value)
             if model.run_id:
-                with contextlib.suppress(MlflowException):  # the run may live on another server
+                with unless_missing():  # the run may live on another server
                     self._client.set_tag(model.run_id, key, value)
 
     def read_json(self, run_id: str, path: str) -> dict[str, Any] | None:
@@ -133,8 +134,10 @@ class DeploymentRegistry:
             return None
         try:
             there = self._client.list_artifacts(run_id, path.rpartition("/")[0])
-        except MlflowException:  # the run lives on another server
-            return None
+        except MlflowException as error:
+            if is_missing(error):  # the run lives on another server
+                return None
+            raise
         if path not in {file.path for file in there}:
             return None
         return dict(json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")))
@@ -142,7 +145,7 @@ class DeploymentRegistry:
     def write_json(self, run_id: str, content: Mapping[str, Any], path: str) -> None:
         """Write an artifact of a run; a run that lives on another server is left alone."""
         if run_id:
-            with contextlib.suppress(MlflowException):
+            with unless_missing():
                 self._client.log_dict(run_id, dict(content), path)
 
     def tag_uri(self, uri: str, tags: Mapping[str, str]) -> None:
@@ -154,7 +157,7 @@ class DeploymentRegistry:
     def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Write tags on a version; one that is gone is no error."""
         for key, value in tags.items():
-            with contextlib.suppress(MlflowException):
+            with unless_missing():
                 self._client.set_model_version_tag(name, version, key, value)
 
 
@@ -177,6 +180,8 @@ def _find_version(client: MlflowClient, uri: str) -> Any:
             return client.get_model_version_by_alias(named["name"], named["alias"])
         return client.get_model_version(named["name"], named["version"])
     except MlflowException as missing:
+        if not is_missing(missing):
+            raise
         raise UsageError(
             "PHI3-U733",
             "no such registered model, version or alias",

@@ -5,6 +5,7 @@ from pathlib import Path
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.missing import is_missing
 from mlflow_phi3.tracking.runs import STAGE, Run, Tracker
 
 
@@ -18,10 +19,13 @@ def find_run(tracker: Tracker, run_id: str, *, where: str) -> Run:
 
     Raises:
         UsageError: There is no such run.
+        MlflowException: The store could not say.
     """
     try:
         return tracker.get(run_id)
     except MlflowException as missing:
+        if not is_missing(missing):
+            raise
         raise UsageError(
             "PHI3-U021",
             f"no run {run_id!r} in this tracking store",
@@ -61,10 +65,13 @@ def fetch(run: Run, path: str, into: Path, *, where: str) -> Path:
 
     Raises:
         UsageError: The run has no such artifact.
+        MlflowException: The store could not say.
     """
     try:
         return run.download(path, into)
-    except (MlflowException, OSError) as missing:
+    except MlflowException as missing:
+        if not is_missing(missing):
+            raise
         raise UsageError(
             "PHI3-U023",
             f"the run {run.run_id} ({run.name}) has no artifact {path}",

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
-from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
 
+from mlflow_phi3.tracking.missing import is_missing
 from mlflow_phi3.tracking.runs import Run
 
 CHAMPION = "champion"
@@ -100,13 +100,7 @@ def create_version(
     run: Run, *, name: str, model_uri: str, tags: Mapping[str, object], description: str
 ) -> ModelVersion:
     """Make the logged model a version of the registered model ``name``."""
-    try:
-        run.client.create_registered_model(name)
-    except MlflowException as error:
-        if run.client.search_registered_models(f"name = '{name}'"):
-            pass  # it was there already
-        else:
-            raise error from None
+    ensure_registered(run.client, name)
     return run.client.create_model_version(
         name,
         source=model_uri,
@@ -117,13 +111,21 @@ def create_version(
     )
 
 
+def ensure_registered(client: MlflowClient, name: str) -> None:
+    """Make the registered model ``name``, if it is not there yet."""
+    try:
+        client.create_registered_model(name)
+    except MlflowException:
+        if not client.search_registered_models(f"name = '{name}'"):
+            raise
+
+
 def find_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
     """The version an alias points to, or None when there is no such model or alias."""
     try:
         return client.get_model_version_by_alias(name, alias)
-    except (RestException, MlflowException) as error:
-        missing = ErrorCode.Name(RESOURCE_DOES_NOT_EXIST)
-        if error.error_code in {missing, "INVALID_PARAMETER_VALUE"}:
+    except MlflowException as error:
+        if is_missing(error):
             return None
         raise
 

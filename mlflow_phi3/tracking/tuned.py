@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
-from mlflow_phi3.tracking.registry import set_challenger
+from mlflow_phi3.tracking.registry import ensure_registered, set_challenger
 from mlflow_phi3.tracking.runs import Run
 
 TUNED_TAG = "azure.tuned_model"
@@ -33,11 +32,7 @@ def register_tuned(
     for version in find_tuned(run.client, model_id):
         if version.name == name and version.tags.get(STATE_TAG) != _DELETED:
             return version
-    try:
-        run.client.create_registered_model(name)
-    except MlflowException:
-        if not run.client.search_registered_models(f"name = '{name}'"):
-            raise
+    ensure_registered(run.client, name)
     root = run.client.get_run(run.run_id).info.artifact_uri
     made = run.client.create_model_version(
         name,

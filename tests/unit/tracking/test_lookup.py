@@ -1,8 +1,13 @@
 """Runs that a person named."""
 
+from dataclasses import replace
+
 import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.deployed import DeploymentRegistry
 from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
 
 
@@ -42,3 +47,29 @@ def test_an_artifact_that_is_not_there_is_named(tracker, tmp_path):
 
     with pytest.raises(UsageError, match=r"PHI3-U023 adapter: .*no artifact checkpoints/best"):
         fetch(run, "checkpoints/best", tmp_path, where="adapter")
+
+
+@pytest.fixture
+def unreachable(tracker, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    return replace(tracker, client=MlflowClient("http://127.0.0.1:9"))
+
+
+def test_a_store_that_is_away_is_not_a_run_that_is_not_there(unreachable):
+    with pytest.raises(MlflowException, match="API request to http://127.0.0.1:9"):
+        find_run(unreachable, "0" * 32, where="continue_from")
+
+
+def test_a_certificate_that_cannot_be_read_is_not_one_that_is_not_there(unreachable, monkeypatch):
+    """Otherwise a deployment would go to its traffic unexamined."""
+    registry = DeploymentRegistry(unreachable.client)
+    with pytest.raises(MlflowException, match="API request to http://127.0.0.1:9"):
+        registry.read_json("0" * 32, "parity/certificate.json")
+    with pytest.raises(MlflowException, match="API request to http://127.0.0.1:9"):
+        registry.write_json("0" * 32, {}, "parity/deployed.json")
+
+
+def test_a_run_of_another_server_has_no_certificate_here(tracker):
+    registry = DeploymentRegistry(tracker.client)
+    assert registry.read_json("0" * 32, "parity/certificate.json") is None
+    registry.write_json("0" * 32, {}, "parity/deployed.json")
