@@ -56,16 +56,16 @@ def unreachable(tracker, monkeypatch):
 
 
 def test_a_store_that_is_away_is_not_a_run_that_is_not_there(unreachable):
-    with pytest.raises(MlflowException, match="API request to http://127.0.0.1:9"):
+    with pytest.raises(MlflowException, match="API request to http"):
         find_run(unreachable, "0" * 32, where="continue_from")
 
 
 def test_a_certificate_that_cannot_be_read_is_not_one_that_is_not_there(unreachable, monkeypatch):
     """Otherwise a deployment would go to its traffic unexamined."""
     registry = DeploymentRegistry(unreachable.client)
-    with pytest.raises(MlflowException, match="API request to http://127.0.0.1:9"):
+    with pytest.raises(MlflowException, match="API request to http"):
         registry.read_json("0" * 32, "parity/certificate.json")
-    with pytest.raises(MlflowException, match="API request to http://127.0.0.1:9"):
+    with pytest.raises(MlflowException, match="API request to http"):
         registry.write_json("0" * 32, {}, "parity/deployed.json")
 
 
