@@ -31,11 +31,12 @@ from mlflow_phi3.sweep.reseed import reseed_winner
 from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space, build_space
-from mlflow_phi3.sweep.storage import default_storage, hide_password, open_storage
+from mlflow_phi3.sweep.storage import default_storage, open_storage
 from mlflow_phi3.sweep.study import open_study
 from mlflow_phi3.sweep.tickets import OUTCOME, RUN_ID
 from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of, mark_front
 from mlflow_phi3.tracking.runs import Run, Tracker
+from mlflow_phi3.tracking.uris import hide_password
 
 _STATES: Mapping[TrialState, State] = {
     TrialState.COMPLETE: "complete",

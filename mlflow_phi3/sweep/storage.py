@@ -4,7 +4,7 @@ import importlib.util
 import logging
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import optuna
 import tenacity
@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
+from mlflow_phi3.tracking.uris import hide_password
 
 logger = logging.getLogger(__name__)
 
@@ -85,17 +86,6 @@ def open_storage(url: str) -> BaseStorage:
     else:
         event.listen(storage.engine, "do_connect", _connect_patiently)
     return storage
-
-
-def hide_password(url: str) -> str:
-    """The URL as it may be shown."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    netloc = parts.netloc.replace(f":{parts.password}@", ":***@")
-    return urlunsplit(parts._replace(netloc=netloc))
 
 
 def _name_driver(url: str) -> str:

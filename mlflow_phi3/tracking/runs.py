@@ -14,13 +14,16 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.tracking.missing import unless_missing
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
+from mlflow_phi3.tracking.uris import absolute_uri, hide_password
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -302,18 +305,37 @@ def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tr
     Args:
         uri: Tracking URI; None takes ``MLFLOW_TRACKING_URI``, else MLflow's default.
         experiment: Name; None takes the experiment of ``mlflow run``, else MLflow's default.
+
+    Raises:
+        PreflightError: The store does not answer, or refuses.
     """
     found = absolute_uri(uri or mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(found)
-    client = MlflowClient(tracking_uri=found)
-    if found.startswith(SCHEME):
-        write_ahead(client._tracking_client.store.engine)  # noqa: SLF001 - MLflow takes no options of SQLAlchemy's
-    if experiment is None:
-        experiment_id = mlflow.tracking.fluent._get_experiment_id()  # noqa: SLF001 - how MLflow reads MLFLOW_EXPERIMENT_ID and _NAME
-    else:
-        known = client.get_experiment_by_name(experiment)
-        experiment_id = known.experiment_id if known else client.create_experiment(experiment)
-    return Tracker(client, found, str(experiment_id))
+    try:
+        client = MlflowClient(tracking_uri=found)
+        if found.startswith(SCHEME):
+            write_ahead(client._tracking_client.store.engine)  # noqa: SLF001 - MLflow takes no options of SQLAlchemy's
+        return Tracker(client, found, _find_experiment(client, experiment))
+    except MlflowException as error:
+        shown = hide_password(found)
+        why = str(error).splitlines()[0].replace(found, shown)
+        raise PreflightError(
+            "PHI3-P086",
+            f"MLflow's tracking store cannot be used: {why}",
+            where=shown,
+            fix="start it, or let MLFLOW_TRACKING_URI name another",
+        ) from None
+
+
+def _find_experiment(client: MlflowClient, name: str | None) -> str:
+    """The id of the experiment ``name``, which is made if need be; asked of the store itself."""
+    if name is not None:
+        known = client.get_experiment_by_name(name)
+        return str(known.experiment_id if known else client.create_experiment(name))
+    experiment_id = str(mlflow.tracking.fluent._get_experiment_id())  # noqa: SLF001 - how MLflow reads MLFLOW_EXPERIMENT_ID and _NAME
+    with unless_missing():  # a run in it will say so
+        client.get_experiment(experiment_id)
+    return experiment_id
 
 
 def close_orphan(run_id: str, status: Status) -> None:
@@ -321,13 +343,6 @@ def close_orphan(run_id: str, status: Status) -> None:
     client = MlflowClient()
     if client.get_run(run_id).info.status == "RUNNING":
         client.set_terminated(run_id, status)
-
-
-def absolute_uri(uri: str) -> str:
-    """``sqlite:///mlflow.db`` and plain folders, made independent of the working directory."""
-    if uri.startswith(SCHEME) and not uri.startswith(f"{SCHEME}/"):
-        return SCHEME + str(Path(uri.removeprefix(SCHEME)).resolve())
-    return uri if "://" in uri or uri.startswith("file:") else Path(uri).resolve().as_uri()
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -16,9 +16,10 @@ from mlflow_phi3.sweep.report import write_report
 from mlflow_phi3.sweep.results import SweepResult
 from mlflow_phi3.sweep.run import conclude, log_result, open_ledger
 from mlflow_phi3.sweep.space import build_space
-from mlflow_phi3.sweep.storage import default_storage, hide_password
+from mlflow_phi3.sweep.storage import default_storage
 from mlflow_phi3.sweep.trial_run import NUMBER, STUDY
 from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.workflows.following import JOB, STATUS, register
 from mlflow_phi3.workflows.foundry import check, limits_of, send
 from mlflow_phi3.workflows.job import Job, greet, open_job

@@ -4,8 +4,8 @@ import importlib
 
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import MainWord, SweepWord
-from mlflow_phi3.sweep.storage import hide_password
 from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.workflows.check import check_search
 from mlflow_phi3.workflows.evaluate import evaluate_as_child, show_measures
 from mlflow_phi3.workflows.job import Job, greet, open_base, open_job

@@ -1,7 +1,8 @@
 import pytest
 
 from mlflow_phi3.errors import PreflightError, UsageError
-from mlflow_phi3.sweep.storage import default_storage, hide_password, open_storage
+from mlflow_phi3.sweep.storage import default_storage, open_storage
+from mlflow_phi3.tracking.uris import hide_password
 
 
 def test_a_study_lies_beside_its_tracking_store(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
+import mlflow
 import pytest
 
-from mlflow_phi3.errors import Interrupted, UsageError
-from mlflow_phi3.tracking.runs import absolute_uri, close_orphan
+from mlflow_phi3.errors import Interrupted, PreflightError, UsageError
+from mlflow_phi3.tracking.runs import close_orphan, open_tracker
+from mlflow_phi3.tracking.uris import absolute_uri
 
 
 def status(tracker, run):
@@ -129,3 +131,14 @@ def test_what_the_store_has_taken_is_not_spilled_again(tracker, tmp_path):
     again = tracker.get(run.run_id)
     again.recover(path, after={})
     assert [point.step for point in again._metrics] == [2]
+
+
+def test_a_store_that_is_away_is_told_at_once_and_without_its_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    before = mlflow.get_tracking_uri()
+    try:
+        with pytest.raises(PreflightError, match=r"PHI3-P086 http://me:\*\*\*@127") as told:
+            open_tracker(uri="http://me:secret@127.0.0.1:9")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert "secret" not in str(told.value)
