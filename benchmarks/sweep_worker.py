@@ -4,7 +4,6 @@ import argparse
 import json
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -153,7 +152,6 @@ def main() -> None:
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--options", type=json.loads, default={})
     asked = parser.parse_args()
-    warnings.filterwarnings("ignore")
     torch.set_num_threads(asked.threads)
     do = {"trl": train_with_trl, "ours": sweep_with_ours, "store": make_store}[asked.method]
     print(json.dumps(do(asked)))

@@ -5,7 +5,6 @@ import json
 import resource
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +136,6 @@ def main() -> None:
     parser.add_argument("--options", type=json.loads, default={})
     parser.add_argument("--attention", default="sdpa")
     asked = parser.parse_args()
-    warnings.filterwarnings("ignore")
     torch.set_num_threads(asked.threads)
     examples = workload.samsum() if asked.data == "samsum" else workload.tailed()
     dtype = getattr(torch, asked.dtype)

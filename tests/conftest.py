@@ -1,9 +1,10 @@
 """What every test stands on: no network, no telemetry, one MLflow store for all."""
 
 import os
-from pathlib import Path
 
 import pytest
+
+from tests.shared import find_shared
 
 # Before any library reads them.
 os.environ.update(
@@ -14,8 +15,6 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     GIT_PYTHON_REFRESH="quiet",
 )
-
-SHARED = Path(__file__).parents[2] / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +36,14 @@ def tracker(store_uri, tmp_path, monkeypatch, request):
     return open_tracker(uri=store_uri, experiment=name)
 
 
-@pytest.fixture(scope="session")
-def shared():
-    """The folder of real data and contracts that lies beside some checkouts."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no folder {SHARED.name} beside the repository")
-    return SHARED
+@pytest.fixture
+def check_published(subtests):
+    """Hold bodies against Microsoft's types: a part of its own, which says where it is skipped."""
+
+    def check(changes):
+        from tests.contract import published
+
+        with subtests.test("published types"):
+            assert published.find_faults(changes, find_shared("azure-contract")) == []
+
+    return check

@@ -159,4 +159,4 @@ def _to_response(reply: Reply) -> Response:
 
 def _drop(send: Send) -> None:
     """Cut the connection: ASGI has no word for it, so uvicorn's own request cycle is asked."""
-    send.__self__.transport.abort()  # type: ignore[attr-defined]  # see above
+    send.__self__.transport.abort()  # type: ignore[attr-defined]  # uvicorn's send is a method of it

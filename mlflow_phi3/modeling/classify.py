@@ -48,7 +48,8 @@ def _log_shares(model: PreTrainedModel, prompts: Sequence[Ids]) -> LogShares:
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = torch.as_tensor(np.asarray(prompt))
+        # Copied: what lies in a file of prepared data cannot be written, of which torch warns.
+        ids[row, : len(prompt)] = torch.tensor(np.asarray(prompt))
         mask[row, : len(prompt)] = 1
     device = model.device
     # Not the model's own pooling, which looks for the last token that is not the padding token:

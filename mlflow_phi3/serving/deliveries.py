@@ -7,7 +7,7 @@ from transformers.generation.continuous_batching.continuous_api import OutputRou
 from transformers.generation.continuous_batching.requests import GenerationOutput
 
 
-class Deliveries(OutputRouter):  # type: ignore[misc]  # what the manager delivers through
+class Deliveries(OutputRouter):  # type: ignore[misc]  # transformers' types are not followed
     """Brings what was generated into the event loop, for all requests at once.
 
     To wake the loop for each token, and a client for each event, takes longer than a small model

@@ -33,6 +33,7 @@ def bound_gain(trials: Sequence[FrozenTrial]) -> float:
     if len(complete) < LEAST_TRIALS or not all(trial.params for trial in complete):
         return float("inf")
     with warnings.catch_warnings():
+        # That Optuna calls it experimental is for its documentation, not for every round.
         warnings.simplefilter("ignore", ExperimentalWarning)
         # A seed of its own: asking again about the same trials gives the same answer.
         evaluator = RegretBoundEvaluator(seed=0)

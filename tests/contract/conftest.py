@@ -214,19 +214,3 @@ def client():
 @pytest.fixture
 def ask():
     return {"messages": [{"role": "user", "content": "hello"}]}
-
-
-@pytest.fixture
-def shared_checker():
-    """Hold bodies against Microsoft's published types, where those lie beside the checkout."""
-    folder = Path(__file__).parents[3] / "shared" / "azure-contract"
-
-    def check(changes):
-        if not folder.is_dir():
-            return
-        from tests.contract import published
-
-        faults = published.find_faults(changes, folder)
-        assert faults == []
-
-    return check

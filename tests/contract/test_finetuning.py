@@ -73,7 +73,7 @@ def follow(service, name, *, until, timeout_s=240):
 
 
 @pytest.mark.slow  # test_foundry_way trains in the default run
-def test_a_job_trains_and_its_model_is_registered(workspace, order, emulator, shared_checker):
+def test_a_job_trains_and_its_model_is_registered(workspace, order, emulator, check_published):
     service = JobService(workspace)
 
     first = service.submit(order("ft-once"))
@@ -93,7 +93,7 @@ def test_a_job_trains_and_its_model_is_registered(workspace, order, emulator, sh
     assert (model.name, model.version, model.job) == ("phi-chat", "1", "ft-once")
     assert model.id == f"{service.place}/models/phi-chat/versions/1"
     assert "ft-once" in [j.name for j in service.list_jobs()]
-    shared_checker(emulator.changes())
+    check_published(emulator.changes())
     service.delete("ft-once")
     service.delete("ft-once")
     assert service.get("ft-once") is None

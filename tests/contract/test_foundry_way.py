@@ -77,7 +77,7 @@ def job_puts(emulator):
     return [e for e in emulator.changes() if "/jobs/" in e["path"]]
 
 
-def test_from_data_to_a_deleted_model(settings, tmp_path, emulator, shared_checker):
+def test_from_data_to_a_deleted_model(settings, tmp_path, emulator, check_published):
     emulator.allow(SEE, *STEPS["train"], *STEPS["delete"])  # the second to list what there is
     train(settings, detach="true", tuned_model="chat-way")
     client, run = the_run(tmp_path)
@@ -113,7 +113,7 @@ def test_from_data_to_a_deleted_model(settings, tmp_path, emulator, shared_check
     later = {one.lower() for step in ("deploy", "delete") for one in STEPS[step]}
     assert {one for one in later if "serverless" in one or "jobs" in one} <= emulator.needed()
     assert client.get_model_version("chat-way", "1").tags["azure.state"] == "deleted"
-    shared_checker(emulator.changes())
+    check_published(emulator.changes())
 
 
 def serve_and_delete(emulator, job):

@@ -28,7 +28,7 @@ def azure(emulator, monkeypatch):
     monkeypatch.setenv("AZUREML_WORKSPACE_NAME", TARGET.project)
 
 
-def test_from_nothing_and_again(azure, emulator, shared_checker):
+def test_from_nothing_and_again(azure, emulator, check_published):
     told = CliRunner().invoke(doctor_app, ["--json"])
     missing = {check["name"] for check in json.loads(told.output) if check["state"] == "failed"}
     assert told.exit_code == 4
@@ -51,7 +51,7 @@ def test_from_nothing_and_again(azure, emulator, shared_checker):
     assert told.exit_code == 0, told.exception
     made = emulator.needed()
     assert "export AZUREML_WORKSPACE_NAME=phi-tutorial" in told.output
-    shared_checker(emulator.changes())
+    check_published(emulator.changes())
     workspace = open_workspace(TARGET, emulator.environment)
     assert workspace.location == "eastus2"
     with workspace.session("project") as ml:

@@ -71,7 +71,7 @@ def asking(content):
 
 
 def test_the_scoring_process_asks_and_the_key_is_nowhere_else(
-    client, emulator, safe_model, service, shared_checker, capsys
+    client, emulator, safe_model, service, check_published, capsys
 ):
     config = {"content_safety_connection": "safety"}
     client.create_deployment("safe", safe_model, config=config)
@@ -83,7 +83,7 @@ def test_the_scoring_process_asks_and_the_key_is_nowhere_else(
 
     changes = emulator.changes()
     # No types of the connections' api-version (2024-04-01-preview) are published beside us.
-    shared_checker([change for change in changes if "/connections/" not in change["path"]])
+    check_published([change for change in changes if "/connections/" not in change["path"]])
     (put,) = [c for c in changes if c["path"].endswith("/deployments/blue")]
     variables = put["body"]["properties"]["environmentVariables"]
     assert variables["CONTENT_SAFETY_KEY"] == "${{azureml://connections/safety/credentials/key}}"

@@ -6,10 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from mlflow_phi3.data.sample import load_conversations
 from tests.contract import published
+from tests.shared import find_shared
 
 
 def test_a_program_of_somebody_else_works(emulator, models, ask, tmp_path):
@@ -49,8 +48,6 @@ def test_a_program_of_somebody_else_works(emulator, models, ask, tmp_path):
 
 def check_deviations(changes):
     """What it sends against the published types is what it is known for, name by name."""
-    folder = Path(__file__).parents[3] / "shared" / "azure-contract"
-    if not folder.is_dir():
-        pytest.skip("the published types do not lie beside this checkout")
+    folder = find_shared("azure-contract")
     found = {fault.split(" is not ")[0] for fault in published.find_faults(changes, folder)}
     assert found == published.KNOWN_DEVIATIONS.keys()

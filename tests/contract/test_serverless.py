@@ -40,7 +40,7 @@ def version(tuned, models, _clean):
     registry.delete_registered_model("phi-ft")
 
 
-def test_a_tuned_model_goes_serverless_by_itself(client, version, ask, emulator, shared_checker):
+def test_a_tuned_model_goes_serverless_by_itself(client, version, ask, emulator, check_published):
     made = client.create_deployment("token", version, config={"ttl_hours": "2"})
     assert (made["flavor"], made["state"], made["content_safety"]) == (
         "serverless",
@@ -61,7 +61,7 @@ def test_a_tuned_model_goes_serverless_by_itself(client, version, ask, emulator,
     assert client.update_deployment("token", version, config=config)["content_safety"] is False
     tags = MlflowClient().get_model_version("phi-ft", version.rsplit("/", 1)[1]).tags
     assert (tags["azure.endpoint"], tags["azure.state"]) == ("token", "deployed")
-    shared_checker(emulator.changes())
+    check_published(emulator.changes())
     client.delete_deployment("token")
     client.delete_deployment("token")
     assert client.list_deployments() == []

@@ -71,7 +71,7 @@ def versions(models, _clean):
 
 
 def test_create_predict_blue_green_rollback_delete(
-    client, emulator, versions, ask, capsys, shared_checker
+    client, emulator, versions, ask, capsys, check_published
 ):
     made = client.create_deployment("chat", "models:/chat@champion")
     assert (made["name"], made["flavor"], made["state"]) == ("chat", "python_function", "Succeeded")
@@ -109,7 +109,7 @@ def test_create_predict_blue_green_rollback_delete(
         client.delete_deployment("green", endpoint="chat")
     assert len(scoring_processes(emulator)) == 1
 
-    shared_checker(emulator.changes())
+    check_published(emulator.changes())
     key = deployer.service(60).get_key("chat")
     check_secrets(emulator, key, [*capsys.readouterr(), shown, client.list_deployments(), tags])
 

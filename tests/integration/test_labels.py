@@ -41,7 +41,6 @@ SUBJECTS = {
 }
 OPENINGS = ("Hello,", "Good evening.", "Hi there,", "Excuse me:", "Dear team,")
 ENDINGS = ("Thank you!", "Please help me.", "What shall I do now?", "I am waiting for an answer.")
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow.*")
 
 
 def write_tickets(path: Path) -> Path:

@@ -11,6 +11,8 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
+from tests.shared import find_shared
+
 # Whatever process of the run loads this first refuses to speak to anything but this machine.
 NO_NETWORK = """
 import sys
@@ -178,11 +180,11 @@ def test_the_same_seed_gives_the_same_winner_and_the_same_numbers(alone):
 
 
 @pytest.mark.timeout(600)
-def test_other_data_and_the_real_tokenizer_on_a_random_phi3(alone, shared, tmp_path):
+def test_other_data_and_the_real_tokenizer_on_a_random_phi3(alone, tmp_path):
     import torch
     from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(shared / "data" / "phi3-mini-tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(find_shared("data/phi3-mini-tokenizer"))
     torch.manual_seed(0)
     config = Phi3Config(
         vocab_size=len(tokenizer),
@@ -196,7 +198,7 @@ def test_other_data_and_the_real_tokenizer_on_a_random_phi3(alone, shared, tmp_p
     )
     Phi3ForCausalLM(config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    samsum = shared / "data" / "samsum-chat"
+    samsum = find_shared("data/samsum-chat")
 
     code, runs = alone(
         "main",

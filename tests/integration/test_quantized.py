@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow_phi3.workflows import entry
 from tests.tiny_phi3 import write_checkpoint
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:mlflow.*")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.timeout(400)

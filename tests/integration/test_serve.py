@@ -16,7 +16,6 @@ from mlflow_phi3.tracking.registry import save_model
 from tests.running import free_port, running
 from tests.tiny_phi3 import write_checkpoint
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow.*")
 MLFLOW = str(Path(sys.executable).with_name("mlflow"))
 
 

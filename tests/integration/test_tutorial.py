@@ -47,7 +47,7 @@ def test_the_pages_links_lead_somewhere():
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_every_command_works_from_nothing_to_nothing(tmp_path):
+def test_every_command_works_from_nothing_to_nothing(tmp_path, check_published):
     home = tmp_path / "emulator"
     environment = {
         **os.environ,
@@ -80,13 +80,11 @@ def test_every_command_works_from_nothing_to_nothing(tmp_path):
     assert "Registered, now" in done.stdout
     assert (tmp_path / "calls.jsonl").read_text(encoding="utf-8").count("\n") == 1
     assert not (home / "emulator.json").exists()
-    check_bodies(json.loads((tmp_path / "journal").read_text(encoding="utf-8")))
+    check_published(bodies_of(json.loads((tmp_path / "journal").read_text(encoding="utf-8"))))
 
 
-def check_bodies(journal):
-    """Hold what was sent against Microsoft's published types, where those lie beside us."""
-    from tests.contract import published
-
+def bodies_of(journal):
+    """What was sent and taken; of each kind that the tutorial is about there is some."""
     changes = [
         {"m": e["method"], "path": e["path"], "api": e["api_version"], "body": e["body"]}
         for e in journal
@@ -94,6 +92,4 @@ def check_bodies(journal):
     ]
     kinds = {change["path"].split("/")[-2].lower() for change in changes}
     assert {"jobs", "serverlessendpoints", "deployments"} <= kinds
-    folder = ROOT.parent / "shared" / "azure-contract"
-    if folder.is_dir():
-        assert published.find_faults(changes, folder) == []
+    return changes

@@ -12,12 +12,7 @@ from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 from tests.unit.sweep import tiny
 
-pytest.importorskip("ray", reason="the extra [ray] is not installed")
-pytestmark = [
-    pytest.mark.slow,
-    # Ray's own warnings, and sockets that its client closes late.
-    pytest.mark.filterwarnings("ignore"),
-]
+pytestmark = pytest.mark.slow
 
 
 def spec(learning_rate=1e-2, epochs=3):

@@ -1,23 +1,15 @@
 import json
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-SHARED = Path(__file__).resolve().parents[4] / "shared"
-
-
-def shared(name):
-    folder = SHARED / "data" / name
-    if not folder.is_dir():
-        pytest.skip(f"shared/data/{name} is not here")
-    return folder
+from tests.shared import find_shared
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(shared("phi3-mini-tokenizer"))
+    return AutoTokenizer.from_pretrained(find_shared("data/phi3-mini-tokenizer"))
 
 
 class PlainTokenizer:
@@ -32,12 +24,12 @@ class PlainTokenizer:
 
 @pytest.fixture(scope="session")
 def plain_tokenizer():
-    return PlainTokenizer(shared("phi3-mini-tokenizer"))
+    return PlainTokenizer(find_shared("data/phi3-mini-tokenizer"))
 
 
 @pytest.fixture(scope="session")
 def samsum():
-    return shared("samsum-chat")
+    return find_shared("data/samsum-chat")
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from mlflow_phi3.tracking.registry import save_model
 from tests.running import free_port, running
 
 HELLO = [{"role": "user", "content": "hold the light"}]
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow.*")
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,6 @@ from mlflow_phi3.tracking.registry import save_model
 
 LABELS = ("fault", "order", "praise")
 TEXTS = ["hold the light", "blue"]
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow.*")
 
 
 @pytest.fixture(scope="module")

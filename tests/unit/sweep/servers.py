@@ -39,7 +39,7 @@ def die_with_parent():
 def import_pgserver():
     """The package asks for its run-time folder, and platformdirs warns where none is set."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR is not set")
         import pgserver
     return pgserver
 

@@ -6,8 +6,6 @@ from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.tracking.judges import JudgedAnswer, choose_scorers, judge_answers
 from tests.judge import judge_server
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow.*")
-
 
 @pytest.fixture
 def judge(monkeypatch):

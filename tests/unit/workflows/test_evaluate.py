@@ -16,8 +16,6 @@ from mlflow_phi3.workflows.screen import Screen
 from tests.content_safety import KEY, content_safety
 from tests.judge import judge_server
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:mlflow.*")
-
 
 def answered(*texts):
     asked = (Message("user", "How do I open it?"),)
