@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -12,7 +11,6 @@ import jinja2
 import optuna
 import plotly.io
 from optuna import Study
-from optuna.exceptions import ExperimentalWarning
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import TrialState
 
@@ -101,13 +99,11 @@ def weigh_parameters(study: Study) -> dict[str, float]:
     losses = {trial.values[0] for trial in complete}
     if len(complete) < _LEAST_FOR_IMPORTANCE or len(losses) < 2:
         return {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        found = optuna.importance.get_param_importances(
-            study,
-            evaluator=FanovaImportanceEvaluator(seed=0),
-            target=lambda trial: float(trial.values[0]),
-        )
+    found = optuna.importance.get_param_importances(
+        study,
+        evaluator=FanovaImportanceEvaluator(seed=0),
+        target=lambda trial: float(trial.values[0]),
+    )
     return {name: float(share) for name, share in found.items() if math.isfinite(share)}
 
 

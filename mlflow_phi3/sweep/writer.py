@@ -8,6 +8,7 @@ storage that has no such rows.
 """
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -20,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+logger = logging.getLogger(__name__)
 _INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
@@ -55,8 +57,8 @@ def build_writer(storage: BaseStorage) -> TrialWriter:
     if isinstance(rows, RDBStorage):
         try:
             return RowWriter(rows)
-        except (ImportError, AttributeError, LookupError):  # another Optuna, or MySQL
-            pass
+        except (ImportError, AttributeError, LookupError) as error:  # another Optuna, or MySQL
+            logger.info("each fact of a trial is a transaction of its own: %s", error)
     return PlainWriter(storage)
 
 
