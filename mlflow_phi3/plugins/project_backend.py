@@ -11,17 +11,21 @@ from collections.abc import Mapping
 from typing import Any
 
 import click  # MLflow's command line is made of it
+from mlflow import MlflowClient
 from mlflow.exceptions import ExecutionException
 from mlflow.projects import utils
 from mlflow.projects.backend.abstract_backend import AbstractBackend
 from mlflow.projects.submitted_run import LocalSubmittedRun, SubmittedRun
+from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_BACKEND, MLFLOW_RUN_NAME
 
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.parse import nearest, parse_values
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.plugins.failures import as_mlflow
+from mlflow_phi3.tracking.runs import close_orphan
 
+_NAME = "azure-foundry"
 _ENTRY_POINTS = ("main", "train")
 _PROGRAM = (
     "import sys; from mlflow_phi3.workflows.entry import run; sys.exit(run('train', sys.argv[1:]))"
@@ -74,6 +78,9 @@ class FoundryBackend(AbstractBackend):  # type: ignore[misc]  # mlflow's types a
         run = utils.get_or_create_run(
             None, project_uri, experiment_id, folder, version, entry_point, params
         )
+        command_line = click.get_current_context(silent=True)
+        if command_line is not None:
+            _tag(run.info.run_id, command_line.params.get("run_name"))
         surroundings = utils.get_run_env_vars(run.info.run_id, experiment_id)
         arguments = [text for name, value in values.items() for text in (f"--{name}", value)]
         process = subprocess.Popen(  # noqa: S603 - our own program
@@ -83,13 +90,16 @@ class FoundryBackend(AbstractBackend):  # type: ignore[misc]  # mlflow's types a
         )
         submitted = LocalSubmittedRun(run.info.run_id, process)
         # MLflow's command line waits for its own backends alone, and we follow only while it lives.
-        if click.get_current_context(silent=True) is not None:
+        if command_line is not None:
             wait_for(submitted)
         return submitted
 
 
 def wait_for(submitted: SubmittedRun) -> None:
     """Wait for the end of a run, as ``mlflow run`` does for a local one.
+
+    A run that is RUNNING after a failure or Ctrl-C, because what follows the job had not taken it
+    up, is closed.
 
     Args:
         submitted: The run.
@@ -102,9 +112,19 @@ def wait_for(submitted: SubmittedRun) -> None:
         finished = submitted.wait()
     except KeyboardInterrupt:
         submitted.cancel()
+        close_orphan(submitted.run_id, "KILLED")
         raise
     if not finished:
+        close_orphan(submitted.run_id, "FAILED")
         raise ExecutionException(f"Run (ID '{submitted.run_id}') failed")
+
+
+def _tag(run_id: str, run_name: str | None) -> None:
+    """Set what MLflow sets once the backend returns: on its command line that is at the end."""
+    client = MlflowClient()
+    client.set_tag(run_id, MLFLOW_PROJECT_BACKEND, _NAME)
+    if run_name is not None:
+        client.set_tag(run_id, MLFLOW_RUN_NAME, run_name)
 
 
 def to_values(
