@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.tracking.missing import is_missing, unless_missing
+from mlflow_phi3.tracking.missing import asking, is_missing, unless_missing
 from mlflow_phi3.tracking.registry import CHAMPION, PREVIOUS, find_alias
 
 _REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+))")
@@ -59,11 +59,11 @@ def opened_model(uri: str) -> Iterator[DeployedModel]:
 
     Raises:
         UsageError: There is no such model.
+        PreflightError: The store does not answer, or refuses.
     """
     # MLflow draws its bar anew for each file: a help on a terminal, 300 lines in a log.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()))
-    client = MlflowClient()
-    version = _find_version(client, uri)
+    version = _find_version(_connect(), uri)
     with tempfile.TemporaryDirectory(prefix="mlflow-phi3-") as temporary:
         fetched = Path(temporary) / "fetched"
         fetched.mkdir()
@@ -101,51 +101,55 @@ def opened_model(uri: str) -> Iterator[DeployedModel]:
 
 
 class DeploymentRegistry:
-    """Aliases and tags of registered models, as promotion and deployment move them."""
+    """Aliases and tags of registered models, as promotion and deployment move them.
+
+    All of it raises PreflightError when the store does not answer, or refuses.
+    """
 
     def __init__(self, client: MlflowClient | None = None) -> None:
-        self._client = client or MlflowClient()
+        self._client = client or _connect()
 
     def get_champion(self, name: str) -> str:
         """Return the champion's version, or an empty text."""
-        found = find_alias(self._client, name, CHAMPION)
+        with self._asking():
+            found = find_alias(self._client, name, CHAMPION)
         return "" if found is None else str(found.version)
 
     def set_champion(self, name: str, version: str, previous: str) -> None:
         """Point ``champion`` at a version and ``previous`` at another; empty removes an alias."""
-        for alias, target in ((CHAMPION, version), (PREVIOUS, previous)):
-            if target:
-                self._client.set_registered_model_alias(name, alias, target)
-            elif find_alias(self._client, name, alias) is not None:
-                self._client.delete_registered_model_alias(name, alias)
+        with self._asking():
+            for alias, target in ((CHAMPION, version), (PREVIOUS, previous)):
+                if target:
+                    self._client.set_registered_model_alias(name, alias, target)
+                elif find_alias(self._client, name, alias) is not None:
+                    self._client.delete_registered_model_alias(name, alias)
 
     def tag(self, model: DeployedModel, tags: Mapping[str, str]) -> None:
         """Write tags on the version and on the run that it came from."""
-        for key, value in tags.items():
-            if model.name:
-                self._client.set_model_version_tag(model.name, model.version, key, value)
-            if model.run_id:
-                with unless_missing():  # the run may live on another server
-                    self._client.set_tag(model.run_id, key, value)
+        with self._asking():
+            for key, value in tags.items():
+                if model.name:
+                    self._client.set_model_version_tag(model.name, model.version, key, value)
+                if model.run_id:
+                    with unless_missing():  # the run may live on another server
+                        self._client.set_tag(model.run_id, key, value)
 
     def read_json(self, run_id: str, path: str) -> dict[str, Any] | None:
         """Return an artifact of a run; None when there is no such run or artifact here."""
         if not run_id:
             return None
-        try:
-            there = self._client.list_artifacts(run_id, path.rpartition("/")[0])
-        except MlflowException as error:
-            if is_missing(error):  # the run lives on another server
+        with self._asking():
+            there = []
+            with unless_missing():  # the run may live on another server
+                there = self._client.list_artifacts(run_id, path.rpartition("/")[0])
+            if path not in {file.path for file in there}:
                 return None
-            raise
-        if path not in {file.path for file in there}:
-            return None
-        return dict(json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")))
+            return dict(json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{path}")))
 
     def write_json(self, run_id: str, content: Mapping[str, Any], path: str) -> None:
         """Write an artifact of a run; a run that lives on another server is left alone."""
         if run_id:
-            with unless_missing():
+            with self._asking(), unless_missing():
                 self._client.log_dict(run_id, dict(content), path)
 
     def tag_uri(self, uri: str, tags: Mapping[str, str]) -> None:
@@ -156,9 +160,13 @@ class DeploymentRegistry:
 
     def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Write tags on a version; one that is gone is no error."""
-        for key, value in tags.items():
-            with unless_missing():
-                self._client.set_model_version_tag(name, version, key, value)
+        with self._asking():
+            for key, value in tags.items():
+                with unless_missing():
+                    self._client.set_model_version_tag(name, version, key, value)
+
+    def _asking(self) -> contextlib.AbstractContextManager[None]:
+        return asking(self._client.tracking_uri)
 
 
 def find_version_tags(uri: str) -> dict[str, str]:
@@ -166,28 +174,36 @@ def find_version_tags(uri: str) -> dict[str, str]:
 
     Raises:
         UsageError: There is no such version.
+        PreflightError: The store does not answer, or refuses.
     """
-    version = _find_version(MlflowClient(), uri)
+    version = _find_version(_connect(), uri)
     return dict(version.tags) if version is not None else {}
+
+
+def _connect() -> MlflowClient:
+    """A client of the store that MLflow itself would use."""
+    with asking(mlflow.get_tracking_uri()):
+        return MlflowClient()
 
 
 def _find_version(client: MlflowClient, uri: str) -> Any:
     named = _REGISTERED.fullmatch(uri)
     if named is None:
         return None
-    try:
-        if named["alias"]:
-            return client.get_model_version_by_alias(named["name"], named["alias"])
-        return client.get_model_version(named["name"], named["version"])
-    except MlflowException as missing:
-        if not is_missing(missing):
-            raise
-        raise UsageError(
-            "PHI3-U733",
-            "no such registered model, version or alias",
-            where=uri,
-            fix="list them in the UI, or register one by mlflow-phi3 register",
-        ) from missing
+    with asking(client.tracking_uri):
+        try:
+            if named["alias"]:
+                return client.get_model_version_by_alias(named["name"], named["alias"])
+            return client.get_model_version(named["name"], named["version"])
+        except MlflowException as missing:
+            if not is_missing(missing):
+                raise
+            raise UsageError(
+                "PHI3-U733",
+                "no such registered model, version or alias",
+                where=uri,
+                fix="list them in the UI, or register one by mlflow-phi3 register",
+            ) from missing
 
 
 def _link(source: str, target: str) -> None:

@@ -9,6 +9,10 @@ from mlflow.protos.databricks_pb2 import (
     RESOURCE_DOES_NOT_EXIST,
     ErrorCode,
 )
+from sqlalchemy.exc import SQLAlchemyError
+
+from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.tracking.uris import hide_password
 
 # A store also calls a name that it could never have an invalid value: an empty id, an unset alias.
 _MISSING = frozenset(map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)))
@@ -27,3 +31,23 @@ def unless_missing() -> Iterator[None]:
     except MlflowException as error:
         if not is_missing(error):
             raise
+
+
+@contextmanager
+def asking(uri: str) -> Iterator[None]:
+    """A block that asks the store at ``uri``.
+
+    Raises:
+        PreflightError: The store does not answer, or refuses.
+    """
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:  # MLflow lets a database's own through
+        shown = hide_password(uri)
+        why = str(error).splitlines()[0].replace(uri, shown)
+        raise PreflightError(
+            "PHI3-P086",
+            f"MLflow's store cannot be used: {why}",
+            where=shown,
+            fix="start it, or let MLFLOW_TRACKING_URI name another",
+        ) from None

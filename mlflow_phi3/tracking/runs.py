@@ -12,7 +12,7 @@ from typing import Literal
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
@@ -21,9 +21,9 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_phi3.errors import PreflightError, UsageError
-from mlflow_phi3.tracking.missing import unless_missing
+from mlflow_phi3.tracking.missing import asking, is_missing
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
-from mlflow_phi3.tracking.uris import absolute_uri, hide_password
+from mlflow_phi3.tracking.uris import absolute_uri
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -307,24 +307,15 @@ def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tr
         experiment: Name; None takes the experiment of ``mlflow run``, else MLflow's default.
 
     Raises:
-        PreflightError: The store does not answer, or refuses.
+        PreflightError: The store does not answer, or refuses, or has no such experiment.
     """
     found = absolute_uri(uri or mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(found)
-    try:
+    with asking(found):
         client = MlflowClient(tracking_uri=found)
         if found.startswith(SCHEME):
             write_ahead(client._tracking_client.store.engine)  # noqa: SLF001 - MLflow takes no options of SQLAlchemy's
         return Tracker(client, found, _find_experiment(client, experiment))
-    except MlflowException as error:
-        shown = hide_password(found)
-        why = str(error).splitlines()[0].replace(found, shown)
-        raise PreflightError(
-            "PHI3-P086",
-            f"MLflow's tracking store cannot be used: {why}",
-            where=shown,
-            fix="start it, or let MLFLOW_TRACKING_URI name another",
-        ) from None
 
 
 def _find_experiment(client: MlflowClient, name: str | None) -> str:
@@ -332,10 +323,25 @@ def _find_experiment(client: MlflowClient, name: str | None) -> str:
     if name is not None:
         known = client.get_experiment_by_name(name)
         return str(known.experiment_id if known else client.create_experiment(name))
-    experiment_id = str(mlflow.tracking.fluent._get_experiment_id())  # noqa: SLF001 - how MLflow reads MLFLOW_EXPERIMENT_ID and _NAME
-    with unless_missing():  # a run in it will say so
-        client.get_experiment(experiment_id)
+    try:
+        experiment_id = str(mlflow.tracking.fluent._get_experiment_id())  # noqa: SLF001 - how MLflow reads MLFLOW_EXPERIMENT_ID and _NAME
+        stage = client.get_experiment(experiment_id).lifecycle_stage
+    except MlflowException as missing:
+        if not is_missing(missing):
+            raise
+        raise _no_experiment(str(missing).splitlines()[0]) from missing
+    if stage != LifecycleStage.ACTIVE:
+        raise _no_experiment(f"the experiment {experiment_id} is {stage}")
     return experiment_id
+
+
+def _no_experiment(problem: str) -> PreflightError:
+    return PreflightError(
+        "PHI3-P087",
+        problem,
+        where="MLflow's experiment",
+        fix="let MLFLOW_EXPERIMENT_NAME, or MLFLOW_EXPERIMENT_ID, name one that is there",
+    )
 
 
 def close_orphan(run_id: str, status: Status) -> None:

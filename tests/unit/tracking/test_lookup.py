@@ -2,12 +2,13 @@
 
 from dataclasses import replace
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from mlflow_phi3.errors import UsageError
-from mlflow_phi3.tracking.deployed import DeploymentRegistry
+from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.tracking.deployed import DeploymentRegistry, find_version_tags, opened_model
 from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
 
 
@@ -63,10 +64,39 @@ def test_a_store_that_is_away_is_not_a_run_that_is_not_there(unreachable):
 def test_a_certificate_that_cannot_be_read_is_not_one_that_is_not_there(unreachable, monkeypatch):
     """Otherwise a deployment would go to its traffic unexamined."""
     registry = DeploymentRegistry(unreachable.client)
-    with pytest.raises(MlflowException, match="API request to http"):
+    with pytest.raises(PreflightError, match="PHI3-P086"):
         registry.read_json("0" * 32, "parity/certificate.json")
-    with pytest.raises(MlflowException, match="API request to http"):
+    with pytest.raises(PreflightError, match="PHI3-P086"):
         registry.write_json("0" * 32, {}, "parity/deployed.json")
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda: find_version_tags("models:/chat@champion"),
+        lambda: opened_model("models:/chat/1").__enter__(),
+        lambda: DeploymentRegistry().get_champion("chat"),
+        lambda: DeploymentRegistry().set_champion("chat", "2", "1"),
+        lambda: DeploymentRegistry().tag_version("chat", "1", {"azure.state": "deleted"}),
+    ],
+)
+def test_a_registry_that_is_away_is_told_to_whoever_deploys(ask, unreachable):
+    mlflow.set_tracking_uri("http://127.0.0.1:9")
+    try:
+        with pytest.raises(PreflightError, match=r"PHI3-P086 http://127.0.0.1:9: MLflow's store"):
+            ask()
+    finally:
+        mlflow.set_tracking_uri(unreachable.uri)
+
+
+def test_a_registry_in_a_database_that_is_away_is_told_to_whoever_deploys(tracker, monkeypatch):
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
+    mlflow.set_tracking_uri("postgresql+psycopg2://me:secret@127.0.0.1:9/phi")
+    try:
+        with pytest.raises(PreflightError, match=r"PHI3-P086 postgresql\+psycopg2://me:\*\*\*@127"):
+            DeploymentRegistry()
+    finally:
+        mlflow.set_tracking_uri(tracker.uri)
 
 
 def test_a_run_of_another_server_has_no_certificate_here(tracker):

@@ -1,3 +1,5 @@
+import re
+
 import mlflow
 import pytest
 
@@ -133,12 +135,28 @@ def test_what_the_store_has_taken_is_not_spilled_again(tracker, tmp_path):
     assert [point.step for point in again._metrics] == [2]
 
 
-def test_a_store_that_is_away_is_told_at_once_and_without_its_password(monkeypatch):
+@pytest.mark.parametrize("scheme", ["http", "postgresql+psycopg2"])
+def test_a_store_that_is_away_is_told_at_once_and_without_its_password(scheme, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
     before = mlflow.get_tracking_uri()
     try:
-        with pytest.raises(PreflightError, match=r"PHI3-P086 http://me:\*\*\*@127") as told:
-            open_tracker(uri="http://me:secret@127.0.0.1:9")
+        with pytest.raises(
+            PreflightError, match=rf"PHI3-P086 {re.escape(scheme)}://me:\*\*\*@127"
+        ) as told:
+            open_tracker(uri=f"{scheme}://me:secret@127.0.0.1:9/phi")
     finally:
         mlflow.set_tracking_uri(before)
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+def test_an_experiment_that_is_not_there_is_told_at_once(deleted, tracker, monkeypatch):
+    named = "4711"
+    if deleted:
+        named = tracker.client.create_experiment("to be deleted")
+        tracker.client.delete_experiment(named)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", named)
+
+    with pytest.raises(PreflightError, match=rf"PHI3-P087 .*\b{named}\b.*MLFLOW_EXPERIMENT_NAME"):
+        open_tracker(uri=tracker.uri)
