@@ -8,7 +8,7 @@ from typing import Any
 
 from mlflow_phi3.azure.assets import ModelAsset, name_asset, upload_model
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.online import OnlineService
+from mlflow_phi3.azure.online import Deployment, OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.portable import check_portable
 from mlflow_phi3.azure.serverless import ServerlessService, serverless_body
@@ -25,8 +25,7 @@ from mlflow_phi3.deployment.plan import (
     plan_deployment,
     plan_removal,
 )
-from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired
+from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired, note_deleted
 from mlflow_phi3.deployment.report import describe, describe_plan, upload_bar
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.deployment.safety import missing_safety, safety_tags, safety_variables
@@ -46,7 +45,7 @@ from mlflow_phi3.deployment.wanted import (
     to_wanted,
     variables_of,
 )
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.serving.certificate import ARTIFACT, Certificate
 from mlflow_phi3.tracking.deployed import (
     DeployedModel,
@@ -119,35 +118,12 @@ class Deployer:
             return found
 
     def remove(self, names: Names, config: DeployConfig) -> None:
-        """Delete a service, or one deployment of an endpoint; what is gone is no error."""
-        service = self.service(config.timeout_s)
-        current = get_current(service, names.endpoint)
-        if current.endpoint is None:
-            if not names.deployment and not config.dry_run:
-                self.callers.forget(names.endpoint)
-                self._serverless(config.timeout_s).delete(names.endpoint)
-            return
-        if names.deployment:
-            plan = plan_removal(current, names.deployment)
-            removed = [d for d in current.deployments if d.name == names.deployment]
-        else:
-            plan, removed = Plan(names.endpoint, ()), list(current.deployments)
-        if config.dry_run:
-            self._told(describe_plan(plan, []))
-            return
-        if names.deployment:
-            roll_out(plan, service, lambda _endpoint, _name: None, told=self._told)
-        else:
-            self._told(f"delete endpoint {names.endpoint} with its deployments")
-            service.delete_endpoint(names.endpoint)
-            self.callers.forget(names.endpoint)
-        for deployment in removed:
-            if deployment.tags.get(MODEL_TAG):
-                self.registry.tag_version(
-                    deployment.tags[MODEL_TAG],
-                    deployment.tags[VERSION_TAG],
-                    {"azure.state": "deleted"},
-                )
+        """Delete a service, or one deployment of an endpoint; what is gone is no error.
+
+        Raises:
+            PreflightError: It is deleted, but the registry could not be told.
+        """
+        note_deleted(self._remove(names, config), self.registry)
 
     def describe(self, names: Names) -> dict[str, Any]:
         """Return how a service or a deployment stands, without secrets.
@@ -191,13 +167,30 @@ class Deployer:
     # clean-up ------------------------------------------------------------------------------
 
     def reap(self, now: dt.datetime, *, dry_run: bool, timeout_s: float) -> list[str]:
-        """Delete the endpoints whose time is over; return their names."""
+        """Delete the endpoints whose time is over; return their names.
+
+        One that cannot be deleted does not keep the others alive, and what is only noted waits.
+
+        Raises:
+            AzureError: One or more could not be deleted; each was told.
+            PreflightError: They are deleted, but the registry could not be told.
+        """
         service = self.service(timeout_s)
         expired = [e.name for e in find_expired(service.list_endpoints(), now)]
         expired += [e.name for e in find_expired(self._serverless(timeout_s).list(), now)]
-        if not dry_run:
-            for name in expired:
-                self.remove(Names(name), DeployConfig(timeout_s=timeout_s))
+        if dry_run:
+            return expired
+        deleted: list[Deployment] = []
+        failed: list[AzureError] = []
+        for name in expired:
+            try:
+                deleted += self._remove(Names(name), DeployConfig(timeout_s=timeout_s))
+            except AzureError as error:
+                self._told(str(error))
+                failed.append(error)
+        note_deleted(deleted, self.registry)
+        if failed:
+            raise failed[0]
         return expired
 
     def service(self, timeout_s: float) -> OnlineService:
@@ -205,6 +198,31 @@ class Deployer:
         return OnlineService(self._open(), Deadline(timeout_s))
 
     # inner ---------------------------------------------------------------------------------
+
+    def _remove(self, names: Names, config: DeployConfig) -> list[Deployment]:
+        """Delete; the deployments that are gone by that."""
+        service = self.service(config.timeout_s)
+        current = get_current(service, names.endpoint)
+        if current.endpoint is None:
+            if not names.deployment and not config.dry_run:
+                self.callers.forget(names.endpoint)
+                self._serverless(config.timeout_s).delete(names.endpoint)
+            return []
+        if names.deployment:
+            plan = plan_removal(current, names.deployment)
+            removed = [d for d in current.deployments if d.name == names.deployment]
+        else:
+            plan, removed = Plan(names.endpoint, ()), list(current.deployments)
+        if config.dry_run:
+            self._told(describe_plan(plan, []))
+            return []
+        if names.deployment:
+            roll_out(plan, service, lambda _endpoint, _name: None, told=self._told)
+        else:
+            self._told(f"delete endpoint {names.endpoint} with its deployments")
+            service.delete_endpoint(names.endpoint)
+            self.callers.forget(names.endpoint)
+        return removed
 
     def _deploy_serverless(
         self, names: Names, model_uri: str, model_id: str, config: DeployConfig

@@ -9,6 +9,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,12 @@ class DeploymentRegistry:
     """
 
     def __init__(self, client: MlflowClient | None = None) -> None:
-        self._client = client or _connect()
+        self._given = client
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        """Connected when it is first asked: what only calls Azure does without."""
+        return self._given or _connect()
 
     def get_champion(self, name: str) -> str:
         """Return the champion's version, or an empty text."""

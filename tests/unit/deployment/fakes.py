@@ -24,6 +24,9 @@ class MemoryService:
     def get_endpoint(self, name):
         return self.endpoints.get(name)
 
+    def list_endpoints(self):
+        return list(self.endpoints.values())
+
     def list_deployments(self, endpoint):
         return list(self.deployments.get(endpoint, {}).values())
 

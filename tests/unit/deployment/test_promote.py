@@ -1,13 +1,15 @@
 import datetime as dt
 from dataclasses import replace
 
+import mlflow
 import pytest
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
 from mlflow_phi3.deployment.promote import promote, rollback
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 
 
 @pytest.fixture
@@ -102,6 +104,58 @@ def test_only_what_has_expired_is_reaped():
     endpoints = [Endpoint(n, "", "", {}, {EXPIRES_TAG: end}) for n, end in ends.items()]
     endpoints.append(Endpoint("forever", "", "", {}, {}))
     assert [e.name for e in find_expired(endpoints, now)] == ["gone"]
+
+
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def reaper(two, monkeypatch):
+    """What cleans up two endpoints whose time is over: chat runs two versions, other none."""
+
+    class Serverless:
+        def list(self):
+            return []
+
+    over = {EXPIRES_TAG: expiry(NOW, -1)}
+    two.endpoints["chat"] = replace(two.endpoints["chat"], tags=over)
+    two.endpoints["other"] = Endpoint("other", "Succeeded", "u", {}, over)
+    monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: two)
+    monkeypatch.setattr(Deployer, "_serverless", lambda _self, _timeout_s: Serverless())
+    return Deployer("azure-foundry:/local", told=lambda _line: None)
+
+
+@pytest.fixture(params=["http", "postgresql+psycopg2"])
+def store_away(request, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 1)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"{request.param}://127.0.0.1:9/phi")
+    yield
+    mlflow.set_tracking_uri(before)
+
+
+@pytest.mark.usefixtures("store_away")
+def test_all_that_has_expired_is_deleted_while_the_tracking_store_is_away(two, reaper):
+    with pytest.raises(PreflightError, match=r"PHI3-P709 .*chat version 1, chat version 2"):
+        reaper.reap(NOW, dry_run=False, timeout_s=1)
+
+    assert two.endpoints == {}
+
+
+def test_an_endpoint_that_cannot_be_deleted_keeps_no_other_alive(two, reaper, refused, monkeypatch):
+    noted = []
+    monkeypatch.setattr(
+        reaper.registry, "tag_version", lambda name, version, tags: noted.append(version)
+    )
+    two.endpoints = dict(reversed(two.endpoints.items()))
+    two.faults["delete_endpoint"] = [refused()]
+
+    with pytest.raises(AzureError, match="PHI3-A701"):
+        reaper.reap(NOW, dry_run=False, timeout_s=1)
+
+    assert set(two.endpoints) == {"other"}
+    assert noted == ["1", "2"]
 
 
 class Dies:

@@ -94,7 +94,7 @@ def test_a_registry_in_a_database_that_is_away_is_told_to_whoever_deploys(tracke
     mlflow.set_tracking_uri("postgresql+psycopg2://me:secret@127.0.0.1:9/phi")
     try:
         with pytest.raises(PreflightError, match=r"PHI3-P086 postgresql\+psycopg2://me:\*\*\*@127"):
-            DeploymentRegistry()
+            DeploymentRegistry().get_champion("chat")
     finally:
         mlflow.set_tracking_uri(tracker.uri)
 
