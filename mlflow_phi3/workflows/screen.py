@@ -15,7 +15,7 @@ from rich.table import Table
 # Seconds between two plain progress lines of one stage: enough to see life, little enough to read.
 _PLAIN_EVERY_S = 5.0
 _PLAIN_WIDTH = 160
-# Share of a stage from which its pace is worth telling.
+# Share of a stage after which its pace is worth telling.
 _TELLING = 0.02
 
 
@@ -93,16 +93,19 @@ class Screen:
         )
 
     def _lines(self, name: str) -> Update:
-        last, begun = 0.0, time.monotonic()
+        last = 0.0
+        first: tuple[float, float] | None = None  # a stage that is continued begins in its midst
 
         def update(text: str, done: float | None = None) -> None:
-            nonlocal last
+            nonlocal last, first
             now = time.monotonic()
+            if first is None and done is not None:
+                first = now, done
             if now - last < _PLAIN_EVERY_S:
                 return
             last = now
             share = "" if done is None else f" {done:4.0%}"
-            left_s = _left_s(now - begun, done)
+            left_s = _left_s(now, done, first)
             left = "" if left_s is None else f", {_clock(left_s)} left"
             self.say(
                 f"  {name}{share} {text}{left}",
@@ -115,11 +118,20 @@ class Screen:
         return update
 
 
-def _left_s(spent_s: float, done: float | None) -> float | None:
-    """Seconds that a stage takes yet, if it goes on as until now; None while that says nothing."""
-    if done is None or spent_s < _PLAIN_EVERY_S or not _TELLING < done < 1:
+def _left_s(now: float, done: float | None, first: tuple[float, float] | None) -> float | None:
+    """Seconds that a stage takes yet, if it goes on as until now; None while that says nothing.
+
+    Args:
+        now: The moment, seconds.
+        done: The share that is over.
+        first: Moment and share that were told first.
+    """
+    if done is None or first is None:
         return None
-    return round(spent_s * (1 - done) / done, 1)
+    spent_s, gained = now - first[0], done - first[1]
+    if spent_s < _PLAIN_EVERY_S or gained < _TELLING or done >= 1:
+        return None
+    return round(spent_s * (1 - done) / gained, 1)
 
 
 def _clock(seconds: float) -> str:

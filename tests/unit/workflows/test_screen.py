@@ -24,18 +24,31 @@ def test_plain_lines_go_on_when_time_has_passed(capsys, monkeypatch):
     assert len(capsys.readouterr().out.splitlines()) == 4
 
 
-def test_plain_lines_tell_the_time_that_is_left(capsys, monkeypatch):
-    moments = iter([0.0, 0.0, 30.0, 60.0, 7200.0, 7200.0])
-    monkeypatch.setattr(screen.time, "monotonic", lambda: next(moments))
+def tell(monkeypatch, *told):
+    """A stage that is told (moment in seconds, text, share that is done)."""
+    now = 0.0
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now)
     with Screen("plain").stage("sweep") as update:
-        update("a", 0.25)
-        update("b", 0.01)
-        update("c", 0.5)
+        for now, text, done in told:  # noqa: B007 - the clock reads it
+            update(text, done)
+
+
+def test_plain_lines_tell_the_time_that_is_left(capsys, monkeypatch):
+    tell(monkeypatch, (10, "a", 0.0), (40, "b", 0.25), (70, "c", 0.01), (7210, "d", 0.5))
 
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "  sweep  25% a, 1:30 left"
-    assert lines[1] == "  sweep   1% b"
-    assert lines[2] == "  sweep  50% c, 2:00:00 left"
+    assert lines[0] == "  sweep   0% a"
+    assert lines[1] == "  sweep  25% b, 1:30 left"
+    assert lines[2] == "  sweep   1% c"
+    assert lines[3] == "  sweep  50% d, 2:00:00 left"
+
+
+def test_what_earlier_commands_did_tells_nothing_of_this_ones_pace(capsys, monkeypatch):
+    tell(monkeypatch, (10, "a", 0.75), (110, "b", 0.8))
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "  sweep  75% a"
+    assert lines[1] == "  sweep  80% b, 6:40 left"
 
 
 def test_a_sentence_that_begins_with_a_number_is_no_figure(capsys):
