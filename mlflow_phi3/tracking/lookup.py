@@ -34,19 +34,20 @@ def find_run(tracker: Tracker, run_id: str, *, where: str) -> Run:
         ) from missing
 
 
-def find_finished(tracker: Tracker, run_id: str, *, stage: str, tag: str) -> Run:
+def find_finished(tracker: Tracker, run_id: str, *, stage: str, tag: str, where: str) -> Run:
     """Return the run of a stage that went to its end here.
 
     Args:
         tracker: Where runs are kept.
-        run_id: As the person gave it, by the parameter ``<stage>_run``.
+        run_id: As the person gave it, or as what they gave leads to it.
         stage: What made it: ``sweep``, ``evaluate``.
         tag: What such runs carry.
+        where: The parameter that named it, for messages.
 
     Raises:
         UsageError: There is no such run, or it is another one than was meant.
     """
-    run = find_run(tracker, run_id, where=f"{stage}_run")
+    run = find_run(tracker, run_id, where=where)
     tags = run.tags()
     status = tracker.client.get_run(run_id).info.status
     if tag not in tags or tags.get(STAGE) != stage or status != "FINISHED":
@@ -54,7 +55,7 @@ def find_finished(tracker: Tracker, run_id: str, *, stage: str, tag: str) -> Run
         raise UsageError(
             "PHI3-U022",
             f"the run {run_id} ({kind}, {status}) is no {stage} that was finished on this side",
-            where=f"{stage}_run",
+            where=where,
             fix=f"name a finished {stage} run, or leave it out to take the newest",
         )
     return run

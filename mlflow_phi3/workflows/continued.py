@@ -15,6 +15,7 @@ from mlflow_phi3.workflows.job import Job
 from mlflow_phi3.workflows.sweep import fetch_adapter
 
 LATEST = "latest"
+_PARAMETER = "continue_from"
 _TRIAL_RUN = "phi3.trial_run"
 _REVISION = "phi3.base_revision"
 _QUANTIZATION = "phi3.base_quantization"
@@ -45,12 +46,11 @@ def find_start(job: Job, base: Base, source: str) -> Path:
                 fix="name a version that mlflow-phi3 register made, or runs:/<id of the training>",
             )
         _check_base(tags, base, source)
-        folder = fetch_adapter(job, tags[_TRIAL_RUN])
+        folder = fetch_adapter(job, tags[_TRIAL_RUN], where=_PARAMETER)
     elif source.startswith("runs:/"):
         run_id = source.removeprefix("runs:/").split("/")[0]
-        run = find_run(job.tracker, run_id, where="continue_from")
-        _check_base(run.tags(), base, source)
-        folder = fetch_adapter(job, run_id)
+        _check_base(find_run(job.tracker, run_id, where=_PARAMETER).tags(), base, source)
+        folder = fetch_adapter(job, run_id, where=_PARAMETER)
     else:
         folder = Path(source)
     check_adapter(folder)

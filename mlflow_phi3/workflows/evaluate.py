@@ -46,7 +46,7 @@ class Measured:
 def run(config: EvaluateWord) -> None:
     """Run the step by itself, on a sweep of the store."""
     job = open_job(config)
-    winner = load_winner(job, config.sweep_run)
+    winner = load_winner(job, config.sweep_run, where="sweep_run")
     with job.root("evaluate", config) as root:
         data = prepare_as_child(job, winner.config, root)
         measured = evaluate(job, config, open_base(winner.config, data), data, winner, root)

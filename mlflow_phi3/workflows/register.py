@@ -40,6 +40,7 @@ from mlflow_phi3.workflows.job import Job, log_config, open_base, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, fetch_adapter, load_winner
 
+_PARAMETER = "evaluate_run"
 _GOLDEN_TOKENS = 256
 _NAMES = {False: "phi3-chat", True: "phi3-classifier"}  # by whether labels are learnt
 
@@ -73,9 +74,11 @@ def run(config: RegisterWord) -> None:
     """Run the step by itself, on an evaluation of the store."""
     job = open_job(config)
     evaluate_run = config.evaluate_run or job.tracker.latest("evaluate").info.run_id
-    evaluation = find_finished(job.tracker, evaluate_run, stage="evaluate", tag=SWEEP_RUN)
+    evaluation = find_finished(
+        job.tracker, evaluate_run, stage="evaluate", tag=SWEEP_RUN, where=_PARAMETER
+    )
     tuned = load_evaluation(job, evaluation)
-    winner = load_winner(job, evaluation.tags()[SWEEP_RUN])
+    winner = load_winner(job, evaluation.tags()[SWEEP_RUN], where=_PARAMETER)
     with job.root("register", config) as root:
         data = prepare_as_child(job, winner.config, root)
         registered = register(
@@ -139,7 +142,7 @@ def register(
             certificate = certify_winner(
                 base,
                 winner.adapter,
-                fetch_adapter(job, winner.run_id),
+                fetch_adapter(job, winner.run_id, where=winner.name),
                 folder,
                 name=winner.name,
                 logits=parity,
@@ -173,7 +176,7 @@ def _log_portable(
     write = merge_adapter if config.model_format == "merged" else save_pinned
     portable = write(
         base,
-        fetch_adapter(job, winner.run_id),
+        fetch_adapter(job, winner.run_id, where=winner.name),
         scratch / config.model_format,
         dtype=choose_dtype(config.model_dtype, name=base.name, device="cpu"),
     )

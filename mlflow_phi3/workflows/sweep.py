@@ -16,7 +16,7 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.results import SweepProgress, SweepResult, show_value
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.tracking.datasets import log_datasets
-from mlflow_phi3.tracking.lookup import fetch, find_finished
+from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.check import check_search
 from mlflow_phi3.workflows.job import Job, greet, load_config, log_config, open_base, open_job
@@ -122,32 +122,40 @@ def log_repeats(job: Job, result: SweepResult, model: str) -> None:
             job.tracker.get(trial.run_id).log_text(repeat_yaml(trial.spec, model), YAML)
 
 
-def load_winner(job: Job, sweep_run: str) -> Winner:
+def load_winner(job: Job, sweep_run: str, *, where: str) -> Winner:
     """The winner of a finished sweep, its adapter fetched from the store.
 
     Args:
         job: The surroundings.
         sweep_run: Run id; empty takes the newest finished sweep.
+        where: The parameter that led to it, for messages.
 
     Raises:
-        UsageError: There is no such sweep, or it has no winner.
+        UsageError: There is no such sweep, it has no winner, or that one's run is gone.
     """
     run_id = sweep_run or job.tracker.latest("sweep").info.run_id
-    found = find_finished(job.tracker, run_id, stage="sweep", tag=WINNER_RUN)
-    trial = job.tracker.get(found.tags()[WINNER_RUN])
+    found = find_finished(job.tracker, run_id, stage="sweep", tag=WINNER_RUN, where=where)
+    trial = find_run(job.tracker, found.tags()[WINNER_RUN], where=where)
     config = parse_values(SweepWord, load_config(job, run_id))
-    return Winner(run_id, trial.run_id, trial.name, fetch_adapter(job, trial.run_id), config)
+    adapter = fetch_adapter(job, trial.run_id, where=where)
+    return Winner(run_id, trial.run_id, trial.name, adapter, config)
 
 
-def fetch_adapter(job: Job, trial_run: str) -> Path:
+def fetch_adapter(job: Job, trial_run: str, *, where: str) -> Path:
     """Copy a trial's best adapter out of the store; where it lies then.
 
+    Args:
+        job: The surroundings.
+        trial_run: Run id.
+        where: The parameter or trial that led to it, for messages.
+
     Raises:
-        UsageError: The trial left none.
+        UsageError: There is no such run, or it left no adapter.
     """
+    trial = find_run(job.tracker, trial_run, where=where)
     into = job.workspace / "fetched" / trial_run
     into.mkdir(parents=True, exist_ok=True)
-    return fetch(job.tracker.get(trial_run), ADAPTER, into, where="adapter")
+    return fetch(trial, ADAPTER, into, where=where)
 
 
 def show_trials(job: Job, result: SweepResult) -> None:

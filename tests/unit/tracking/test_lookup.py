@@ -22,7 +22,9 @@ def test_a_finished_run_of_the_stage_is_found(tracker):
     with tracker.stage("sweep", stage="sweep", tags={"phi3.winner_run": "w"}) as run:
         pass
 
-    found = find_finished(tracker, run.run_id, stage="sweep", tag="phi3.winner_run")
+    found = find_finished(
+        tracker, run.run_id, stage="sweep", tag="phi3.winner_run", where="sweep_run"
+    )
 
     assert found.run_id == run.run_id
 
@@ -40,14 +42,16 @@ def test_another_run_than_was_meant_is_refused(tracker, stage, tags, status):
     run.end(status)
 
     with pytest.raises(UsageError, match=rf"PHI3-U022 sweep_run: .*\({stage}, {status}\)"):
-        find_finished(tracker, run.run_id, stage="sweep", tag="phi3.winner_run")
+        find_finished(tracker, run.run_id, stage="sweep", tag="phi3.winner_run", where="sweep_run")
 
 
 def test_an_artifact_that_is_not_there_is_named(tracker, tmp_path):
     run = tracker.start("trial", stage="trial")
 
-    with pytest.raises(UsageError, match=r"PHI3-U023 adapter: .*no artifact checkpoints/best"):
-        fetch(run, "checkpoints/best", tmp_path, where="adapter")
+    with pytest.raises(
+        UsageError, match=r"PHI3-U023 continue_from: .*no artifact checkpoints/best"
+    ):
+        fetch(run, "checkpoints/best", tmp_path, where="continue_from")
 
 
 @pytest.fixture

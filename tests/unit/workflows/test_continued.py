@@ -10,6 +10,7 @@ from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.workflows.continued import find_start
 from mlflow_phi3.workflows.job import open_base, open_job
+from mlflow_phi3.workflows.sweep import load_winner
 from mlflow_phi3.workflows.train import run
 
 ROWS = [
@@ -56,6 +57,27 @@ def test_a_run_or_a_version_of_it_is_trained_on(config, tracker):
         assert second.data.tags["phi3.continued_from"] == start
         assert first_loss(tracker, second.info.run_id) < 0.8 * first_loss(tracker, first)
     client.delete_registered_model("continued")
+
+
+def test_a_run_that_is_gone_is_told_by_the_parameter_that_led_to_it(config, tracker):
+    job = open_job(config())
+    base = open_base(config())
+    client = MlflowClient(tracker.uri)
+    client.create_registered_model("gone")
+    tags = {"phi3.trial_run": "0" * 32, "phi3.winner_run": "0" * 32}
+    version = client.create_model_version("gone", "runs:/" + "0" * 32, tags=tags)
+    with pytest.raises(UsageError, match=r"PHI3-U021 continue_from: no run '0"):
+        find_start(job, base, f"models:/gone/{version.version}")
+    client.delete_registered_model("gone")
+
+    unfinished = tracker.start("unfinished", stage="train")
+    with pytest.raises(UsageError, match=r"PHI3-U023 continue_from: the run .*unfinished"):
+        find_start(job, base, f"runs:/{unfinished.run_id}")
+
+    with tracker.stage("sweep", stage="sweep", tags=tags) as sweep:
+        pass
+    with pytest.raises(UsageError, match=r"PHI3-U021 sweep_run: no run '0"):
+        load_winner(job, sweep.run_id, where="sweep_run")
 
 
 def test_what_is_no_adapter_of_this_base_is_refused(config, tracker, tmp_path):
