@@ -51,7 +51,11 @@ def this_driver() -> Driver:
 
 @contextmanager
 def beating(study: Study, driver: Driver, *, every_s: float = HEARTBEAT_S) -> Iterator[None]:
-    """Tell the study, inside the block, that ``driver`` lives, and since when."""
+    """Tell the study, inside the block, that ``driver`` lives, and since when.
+
+    Raises:
+        KeyboardInterrupt: As it came, with a note that says how the study is gone on with.
+    """
     stop = threading.Event()
     began = time.time()
     _beat(study, driver, began)
@@ -65,6 +69,10 @@ def beating(study: Study, driver: Driver, *, every_s: float = HEARTBEAT_S) -> It
     thread.start()
     try:
         yield
+    except KeyboardInterrupt as order:
+        name = study.study_name
+        order.add_note(f"The study waits; the same command with study={name} goes on with it.")
+        raise
     finally:
         stop.set()
         thread.join(timeout=every_s)

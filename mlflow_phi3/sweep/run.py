@@ -88,7 +88,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     if not validation:
         raise UsageError("PHI3-U089", "no validation examples", where="validation_data")
     budget = plan_budget(config)
-    name = config.study or parent.run_id[:12]
+    name = name_study(config.study, parent)
     space = build_space(config, model=config.model, seed=config.seed)
     checkpoints = folder / name
     url = config.storage or default_storage(tracker.uri)
@@ -113,6 +113,11 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
     _log_spent(parent, budget, conductor.spent())
     return _compare(conductor, result, validation, seed=config.seed)
+
+
+def name_study(given: str, parent: Run) -> str:
+    """The study that the sweep's run ``parent`` works on: the one that was named, or its own."""
+    return given or parent.run_id[:12]
 
 
 def _compare(

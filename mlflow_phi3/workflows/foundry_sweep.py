@@ -14,7 +14,7 @@ from mlflow_phi3.sweep.drivers import beating
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.report import write_report
 from mlflow_phi3.sweep.results import SweepResult
-from mlflow_phi3.sweep.run import conclude, log_result, open_ledger
+from mlflow_phi3.sweep.run import conclude, log_result, name_study, open_ledger
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.storage import default_storage
 from mlflow_phi3.sweep.trial_run import NUMBER, STUDY
@@ -52,7 +52,7 @@ def search(
         TrainingError: No trial was completed.
     """
     service, lesson = send(job, config, data, run)
-    study = config.study or run.run_id[:12]
+    study = name_study(config.study, run)
     backend = FoundryBackend(
         service,
         lesson,

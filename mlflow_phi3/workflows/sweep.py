@@ -2,8 +2,7 @@
 
 import importlib
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +85,7 @@ def sweep(
     log_datasets(run, dataset_facts(data, ("train", "validation")))
     if config.task == "chat-completion":  # Foundry learns no labels
         log_repeat_data(data, run)
-    with job.screen.stage("sweep") as update, _continuable(config.study or run.run_id[:12]):
+    with job.screen.stage("sweep") as update:
         result = run_sweep(
             narrow(settle(config, data), SweepConfig),
             base=base,
@@ -103,16 +102,6 @@ def sweep(
     best = result.winner
     run.set_tags({WINNER_RUN: best.run_id, "phi3.study": result.study})
     return result, Winner(run.run_id, best.run_id, best.name, result.winner_adapter, config)
-
-
-@contextmanager
-def _continuable(study: str) -> Iterator[None]:
-    """Say, when a sweep is stopped, how it is gone on with."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        stop.add_note(f"The study waits; the same command with study={study} goes on with it.")
-        raise
 
 
 def log_repeats(job: Job, result: SweepResult, model: str) -> None:

@@ -73,8 +73,11 @@ def test_the_same_seed_gives_the_same_metrics_even_when_it_was_interrupted(sweep
         if progress.trial == "trial-002" and progress.step == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stopped:
         sweep(on_progress=stop)
+    assert stopped.value.__notes__ == [
+        "The study waits; the same command with study=s goes on with it."
+    ]
     assert "RUNNING" not in {run.info.status for run in tracker.children(parent.run_id)}
     result = sweep()
     assert result.winner.number == undisturbed.winner.number

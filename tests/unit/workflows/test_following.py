@@ -3,11 +3,14 @@ from functools import partial
 import pytest
 
 from mlflow_phi3.azure.finetuning import Point, TunedModel
-from mlflow_phi3.backends.foundry import follow
+from mlflow_phi3.backends.foundry import Lesson, follow
+from mlflow_phi3.backends.jobs import Limits
 from mlflow_phi3.config.foundry import FoundryConfig
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.errors import AzureError, Interrupted, UsageError
 from mlflow_phi3.tracking.tuned import TUNED_TAG, find_tuned, mark_deleted
-from mlflow_phi3.workflows import following
+from mlflow_phi3.workflows import following, foundry_sweep
 from mlflow_phi3.workflows.job import Job
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.watch import _find
@@ -88,6 +91,23 @@ def test_an_order_to_stop_does_to_the_job_what_was_said(job, what, cancelled):
 
     assert service.cancelled == cancelled
     assert NAME in stopped.value.__notes__[0]
+
+
+def test_a_stopped_sweep_says_how_it_goes_on(job, tmp_path, monkeypatch):
+    service = Project(script=[Interrupted("PHI3-T001", "stopped by SIGINT")])
+    lesson = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
+    limits = Limits(2, 0.0, 2.0, train_tokens=500_000, train_rows=16, timeout_s=60)
+    monkeypatch.setattr(foundry_sweep, "send", lambda *_: (service, lesson))
+    monkeypatch.setattr(foundry_sweep, "limits_of", lambda *_: limits)
+    values = {"backend": "foundry", "learning_rate": "1e-5..1e-4", "pruner": "none"}
+    config = parse_values(SweepWord, {**values, "storage": f"sqlite:///{tmp_path}/study.db"})
+    tags = {"phi3.base_model": "b", "phi3.dataset_sha256": "d", "azure.target": "t"}
+    run = job.tracker.start("sweep", stage="sweep", tags=tags)
+
+    with pytest.raises(Interrupted) as stopped:
+        foundry_sweep.search(job, config, None, run)
+
+    assert f"study={run.run_id[:12]} goes on" in " ".join(stopped.value.__notes__)
 
 
 def test_cancelled_in_azure_is_killed_and_failed_says_why(job):

@@ -1,10 +1,8 @@
-"""What the whole way says at its end, and when it is stopped."""
+"""What the whole way says at its end."""
 
 import pytest
 
-from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.workflows.main import how_to_look
-from mlflow_phi3.workflows.sweep import _continuable
 
 
 @pytest.mark.parametrize(
@@ -18,10 +16,3 @@ from mlflow_phi3.workflows.sweep import _continuable
 )
 def test_how_to_look_opens_that_store_and_tells_no_password(store, told):
     assert how_to_look(store) == told
-
-
-def test_a_stopped_sweep_says_how_it_goes_on():
-    with pytest.raises(Interrupted) as caught, _continuable("s1"):
-        raise Interrupted("PHI3-T001", "stopped by SIGINT")
-
-    assert "study=s1" in caught.value.__notes__[0]
