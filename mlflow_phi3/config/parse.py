@@ -19,12 +19,13 @@ _NAMES_ELSEWHERE = {
     "gradient_accumulation_steps": "batch_size_multiplier",
     "lr_scheduler_type": "scheduler",
     "max_seq_length": "max_length",
-    "max_steps": "epochs",
     "optim": "optimizer",
     "per_device_train_batch_size": "per_device_batch_size",
     "r": "lora_r",
     "rank": "lora_r",
 }
+# Below it are pairs that share a few letters: rapidfuzz gives `max_steps` and `epochs` 60.
+_NEAR = 65
 _READ = "see --help, or docs/parameters.md"
 
 
@@ -82,7 +83,7 @@ def narrow(config: Config, schema: type[SchemaT]) -> SchemaT:
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The known name that ``name`` was probably meant to be, or None when none is near."""
-    found = process.extractOne(name, known, scorer=fuzz.WRatio, score_cutoff=60)
+    found = process.extractOne(name, known, scorer=fuzz.WRatio, score_cutoff=_NEAR)
     return str(found[0]) if found else None
 
 

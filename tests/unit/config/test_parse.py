@@ -5,7 +5,7 @@ from pydantic import Field
 
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.parse import narrow, parse_arguments
-from mlflow_phi3.config.words import MainWord, SweepWord
+from mlflow_phi3.config.words import MainWord, SweepWord, TrainWord
 from mlflow_phi3.errors import UsageError
 
 
@@ -100,3 +100,11 @@ def test_a_refused_value_is_quoted_once():
 def test_what_other_trainers_call_a_parameter_leads_to_ours(theirs, ours):
     with pytest.raises(UsageError, match=f"did you mean '{ours}'"):
         parse_arguments(MainWord, [f"--{theirs}", "1"])
+
+
+@pytest.mark.parametrize("word", [MainWord, TrainWord])
+@pytest.mark.parametrize("theirs", ["max_steps", "save_steps", "gradient_checkpointing"])
+def test_what_ours_has_none_like_is_not_taken_for_another(word, theirs):
+    """500 steps are not 500 epochs."""
+    with pytest.raises(UsageError, match=f"PHI3-U004 {theirs}: unknown parameter. Fix: one of"):
+        parse_arguments(word, [f"--{theirs}", "500"])
