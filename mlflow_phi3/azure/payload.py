@@ -103,7 +103,10 @@ def _unwrapped(inputs: Any) -> Any:
     """Take the wrapping off a whole body, also off a frame that pandas made of one."""
     if hasattr(inputs, "columns") and list(inputs.columns) in ([_READY], [_SPLIT], [_RECORDS]):
         name = str(inputs.columns[0])
-        inputs = {name: list(inputs[name]) if name == _RECORDS else inputs[name].to_dict()}
+        held = inputs[name].to_dict()
+        # A list's places become a range; an object's names stay.
+        is_list = list(held) == list(range(len(held)))
+        inputs = {name: [_scalar(value) for value in held.values()] if is_list else held}
     if isinstance(inputs, Mapping) and _SPLIT in inputs:
         return {_READY: inputs[_SPLIT]}
     if isinstance(inputs, Mapping) and _RECORDS in inputs:

@@ -70,19 +70,22 @@ def test_answers():
 
 
 @pytest.mark.parametrize(
-    "body",
+    ("body", "request_"),
     [
-        FRAMED,
-        {"dataframe_split": FRAMED["input_data"]},
-        {"dataframe_records": [CHAT]},
+        (FRAMED, FRAMED),
+        ({"dataframe_split": FRAMED["input_data"]}, FRAMED),
+        ({"dataframe_records": [CHAT]}, FRAMED),
+        ({"input_data": ["a", "b"]}, {"input_data": ["a", "b"]}),
+        ({"input_data": [1.5, None]}, {"input_data": [1.5, None]}),
+        ({"input_data": [CHAT["messages"]]}, {"input_data": [CHAT["messages"]]}),
     ],
 )
-def test_a_whole_body_passes_also_through_mlflows_command_line(body, tmp_path):
+def test_a_whole_body_passes_also_through_mlflows_command_line(body, request_, tmp_path):
     path = tmp_path / "body.json"
     path.write_text(json.dumps(body))
 
-    assert to_request(body) == FRAMED
-    assert to_request(pd.read_json(path)) == FRAMED
+    assert to_request(body) == request_
+    assert to_request(pd.read_json(path)) == request_
 
 
 def test_rows_that_leave_out_different_things_are_asked_apart_and_answered_in_order():
