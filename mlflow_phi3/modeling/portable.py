@@ -63,7 +63,8 @@ def load_portable(folder: Path, *, precision: Precision = "auto", device: str = 
 
     Args:
         folder: A checkpoint, or an adapter with its base pinned.
-        precision: ``auto`` takes the format it was written for.
+        precision: ``auto`` takes the format that an adapter was pinned with, and a checkpoint as
+            :func:`load_base` does.
         device: torch device the weights go to.
 
     Raises:
@@ -71,9 +72,6 @@ def load_portable(folder: Path, *, precision: Precision = "auto", device: str = 
         UsageError: There is no such base.
     """
     if not is_pinned(folder):
-        if precision == "auto":
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            precision = _to_precision(config["dtype"])
         return load_base(str(folder), precision=precision, device=device)
     facts = json.loads((folder / BASE_FILE).read_text(encoding="utf-8"))
     pinned = PinnedBase(**facts | {"labels": tuple(facts["labels"])})

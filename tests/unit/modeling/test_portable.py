@@ -28,12 +28,20 @@ def test_both_formats_are_the_model_that_was_trained(base, adapter, pinned, tmp_
     assert is_pinned(pinned)
     assert not is_pinned(merged)
     for folder in (merged, pinned):
-        loaded = load_portable(folder)
+        loaded = load_portable(folder, precision="float32")
         with with_adapter(base, adapter) as tuned:
             assert compare_logits(tuned, loaded.model, rows).within(1e-5)
     served = load_checkpoint(pinned, device="cpu")
     with with_adapter(base, adapter) as tuned:
         assert compare_logits(tuned, served.model, rows).within(1e-5)
+
+
+def test_a_checkpoint_that_names_its_format_as_it_was_named_before_is_read(base, adapter, tmp_path):
+    folder = merge_adapter(base, adapter, tmp_path / "merged", dtype=torch.float32)
+    config = json.loads((folder / "config.json").read_text())
+    config["torch_dtype"] = config.pop("dtype")
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_portable(folder).revision
 
 
 def test_an_adapter_weighs_little(pinned, base):

@@ -75,12 +75,13 @@ def test_layers_compute_with_their_dense_weights_and_keep_them(small):
 def test_what_is_served_is_what_was_trained(small, base, adapter, tmp_path, form):
     write = merge_adapter if form == "merged" else save_pinned
     folder = write(small, adapter, tmp_path / form, dtype=torch.float32)
-    loaded = load_portable(folder)
+    loaded = load_portable(folder, precision="float32")
     rows = [example(base, conversation("hold the light?", "until blue"))]
     with with_adapter(small, adapter) as tuned:
         assert compare_logits(tuned, loaded.model, rows).within(1e-5)
         of_the_full_base = load_portable(
-            merge_adapter(base, adapter, tmp_path / "full", dtype=torch.float32)
+            merge_adapter(base, adapter, tmp_path / "full", dtype=torch.float32),
+            precision="float32",
         )
         assert not compare_logits(tuned, of_the_full_base.model, rows).within(1e-3)
     assert loaded.quantization == "none"
