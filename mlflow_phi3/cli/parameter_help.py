@@ -1,13 +1,12 @@
 """``--help`` of the commands that take parameters: sorted by what they are about."""
 
-import textwrap
 from collections.abc import Iterator
 
 from rich.console import Console
 from rich.text import Text
 
-from mlflow_phi3.cli.reference import Parameter, parameters
 from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.describe import Parameter, parameters, wrapped
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
@@ -49,17 +48,7 @@ def show_help(name: str, summary: str, schema: type[Config]) -> None:
         for parameter in several:
             default = f"  [{parameter.default}]" if parameter.default else ""
             console.print(Text.assemble(f"  --{parameter.name}", (default, "dim")))
-            indent = " " * 6
-            console.print(
-                textwrap.fill(
-                    parameter.meaning,
-                    width,
-                    initial_indent=indent,
-                    subsequent_indent=indent,
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-            )
+            console.print(wrapped(parameter.meaning, width))
 
 
 def _sections(schema: type[Config]) -> Iterator[tuple[str, list[Parameter]]]:

@@ -1,13 +1,9 @@
 """Reference pages, written from the code: ``python -m mlflow_phi3.cli.reference [--check]``."""
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
 
-from pydantic.fields import FieldInfo
-
-from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.describe import Parameter, parameters
 from mlflow_phi3.config.words import WORDS
 
 _PAGE = Path(__file__).parents[2] / "docs" / "parameters.md"
@@ -20,46 +16,6 @@ Written by `make docs` from the schemas in `mlflow_phi3/config/`. Give any of th
 or to the command (`mlflow-phi3 sweep --name value`). An empty value stands for the default. An
 unknown name or a value of the wrong kind stops the program before anything runs.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One parameter as a person reads it.
-
-    Args:
-        name: What is written before the ``=``.
-        default: Its default, as text.
-        meaning: Its documentation, on one line.
-    """
-
-    name: str
-    default: str
-    meaning: str
-
-
-def parameters(schema: type[Config]) -> list[Parameter]:
-    """The parameters of a schema, in order."""
-    return [
-        Parameter(
-            name,
-            _text(field.get_default(call_default_factory=True)),
-            _meaning(field),
-        )
-        for name, field in schema.model_fields.items()
-    ]
-
-
-def _meaning(field: FieldInfo) -> str:
-    """Its documentation, with the words that it may be where that does not name them all."""
-    meaning = " ".join((field.description or "").split())
-    words = [word for word in get_args(field.annotation) if isinstance(word, str)]
-    if all(f"`{word}`" in meaning for word in words):
-        return meaning
-    return f"{meaning} One of {', '.join(f'`{word}`' for word in words)}."
-
-
-def _text(default: object) -> str:
-    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def render_parameters() -> str:

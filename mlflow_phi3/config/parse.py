@@ -1,13 +1,14 @@
 """How text becomes a schema: ``--name value`` pairs, refused before anything runs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from rapidfuzz import fuzz, process
 
 from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.describe import words_of
 from mlflow_phi3.config.swept import Element
 from mlflow_phi3.errors import UsageError
 
@@ -128,7 +129,7 @@ def _mend(name: str, given: Mapping[str, Any], schema: type[Config]) -> str:
     field = schema.model_fields.get(name)
     if field is None:
         return _READ
-    words: Sequence[str] = [word for word in get_args(field.annotation) if isinstance(word, str)]
+    words = words_of(field)
     element = next((found for found in field.metadata if isinstance(found, Element)), None)
     guess = nearest(str(given.get(name, "")), words or (element.words if element else ()))
     if guess:

@@ -1,11 +1,9 @@
 """The text of ``mlflow deployments help``: made from the schema, so that it cannot lag behind."""
 
-import textwrap
-
 from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.config.describe import parameters, wrapped
 
 _WIDTH = 100
-_INDENT = " " * 6
 _HEAD = """\
 Azure AI Foundry (https://ai.azure.com), through Microsoft's azure-ai-ml.
 
@@ -28,18 +26,7 @@ Config (-C name=value)
 def help_text() -> str:
     """Return the whole text."""
     lines = [_HEAD]
-    for name, field in DeployConfig.model_fields.items():
-        value = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        default = "" if value in (None, "") else f" (default {value})"
-        lines.append(f"  {name}{default}")
-        lines.append(
-            textwrap.fill(
-                " ".join((field.description or "").split()),
-                _WIDTH,
-                initial_indent=_INDENT,
-                subsequent_indent=_INDENT,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-        )
+    for parameter in parameters(DeployConfig):
+        default = f" (default {parameter.default})" if parameter.default else ""
+        lines += [f"  {parameter.name}{default}", wrapped(parameter.meaning, _WIDTH)]
     return "\n".join(lines) + "\n"

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from mlflow_phi3 import __version__
 from mlflow_phi3.cli.main import app
-from mlflow_phi3.cli.reference import parameters
+from mlflow_phi3.config.describe import parameters
 from mlflow_phi3.config.words import WORDS
 
 

@@ -5,7 +5,8 @@ import pytest
 import yaml
 from mlflow.projects._project_spec import load_project
 
-from mlflow_phi3.cli.reference import parameters, render_parameters
+from mlflow_phi3.cli.reference import render_parameters
+from mlflow_phi3.config.describe import parameters
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.words import WORDS
 

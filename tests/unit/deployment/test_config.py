@@ -1,8 +1,12 @@
+from typing import Literal
+
 import pytest
 from pydantic import ValidationError
 
+from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.deployment import help as deployment_help
 from mlflow_phi3.deployment.help import help_text
 from mlflow_phi3.deployment.names import Names, names_of
 from mlflow_phi3.deployment.serverless import chat_of, find_mode
@@ -52,6 +56,17 @@ def test_every_key_is_described():
     for name, field in DeployConfig.model_fields.items():
         assert name in text
         assert field.description
+
+
+def test_the_words_that_a_key_may_be_are_named(monkeypatch):
+    class Small(Config):
+        mode: Literal["fast", "slow"] = "fast"
+        """How `fast` it is."""
+
+    monkeypatch.setattr(deployment_help, "DeployConfig", Small)
+    assert help_text().endswith(
+        "  mode (default fast)\n      How `fast` it is. One of `fast`, `slow`.\n"
+    )
 
 
 def test_names():
