@@ -50,8 +50,8 @@ TUNED = {"padding_free": True, "gradient_checkpointing": False, "max_length": No
 WIDE = "32"  # ends the names of what is computed in float32 beside bfloat16
 
 
-def start(arguments: list[str], asked: argparse.Namespace) -> Result:
-    """Run one worker and read its line."""
+def start(arguments: list[str], folder: Path, asked: argparse.Namespace) -> Result:
+    """Run one worker in ``folder`` and read its line."""
     threads = str(asked.threads)
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(HERE.parent)}
     common = ["--threads", threads, "--data", asked.data, "--rows", str(asked.rows)]
@@ -59,6 +59,7 @@ def start(arguments: list[str], asked: argparse.Namespace) -> Result:
         [sys.executable, str(HERE / "sweep_worker.py"), *arguments, *common],
         capture_output=True,
         text=True,
+        cwd=folder,
         env=environment,
         check=False,
     )
@@ -81,7 +82,7 @@ def sweep_ordinarily(folder: Path, options: Result, asked: argparse.Namespace) -
         command += ["--learning-rate", str(params["learning_rate"])]
         command += ["--multiplier", str(params["batch_size_multiplier"])]
         command += ["--epochs", str(params["epochs"]), "--options", json.dumps(options)]
-        found = start(command, asked)
+        found = start(command, folder, asked)
         study.tell(trial, found["loss"])
         trials.append({"state": "complete", **found, **params})
     training_s = sum(trial["training_s"] for trial in trials)
@@ -101,7 +102,7 @@ def sweep_ours(folder: Path, pruner: str, precision: str, asked: argparse.Namesp
     }
     command = ["ours", "--base", str(folder / "base"), "--precision", precision]
     command += ["--store", str(folder / "store"), "--options", json.dumps(options)]
-    found = start(command, asked)
+    found = start(command, folder, asked)
     pinned = {name: axis[0] for name, axis in axes.items()}
     return {**found, "trials": [{**pinned, **trial} for trial in found["trials"]]}
 
@@ -166,7 +167,8 @@ def share_savings(theirs: Result, ours: Result) -> dict[str, float]:
 
     One process starts and loads once what theirs does for every trial (with it goes their final
     evaluation, of which ours is part of the training); epochs that trials have in common are
-    trained once, which is counted at their speed; what is left is the speed.
+    trained once, which is counted at their speed; what is left is the speed. Our training is
+    counted from its first step to the end of the report, theirs as what ``trainer.train()`` takes.
     """
     longest: dict[tuple[float, int], int] = {}
     for trial in theirs["trials"]:
@@ -217,10 +219,11 @@ def main() -> None:
     about = describe(asked)
     results: dict[str, Result] = {}
     with tempfile.TemporaryDirectory() as name:
-        make_base(Path(name))
-        start(["store", "--store", str(Path(name) / "store")], asked)
+        folder = Path(name)
+        make_base(folder)
+        start(["store", "--store", str(folder / "store")], folder, asked)
         for method in list_methods():
-            results[method] = measure(method, Path(name), asked)
+            results[method] = measure(method, folder, asked)
     summary = summarise(results, f"{asked.clock}_s")
     shares = share_savings(results["shipped"], results["whole"])
     if not asked.quick:

@@ -7,12 +7,8 @@ is then written in one transaction.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Any
 
-import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
@@ -23,7 +19,6 @@ from optuna.trial import FrozenTrial, TrialState
 # ruff: noqa: SLF001 - Optuna's storages know trials and studies by no other name
 
 _TPE_PARAMETERS = "tpe:relative_params"
-_CONVERT = "_get_internal_repr"
 
 
 class Proposer:
@@ -49,7 +44,6 @@ class Proposer:
         self._sampler = sampler
         self._copy = _begin_copy(study, storage)
         self._common = IntersectionSearchSpace(include_pruned=True)
-        self._numbers = _Numbers()
         # How much of the study the copy has, and which of it was not finished then.
         self._followed, self._open = 0, list[int]()
 
@@ -65,7 +59,6 @@ class Proposer:
         if isinstance(self._copy.sampler, TPESampler):
             # A new one would look through all trials for what they have in common: half its time.
             self._copy.sampler._search_space = self._common
-            self._numbers.serve(self._copy.sampler)
         asked = self._copy.ask(self._distributions)
         for name, value in self._notes().items():
             if before.get(name) != value:
@@ -91,7 +84,6 @@ class Proposer:
             # A proposal that came to nothing: another driver's trial took its number.
             self._copy, mine, unsure = _begin_copy(self._study, self._storage), [], []
             self._common = IntersectionSearchSpace(include_pruned=True)
-            self._numbers = _Numbers()
         for number in unsure:
             if known[number].state.is_finished():
                 _finish(self._copy._storage, mine[number], known[number])
@@ -118,41 +110,6 @@ class Proposer:
             for name, value in kept.items():
                 self._copy._storage.set_study_system_attr(self._copy._study_id, name, value)
         return self._notes()
-
-
-class _Numbers:
-    """Parameters of trials as TPE reckons with them, converted once.
-
-    TPE converts those of all trials at each proposal: at a thousand trials a quarter of its time.
-    A trial's parameters never change once it has them all.
-    """
-
-    def __init__(self) -> None:
-        self._rows: dict[tuple[str, ...], dict[int, tuple[float, ...]]] = {}
-
-    def serve(self, sampler: TPESampler) -> None:
-        """Let ``sampler`` ask here; another Optuna, without that method, converts as it does."""
-        convert = getattr(sampler, _CONVERT, None)
-        if convert is not None:
-            setattr(sampler, _CONVERT, partial(self._convert, convert))
-
-    def _convert(
-        self,
-        convert: Callable[..., dict[str, NDArray[Any]]],
-        trials: Sequence[FrozenTrial],
-        space: Mapping[str, BaseDistribution],
-        study: Study,
-    ) -> dict[str, NDArray[Any]]:
-        rows = self._rows.setdefault(tuple(space), {})
-        for trial in trials:
-            if trial.number not in rows:
-                if not space.keys() <= trial.params.keys():  # somebody's wish
-                    return convert(trials, space, study)
-                rows[trial.number] = tuple(
-                    each.to_internal_repr(trial.params[name]) for name, each in space.items()
-                )
-        found = [rows[trial.number] for trial in trials]
-        return {name: np.asarray([row[at] for row in found]) for at, name in enumerate(space)}
 
 
 def _begin_copy(study: Study, storage: BaseStorage) -> Study:

@@ -18,6 +18,7 @@ from optuna.distributions import distribution_to_json
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import UniqueConstraint
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -33,7 +34,7 @@ class TrialWriter(Protocol):
     """
 
     def create(self, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
-        """Write a whole new trial, or nothing; what the storage calls it, and its number."""
+        """Write a trial that has told nothing yet; what the storage calls it, and its number."""
 
     def note(self, facts: Mapping[int, Mapping[str, object]]) -> None:
         """Keep facts about trials, by trial and name."""
@@ -123,9 +124,13 @@ class RowWriter:
         self._storage = storage
         self._plain = PlainWriter(storage)
         self._transaction_of = _create_scoped_session
-        self._study, self._trial = models.StudyModel, models.TrialModel
-        self._value = models.TrialValueModel
-        self._loss = models.TrialIntermediateValueModel
+        self._trial = models.TrialModel
+        self._find_study = models.StudyModel.find_or_raise_by_id
+        self._find_trial = models.TrialModel.find_or_raise_by_id
+        self._count_before = models.TrialModel.count_past_trials
+        self._store_value = models.TrialValueModel.value_to_stored_repr
+        self._store_loss = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr
+        self._check_unfinished = storage.check_trial_is_updatable
         # SQLite knows no lock of a row; its first insertion locks all, which is as good.
         self._locks_rows = storage.engine.name != "sqlite"
         self._insert = _INSERTS[storage.engine.name]
@@ -137,13 +142,15 @@ class RowWriter:
         )
         self._attributes = self._upsert(models.TrialUserAttributeModel, ("key",), ("value_json",))
         self._system = self._upsert(models.TrialSystemAttributeModel, ("key",), ("value_json",))
-        self._values = self._upsert(self._value, ("objective",), ("value", "value_type"))
+        self._values = self._upsert(models.TrialValueModel, ("objective",), ("value", "value_type"))
         self._losses = self._upsert(
-            self._loss, ("step",), ("intermediate_value", "intermediate_value_type")
+            models.TrialIntermediateValueModel,
+            ("step",),
+            ("intermediate_value", "intermediate_value_type"),
         )
 
     def create(self, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
-        """Write a whole new trial, or nothing."""
+        """Write a new trial whole, or nothing of it."""
         try:
             return self._create(study_id, trial)
         except StorageInternalError:  # a deadlock, say: Optuna tries again, and so for longer
@@ -160,7 +167,7 @@ class RowWriter:
 
     def report(self, trial_id: int, epoch: int, loss: float) -> None:
         """Keep a loss after so many epochs."""
-        value, kind = self._loss.intermediate_value_to_stored_repr(loss)
+        value, kind = self._store_loss(loss)
         row = {"intermediate_value": value, "intermediate_value_type": kind}
         with self._transaction() as session:
             self._unfinished(session, trial_id)
@@ -185,7 +192,7 @@ class RowWriter:
     def _create(self, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
         with self._transaction() as session:
             if self._locks_rows:  # others count too
-                self._study.find_or_raise_by_id(study_id, session, for_update=True)
+                self._find_study(study_id, session, for_update=True)
             row = self._trial(
                 study_id=study_id,
                 number=None,
@@ -202,7 +209,7 @@ class RowWriter:
                 (self._system, trial.system_attrs),
             ):
                 self._write(session, statement, [_fact(trial_id, *f) for f in facts.items()])
-            number = int(row.count_past_trials(session))
+            number = int(self._count_before(row, session))
             row.number = number
         return trial_id, number
 
@@ -213,12 +220,12 @@ class RowWriter:
 
     def _unfinished(self, session: Session, trial_id: int) -> Any:
         """The trial's row, locked until the transaction ends."""
-        trial = self._trial.find_or_raise_by_id(trial_id, session, for_update=True)
-        self._storage.check_trial_is_updatable(trial_id, trial.state)
+        trial = self._find_trial(trial_id, session, for_update=True)
+        self._check_unfinished(trial_id, trial.state)
         return trial
 
     def _value_rows(self, trial_id: int, values: Iterable[float] | None) -> list[dict[str, object]]:
-        stored = [self._value.value_to_stored_repr(value) for value in values or ()]
+        stored = [self._store_value(value) for value in values or ()]
         return [
             {"trial_id": trial_id, "objective": objective, "value": value, "value_type": kind}
             for objective, (value, kind) in enumerate(stored)
@@ -227,6 +234,13 @@ class RowWriter:
     def _upsert(self, model: Any, key: Sequence[str], content: Sequence[str]) -> Any:
         """A statement that inserts rows of a trial, and overwrites those that are there."""
         self._check_columns(model, "trial_id", *key, *content)
+        unique = [
+            set(c.columns.keys())
+            for c in model.__table__.constraints
+            if isinstance(c, UniqueConstraint)
+        ]
+        if {"trial_id", *key} not in unique:
+            raise LookupError(f"{model.__tablename__} has keys {unique}")
         statement = self._insert(model.__table__)
         return statement.on_conflict_do_update(
             index_elements=["trial_id", *key],
@@ -236,9 +250,9 @@ class RowWriter:
     @staticmethod
     def _check_columns(model: Any, *names: str) -> None:
         """Refuse tables in which something else would have to be filled."""
-        (identity,) = model.__table__.primary_key.columns.keys()
+        identity = model.__table__.primary_key.columns.keys()
         found = set(model.__table__.columns.keys())
-        if found != {identity, *names}:
+        if len(identity) != 1 or found != {*identity, *names}:
             raise LookupError(f"{model.__tablename__} has columns {sorted(found)}")
 
     @staticmethod

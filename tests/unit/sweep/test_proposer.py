@@ -8,7 +8,7 @@ import pytest
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.drivers import beating
-from mlflow_phi3.sweep.proposer import Proposer, _Numbers
+from mlflow_phi3.sweep.proposer import Proposer
 from mlflow_phi3.sweep.run import open_ledger
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import build_space
@@ -31,7 +31,6 @@ def value(params):
 
 
 @pytest.mark.parametrize("name", ["tpe", "random", "qmc"])
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_the_copy_proposes_what_the_study_would(name):
     distributions = make_space().distributions()
 
@@ -55,44 +54,6 @@ def test_the_copy_proposes_what_the_study_would(name):
         done = optuna.trial.TrialState.COMPLETE
         storage.set_trial_state_values(trial_id, done, [value(proposal.params)])
     assert [t.params for t in study.trials] == [t.params for t in plain.trials]
-
-
-@pytest.mark.parametrize("aims", [1, 2])
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_tpe_converts_each_trial_once_and_to_the_same_numbers(monkeypatch, aims):
-    """Fails when another Optuna converts elsewhere, so that ours is no longer asked."""
-    space, converted = make_space().distributions(), []
-    plain = optuna.distributions.FloatDistribution.to_internal_repr
-
-    def count(self, value):
-        converted.append(value)
-        return plain(self, value)
-
-    monkeypatch.setattr(optuna.distributions.FloatDistribution, "to_internal_repr", count)
-    told, calls = [], []
-    for with_ours in (True, False):
-        if not with_ours:
-            monkeypatch.setattr(_Numbers, "serve", lambda self, sampler: None)
-        storage = optuna.storages.InMemoryStorage()
-        study = optuna.create_study(storage=storage, directions=["minimize"] * aims)
-        proposer = Proposer(
-            study,
-            storage,
-            space,
-            lambda number: build_sampler("tpe", "", seed=3, number=number, n_trials=40),
-        )
-        converted.clear()
-        for number in range(40):
-            proposal = proposer.propose(study.get_trials())
-            trial_id = storage.create_new_trial(study._study_id, proposal)
-            if number % 3:  # some stay RUNNING
-                loss = value(proposal.params)
-                done = optuna.trial.TrialState.COMPLETE
-                storage.set_trial_state_values(trial_id, done, [loss, -loss][:aims])
-        told.append([trial.params for trial in study.trials])
-        calls.append(len(converted))
-    assert told[0] == told[1]
-    assert calls[0] < calls[1] / 4
 
 
 @pytest.fixture

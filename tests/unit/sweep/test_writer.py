@@ -7,7 +7,7 @@ import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
-from sqlalchemy import Column, Integer, event, text
+from sqlalchemy import Column, Integer, MetaData, UniqueConstraint, event, text
 
 from mlflow_phi3.sweep.storage import open_storage
 from mlflow_phi3.sweep.writer import PlainWriter, RowWriter, build_writer
@@ -195,18 +195,23 @@ def test_a_driver_that_dies_in_a_write_has_written_nothing(storage_url, call):
             raise Killed
         left[0] -= 1
 
-    while rows_of(storage) == before:
+    dies = True
+    while dies:
         left[0] = survived
         event.listen(engine, "before_cursor_execute", strike)
         event.listen(engine, "commit", strike)
         try:
             calls[call]()
+            dies = False
         except Killed:
             survived += 1
         finally:
             event.remove(engine, "before_cursor_execute", strike)
             event.remove(engine, "commit", strike)
+            # Closes its connection, as a death does: what is not committed is gone.
             storage.remove_session()
+            engine.dispose()
+        assert (rows_of(storage) == before) == dies
     assert survived > 2
 
 
@@ -243,7 +248,16 @@ def test_tables_that_are_not_known_are_left_to_optuna(storage_url, monkeypatch):
     monkeypatch.delattr(models, "TrialValueModel")
     assert isinstance(build_writer(storage), PlainWriter)
     monkeypatch.undo()
-    table = models.TrialModel.__table__.to_metadata(type(models.TrialModel.metadata)())
+    table = models.TrialModel.__table__.to_metadata(MetaData())
     table.append_column(Column("new", Integer))
     monkeypatch.setattr(models.TrialModel, "__table__", table)
+    assert isinstance(build_writer(storage), PlainWriter)
+    monkeypatch.undo()
+    monkeypatch.delattr(models.TrialModel, "count_past_trials")
+    assert isinstance(build_writer(storage), PlainWriter)
+    monkeypatch.undo()
+    facts = models.TrialUserAttributeModel.__table__.to_metadata(MetaData())
+    (twice,) = (c for c in facts.constraints if isinstance(c, UniqueConstraint))
+    facts.constraints.remove(twice)
+    monkeypatch.setattr(models.TrialUserAttributeModel, "__table__", facts)
     assert isinstance(build_writer(storage), PlainWriter)
