@@ -2,10 +2,11 @@
 
 A sequence's tokens attend to the shared prefix and to their own past. The two parts are computed
 apart and merged through the log of their sums of exponentials, which is exact, gradients included
-(the merge of FlashAttention's blocks, arXiv:2205.14135): the prefix is never copied, and each
-token's product with it is one row of one large product.
+(the merge of FlashAttention's blocks, arXiv:2205.14135), so that the prefix is computed once and
+never copied.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,11 +57,6 @@ class Arrangement:
         """Stretches that attend to themselves: the prefix, and what sequences have beyond it."""
         return [(s, e) for s, e in ((0, self.prefix), *self.spans) if e > s]
 
-    @property
-    def crosses(self) -> bool:
-        """Whether anything attends to the prefix from beyond it: equal sequences have no more."""
-        return self.prefix > 0 and any(end > start for start, end in self.spans)
-
 
 def attend(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
     """Rotate queries and keys, attend.
@@ -97,99 +93,106 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((*turned, rest) if rest.shape[-1] else turned, dim=-1)
 
 
-def _turn(x: Tensor, arrangement: Arrangement, *, back: bool = False) -> None:
-    """:func:`rotate` in place and in float32: passes over memory are what it costs on a CPU."""
-    cos, sin = arrangement.cos.float(), arrangement.sin.float() * (-1 if back else 1)
-    first, second = x[..., : cos.shape[-1]], x[..., cos.shape[-1] : 2 * cos.shape[-1]]
-    crossed = first * sin
-    first.mul_(cos).sub_(second * sin)
-    second.mul_(cos).add_(crossed)
-
-
-def _split(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> tuple[Tensor, Tensor, Tensor]:
-    """Rotated queries, keys, and values in float32 ``[K, query heads, tokens, size]``.
-
-    float32, as the bfloat16 backward kernel of a CPU is the slower one.
-    """
-    x = qkv.to(torch.float32, copy=True).unflatten(-1, (-1, heads.size))
-    _turn(x[:, :, : heads.query + heads.key], arrangement)
-    q, k, v = x.split((heads.query, heads.key, heads.key), dim=2)
-    groups = heads.query // heads.key
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
-    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-
-
-def _mask(length: int, heads: Heads, like: Tensor) -> Tensor | None:
-    """What a window forbids within ``length`` tokens; None where it forbids nothing."""
-    if heads.window is None or length <= heads.window:
-        return None
-    allowed = torch.ones(length, length, dtype=torch.bool).tril().triu(1 - heads.window)
-    return torch.zeros(length, length).masked_fill_(~allowed, -torch.inf).to(like)[None, None]
-
-
 class _CpuAttention(Function):
+    """Stretch by stretch, so that what one needs in float32 is still in the processor's cache.
+
+    float32, as the bfloat16 backward kernel of a CPU takes up to three times as long.
+    """
+
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
-        q, k, v = _split(qkv, heads, arrangement)
-        out = torch.empty(*qkv.shape[:2], heads.query, heads.size, dtype=torch.float32)
-        out = out.transpose(1, 2)
-        sums = torch.empty(q.shape[:3])
-        for start, end in arrangement.own:
-            part = slice(start, end)
-            mask = _mask(end - start, heads, q)
-            out[:, :, part], sums[:, :, part] = _flash(
-                q[:, :, part], k[:, :, part], v[:, :, part], 0.0, mask is None, attn_mask=mask
-            )
-        prefix = arrangement.prefix
-        if arrangement.crosses:
-            rest = slice(prefix, None)
-            there, log_there = _flash(q[:, :, rest], k[:, :, :prefix], v[:, :, :prefix], 0.0, False)
-            log_both = torch.logaddexp(sums[:, :, rest], log_there)
-            here = (sums[:, :, rest] - log_both).exp_().unsqueeze(-1)
-            out[:, :, rest].mul_(here).addcmul_(there, (log_there - log_both).exp_().unsqueeze(-1))
-            sums[:, :, rest] = log_both
-        kept = out.transpose(1, 2).flatten(2).to(qkv.dtype)
-        ctx.save_for_backward(qkv, kept, sums)
+        kept = qkv.new_empty(*qkv.shape[:2], heads.query, heads.size)
+        sums, shared = [], None
+        for span in arrangement.own:
+            part = slice(*span)
+            q, k, v = _open(qkv, heads, arrangement, part)
+            mask = _mask(span, heads, q)
+            out, log = _flash(q, k, v, 0.0, mask is None, attn_mask=mask)
+            if shared is not None:
+                there, log_there = _flash(q, *shared, 0.0, False)
+                log_both = torch.logaddexp(log, log_there)
+                out.mul_((log - log_both).exp_().unsqueeze(-1))
+                out.addcmul_(there, (log_there - log_both).exp_().unsqueeze(-1))
+                log = log_both
+            elif arrangement.prefix:  # the first stretch
+                shared = k, v
+            kept[:, part] = out.transpose(1, 2)
+            sums.append(log)
+        ctx.save_for_backward(qkv, kept, *sums)
         ctx.how = heads, arrangement
-        return kept
+        return kept.flatten(2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        qkv, kept, sums = ctx.saved_tensors
+        qkv, kept, *sums = ctx.saved_tensors
         heads, arrangement = ctx.how
-        q, k, v = _split(qkv, heads, arrangement)
-        split = (heads.query, heads.size)
-        out = kept.float().unflatten(-1, split).transpose(1, 2)
-        wide = gradient.float().unflatten(-1, split).transpose(1, 2)
-        together = torch.empty(*qkv.shape[:2], 3 * heads.query, heads.size)
-        to_q, to_k, to_v = together.transpose(1, 2).split(heads.query, dim=1)
-        for start, end in arrangement.own:
-            part = slice(start, end)
-            mask = _mask(end - start, heads, q)
-            tensors = [t[:, :, part] for t in (wide, q, k, v, out, sums)]
-            tensors[-1] = tensors[-1].contiguous()
-            back = _flash_backward(*tensors, 0.0, mask is None, attn_mask=mask)
-            to_q[:, :, part], to_k[:, :, part], to_v[:, :, part] = back
-        prefix = arrangement.prefix
-        if arrangement.crosses:
-            rest = slice(prefix, None)
-            there = (k[:, :, :prefix], v[:, :, :prefix], out[:, :, rest])
-            log = sums[:, :, rest].contiguous()
-            back = _flash_backward(wide[:, :, rest], q[:, :, rest], *there, log, 0.0, False)
-            to_q[:, :, rest] += back[0]
-            to_k[:, :, :prefix] += back[1]
-            to_v[:, :, :prefix] += back[2]
-        return _join(together, heads, arrangement).to(qkv.dtype), None, None
+        gradient = gradient.view_as(kept)
+        to_qkv = torch.empty_like(qkv)
+        shared, to_shared = None, []
+        for span, log in zip(arrangement.own, sums, strict=True):
+            part = slice(*span)
+            q, k, v = _open(qkv, heads, arrangement, part)
+            wide, out = (t[:, part].float().transpose(1, 2) for t in (gradient, kept))
+            mask = _mask(span, heads, q)
+            back = _flash_backward(wide, q, k, v, out, log, 0.0, mask is None, attn_mask=mask)
+            if shared is not None:
+                to_there = _flash_backward(wide, q, *shared, out, log, 0.0, False)
+                for mine, more in zip((back[0], *to_shared[1:]), to_there, strict=True):
+                    mine.add_(more)
+            elif arrangement.prefix:  # complete when all that see it have been there
+                shared, to_shared = (k, v), back
+                continue
+            _close(to_qkv, back, heads, arrangement, part)
+        if to_shared:
+            _close(to_qkv, to_shared, heads, arrangement, slice(arrangement.prefix))
+        return to_qkv, None, None
 
 
-def _join(together: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
-    """Gradients of all query heads' q, k, v -> of the fused projection: :func:`_split` back."""
+def _open(qkv: Tensor, heads: Heads, arrangement: Arrangement, part: slice) -> list[Tensor]:
+    """A stretch's rotated queries, keys, and values: float32 ``[K, query heads, n, size]``."""
+    x = qkv[:, part].to(torch.float32, copy=True).unflatten(-1, (-1, heads.size))
+    turned = heads.query + heads.key
+    _turn(x[:, :, :turned], arrangement.cos[part].float(), arrangement.sin[part].float())
+    q, k, v = x.split((heads.query, heads.key, heads.key), dim=2)
     groups = heads.query // heads.key
     if groups > 1:
-        q, k, v = together.split(heads.query, dim=2)
-        k, v = (t.unflatten(2, (heads.key, groups)).sum(3) for t in (k, v))
-        together = torch.cat((q, k, v), dim=2)
-    _turn(together[:, :, : heads.query + heads.key], arrangement, back=True)
-    return together.flatten(2)
+        k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
+    return [t.transpose(1, 2) for t in (q, k, v)]
+
+
+def _close(
+    to_qkv: Tensor,
+    gradients: Sequence[Tensor],
+    heads: Heads,
+    arrangement: Arrangement,
+    part: slice,
+) -> None:
+    """:func:`_open` back: a stretch's gradients to where they belong in ``to_qkv``."""
+    cos, sin = arrangement.cos[part].float(), arrangement.sin[part].float()
+    counts = heads.query, heads.key, heads.key
+    places = to_qkv[:, part].unflatten(-1, (-1, heads.size)).split(counts, dim=2)
+    for at, (place, each) in enumerate(zip(places, gradients, strict=True)):
+        to = each.transpose(1, 2)
+        if place.shape != to.shape:  # one key serves several queries
+            to = to.unflatten(2, (heads.key, -1)).sum(3)
+        if at < 2:  # queries and keys
+            _turn(to, cos, -sin)
+        place.copy_(to)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """:func:`rotate` in place: passes over memory are what it costs on a CPU."""
+    first, second = x[..., : cos.shape[-1]], x[..., cos.shape[-1] : 2 * cos.shape[-1]]
+    crossed = first * sin
+    first.mul_(cos).addcmul_(second, sin, value=-1)
+    second.mul_(cos).add_(crossed)
+
+
+def _mask(span: tuple[int, int], heads: Heads, like: Tensor) -> Tensor | None:
+    """What a window forbids within a stretch; None where it forbids nothing."""
+    length = span[1] - span[0]
+    if heads.window is None or length <= heads.window:
+        return None
+    allowed = torch.ones(length, length, dtype=torch.bool).tril().triu(1 - heads.window)
+    return torch.zeros(length, length).masked_fill_(~allowed, -torch.inf).to(like)[None, None]
