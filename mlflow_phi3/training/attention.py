@@ -96,7 +96,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class _CpuAttention(Function):
     """Stretch by stretch, so that what one needs in float32 is still in the processor's cache.
 
-    float32, as the bfloat16 backward kernel of a CPU takes up to three times as long.
+    float32, as the bfloat16 backward kernel of a CPU takes several times as long.
     """
 
     @staticmethod
