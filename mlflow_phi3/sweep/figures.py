@@ -14,6 +14,7 @@ WINNER, COMPLETE, PRUNED, FAILED = "#d1495b", "#2a6f97", "#b8c4d0", "#8d6a9f"
 _COLOURS = {"complete": COMPLETE, "pruned": PRUNED, "failed": FAILED}
 _FEW = 6  # values of a parameter that are each named on its axis
 _SCALE = [[0.0, "#16425b"], [0.5, "#81a4cd"], [1.0, "#e3e9f1"]]
+_BUTTONS = {"bgcolor": "rgba(0,0,0,0)", "color": GRID, "activecolor": INK}
 
 
 def draw_history(trials: Sequence[TrialResult]) -> go.Figure | None:
@@ -144,9 +145,10 @@ def draw_parallel(trials: Sequence[TrialResult]) -> go.Figure | None:
         )
     )
     figure.update_layout(
-        height=420,
-        margin={"l": 90, "r": 70, "t": 60, "b": 30},
+        height=450,
+        margin={"l": 90, "r": 70, "t": 90, "b": 30},  # the labels stay below the buttons
         font=_font(),
+        modebar=_BUTTONS,
         paper_bgcolor="rgba(0,0,0,0)",
     )
     return figure
@@ -246,7 +248,7 @@ def _dress(figure: go.Figure) -> None:
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"bgcolor": "white", "font": _font()},
-        modebar={"bgcolor": "rgba(0,0,0,0)", "color": GRID, "activecolor": INK},
+        modebar=_BUTTONS,
         legend={"orientation": "h", "y": 1.08, "x": 0},
     )
     # Plotly's own labels of small numbers are 117µ, which nobody writes of a rate.
