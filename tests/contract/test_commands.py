@@ -72,7 +72,7 @@ def test_mlflows_own_command_line(models, tmp_path):
     code, out, _ = run("get", "--name", "typed")
     assert "'instance_count': 2" in out
     code, _, err = run("update", "--name", "typed", "-C", "trafic=3")
-    assert code == 1
+    assert code == 2
     assert "did you mean 'traffic'?" in err
     assert run("delete", "--name", "typed")[0] == 0
     assert "typed" not in run("list")[1]
