@@ -42,12 +42,19 @@ def asking(uri: str) -> Iterator[None]:
     """
     try:
         yield
+    except ModuleNotFoundError as error:  # SQLAlchemy's for a database's driver
+        fix = f"install the package that has the module {error.name}"
+        if uri.startswith("postgresql:"):
+            fix += "; with mlflow-phi3[postgres] the address begins with postgresql+psycopg2:"
+        raise _unusable(uri, error, fix=fix) from None
     except (MlflowException, SQLAlchemyError) as error:  # MLflow lets a database's own through
-        shown = hide_password(uri)
-        why = str(error).splitlines()[0].replace(uri, shown)
-        raise PreflightError(
-            "PHI3-P086",
-            f"MLflow's store cannot be used: {why}",
-            where=shown,
-            fix="start it, or let MLFLOW_TRACKING_URI name another",
-        ) from None
+        fix = "start it, or let MLFLOW_TRACKING_URI name another"
+        raise _unusable(uri, error, fix=fix) from None
+
+
+def _unusable(uri: str, error: Exception, *, fix: str) -> PreflightError:
+    shown = hide_password(uri)
+    why = str(error).splitlines()[0].replace(uri, shown)
+    return PreflightError(
+        "PHI3-P086", f"MLflow's store cannot be used: {why}", where=shown, fix=fix
+    )

@@ -1,4 +1,5 @@
 import re
+import sys
 
 import mlflow
 import pytest
@@ -148,6 +149,20 @@ def test_a_store_that_is_away_is_told_at_once_and_without_its_password(scheme, m
     finally:
         mlflow.set_tracking_uri(before)
     assert "secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "hint"),
+    [("mysql", "MySQLdb", ""), ("postgresql", "psycopg", r".*postgresql\+psycopg2:")],
+)
+def test_a_database_without_its_driver_is_told_with_the_mend(scheme, module, hint, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
+    before = mlflow.get_tracking_uri()
+    try:
+        with pytest.raises(PreflightError, match=rf"(?s)PHI3-P086.*the module {module}{hint}"):
+            open_tracker(uri=f"{scheme}://me:secret@127.0.0.1:9/phi")
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 @pytest.mark.parametrize("deleted", [False, True])
