@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +92,8 @@ def read_folder(folder: Path) -> dict[str, bytes]:
 def write_folder(folder: Path, files: Files) -> None:
     """Make ``folder`` hold ``files`` and nothing else, or leave it as it was."""
     beside = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
+    with suppress(FileNotFoundError):  # what cannot be removed would be among the files
+        shutil.rmtree(beside)
     for name, content in files.items():
         path = beside / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import typer
 from typer.main import get_command
 
-# What follows the command is parsed by the command itself.
-_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+# What follows the command is parsed by our own schemas, as `mlflow run` hands it over, so that both
+# ways in accept the same words and refuse with the same messages.
+PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,6 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def _add(app: typer.Typer, one: Elsewhere) -> None:
-    @app.command(one.name, help=one.summary, context_settings=_PASS_THROUGH)
+    @app.command(one.name, help=one.summary, context_settings=PASS_THROUGH)
     def command(context: typer.Context) -> None:
         raise typer.Exit(one.call(context.args))

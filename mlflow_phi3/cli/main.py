@@ -6,7 +6,7 @@ import typer
 
 from mlflow_phi3 import __version__
 from mlflow_phi3.cli import emulator
-from mlflow_phi3.cli.elsewhere import REPAIR, add_commands
+from mlflow_phi3.cli.elsewhere import PASS_THROUGH, REPAIR, add_commands
 from mlflow_phi3.cli.parameter_help import HELP_OPTIONS, show_help
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Phi3Error
@@ -21,16 +21,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 
-# Parameters are parsed by our own schemas, as `mlflow run` hands them over, so that both ways in
-# accept the same words and refuse with the same messages.
-_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
-
 
 def _add_word(word: str) -> None:
     summary = (WORDS[word].__doc__ or "").split(": ", 1)[-1]
     summary = summary[:1].upper() + summary[1:]
 
-    @app.command(word, help=summary, context_settings=_PASS_THROUGH)
+    @app.command(word, help=summary, context_settings=PASS_THROUGH)
     def command(context: typer.Context) -> None:
         if HELP_OPTIONS & set(context.args) and context.args[0] != "repair":
             show_help(word, summary, WORDS[word])

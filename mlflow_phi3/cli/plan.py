@@ -2,6 +2,7 @@
 
 import typer
 
+from mlflow_phi3.cli.elsewhere import PASS_THROUGH
 from mlflow_phi3.cli.parameter_help import HELP_OPTIONS, show_help
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.plan import PlanWord
@@ -9,11 +10,8 @@ from mlflow_phi3.workflows.entry import settle
 
 app = typer.Typer(name="plan", help="Tokens, steps, memory, disk, hours, money.")
 
-# As the feature words: our own schemas parse, with the same messages.
-_PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
-
-@app.command("plan", context_settings=_PASS_THROUGH)
+@app.command("plan", context_settings=PASS_THROUGH)
 def plan_command(context: typer.Context) -> None:
     """Tell tokens, steps, memory, disk, hours and money before anything is spent.
 

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,8 @@ def discard_checkpoints(folder: Path) -> None:
     """Remove what an earlier trial of the same name left in ``folder``."""
     for name in ("best", "last"):
         for path in (folder / name, folder / f".{name}.new", folder / f".{name}.old"):
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(FileNotFoundError):  # what stays would be taken for this one's
+                shutil.rmtree(path)
 
 
 def is_adapter(folder: Path) -> bool:

@@ -43,7 +43,7 @@ for line in sys.stdin:
 def start_create(emulator, models):
     """Begin to create the deployment in a process of its own; returns its id."""
     parent = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", CLIENTS, models["one"]],
+        [sys.executable, "-c", CLIENTS, models["one"]],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

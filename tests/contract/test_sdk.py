@@ -20,7 +20,7 @@ def test_a_program_of_somebody_else_works(emulator, models, ask, tmp_path):
     program = Path(__file__).with_name("sdk_alone.py")
 
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", program, models["one"], data, request, out],
+        [sys.executable, program, models["one"], data, request, out],
         env={**os.environ, **emulator.environment},
         cwd=tmp_path,
         capture_output=True,

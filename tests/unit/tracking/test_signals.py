@@ -43,6 +43,7 @@ def test_a_second_order_does_not_tear_the_clean_up_apart():
     assert told == ["cleaned up"]
 
 
+# What a finaliser raises is lost, and pytest warns of it: here that is what happens.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_order_that_is_lost_in_a_finaliser_is_given_again():
     class Closes:

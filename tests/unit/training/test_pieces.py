@@ -210,3 +210,13 @@ def test_what_is_computed_stays_small():
     files = [Path("mlflow_phi3/training") / f"{name}.py" for name in re.findall(r"`(\w+)`", told)]
     assert len(files) == 10
     assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) < 1500
+
+
+def test_an_earlier_trials_checkpoints_are_gone_or_it_is_told(tmp_path):
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "adapter_model.safetensors").touch()
+    disk.discard_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "last").touch()  # no folder
+    with pytest.raises(NotADirectoryError):
+        disk.discard_checkpoints(tmp_path)

@@ -1,0 +1,30 @@
+"""Folders that travel between a worker and its driver."""
+
+import pytest
+
+from mlflow_phi3.backends.worker import read_folder, write_folder
+
+FILES = {"best/a": b"1", "last/b": b"2"}
+
+
+def test_a_folder_holds_what_was_written_and_nothing_else(tmp_path):
+    folder = tmp_path / "trial"
+    write_folder(folder, {"best/old": b"0"})
+    (tmp_path / ".trial.new").mkdir()
+    (tmp_path / ".trial.new" / "left by a kill").touch()
+    write_folder(folder, FILES)
+    assert read_folder(folder) == FILES
+    write_folder(folder, {})
+    assert read_folder(folder) == {}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_cleared_away_is_told_before_the_folder_is_touched(tmp_path):
+    folder = tmp_path / "trial"
+    write_folder(folder, FILES)
+    another = tmp_path / "another"
+    write_folder(another, {"last/c": b"4"})
+    (tmp_path / ".trial.new").symlink_to(another)
+    with pytest.raises(OSError, match="symbolic link"):
+        write_folder(folder, {"best/a": b"3"})
+    assert read_folder(folder) == FILES
