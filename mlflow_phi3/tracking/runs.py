@@ -23,6 +23,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.tracking.missing import asking, is_missing
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
+from mlflow_phi3.tracking.transactions import observe_transactions
 from mlflow_phi3.tracking.uris import absolute_uri
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -311,6 +312,7 @@ def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tr
     """
     found = absolute_uri(uri or mlflow.get_tracking_uri())
     mlflow.set_tracking_uri(found)
+    observe_transactions()
     with asking(found):
         client = MlflowClient(tracking_uri=found)
         if found.startswith(SCHEME):

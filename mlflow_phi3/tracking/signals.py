@@ -11,8 +11,10 @@ from types import FrameType
 import psutil
 
 from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.tracking.transactions import is_in_transaction
 
 _POLL_S = 0.5
+_RETRY_S = 0.02
 # An order that was not obeyed by then is given again: Python drops an exception that is raised
 # inside a finaliser or a callback from C, and the program would go on as if nobody had asked.
 _PATIENCE_S = 20.0
@@ -24,6 +26,9 @@ def stoppable(
     launcher: psutil.Process | None, *, patience_s: float = _PATIENCE_S
 ) -> Iterator[None]:
     """Ctrl-C, SIGTERM, SIGHUP and the end of ``launcher`` raise ``Interrupted`` inside.
+
+    A database transaction of the main thread is let to its end first, unless that takes longer
+    than ``patience_s``.
 
     ``mlflow run`` dies of SIGTERM without telling the program it started, which would train on
     with nobody waiting; so its life is watched.
@@ -59,25 +64,35 @@ class _Watch(threading.Thread):
         self.finished = threading.Event()
         self._launcher = launcher
         self._patience_s = patience_s
-        self._ordered_at: float | None = None
+        self._first: signal.Signals | None = None
+        self._ordered_at = 0.0
+        self._raised = False
 
     def obey(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is signal's
-        """Raise, unless an order is being obeyed already.
+        """Raise, unless an order is being obeyed already or has to wait for a transaction.
 
         A second error would tear the clean-up apart, and a second order comes for sure: on
         Ctrl-C, `mlflow run` sends SIGTERM to the program that got the SIGINT as well.
         """
-        now = time.monotonic()
-        if self._ordered_at is None or now - self._ordered_at >= self._patience_s:
-            self._ordered_at = now
-            raise Interrupted("PHI3-T001", f"stopped by {signal.Signals(number).name}")
+        if self._first is None:
+            self._first = signal.Signals(number)
+            self._ordered_at = time.monotonic()
+        if self._is_overdue() or not (self._raised or is_in_transaction()):
+            self._raised = True
+            self._ordered_at = time.monotonic()
+            raise Interrupted("PHI3-T001", f"stopped by {self._first.name}")
 
     def run(self) -> None:
-        """Send ourselves SIGTERM when the launcher is gone, or an order was lost."""
-        while not self.finished.wait(_POLL_S):
-            if self._ordered_at is None:
-                lost = self._launcher is not None and not is_alive(self._launcher)
-            else:
-                lost = time.monotonic() - self._ordered_at >= self._patience_s
-            if lost:
+        """Send ourselves an order when the launcher is gone, or the last one waits or was lost."""
+        while not self.finished.wait(_RETRY_S if self._waits() else _POLL_S):
+            if self._waits() or self._is_overdue() or self._is_alone():
                 os.kill(os.getpid(), signal.SIGTERM)
+
+    def _waits(self) -> bool:
+        return self._first is not None and not self._raised
+
+    def _is_overdue(self) -> bool:
+        return self._first is not None and time.monotonic() - self._ordered_at >= self._patience_s
+
+    def _is_alone(self) -> bool:
+        return self._first is None and self._launcher is not None and not is_alive(self._launcher)

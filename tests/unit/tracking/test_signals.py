@@ -3,13 +3,26 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
 import pytest
+from sqlalchemy import create_engine, text
 
 from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.tracking.signals import is_alive, stoppable
+from mlflow_phi3.tracking.transactions import observe_transactions
+
+
+@pytest.fixture
+def engine(tmp_path):
+    observe_transactions()
+    engine = create_engine(f"sqlite:///{tmp_path}/some.db")
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE seen (x INTEGER)"))
+    yield engine
+    engine.dispose()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -51,8 +64,61 @@ def test_an_order_that_is_lost_in_a_finaliser_is_given_again():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.1)
 
-    with pytest.raises(Interrupted, match="SIGTERM"), stoppable(None, patience_s=0.2):
+    with pytest.raises(Interrupted, match="SIGINT"), stoppable(None, patience_s=0.2):
         Closes()
+        time.sleep(10)
+
+
+def test_an_order_waits_for_the_end_of_a_transaction(engine):
+    with pytest.raises(Interrupted, match="SIGINT"), stoppable(None):
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO seen VALUES (1)"))
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.2)
+            connection.execute(text("INSERT INTO seen VALUES (2)"))
+        time.sleep(5)
+
+    with engine.connect() as other:
+        assert list(other.scalars(text("SELECT x FROM seen"))) == [1, 2]
+
+
+def test_an_order_does_not_wait_for_a_transaction_that_does_not_end(engine):
+    with (
+        pytest.raises(Interrupted, match="SIGTERM"),
+        stoppable(None, patience_s=0.2),
+        engine.begin(),
+    ):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+
+def test_an_order_does_not_wait_for_a_transaction_of_another_thread(engine):
+    begun, done = threading.Event(), threading.Event()
+
+    def hold():
+        with engine.begin():
+            begun.set()
+            done.wait(10)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        with pytest.raises(Interrupted), stoppable(None):
+            assert begun.wait(10)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_connection_that_is_lost_holds_no_order_back(engine):
+    connection = engine.connect()
+    connection.invalidate()
+    del connection
+
+    with pytest.raises(Interrupted), stoppable(None):
+        os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
 
 
