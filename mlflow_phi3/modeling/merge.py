@@ -11,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from mlflow_phi3.modeling.adapter import check_adapter
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.generate import padding_id, stop_ids
+from mlflow_phi3.modeling.precision import cast_weights
 from mlflow_phi3.modeling.quantization import dequantize
 
 
@@ -49,10 +50,10 @@ def fold_adapter(model: PreTrainedModel, adapter: Path, *, dtype: torch.dtype) -
     tuned = PeftModel.from_pretrained(dequantize(model), str(adapter)).eval()
     for layer in tuned.modules():
         if isinstance(layer, BaseTunerLayer):
-            layer.get_base_layer().to(torch.float32)
+            cast_weights(layer.get_base_layer(), torch.float32)
             layer.merge(safe_merge=True)
-            layer.get_base_layer().to(dtype)
-    merged: PreTrainedModel = tuned.unload().to(dtype)
+            cast_weights(layer.get_base_layer(), dtype)
+    merged: PreTrainedModel = cast_weights(tuned.unload(), dtype)
     merged.config.dtype = dtype
     return merged
 

@@ -14,6 +14,7 @@ from mlflow_phi3.modeling.base import Base, Precision, load_base
 from mlflow_phi3.modeling.heads import with_labels
 from mlflow_phi3.modeling.kinds import BASE_FILE, is_pinned
 from mlflow_phi3.modeling.merge import fold_adapter
+from mlflow_phi3.modeling.precision import cast_weights
 from mlflow_phi3.modeling.quantization import Quantization
 
 
@@ -96,7 +97,7 @@ def load_portable(folder: Path, *, precision: Precision = "auto", device: str = 
         base = with_labels(base, pinned.labels)
     model = fold_adapter(base.model, folder, dtype=getattr(torch, pinned.dtype))
     wanted = torch.float32 if precision == "float32" else getattr(torch, pinned.dtype)
-    model.to(device=device, dtype=wanted).eval().requires_grad_(requires_grad=False)
+    cast_weights(model, wanted).to(device).eval().requires_grad_(requires_grad=False)
     return replace(base, model=model)
 
 

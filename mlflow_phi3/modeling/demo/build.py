@@ -22,6 +22,7 @@ from mlflow_phi3.modeling.demo.corpus import write_documents
 from mlflow_phi3.modeling.demo.knowledge import load_exchanges, load_topics
 from mlflow_phi3.modeling.demo.pretraining import MAX_LENGTH, VOCABULARY_SIZE, Recipe, pretrain
 from mlflow_phi3.modeling.demo.tokenizer import END, END_OF_TEXT, train_tokenizer
+from mlflow_phi3.modeling.precision import cast_weights
 
 __all__ = ["build", "main"]
 
@@ -93,7 +94,7 @@ def save_checkpoint(
     model.generation_config = GenerationConfig(
         bos_token_id=end_of_text, eos_token_id=[end_of_text, end], pad_token_id=end_of_text
     )
-    model.to(torch.bfloat16).save_pretrained(folder)
+    cast_weights(model, torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # The name that every version of transformers knows; version 5 alone writes its new one.
     path = folder / "tokenizer_config.json"

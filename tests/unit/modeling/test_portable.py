@@ -8,6 +8,7 @@ import torch
 from mlflow_phi3.azure.portable import check_portable
 from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.modeling.adapter import with_adapter
+from mlflow_phi3.modeling.base import load_base
 from mlflow_phi3.modeling.kinds import BASE_FILE, is_pinned
 from mlflow_phi3.modeling.merge import merge_adapter
 from mlflow_phi3.modeling.parity import compare_logits
@@ -34,6 +35,24 @@ def test_both_formats_are_the_model_that_was_trained(base, adapter, pinned, tmp_
     served = load_checkpoint(pinned, device="cpu")
     with with_adapter(base, adapter) as tuned:
         assert compare_logits(tuned, served.model, rows).within(1e-5)
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_an_adapter_in_bfloat16_is_the_merged_model_at_every_position(
+    base, adapter, tmp_path, precision
+):
+    """Frequencies rounded to bfloat16 turn queries and keys by a wrong angle, far out."""
+    small = load_base(base.name, precision="bfloat16")
+    pinned = save_pinned(small, adapter, tmp_path / "pinned", dtype=torch.bfloat16)
+    merged = merge_adapter(small, adapter, tmp_path / "merged", dtype=torch.bfloat16)
+    one = load_portable(pinned, precision=precision).model
+    other = load_portable(merged, precision="bfloat16" if precision == "auto" else precision).model
+    frequencies = one.model.rotary_emb.inv_freq
+    assert frequencies.dtype == torch.float32
+    assert torch.equal(frequencies, base.model.model.rotary_emb.inv_freq)
+    ids = torch.arange(base.model.config.max_position_embeddings)[None] % 50
+    with torch.inference_mode():
+        assert torch.equal(one(ids).logits, other(ids).logits)
 
 
 def test_a_checkpoint_that_names_its_format_as_it_was_named_before_is_read(base, adapter, tmp_path):
