@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from mlflow_phi3.azure.blobs import open_container
 from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.data.jsonl import numbered_lines
 
 _ROOT = "modelDataCollector"
 _HOUR = re.compile(r"/(\d{4})/(\d{2})/(\d{2})(?:/(\d{2}))?/")
@@ -37,9 +38,7 @@ def read_collected(
                 if _end(blob.name) <= start:
                     continue
                 text = container.download_blob(blob.name).readall().decode("utf-8")
-                for number, line in enumerate(text.splitlines(), start=1):
-                    if line.strip():
-                        yield f"{blob.name}:{number}", line
+                yield from numbered_lines(text, blob.name)
         finally:
             container.close()
 

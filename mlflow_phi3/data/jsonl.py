@@ -104,6 +104,21 @@ def read_rows(path: Path, span: Span) -> Iterator[Row]:
             number += 1
 
 
+def numbered_lines(text: str, place: object) -> Iterator[tuple[str, str]]:
+    """Yield ``place:number`` and text of each line of a small file that is not blank.
+
+    Only a line feed ends a line. ``str.splitlines`` would cut at U+2028 or U+0085 too, which may
+    stand within the strings of JSON (RFC 8259, section 7).
+
+    Args:
+        text: The whole file.
+        place: What it is called.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{place}:{number}", line
+
+
 def parse_row(number: int, line: bytes) -> Row:
     """One line to one value, or to the reason why not."""
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mlflow_phi3.data.jsonl import numbered_lines
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.replies import answer_text
 from mlflow_phi3.errors import DataError, GateError
@@ -135,14 +136,13 @@ def read_golden(path: Path) -> Iterator[GoldenQuery]:
         DataError: There is no such file, or a line is not a query.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(
             "PHI3-D072", f"cannot be read: {error.strerror}", where=str(path), fix="check golden"
         ) from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _to_query(line, f"{path}:{number}")
+    for place, line in numbered_lines(text, path):
+        yield _to_query(line, place)
 
 
 def judge(query: GoldenQuery, answer: str | None) -> GoldenResult:

@@ -18,6 +18,7 @@ from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import pipeline
+from mlflow_phi3.data.jsonl import numbered_lines
 from mlflow_phi3.errors import DataError, UsageError
 from mlflow_phi3.modeling.base import DEMO, load_tokenizer
 from mlflow_phi3.modeling.catalog import describe as describe_model
@@ -137,9 +138,7 @@ def _read_log(path: Path) -> Iterator[tuple[str, str]]:
         raise DataError(
             "PHI3-D093", f"cannot be read: {error.strerror}", where=str(path), fix="check --log"
         ) from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            yield f"{path}:{number}", line
+    return numbered_lines(text, path)
 
 
 def _tariff(config: MonitorConfig) -> tuple[Tariff, tuple[str, ...]]:

@@ -61,6 +61,14 @@ def test_a_file_is_read_with_its_lines(tmp_path):
     assert [result.passed for result in judge_all([first, second], ["a", "a"])] == [True, False]
 
 
+def test_what_only_looks_like_a_line_end_ends_none(tmp_path):
+    asked = [{"role": "user", "content": "first\u2028second\u0085third"}]
+    row = json.dumps({"messages": asked}, ensure_ascii=False)
+    (tmp_path / "g.jsonl").write_text(row + "\n", encoding="utf-8")
+    (query,) = load_golden(tmp_path / "g.jsonl")
+    assert query.inputs == {"messages": asked}
+
+
 @pytest.mark.parametrize(
     ("row", "told"),
     [

@@ -1,0 +1,25 @@
+import datetime as dt
+
+import pytest
+
+from mlflow_phi3.errors import DataError
+from mlflow_phi3.monitoring.calls import read_calls, to_log
+from mlflow_phi3.workflows.monitor import _read_log
+
+AT = dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
+
+
+def test_a_log_holds_whatever_users_write(tmp_path):
+    said = "first\u2028second\u0085third\nfourth"
+    ask = {"messages": [{"role": "user", "content": said}]}
+    path = tmp_path / "calls.jsonl"
+    line = to_log(ask, {"choices": []}, at=AT, status=200, latency_ms=5)
+    path.write_text(f"\ufeff{line}\n\n{line}\n", encoding="utf-8")
+    lines = list(_read_log(path))
+    assert [place for place, _ in lines] == [f"{path}:1", f"{path}:3"]
+    assert [call.prompts for call in read_calls(lines)] == [(said,)] * 2
+
+
+def test_a_log_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(DataError, match="PHI3-D093"):
+        list(_read_log(tmp_path / "none.jsonl"))
