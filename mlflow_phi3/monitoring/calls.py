@@ -21,22 +21,22 @@ _OK = 200
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call.
+    """One call; it may have asked several chats at once.
 
     Args:
         at: When, in UTC.
         prompts: What the user said, one text a user message.
-        answer: What came back; empty when nothing did.
+        answers: What came back, one text a chat; empty when nothing did.
         status: HTTP status, or None where nobody wrote it down.
         latency_ms: Likewise.
-        prompt_tokens: As the endpoint counted them, or None.
+        prompt_tokens: As the endpoint counted them, of all chats together, or None.
         completion_tokens: Likewise.
-        refused: Whether content safety stopped it, on the way in or out.
+        refused: Whether content safety stopped any of it, on the way in or out.
     """
 
     at: dt.datetime
     prompts: tuple[str, ...]
-    answer: str = ""
+    answers: tuple[str, ...] = ()
     status: int | None = None
     latency_ms: float | None = None
     prompt_tokens: int | None = None
@@ -106,25 +106,36 @@ def _call(
     status: int | None = None,
     latency_ms: float | None = None,
 ) -> Call:
-    completion = _completion(response)
-    usage = completion.get("usage") or {}
-    choices = completion.get("choices") or []
-    first = choices[0] if choices else {}
-    message = first.get("message") or {}
-    # An answer that was held back ends so; a question that was has no choices, only an error.
-    filtered = first.get("finish_reason") == _FILTERED or (
-        not choices and _FILTERED in json.dumps(completion)
-    )
+    completions = _completions(response)
     return Call(
         at=_time(at),
         prompts=tuple(_prompts(request)),
-        answer=str(message.get("content") or ""),
+        answers=tuple(_answer(one) for one in completions),
         status=status,
         latency_ms=latency_ms,
-        prompt_tokens=usage.get("prompt_tokens"),
-        completion_tokens=usage.get("completion_tokens"),
-        refused=filtered,
+        prompt_tokens=_used(completions, "prompt_tokens"),
+        completion_tokens=_used(completions, "completion_tokens"),
+        refused=any(map(_is_refused, completions)),
     )
+
+
+def _answer(completion: Mapping[str, Any]) -> str:
+    choices = completion.get("choices") or [{}]
+    return str((choices[0].get("message") or {}).get("content") or "")
+
+
+def _used(completions: Iterable[Mapping[str, Any]], name: str) -> int | None:
+    found = [(one.get("usage") or {}).get(name) for one in completions]
+    known = [count for count in found if count is not None]
+    return sum(known) if known else None
+
+
+def _is_refused(completion: Mapping[str, Any]) -> bool:
+    """An answer that was held back ends so; a question that was has no choices, only an error."""
+    choices = completion.get("choices") or ()
+    if not choices:
+        return _FILTERED in json.dumps(completion)
+    return any(choice.get("finish_reason") == _FILTERED for choice in choices)
 
 
 def _prompts(request: Any) -> Iterator[str]:
@@ -149,13 +160,13 @@ def _rows(request: Any) -> list[Mapping[str, Any]]:
     return _rows(framed) if isinstance(framed, list) else [request]
 
 
-def _completion(response: Any) -> Mapping[str, Any]:
+def _completions(response: Any) -> list[Mapping[str, Any]]:
+    """What came back: one completion, or as many as a request had chats."""
     found = _loaded(response)
     if isinstance(found, Mapping) and "predictions" in found:
         found = found["predictions"]
-    if isinstance(found, list):
-        found = found[0] if found else {}
-    return found if isinstance(found, Mapping) else {}
+    answers = found if isinstance(found, list) else [found]
+    return [answer for answer in answers if isinstance(answer, Mapping)]
 
 
 def _loaded(value: Any) -> Any:

@@ -32,7 +32,7 @@ def test_request_and_answer_meet_in_any_order():
         event("azureml.inference.response", {"predictions": [ANSWER]}),
         event("azureml.inference.request", framed),
     )
-    assert (call.at, call.prompts, call.answer) == (AT, ("hello",), "hi")
+    assert (call.at, call.prompts, call.answers) == (AT, ("hello",), ("hi",))
     assert (call.prompt_tokens, call.completion_tokens) == (7, 2)
     assert (call.status, call.latency_ms, call.refused) == (None, None, False)
 
@@ -66,6 +66,19 @@ def test_a_log_of_our_own_keeps_status_and_latency():
     )
     assert (calls[0].at, calls[0].status, calls[0].latency_ms) == (AT, 200, 12.346)
     assert [call.refused for call in calls] == [False, True, True, True, False]
+
+
+def test_every_chat_of_a_batch_counts():
+    """Our own ``predict`` sends a list of chats as one request."""
+    held = {"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}
+    held["usage"] = {"prompt_tokens": 3, "completion_tokens": 1}
+    for answers in ([ANSWER, ANSWER, held], {"predictions": [ANSWER, ANSWER, held]}):
+        (call,) = read(to_log([CHAT] * 3, answers, at=AT, status=200, latency_ms=1))
+        assert (call.prompts, call.answers) == (("hello",) * 3, ("hi", "hi", ""))
+        assert (call.prompt_tokens, call.completion_tokens) == (17, 5)
+        assert call.refused
+    (call,) = read(to_log([CHAT] * 2, [{"choices": []}] * 2, at=AT, status=200, latency_ms=1))
+    assert (call.prompt_tokens, call.completion_tokens, call.refused) == (None, None, False)
 
 
 @pytest.mark.parametrize(("line", "code"), [("{", "D092"), ('{"a": 1}', "D091"), ("[]", "D091")])

@@ -22,7 +22,7 @@ AT = dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
 
 
 def call(status=200, latency_ms=10.0, refused=False, tokens=(10, 5)):
-    return Call(AT, ("hi",), "ho", status, latency_ms, *tokens, refused)
+    return Call(AT, ("hi",), ("ho",), status, latency_ms, *tokens, refused)
 
 
 def test_minutes_are_weighted_by_their_requests():
