@@ -1,10 +1,12 @@
 """Is the difference more than noise? A paired bootstrap over the test rows."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import bootstrap
 
 from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.losses import ExampleLoss
@@ -69,33 +71,41 @@ def compare(
     _check_same_rows(a, b)
     tokens = np.array([row.tokens for row in a], dtype=np.float64)
     gaps = np.array([x.loss - y.loss for x, y in zip(a, b, strict=True)]) * tokens
-    draws = _bootstrap(gaps, tokens, resamples=resamples, seed=seed)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
+    low, high = _interval(gaps, tokens, confidence, resamples, seed)
     return Comparison(
         difference=float(gaps.sum() / tokens.sum()),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         confidence=confidence,
         rows=len(a),
     )
 
 
-def _bootstrap(
-    gaps: npt.NDArray[np.float64], tokens: npt.NDArray[np.float64], *, resamples: int, seed: int
-) -> npt.NDArray[np.float64]:
-    """float64 ``[resamples]``: the token-weighted difference of each draw."""
-    generator = np.random.default_rng(seed)
-    rows = len(gaps)
-    draws = np.empty(resamples)
-    step = max(1, _SLICE // rows)
-    for start in range(0, resamples, step):
-        stop = min(start + step, resamples)
-        index = generator.integers(rows, size=(stop - start, rows))
-        drawn = tokens[index].sum(axis=1)
+def _interval(
+    gaps: npt.NDArray[np.float64],
+    tokens: npt.NDArray[np.float64],
+    confidence: float,
+    resamples: int,
+    seed: int,
+) -> tuple[float, float]:
+    """Both ends; of a single row they are the same, and of a loss that is no number unknown."""
+    if not np.isfinite(gaps).all():
+        return math.nan, math.nan
+    if len(gaps) == 1:
+        return (alone := float(gaps[0] / tokens[0])), alone
+    found = bootstrap(
+        (gaps, tokens),
         # A draw of rows without a supervised token says nothing: no difference.
-        draws[start:stop] = gaps[index].sum(axis=1) / np.maximum(drawn, 1)
-    return draws
+        lambda gap, count, axis: gap.sum(axis) / np.maximum(count.sum(axis), 1),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=resamples,
+        confidence_level=confidence,
+        batch=max(1, _SLICE // len(gaps)),
+        random_state=np.random.default_rng(seed),  # ``rng`` since scipy 1.15
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def _check_same_rows(a: Sequence[ExampleLoss], b: Sequence[ExampleLoss]) -> None:

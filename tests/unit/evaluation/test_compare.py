@@ -62,6 +62,19 @@ def test_interval_covers_the_truth_as_often_as_it_says(noise):
     assert 0.83 <= covered / 200 <= 0.95
 
 
+def test_a_row_alone_differs_by_what_it_differs_by():
+    found = compare(rows([1.5]), rows([2.0]))
+    assert (found.difference, found.low, found.high) == (-0.5, -0.5, -0.5)
+
+
+def test_the_interval_is_that_of_draws_by_hand(noise):
+    tokens, gap = noise.integers(0, 60, 80), noise.normal(0.01, 0.1, 80)
+    found = compare(rows(2 + gap, tokens), rows([2] * 80, tokens), resamples=500, seed=7)
+    at = np.random.default_rng(7).integers(80, size=(500, 80))
+    drawn = (gap * tokens)[at].sum(axis=1) / tokens[at].sum(axis=1)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])))
+
+
 def test_nan_is_never_better():
     found = compare(rows([np.nan, 1]), rows([9, 9]))
     assert not found.better
