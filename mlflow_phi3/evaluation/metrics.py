@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from mlflow_phi3.evaluation.words import split_words
+
 # Perplexities past e^700 do not fit a float64.
 _LARGEST_LOSS = 700.0
 
@@ -79,9 +81,10 @@ def token_f1(expected: str, answer: str) -> float:
 
 
 def rouge_l(expected: str, answer: str) -> float:
-    """ROUGE-L's F-measure with stemming: the longest common subsequence of words.
+    """ROUGE-L's F-measure: the longest common subsequence of words, English ones by their stems.
 
-    Source: Lin 2004, as google-research's ``rouge-score`` computes it.
+    Source: Lin 2004, as google-research's ``rouge-score`` computes it; that knows no words but
+    those in ASCII, so they come from :func:`split_words`.
     """
     return float(_rouge().score(expected, answer)["rougeL"].fmeasure)
 
@@ -89,6 +92,21 @@ def rouge_l(expected: str, answer: str) -> float:
 @lru_cache(maxsize=1)
 def _rouge() -> Any:
     """One scorer a process: building one costs more than a score."""
-    from rouge_score import rouge_scorer  # nltk takes a second, and few need it
+    from rouge_score import rouge_scorer, tokenizers  # nltk takes a second, and few need it
 
-    return rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
+    words = _Words(tokenizers.DefaultTokenizer(use_stemmer=True))
+    return rouge_scorer.RougeScorer(["rougeL"], tokenizer=words)
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """A tokenizer for ``rouge-score``, whose own drops every word that is not in ASCII."""
+
+    english: Any
+
+    def tokenize(self, text: str) -> list[str]:
+        """Words in any script; those in ASCII as ``rouge-score`` stems them."""
+        found: list[str] = []
+        for word in split_words(text):
+            found += self.english.tokenize(word) if word.isascii() else [word]
+        return found

@@ -15,6 +15,15 @@ from mlflow_phi3.evaluation.labels import label_metrics
 from mlflow_phi3.evaluation.metrics import TokenTotals
 
 WORDS = st.text(alphabet="abT .,\u00e9", max_size=40)
+ASCII = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["The", "lights'", "turning_off,", "relational;", "running", "12,5", "skies"]
+        ),
+        st.text(st.characters(max_codepoint=127), max_size=12),
+    ),
+    max_size=8,
+).map(" ".join)
 LABELS = st.lists(st.tuples(*[st.sampled_from("xyz")] * 2), min_size=1, max_size=30)
 
 
@@ -120,10 +129,29 @@ def test_loss_and_perplexity_are_torchs_cross_entropy(data):
     assert metrics.token_accuracy(totals) == pytest.approx(accuracy)
 
 
-@given(WORDS, WORDS)
+@given(ASCII, ASCII)
 def test_rouge_l_agrees_with_rouge_score(expected, answer):
     scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=True)
     assert metrics.rouge_l(expected, answer) == scorer.score(expected, answer)["rougeL"].fmeasure
+
+
+@pytest.mark.parametrize(
+    ("expected", "answer", "likeness"),
+    [
+        ("你好。世界", "你好。世界", 1.0),
+        ("你好。世界", "你好。", 2 / 3),
+        ("Да, конечно", "да конечно!", 1.0),
+        ("Да, конечно", "нет", 0.0),
+        ("मी काय करू?", "मी काय करू", 1.0),
+        ("मी काय करू", "मी का करू", 2 / 3),
+        ("ราคาเท่าไร", "ราคาเท่าไร", 1.0),
+        ("été chaud", "e\u0301te\u0301", 2 / 3),
+        ("the été lights", "The ÉTÉ light", 1.0),
+        ("👍", "👍", 0.0),
+    ],
+)
+def test_rouge_l_reads_every_script(expected, answer, likeness):
+    assert metrics.rouge_l(expected, answer) == pytest.approx(likeness)
 
 
 @given(LABELS)
