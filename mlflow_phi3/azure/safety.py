@@ -24,9 +24,22 @@ _MEDIUM = 4
 """Of 0, 2, 4, 6: what Azure OpenAI's default filter blocks from on."""
 _LONGEST = 10_000
 """Characters that the service takes at once."""
+_OVERLAP = 500
+"""Characters that are asked about twice, so that nothing hides where a long text is cut."""
 _TIMEOUT_S = 10.0
+_LONGEST_WAIT_S = 2.0
+"""A scoring request waits for the verdict, and its own caller for both."""
 _OK = 200
-_RETRIES = urllib3.Retry(
+
+
+class _Retry(urllib3.Retry):
+    """Waits as long as the service asks for, up to a bound; urllib3 knows one only of late."""
+
+    def parse_retry_after(self, retry_after: str) -> float:
+        return min(super().parse_retry_after(retry_after), _LONGEST_WAIT_S)
+
+
+_RETRIES = _Retry(
     total=3,
     backoff_factor=0.2,
     status_forcelist=(429, 500, 502, 503, 504),
@@ -164,8 +177,8 @@ def safety_from(environment: Mapping[str, str]) -> ContentSafety | None:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """Cut what is too long for one request; nothing is asked about white space."""
-    for start in range(0, len(text), _LONGEST):
+    """Cut what is too long for one request, overlapping; nothing is asked about white space."""
+    for start in range(0, max(len(text) - _OVERLAP, 1), _LONGEST - _OVERLAP):
         part = text[start : start + _LONGEST]
         if part.strip():
             yield part

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from mlflow_phi3.azure.safety import (
@@ -50,7 +52,16 @@ def test_a_harmful_question_is_refused_and_a_harmful_answer_is_held_back(safety)
 def test_a_long_text_is_asked_in_parts_and_an_empty_one_not_at_all(safety, service):
     assert safety.find(" " * 5) == safety.find("") == ()
     assert safety.find("x" * LONGEST + HARMFUL) == (Finding("Violence", 4),)
-    assert [len(text) for text in service.asked] == [LONGEST, len(HARMFUL)]
+    assert [len(text) for text in service.asked] == [LONGEST, 500 + len(HARMFUL)]
+
+
+def test_nothing_hides_where_a_long_text_is_cut(safety, service):
+    for cut in (LONGEST - 500, LONGEST):
+        for shift in range(len(HARMFUL) + 1):
+            assert safety.find("x" * (cut - shift) + HARMFUL + "x" * LONGEST)
+    service.asked.clear()
+    safety.find("x" * LONGEST)
+    assert len(service.asked) == 1
 
 
 def test_the_severity_can_be_set(service):
@@ -62,6 +73,20 @@ def test_the_severity_can_be_set(service):
 def test_a_busy_service_is_asked_again(safety, service):
     service.refusals = [429, 503]
     assert safety.find("hello") == ()
+
+
+def test_a_service_that_asks_for_a_long_wait_does_not_get_it(safety, service, monkeypatch):
+    class Slow(service.RequestHandlerClass):
+        def end_headers(self):
+            self.send_header("Retry-After", "8")
+            super().end_headers()
+
+    service.RequestHandlerClass, service.refusals = Slow, [429] * 10
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    with pytest.raises(AzureError, match="PHI3-A709"):
+        safety.find("hello")
+    assert waits == [2, 2, 2]
 
 
 def test_without_a_verdict_nothing_passes(safety, service):
