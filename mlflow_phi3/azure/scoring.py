@@ -55,7 +55,7 @@ class ScoringClient:
             path: What follows the scoring URI.
 
         Raises:
-            AzureError: Refused, or no answer within the time for all tries.
+            AzureError: Refused, no answer within the time for all tries, or none that is JSON.
         """
         retrying = Retrying(
             retry=retry_if_exception(lambda e: isinstance(e, _Busy | httpx.TransportError)),
@@ -68,31 +68,29 @@ class ScoringClient:
             response = retrying(self._post, body, deployment, path)
         except _Busy as busy:
             response = busy.response
-        except httpx.TransportError as gone:
-            raise AzureError(
-                "PHI3-A706",
-                f"no answer: {redact(str(gone)) or type(gone).__name__}",
-                where=self._uri,
-                fix="check the network, and the deployment's state by mlflow deployments get",
-            ) from gone
+        except httpx.RequestError as gone:
+            raise self._unanswered(gone) from gone
         self._check(response)
-        return response.json()
+        return self._parsed(response.text)
 
     def stream(self, body: Mapping[str, Any], *, path: str = "") -> Iterator[dict[str, Any]]:
         """Yield the events of a server-sent stream.
 
         Raises:
-            AzureError: Refused.
+            AzureError: Refused, no answer or one that breaks off, or an event that is not JSON.
         """
         sent = {**body, "stream": True}
-        with self._client.stream("POST", self._uri + path, json=sent) as response:
-            if not response.is_success:
-                response.read()
-                self._check(response)
-            for line in response.iter_lines():
-                data = line.removeprefix("data:").strip()
-                if line.startswith("data:") and data and data != "[DONE]":
-                    yield json.loads(data)
+        try:
+            with self._client.stream("POST", self._uri + path, json=sent) as response:
+                if not response.is_success:
+                    response.read()
+                    self._check(response)
+                for line in response.iter_lines():
+                    data = line.removeprefix("data:").strip()
+                    if line.startswith("data:") and data and data != "[DONE]":
+                        yield self._parsed(data)
+        except httpx.RequestError as gone:
+            raise self._unanswered(gone) from gone
 
     def close(self) -> None:
         """Close the connections."""
@@ -104,6 +102,25 @@ class ScoringClient:
         if response.status_code in _RETRIED:
             raise _Busy(response)
         return response
+
+    def _unanswered(self, gone: httpx.RequestError) -> AzureError:
+        return AzureError(
+            "PHI3-A706",
+            f"no answer: {redact(str(gone)) or type(gone).__name__}",
+            where=self._uri,
+            fix="check the network, and the deployment's state by mlflow deployments get",
+        )
+
+    def _parsed(self, text: str) -> Any:
+        try:
+            return json.loads(text)
+        except ValueError as odd:
+            raise AzureError(
+                "PHI3-A712",
+                f"the answer is not JSON: {redact(text.strip()[:200])!r}",
+                where=self._uri,
+                fix="see what stands between here and the endpoint, or the deployment's log",
+            ) from odd
 
     def _check(self, response: httpx.Response) -> None:
         if response.is_success:

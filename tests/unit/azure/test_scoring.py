@@ -1,0 +1,74 @@
+"""Answers that are none: a gateway's page, a connection that breaks, nobody there."""
+
+import http.server
+import ssl
+import threading
+
+import pytest
+
+from mlflow_phi3.azure.scoring import ScoringClient
+from mlflow_phi3.errors import AzureError
+
+
+@pytest.fixture
+def answering():
+    """Start a server that answers with these bytes, of which it promises so many more."""
+    servers = []
+
+    def start(body, *, promised=0):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body) + promised))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_args):
+                pass
+
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        servers.append((server, thread))
+        return client(f"http://127.0.0.1:{server.server_port}/score")
+
+    clients = []
+
+    def client(uri):
+        clients.append(ScoringClient(uri, "key", ssl.create_default_context(), total_s=0.2))
+        return clients[-1]
+
+    start.client = client
+    yield start
+    for one in clients:
+        one.close()
+    for server, thread in servers:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_an_answer_that_is_not_json_is_told_as_such(answering):
+    with pytest.raises(AzureError, match=r"PHI3-A712 http://.*/score: .*<html>gateway"):
+        answering(b"<html>gateway</html>").ask({})
+
+
+def test_an_event_that_is_not_json_is_told_after_those_that_are(answering):
+    events = answering(b'data: {"n": 1}\n\ndata: <html>\n\n').stream({})
+    assert next(events) == {"n": 1}
+    with pytest.raises(AzureError, match="PHI3-A712"):
+        next(events)
+
+
+def test_a_stream_that_breaks_off_is_told(answering):
+    events = answering(b'data: {"n": 1}\n\n', promised=9).stream({})
+    assert next(events) == {"n": 1}
+    with pytest.raises(AzureError, match="PHI3-A706"):
+        next(events)
+
+
+@pytest.mark.parametrize("call", [lambda c: c.ask({}), lambda c: list(c.stream({}))])
+def test_nobody_there_is_told_with_the_mend(answering, call):
+    with pytest.raises(AzureError, match=r"PHI3-A706 http://127.0.0.1:9/score: .*check the net"):
+        call(answering.client("http://127.0.0.1:9/score"))
