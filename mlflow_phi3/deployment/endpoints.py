@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.config.parse import nearest
+from mlflow_phi3.config.parse import nearest, parse_values
 from mlflow_phi3.deployment.actions import ShiftTraffic
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import Names
@@ -35,14 +35,15 @@ def update_endpoint(deployer: Deployer, names: Names, config: Mapping[str, Any])
     """Change an endpoint's traffic or end of life; what is not named stays.
 
     Raises:
-        UsageError: An unknown key, no such endpoint, or traffic that cannot be.
+        UsageError: An unknown key, a value that cannot be, no such endpoint, or traffic that
+            cannot be.
     """
     for key in config:
         if key not in _KEYS:
             guess = nearest(key, _KEYS)
             fix = f"did you mean {guess!r}?" if guess else f"one of {', '.join(_KEYS)}"
             raise UsageError("PHI3-U742", "unknown key", where=key, fix=fix)
-    settings = DeployConfig.model_validate({k: v for k, v in config.items() if k != "traffic"})
+    settings = parse_values(DeployConfig, {k: v for k, v in config.items() if k != "traffic"})
     service = deployer.service(settings.timeout_s)
     current = get_current(service, names.endpoint)
     if current.endpoint is None:
@@ -53,7 +54,7 @@ def update_endpoint(deployer: Deployer, names: Names, config: Mapping[str, Any])
         running = {d.name for d in current.deployments if d.state == RUNS}
         _check_traffic(traffic, running, names.endpoint)
         step = ShiftTraffic(endpoint.name, traffic, endpoint.traffic)
-        endpoint = shifted(endpoint, step, at=dt.datetime.now(dt.UTC))
+        endpoint = shifted(endpoint, current.deployments, step, at=dt.datetime.now(dt.UTC))
     if settings.ttl_hours is not None:
         end = expiry(dt.datetime.now(dt.UTC), settings.ttl_hours)
         endpoint = replace(endpoint, tags={**endpoint.tags, EXPIRES_TAG: end})
@@ -63,11 +64,11 @@ def update_endpoint(deployer: Deployer, names: Names, config: Mapping[str, Any])
 
 
 def _traffic(value: Any) -> dict[str, int]:
-    if isinstance(value, Mapping):
-        return {str(name): int(share) for name, share in value.items()}
     try:
+        if isinstance(value, Mapping):
+            return {str(name): int(share) for name, share in value.items()}
         return read(str(value))
-    except ValueError as wrong:
+    except (TypeError, ValueError) as wrong:
         raise UsageError(
             "PHI3-U744", f"{value!r} is not traffic", where="traffic", fix="blue=90,green=10"
         ) from wrong

@@ -12,7 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mlflow_phi3.azure.online import Endpoint
-from mlflow_phi3.deployment.ledger import Entry, read_ledger, settled, with_entries
+from mlflow_phi3.deployment.ledger import (
+    Entry,
+    find_lost,
+    marks_of,
+    read_ledger,
+    settled,
+    with_entries,
+)
 from mlflow_phi3.deployment.plan import RUNS, Current
 from mlflow_phi3.deployment.rollout import Service, get_current
 from mlflow_phi3.deployment.traffic import WHOLE, written
@@ -80,7 +87,8 @@ def rollback(service: Service, registry: Registry, endpoint: str) -> Moved:
     """Take the last move back: traffic as before it, and the champion that was then.
 
     Raises:
-        UsageError: Nothing was moved yet, or what had the traffic is gone.
+        UsageError: Nothing was moved yet, or what had the traffic is gone, as when its deployment
+            runs another version by now.
     """
     current, ended = _settle(service, registry, endpoint)
     if ended is not None and ended.undo:
@@ -94,12 +102,11 @@ def rollback(service: Service, registry: Registry, endpoint: str) -> Moved:
             fix=f"mlflow-phi3 promote {endpoint} --deployment <name>",
         )
     last = entries[-1]
-    running = {d.name for d in current.deployments if d.state == RUNS}
-    gone = [name for name in last.before if name not in running]
-    if gone:
+    lost = find_lost(last, [d for d in current.deployments if d.state == RUNS])
+    if lost:
         raise UsageError(
             "PHI3-U726",
-            f"{', '.join(gone)} had the traffic and does not run any more",
+            f"what {', '.join(lost)} ran when it had the traffic does not run there any more",
             where=f"endpoint {endpoint}",
             fix="deploy the version again: mlflow deployments update -m models:/<name>@previous",
         )
@@ -137,6 +144,7 @@ def _move(
         new_version=new,
         pending=True,
         undo=undone is not None,
+        held=marks_of(endpoint.traffic, current.deployments),
     )
     entries = read_ledger(endpoint.tags)
     # A rollback takes its entry out, so that the next rollback goes one further back.

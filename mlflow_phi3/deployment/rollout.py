@@ -1,7 +1,7 @@
 """Does a plan; on failure takes back what it has made, so that nothing is left to be billed."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from mlflow_phi3.deployment.actions import (
     Verify,
     in_words,
 )
-from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
+from mlflow_phi3.deployment.ledger import Entry, marks_of, read_ledger, with_entries
 from mlflow_phi3.deployment.plan import Current, Plan
 from mlflow_phi3.errors import AzureError, Phi3Error
 
@@ -97,9 +97,10 @@ def roll_out(
         wait: Stop after the first deployment was begun, without waiting for it, when false.
 
     Raises:
-        Phi3Error: An action failed. What this rollout made was removed; the message says so, with
-            the end of the container's log. After a deadline nothing is removed: Azure goes on, and
-            the same command takes it up.
+        Exception: An action failed, in whatever way. What this rollout made was removed; the
+            message of a Phi3Error, or the note of another one, says so, with the end of the
+            container's log. After a deadline nothing is removed: Azure goes on, and the same
+            command takes it up.
     """
     done: list[Action] = []
     for number, action in enumerate(plan.actions):
@@ -111,7 +112,7 @@ def roll_out(
             _do(action, service, check)
         except DeadlinePassed as late:
             raise _unfinished(late, action, plan.actions[number:], service) from late
-        except Phi3Error as failed:
+        except Exception as failed:
             made = [*done, action]
             if any(isinstance(d, ShiftTraffic) and d.traffic.get(plan.deployment) for d in done):
                 made = [action]  # requests go to the new deployment by now: it stays
@@ -121,9 +122,23 @@ def roll_out(
     return Outcome(plan.deployment, tuple(done), ())
 
 
-def shifted(endpoint: Endpoint, action: ShiftTraffic, *, at: dt.datetime) -> Endpoint:
-    """Return the endpoint with its new traffic and the ledger's new entry: one PUT for both."""
-    entry = Entry(at.isoformat(timespec="seconds"), action.before, action.traffic)
+def shifted(
+    endpoint: Endpoint,
+    deployments: Iterable[Deployment],
+    action: ShiftTraffic,
+    *,
+    at: dt.datetime,
+) -> Endpoint:
+    """Return the endpoint with its new traffic and the ledger's new entry: one PUT for both.
+
+    Args:
+        endpoint: As it is.
+        deployments: Those of the endpoint, as they are.
+        action: Where the traffic goes.
+        at: Now.
+    """
+    held = marks_of(action.before, deployments)
+    entry = Entry(at.isoformat(timespec="seconds"), action.before, action.traffic, held=held)
     tags = with_entries(endpoint.tags, [*read_ledger(endpoint.tags), entry])
     return replace(endpoint, traffic=dict(action.traffic), tags=tags)
 
@@ -147,7 +162,8 @@ def _do(action: Action, service: Service, check: Check) -> None:
             check(endpoint, name)
         case ShiftTraffic(name):
             found = _need(service, name)
-            service.put_endpoint(shifted(found, action, at=dt.datetime.now(dt.UTC)))
+            there = service.list_deployments(name)
+            service.put_endpoint(shifted(found, there, action, at=dt.datetime.now(dt.UTC)))
         case RestoreTraffic(failed):
             found = _need(service, failed.endpoint)
             if dict(found.traffic) != dict(failed.before):
@@ -176,7 +192,7 @@ def _unfinished(
 
 
 def _take_back(
-    made: list[Action], failed: Phi3Error, service: Service, *, told: Callable[[str], None]
+    made: list[Action], failed: Exception, service: Service, *, told: Callable[[str], None]
 ) -> None:
     """Remove what was made, last first, and add to the error what became of it."""
     log = _log(made[-1], service)
@@ -190,13 +206,17 @@ def _take_back(
         told(f"take back: {in_words(undo)}")
         try:
             _do(undo, service, lambda _endpoint, _name: None)
-        except Phi3Error as stuck:
-            failed_to = f"could not {in_words(undo)} ({stuck.problem})"
+        except Exception as stuck:  # noqa: BLE001 - it is told, and the rest is taken back
+            reason = stuck.problem if isinstance(stuck, Phi3Error) else repr(stuck)
+            failed_to = f"could not {in_words(undo)} ({reason})"
             notes.append(f"{failed_to}: do it by mlflow deployments delete")
         else:
             notes.append(f"done: {in_words(undo)}")
-    taken_back = f". Taken back: {'; '.join(notes)}" if notes else ""
-    failed.args = (f"{failed.args[0]}{taken_back}{log}",)
+    told_back = f"Taken back: {'; '.join(notes)}" if notes else ""
+    if isinstance(failed, Phi3Error):
+        failed.args = (" ".join(filter(None, (failed.args[0], told_back))) + log,)
+    else:
+        failed.add_note(told_back + log)
 
 
 def _opposite(step: Action) -> Action | None:
@@ -222,6 +242,6 @@ def _log(action: Action, service: Service) -> str:
             return ""
     try:
         text = service.get_logs(endpoint, name, 30).strip()
-    except Phi3Error:
-        return ""  # there is no container yet
+    except Exception:  # noqa: BLE001 - the failure that it is about is the one to show
+        return ""  # there is no container yet, most of the time
     return f"\nEnd of the log of {endpoint}/{name}:\n{text}" if text else ""

@@ -77,6 +77,28 @@ def test_what_cannot_be_taken_back_is_named(service, refused):
         deploy(service)
 
 
+def odd_answer(_endpoint, _name):
+    raise ValueError("Expecting value")
+
+
+def test_what_fails_in_a_way_that_nobody_expected_is_taken_back_too(service):
+    deploy(service)
+    with pytest.raises(ValueError, match="Expecting value") as raised:
+        deploy(service, odd_answer, "/m/chat/versions/2")
+    assert set(service.deployments["chat"]) == {"blue"}
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+    (note,) = raised.value.__notes__
+    assert "Taken back: done: delete deployment chat/green" in note
+    assert "last words of green" in note
+
+
+def test_what_cannot_be_taken_back_keeps_nothing_else_from_it(service):
+    service.faults["delete_deployment"] = [ValueError("odd")]
+    with pytest.raises(GateError, match=r"could not delete deployment chat/blue \(ValueError"):
+        deploy(service, fails)
+    assert service.endpoints == {}
+
+
 def test_after_a_deadline_nothing_is_removed_and_a_second_run_goes_on(service):
     late = DeadlinePassed("PHI3-A705", "not finished after 1 s")
     deploy(service)

@@ -1,0 +1,62 @@
+"""An endpoint's traffic and end of life, changed by hand."""
+
+import pytest
+
+from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.deployment.endpoints import update_endpoint
+from mlflow_phi3.deployment.ledger import read_ledger
+from mlflow_phi3.deployment.names import Names
+from mlflow_phi3.deployment.promote import rollback
+from mlflow_phi3.errors import UsageError
+
+
+class MemoryDeployer:
+    """What a change of an endpoint needs of the deployer."""
+
+    def __init__(self, service):
+        self._service = service
+
+    def service(self, _timeout_s):
+        return self._service
+
+    def describe(self, names):
+        return {"traffic": dict(self._service.get_endpoint(names.endpoint).traffic)}
+
+
+@pytest.fixture
+def update(service):
+    service.endpoints["chat"] = Endpoint("chat", "Succeeded", "u", {"blue": 100}, {})
+    service.deployments["chat"] = {
+        name: Deployment(name, f"/m/{name}", "A", 1, state="Succeeded")
+        for name in ("blue", "green")
+    }
+    return lambda config: update_endpoint(MemoryDeployer(service), Names("chat"), config)
+
+
+@pytest.mark.parametrize(
+    ("config", "code"),
+    [
+        ({"ttl_hours": "abc"}, "PHI3-U005 ttl_hours"),
+        ({"ttl_hours": -1}, "PHI3-U005 ttl_hours"),
+        ({"traffic": {"blue": "x", "green": "y"}}, "PHI3-U744 traffic"),
+        ({"traffic": {"blue": None}}, "PHI3-U744 traffic"),
+        ({"traffic": "blue"}, "PHI3-U744 traffic"),
+        ({"traffic": {}}, "PHI3-U746"),
+        ({"traffic": "blue=50,blue=50"}, "PHI3-U746"),
+        ({"traffic": "red=100"}, "PHI3-U745"),
+        ({"trafic": "blue=100"}, "PHI3-U742"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_with_the_mend(update, service, config, code):
+    with pytest.raises(UsageError, match=code):
+        update(config)
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+
+
+def test_traffic_by_hand_is_in_the_ledger_and_can_be_rolled_back(update, service, registry):
+    assert update({"traffic": {"blue": "60", "green": 40}, "ttl_hours": ""}) == {
+        "traffic": {"blue": 60, "green": 40}
+    }
+    (entry,) = read_ledger(service.endpoints["chat"].tags)
+    assert set(entry.held) == {"blue"}
+    assert rollback(service, registry, "chat").after == "blue=100"
