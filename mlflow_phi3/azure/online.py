@@ -11,8 +11,9 @@ from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
 _READS_SECRETS = "enforce_access_to_default_secret_stores"
 """Property of an endpoint by which its identity may read the project's connections."""
 
-COLLECT_TAG = "phi3.collect_data"
-"""Tag of a deployment whose requests and answers Azure's data collector keeps: ``true``."""
+_COLLECT_TAG = "phi3.collect_data"
+"""Tag of a deployment that collects, ``true``: the SDK (azure-ai-ml 1.35.2) sends the mode of a
+collection as ``enabled``, and reads it as off unless the service has made ``Enabled`` of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Deployment:
         tags: Its tags.
         variables: Environment variables of the scoring process.
         request_timeout_s: How long one request may take, seconds.
+        collect_data: Whether Azure's data collector keeps requests and answers.
         state: As of an endpoint; empty when wanted.
     """
 
@@ -61,6 +63,7 @@ class Deployment:
     tags: Mapping[str, str] = field(default_factory=dict)
     variables: Mapping[str, str] = field(default_factory=dict)
     request_timeout_s: int = 90
+    collect_data: bool = False
     state: str = ""
 
 
@@ -209,13 +212,14 @@ def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
         ProbeSettings,
     )
 
-    collector = None
-    if deployment.tags.get(COLLECT_TAG) == "true":
+    collector, tags = None, dict(deployment.tags)
+    if deployment.collect_data:
         from azure.ai.ml.entities import DataCollector, DeploymentCollection
 
         # These two are reserved for whole requests and answers ("payload logging").
         both = {name: DeploymentCollection(enabled="true") for name in ("request", "response")}
         collector = DataCollector(both, rolling_rate="hour")
+        tags[_COLLECT_TAG] = "true"
     # Large models load for minutes: Microsoft's sample of Phi on managed compute waits 600 s.
     probe = {"initial_delay": 600, "period": 10, "timeout": 10, "failure_threshold": 30}
     return ManagedOnlineDeployment(
@@ -224,7 +228,7 @@ def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
         model=deployment.model,
         instance_type=deployment.instance_type,
         instance_count=deployment.instance_count,
-        tags=dict(deployment.tags),
+        tags=tags,
         environment_variables=dict(deployment.variables),
         data_collector=collector,
         request_settings=OnlineRequestSettings(
@@ -256,14 +260,18 @@ def _to_endpoint(found: Any) -> Endpoint:
 
 def _to_deployment(found: Any) -> Deployment:
     timeout_ms = getattr(found.request_settings, "request_timeout_ms", None)
+    tags = {str(k): str(v) for k, v in (found.tags or {}).items()}
+    tagged = tags.pop(_COLLECT_TAG, "") == "true"
+    collections = found.data_collector.collections if found.data_collector else {}
     return Deployment(
         name=str(found.name),
         model=str(found.model or ""),
         instance_type=str(found.instance_type or ""),
         instance_count=int(found.instance_count or 1),
-        tags={str(k): str(v) for k, v in (found.tags or {}).items()},
+        tags=tags,
         variables={str(k): str(v) for k, v in (found.environment_variables or {}).items()},
         request_timeout_s=int(timeout_ms or 90_000) // 1000,
+        collect_data=any(tagged or one.enabled == "true" for one in collections.values()),
         state=_state(found),
     )
 

@@ -43,14 +43,15 @@ class DeployConfig(Config):
     version was registered with; a version without one is not held. On other hardware a model that
     is rounded to bfloat16 may decide a tie otherwise: `false` leaves it at the golden queries."""
 
-    collect_data: bool = False
+    collect_data: bool | None = None
     """Let Azure's data collector keep requests and answers of a managed deployment in the project's
-    storage, for `mlflow-phi3 monitor`. Ask for it with each new version; tell your users."""
+    storage, for `mlflow-phi3 monitor`; tell your users. Empty keeps what it has, also when a new
+    version takes over; a new deployment collects nothing."""
 
-    content_safety: bool = True
+    content_safety: bool | None = None
     """Azure AI Content Safety around the model: by Foundry itself for a serverless deployment, by
     the scoring process for a managed one that has a `content_safety_connection`. Off needs a
-    reason."""
+    reason. Empty keeps what it has; a new deployment has it on."""
 
     content_safety_reason: str = ""
     """Why content safety is off; written into a tag."""
@@ -88,7 +89,7 @@ class DeployConfig(Config):
 
     @model_validator(mode="after")
     def _off_with_reason(self) -> "DeployConfig":
-        if not self.content_safety and not self.content_safety_reason.strip():
+        if self.content_safety is False and not self.content_safety_reason.strip():
             message = "content_safety=false needs content_safety_reason="
             raise ValueError(message)
         return self

@@ -1,20 +1,21 @@
 """Deployment as a whole: from a model's name to an endpoint that answers, and all that follows."""
 
+import contextlib
 import datetime as dt
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from mlflow_phi3.azure.assets import ModelAsset, name_asset, upload_model
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.online import Deployment, OnlineService
+from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.portable import check_portable
-from mlflow_phi3.azure.serverless import ServerlessService, serverless_body
+from mlflow_phi3.azure.serverless import ServerlessEndpoint, ServerlessService, serverless_body
 from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.deployment.actions import CreateEndpoint, PutDeployment, in_words
+from mlflow_phi3.deployment.actions import PutDeployment, in_words
 from mlflow_phi3.deployment.callers import Callers
 from mlflow_phi3.deployment.examination import CERTIFICATE, Examination
 from mlflow_phi3.deployment.names import Names
@@ -25,8 +26,16 @@ from mlflow_phi3.deployment.plan import (
     plan_deployment,
     plan_removal,
 )
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired, note_deleted
-from mlflow_phi3.deployment.report import describe, describe_plan, upload_bar
+from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
+from mlflow_phi3.deployment.reap import (
+    EXPIRES_TAG,
+    Gone,
+    expiry,
+    find_expired,
+    find_gone,
+    note_deleted,
+)
+from mlflow_phi3.deployment.report import describe, describe_plan, requests_of, upload_bar
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.deployment.safety import missing_safety, safety_tags, safety_variables
 from mlflow_phi3.deployment.serverless import FLAVOR as SERVERLESS
@@ -39,18 +48,20 @@ from mlflow_phi3.deployment.serverless import (
 )
 from mlflow_phi3.deployment.wanted import (
     check_purpose,
+    deployed_tags,
     folder_bytes,
     golden_queries,
     model_tags,
     to_wanted,
     variables_of,
 )
-from mlflow_phi3.errors import AzureError, UsageError
+from mlflow_phi3.errors import AzureError, Phi3Error, UsageError
 from mlflow_phi3.serving.certificate import ARTIFACT, Certificate
 from mlflow_phi3.tracking.deployed import (
     DeployedModel,
     DeploymentRegistry,
-    find_version_tags,
+    Version,
+    find_version,
     opened_model,
 )
 from mlflow_phi3.tracking.tuned import TUNED_TAG
@@ -93,9 +104,9 @@ class Deployer:
         service = self.service(config.timeout_s)
         if not model_uri:
             return self._change(names, config, service)
-        tags = find_version_tags(model_uri)
-        if find_mode(tags, config, model_uri) == "serverless":
-            return self._deploy_serverless(names, model_uri, tags[TUNED_TAG], config)
+        version = find_version(model_uri)
+        if find_mode(version.tags, config, model_uri) == "serverless":
+            return self._deploy_serverless(names, version, version.tags[TUNED_TAG], config)
         with opened_model(model_uri) as model:
             check_portable(model.mlmodel, where=model_uri)
             asset = name_asset(model.name or names.endpoint, model.version, model.folder)
@@ -104,17 +115,16 @@ class Deployer:
             check_purpose(current, wanted, new=new)
             plan = plan_deployment(current, wanted)
             puts = [action for action in plan.actions if isinstance(action, PutDeployment)]
-            if puts and (warning := missing_safety(config, puts[0].deployment.variables)):
+            if puts and (warning := missing_safety(puts[0].deployment)):
                 self._told(warning)
             if config.dry_run:
                 return self._show(plan, service, asset, config.usd_per_hour)
             if puts:
                 self._upload(model, asset)
-            found = self._run(
-                plan, names, service, config, examination=self._examination(config, model)
-            )
+            examination = self._examination(config, model)
+            found = self._run(plan, current, names, service, config, examination=examination)
             if not found["left"]:
-                self.registry.tag(model, self._version_tags(found, asset, wanted))
+                self.registry.tag(model, deployed_tags(found, self._open().target, asset, wanted))
             return found
 
     def remove(self, names: Names, config: DeployConfig) -> None:
@@ -123,7 +133,7 @@ class Deployer:
         Raises:
             PreflightError: It is deleted, but the registry could not be told.
         """
-        note_deleted(self._remove(names, config), self.registry)
+        self._note(self._remove(names, config))
 
     def describe(self, names: Names) -> dict[str, Any]:
         """Return how a service or a deployment stands, without secrets.
@@ -180,7 +190,7 @@ class Deployer:
         expired += [e.name for e in find_expired(self._serverless(timeout_s).list(), now)]
         if dry_run:
             return expired
-        deleted: list[Deployment] = []
+        deleted: list[Gone] = []
         failed: list[AzureError] = []
         for name in expired:
             try:
@@ -188,7 +198,7 @@ class Deployer:
             except AzureError as error:
                 self._told(str(error))
                 failed.append(error)
-        note_deleted(deleted, self.registry)
+        self._note(deleted)
         if failed:
             raise failed[0]
         return expired
@@ -199,20 +209,18 @@ class Deployer:
 
     # inner ---------------------------------------------------------------------------------
 
-    def _remove(self, names: Names, config: DeployConfig) -> list[Deployment]:
-        """Delete; the deployments that are gone by that."""
+    def _remove(self, names: Names, config: DeployConfig) -> list[Gone]:
+        """Delete; the versions that are gone by that."""
         service = self.service(config.timeout_s)
         current = get_current(service, names.endpoint)
         if current.endpoint is None:
-            if not names.deployment and not config.dry_run:
-                self.callers.forget(names.endpoint)
-                self._serverless(config.timeout_s).delete(names.endpoint)
-            return []
+            if names.deployment or config.dry_run:
+                return []
+            return self._remove_serverless(names.endpoint, config)
+        plan, left = Plan(names.endpoint, ()), []
         if names.deployment:
             plan = plan_removal(current, names.deployment)
-            removed = [d for d in current.deployments if d.name == names.deployment]
-        else:
-            plan, removed = Plan(names.endpoint, ()), list(current.deployments)
+            left = [d for d in current.deployments if d.name != names.deployment]
         if config.dry_run:
             self._told(describe_plan(plan, []))
             return []
@@ -222,10 +230,21 @@ class Deployer:
             self._told(f"delete endpoint {names.endpoint} with its deployments")
             service.delete_endpoint(names.endpoint)
             self.callers.forget(names.endpoint)
-        return removed
+        return find_gone(names.endpoint, current.deployments, left)
+
+    def _remove_serverless(self, endpoint: str, config: DeployConfig) -> list[Gone]:
+        service = self._serverless(config.timeout_s)
+        known = service.get(endpoint)
+        self.callers.forget(endpoint)
+        service.delete(endpoint)
+        return find_gone(endpoint, [known] if known else [])
+
+    def _note(self, gone: list[Gone]) -> None:
+        if gone:
+            note_deleted(gone, self._open().target.path, self.registry)
 
     def _deploy_serverless(
-        self, names: Names, model_uri: str, model_id: str, config: DeployConfig
+        self, names: Names, version: Version, model_id: str, config: DeployConfig
     ) -> dict[str, Any]:
         if names.deployment:
             raise UsageError(
@@ -236,7 +255,10 @@ class Deployer:
             )
         service = self._serverless(config.timeout_s)
         endpoint = names.endpoint
-        wanted = to_serverless(endpoint, model_id, config, now=dt.datetime.now(dt.UTC))
+        known = service.await_idle(endpoint)
+        tags = {MODEL_TAG: version.name, VERSION_TAG: version.version} if version.name else {}
+        asked = ServerlessEndpoint(endpoint, model_id, tags=tags)
+        wanted = to_serverless(asked, config, known, now=dt.datetime.now(dt.UTC))
         if config.dry_run:
             self._told(json.dumps(serverless_body(wanted, self._open().location), indent=2))
             return {"name": f"{endpoint} (dry run)", "flavor": SERVERLESS, "left": []}
@@ -247,13 +269,18 @@ class Deployer:
                 self._told(f"check the answers of {endpoint}")
                 self.callers.examine(names, examination, self._told)
 
-        found = deploy_serverless(service, wanted, check, wait=config.synchronous, told=self._told)
-        tags = {
-            "azure.endpoint": endpoint,
-            "azure.scoring_uri": found["scoring_uri"],
-            "azure.state": "deployed",
-        }
-        self.registry.tag_uri(model_uri, tags)
+        found = deploy_serverless(
+            service, wanted, known, check, wait=config.synchronous, told=self._told
+        )
+        self._note(find_gone(endpoint, [known] if known else [], [wanted]))
+        if version.name:
+            tags = {
+                "azure.target": self._open().target.path,
+                "azure.endpoint": endpoint,
+                "azure.scoring_uri": found["scoring_uri"],
+                "azure.state": "deployed",
+            }
+            self.registry.tag_version(version.name, version.version, tags)
         return found
 
     def _serverless(self, timeout_s: float) -> ServerlessService:
@@ -265,7 +292,7 @@ class Deployer:
         if current.endpoint is None:
             billed = self._serverless(config.timeout_s).get(names.endpoint)
             if billed is not None:
-                return self._deploy_serverless(names, "", billed.model_id, config)
+                return self._deploy_serverless(names, Version(), billed.model_id, config)
         if active is None:
             raise UsageError(
                 "PHI3-U736",
@@ -283,34 +310,37 @@ class Deployer:
             variables=variables_of(config),
             safety=safety_variables(config),
             request_timeout_s=config.request_timeout_s,
+            collect_data=config.collect_data,
             verify=config.verify and bool(config.golden),
         )
         plan = plan_deployment(current, wanted)
         if config.dry_run:
             return self._show(plan, service, None, config.usd_per_hour)
         examination = Examination(golden_queries(config, None))
-        return self._run(plan, names, service, config, examination=examination)
+        return self._run(plan, current, names, service, config, examination=examination)
 
     def _run(
         self,
         plan: Plan,
+        before: Current,
         names: Names,
         service: OnlineService,
         config: DeployConfig,
         *,
         examination: Examination,
     ) -> dict[str, Any]:
+        def check(endpoint: str, name: str) -> None:
+            self.callers.examine(Names(endpoint, name), examination, self._told)
+
         if not plan.actions:
             self._told("nothing to do: it is as wanted")
-        outcome = roll_out(
-            plan,
-            service,
-            lambda endpoint, name: self.callers.examine(
-                Names(endpoint, name), examination, self._told
-            ),
-            told=self._told,
-            wait=config.synchronous,
-        )
+        try:
+            outcome = roll_out(plan, service, check, told=self._told, wait=config.synchronous)
+        except Exception:
+            with contextlib.suppress(Phi3Error):  # the first error is the one to show
+                self._note_replaced(before, service)
+            raise
+        self._note_replaced(before, service)
         if config.ttl_hours is not None:
             self._let_expire(names.endpoint, service, config.ttl_hours)
         left = [in_words(action) for action in outcome.left]
@@ -318,6 +348,12 @@ class Deployer:
             self._told(f"left for the same command run again: {action}")
         found = self.describe(names)
         return {**found, "name": names.given, "deployment": plan.deployment, "left": left}
+
+    def _note_replaced(self, before: Current, service: OnlineService) -> None:
+        """Tell the registry of the versions that a rollout has removed, come through or not."""
+        if before.endpoint is not None and before.deployments:
+            name = before.endpoint.name
+            self._note(find_gone(name, before.deployments, service.list_deployments(name)))
 
     def _examination(self, config: DeployConfig, model: DeployedModel) -> Examination:
         """Return what a deployment of a model is asked."""
@@ -353,20 +389,7 @@ class Deployer:
         asset: ModelAsset | None,
         usd_per_hour: float | None,
     ) -> dict[str, Any]:
-        target = self._open().target
-        requests: list[tuple[str, Any]] = []
-        for action in plan.actions:
-            match action:
-                case CreateEndpoint(wanted):
-                    path = f"{target.path}/onlineEndpoints/{wanted.name}"
-                    requests.append((f"PUT {path}", service.body_of(wanted)))
-                case PutDeployment(endpoint, deployment):
-                    path = f"{target.path}/onlineEndpoints/{endpoint}/deployments/{deployment.name}"
-                    if asset is not None:
-                        requests.append((f"PUT {asset.id_in(target)}", None))
-                    requests.append((f"PUT {path}", service.body_of(deployment, endpoint)))
-                case _:
-                    pass
+        requests = requests_of(plan, self._open().target, asset, service)
         self._told(describe_plan(plan, requests, usd_per_hour=usd_per_hour))
         return {"name": f"{plan.deployment} (dry run)", "flavor": FLAVOR, "left": []}
 
@@ -374,19 +397,3 @@ class Deployer:
         if self._workspace is None:
             self._workspace = open_project(self._uri)
         return self._workspace
-
-    def _version_tags(
-        self, found: Mapping[str, Any], asset: ModelAsset, wanted: Wanted
-    ) -> dict[str, str]:
-        target = self._open().target
-        tags = {
-            "azure.target": target.path,
-            "azure.endpoint": str(found["endpoint"]),
-            "azure.deployment": str(found["deployment"]),
-            "azure.scoring_uri": str(found["scoring_uri"]),
-            "azure.model_id": asset.id_in(target),
-            "azure.state": "deployed",
-        }
-        if EXPIRES_TAG in wanted.endpoint_tags:
-            tags[EXPIRES_TAG] = wanted.endpoint_tags[EXPIRES_TAG]
-        return tags

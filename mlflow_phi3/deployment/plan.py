@@ -58,11 +58,12 @@ class Wanted:
         default_instance_type: Of a new deployment with nothing to keep it from.
         instance_count: None keeps what is there.
         traffic: Percent; None as DeployConfig says.
-        tags: Of the deployment.
+        tags: Of the deployment, beside those that it has; an empty value takes one away.
         endpoint_tags: Of the endpoint.
         variables: Environment variables; None keeps what is there.
         safety: Variables for content safety, beside the others; None keeps what is there.
         request_timeout_s: Seconds; None keeps what is there.
+        collect_data: Let requests and answers be collected; None keeps what is there.
         keep_previous: Leave the deployment that is taken over from.
         verify: Check the answers before traffic moves.
     """
@@ -79,6 +80,7 @@ class Wanted:
     variables: Mapping[str, str] | None = None
     safety: Mapping[str, str] | None = None
     request_timeout_s: int | None = None
+    collect_data: bool | None = None
     keep_previous: bool = True
     verify: bool = True
 
@@ -193,8 +195,7 @@ def _plan_named(current: Current, wanted: Wanted) -> Plan:
         actions.append(RemoveDeployment(wanted.endpoint, name))  # a failed one is not repaired
         known = None
     target = _merged(known, wanted, name)
-    changed = known is None or replace(known, tags=target.tags) != replace(target, state=RUNS)
-    if changed:
+    if known != replace(target, state=RUNS):
         actions.append(PutDeployment(wanted.endpoint, target, known))
     before = dict(current.endpoint.traffic) if current.endpoint else {}
     share = wanted.traffic
@@ -226,11 +227,19 @@ def _merged(known: Deployment | None, wanted: Wanted, name: str) -> Deployment:
         instance_type=wanted.instance_type
         or (known.instance_type if known else wanted.default_instance_type),
         instance_count=wanted.instance_count or (known.instance_count if known else 1),
-        tags={**(known.tags if known and not wanted.model else {}), **wanted.tags},
+        tags=_tags(known, wanted),
         variables=_variables(known, wanted),
         request_timeout_s=wanted.request_timeout_s
         or (known.request_timeout_s if known else _REQUEST_TIMEOUT_S),
+        collect_data=(known is not None and known.collect_data)
+        if wanted.collect_data is None
+        else wanted.collect_data,
     )
+
+
+def _tags(known: Deployment | None, wanted: Wanted) -> dict[str, str]:
+    tags = {**(known.tags if known else {}), **wanted.tags}
+    return {name: value for name, value in tags.items() if value}
 
 
 def _variables(known: Deployment | None, wanted: Wanted) -> dict[str, str]:

@@ -2,17 +2,32 @@
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from mlflow_phi3.azure.online import Deployment
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.errors import PreflightError
 
 EXPIRES_TAG = "azure.expires_at"
 
 
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A version that does not run at an endpoint any more.
+
+    Args:
+        endpoint: Where it ran.
+        model: Registered model.
+        version: Its version.
+    """
+
+    endpoint: str
+    model: str
+    version: str
+
+
 class Tagged(Protocol):
-    """An endpoint of any kind."""
+    """An endpoint of any kind, or a deployment."""
 
     @property
     def name(self) -> str:
@@ -26,8 +41,8 @@ class Tagged(Protocol):
 class Notes(Protocol):
     """What noting needs of the model registry."""
 
-    def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> None:
-        """Write tags on a version; one that is gone is no error."""
+    def note_deleted(self, name: str, version: str, place: Mapping[str, str]) -> None:
+        """Say of a version that it is deleted, unless its tags name another place by now."""
 
 
 TaggedT = TypeVar("TaggedT", bound=Tagged)
@@ -51,21 +66,43 @@ def find_expired(endpoints: Iterable[TaggedT], now: dt.datetime) -> list[TaggedT
     return expired
 
 
-def note_deleted(deleted: Sequence[Deployment], registry: Notes) -> None:
+def find_gone(endpoint: str, before: Iterable[Tagged], after: Iterable[Tagged] = ()) -> list[Gone]:
+    """Return the versions that ran at an endpoint and do not any more.
+
+    Args:
+        endpoint: Its name.
+        before: What was deployed there.
+        after: What is deployed there now.
+    """
+    still = _versions(after)
+    return [Gone(endpoint, *version) for version in _versions(before) if version not in still]
+
+
+def note_deleted(gone: Sequence[Gone], target: str, registry: Notes) -> None:
     """Tell the registry that versions do not run there any more.
+
+    Args:
+        gone: Which.
+        target: Path of the project in Azure.
+        registry: Gets the notes.
 
     Raises:
         PreflightError: The registry does not answer; what was deleted is deleted.
     """
-    versions = [(d.tags[MODEL_TAG], d.tags[VERSION_TAG]) for d in deleted if d.tags.get(MODEL_TAG)]
-    for done, (name, version) in enumerate(versions):
+    for done, one in enumerate(gone):
+        place = {"azure.target": target, "azure.endpoint": one.endpoint}
         try:
-            registry.tag_version(name, version, {"azure.state": "deleted"})
+            registry.note_deleted(one.model, one.version, place)
         except PreflightError as away:
-            left = ", ".join(f"{name} version {version}" for name, version in versions[done:])
+            left = ", ".join(f"{other.model} version {other.version}" for other in gone[done:])
             raise PreflightError(
                 "PHI3-P709",
                 f"the deployments are deleted, but it could not be noted on {left}: {away.problem}",
                 where=away.where,
                 fix="set the tag azure.state of these to deleted when the store answers",
             ) from None
+
+
+def _versions(deployed: Iterable[Tagged]) -> list[tuple[str, str]]:
+    tags = [one.tags or {} for one in deployed]
+    return [(t[MODEL_TAG], t[VERSION_TAG]) for t in tags if t.get(MODEL_TAG) and t.get(VERSION_TAG)]

@@ -9,7 +9,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from mlflow_phi3.deployment.actions import PutDeployment, in_words
+from mlflow_phi3.azure.assets import ModelAsset
+from mlflow_phi3.azure.online import OnlineService
+from mlflow_phi3.azure.target import Target
+from mlflow_phi3.deployment.actions import CreateEndpoint, PutDeployment, in_words
 from mlflow_phi3.deployment.plan import Current, Plan
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.catalog import machine_price
@@ -56,6 +59,33 @@ def describe_plan(
         if body is not None:
             lines.append(json.dumps(body, indent=2))
     return "\n".join(lines)
+
+
+def requests_of(
+    plan: Plan, target: Target, asset: ModelAsset | None, service: OnlineService
+) -> list[tuple[str, Any]]:
+    """Return the requests that a plan sends: method and path, and the body where it is shown.
+
+    Args:
+        plan: What will be done.
+        target: In which project.
+        asset: The model that is uploaded; None when none is.
+        service: Makes the bodies.
+    """
+    requests: list[tuple[str, Any]] = []
+    for action in plan.actions:
+        match action:
+            case CreateEndpoint(wanted):
+                path = f"{target.path}/onlineEndpoints/{wanted.name}"
+                requests.append((f"PUT {path}", service.body_of(wanted)))
+            case PutDeployment(endpoint, deployment):
+                path = f"{target.path}/onlineEndpoints/{endpoint}/deployments/{deployment.name}"
+                if asset is not None:
+                    requests.append((f"PUT {asset.id_in(target)}", None))
+                requests.append((f"PUT {path}", service.body_of(deployment, endpoint)))
+            case _:
+                pass
+    return requests
 
 
 def _cost(step: PutDeployment, usd_per_hour: float | None) -> str:

@@ -14,8 +14,8 @@ from mlflow_phi3.azure.serverless import (
 )
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
-from mlflow_phi3.deployment.safety import OFF_TAG, safety_tags
-from mlflow_phi3.errors import Phi3Error, UsageError
+from mlflow_phi3.deployment.safety import safety_tags
+from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery
 from mlflow_phi3.tracking.tuned import TUNED_TAG
 
@@ -26,6 +26,7 @@ _OF_MACHINES = (
     "traffic",
     "environment_variables",
     "content_safety_connection",
+    "collect_data",
 )
 HELLO = GoldenQuery({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16})
 """Asked where nothing else is known of a model."""
@@ -51,30 +52,48 @@ def find_mode(tags: Mapping[str, str], config: DeployConfig, where: str) -> str:
 
 
 def to_serverless(
-    name: str, model_id: str, config: DeployConfig, *, now: dt.datetime
+    wanted: ServerlessEndpoint,
+    config: DeployConfig,
+    known: ServerlessEndpoint | None,
+    *,
+    now: dt.datetime,
 ) -> ServerlessEndpoint:
-    """Return what a caller's config means for a tuned model.
+    """Return what a caller's config means for a tuned model; what is not named stays.
+
+    Args:
+        wanted: Name, model and the model's tags.
+        config: What the caller names.
+        known: What is there; None when there is nothing.
+        now: When a life of so many hours begins.
 
     Raises:
-        UsageError: It speaks of machines or shares of traffic, which there are none of.
+        UsageError: It speaks of machines, shares of traffic or a data collector, which there are
+            none of.
     """
     for setting in _OF_MACHINES:
         if getattr(config, setting) not in (None, ""):
             raise UsageError(
                 "PHI3-U749",
-                "a serverless endpoint has no machines and no shares of traffic",
+                "a serverless endpoint has no machines, shares of traffic or data collector",
                 where=setting,
                 fix="leave it out, or use -C mode=managed",
             )
-    tags = safety_tags(config)
+    tags = {**((known and known.tags) or {}), **(wanted.tags or {}), **safety_tags(config)}
     if config.ttl_hours is not None:
         tags[EXPIRES_TAG] = expiry(now, config.ttl_hours)
-    return ServerlessEndpoint(name, model_id, config.content_safety, tags)
+    return replace(
+        wanted,
+        content_safety=(known is None or known.content_safety)
+        if config.content_safety is None
+        else config.content_safety,
+        tags={name: value for name, value in tags.items() if value},
+    )
 
 
 def deploy_serverless(
     service: ServerlessService,
     wanted: ServerlessEndpoint,
+    known: ServerlessEndpoint | None,
     check: Callable[[], None],
     *,
     wait: bool,
@@ -85,26 +104,23 @@ def deploy_serverless(
     Args:
         service: The remote calls.
         wanted: What shall be there.
+        known: What is there; nothing of it may be changing.
         check: Checks its answers.
         wait: Wait until it is there and check it; else both are left to the next run.
         told: Gets lines of progress.
 
     Raises:
-        Phi3Error: It could not be made, or does not answer; a new one is removed again.
+        Exception: It could not be made, or does not answer; a new one is removed again.
     """
-    known = service.await_idle(wanted.name)
-    if known is not None:
-        wanted = replace(wanted, tags=_kept_tags(known, wanted))
-    same = known is not None and known.state == "Succeeded" and _is_same(known, wanted)
     try:
-        if not same:
+        if known is None or replace(known, uri="") != replace(wanted, state="Succeeded"):
             told(f"{'update' if known else 'create'} serverless endpoint {wanted.name}")
             service.put(wanted, wait=wait)
         if wait:
             check()
     except DeadlinePassed:
         raise  # Azure goes on, and the same command takes it up
-    except Phi3Error:
+    except Exception:
         _take_back(service, known, wanted.name, told)
         raise
     found = service.get(wanted.name) or wanted
@@ -150,20 +166,6 @@ def chat_of(inputs: Any) -> dict[str, Any]:
         )
     row = dict(zip(framed["columns"], rows[0], strict=True))
     return {name: value for name, value in row.items() if value is not None}
-
-
-def _kept_tags(known: ServerlessEndpoint, wanted: ServerlessEndpoint) -> dict[str, str]:
-    """Return the tags of an endpoint that is changed: its end of life, say, is not forgotten."""
-    before = dict(known.tags or {})
-    if wanted.content_safety:
-        before.pop(OFF_TAG, None)
-    return {**before, **(wanted.tags or {})}
-
-
-def _is_same(known: ServerlessEndpoint, wanted: ServerlessEndpoint) -> bool:
-    asked = dict(wanted.tags or {})
-    kept = {name: value for name, value in (known.tags or {}).items() if name in asked}
-    return replace(known, tags=kept, state="", uri="") == replace(wanted, tags=asked)
 
 
 def _take_back(

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_phi3.azure.assets import ModelAsset
-from mlflow_phi3.azure.online import COLLECT_TAG
 from mlflow_phi3.azure.target import Target
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import Names
@@ -33,10 +32,7 @@ def to_wanted(
     endpoint_tags = {}
     if config.ttl_hours is not None:
         endpoint_tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
-    tags = {MODEL_TAG: model.name, VERSION_TAG: model.version} if model.name else {}
-    tags |= safety_tags(config)
-    if config.collect_data:
-        tags[COLLECT_TAG] = "true"
+    tags = {MODEL_TAG: model.name, VERSION_TAG: model.version} | safety_tags(config)
     return Wanted(
         endpoint=names.endpoint,
         deployment=names.deployment,
@@ -50,6 +46,7 @@ def to_wanted(
         variables=variables_of(config),
         safety=safety_variables(config),
         request_timeout_s=config.request_timeout_s,
+        collect_data=config.collect_data,
         keep_previous=config.keep_previous,
         verify=config.verify,
     )
@@ -112,6 +109,23 @@ def model_tags(model: DeployedModel) -> dict[str, str]:
     """Return the tags by which an Azure model leads back to MLflow."""
     tags = {MODEL_TAG: model.name, VERSION_TAG: model.version, "mlflow.run_id": model.run_id}
     return {name: value for name, value in tags.items() if value}
+
+
+def deployed_tags(
+    found: Mapping[str, Any], target: Target, asset: ModelAsset, wanted: Wanted
+) -> dict[str, str]:
+    """Return the tags of a version by which MLflow leads to where it runs."""
+    tags = {
+        "azure.target": target.path,
+        "azure.endpoint": str(found["endpoint"]),
+        "azure.deployment": str(found["deployment"]),
+        "azure.scoring_uri": str(found["scoring_uri"]),
+        "azure.model_id": asset.id_in(target),
+        "azure.state": "deployed",
+    }
+    if EXPIRES_TAG in wanted.endpoint_tags:
+        tags[EXPIRES_TAG] = wanted.endpoint_tags[EXPIRES_TAG]
+    return tags
 
 
 def folder_bytes(folder: Path) -> int:

@@ -54,6 +54,21 @@ class DeployedModel:
     example: Any = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a registered model; all of it is empty where a URI names none.
+
+    Args:
+        name: Registered model.
+        version: Its version.
+        tags: Of the version.
+    """
+
+    name: str = ""
+    version: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
 @contextlib.contextmanager
 def opened_model(uri: str) -> Iterator[DeployedModel]:
     """Yield a model's files and what the registry knows of it; the files are gone afterwards.
@@ -158,11 +173,18 @@ class DeploymentRegistry:
             with self._asking(), unless_missing():
                 self._client.log_dict(run_id, dict(content), path)
 
-    def tag_uri(self, uri: str, tags: Mapping[str, str]) -> None:
-        """Write tags on the version that a URI names, if it names one."""
-        version = _find_version(self._client, uri)
-        if version is not None:
-            self.tag_version(version.name, str(version.version), tags)
+    def note_deleted(self, name: str, version: str, place: Mapping[str, str]) -> None:
+        """Say of a version that it is deleted, unless its tags name another place by now.
+
+        Args:
+            name: Registered model.
+            version: Its version; one that is gone is no error.
+            place: Tags that say where it was deployed.
+        """
+        with self._asking(), unless_missing():
+            tags = self._client.get_model_version(name, version).tags
+            if all(tags.get(key, value) == value for key, value in place.items()):
+                self._client.set_model_version_tag(name, version, "azure.state", "deleted")
 
     def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Write tags on a version; one that is gone is no error."""
@@ -175,15 +197,27 @@ class DeploymentRegistry:
         return asking(self._client.tracking_uri)
 
 
-def find_version_tags(uri: str) -> dict[str, str]:
-    """Return the tags of the version that a URI names; none when it names no version.
+def find_version(uri: str) -> Version:
+    """Return the version that a URI names; an empty one when it names none.
 
     Raises:
         UsageError: There is no such version.
         PreflightError: The store does not answer, or refuses.
     """
-    version = _find_version(_connect(), uri)
-    return dict(version.tags) if version is not None else {}
+    found = _find_version(_connect(), uri)
+    if found is None:
+        return Version()
+    return Version(found.name, str(found.version), dict(found.tags))
+
+
+def find_version_tags(uri: str) -> dict[str, str]:
+    """Return the tags of the version that a URI names; none when it names no version.
+
+    Raises:
+        UsageError: As :func:`find_version`.
+        PreflightError: As :func:`find_version`.
+    """
+    return dict(find_version(uri).tags)
 
 
 def _connect() -> MlflowClient:

@@ -1,14 +1,22 @@
+from dataclasses import replace
 from typing import Literal
 
 import pytest
 from pydantic import ValidationError
 
+from mlflow_phi3.azure.online import Deployment
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.deployment import help as deployment_help
 from mlflow_phi3.deployment.help import help_text
 from mlflow_phi3.deployment.names import Names, names_of
+from mlflow_phi3.deployment.safety import (
+    OFF_TAG,
+    missing_safety,
+    safety_tags,
+    safety_variables,
+)
 from mlflow_phi3.deployment.serverless import chat_of, find_mode
 from mlflow_phi3.deployment.wanted import golden_queries, variables_of
 from mlflow_phi3.errors import UsageError
@@ -47,6 +55,19 @@ def test_content_safety_goes_off_only_with_a_reason():
     with pytest.raises(ValidationError):
         DeployConfig(content_safety=False, content_safety_reason="  ")
     assert not DeployConfig(content_safety=False, content_safety_reason="red team").content_safety
+
+
+def test_a_deployment_without_a_filter_says_why_for_as_long_as_it_has_none():
+    off = DeployConfig(content_safety=False, content_safety_reason="red team")
+    assert safety_tags(off) == {OFF_TAG: "red team"}
+    assert safety_variables(off) == {}
+    assert (safety_tags(DeployConfig()), safety_variables(DeployConfig())) == ({}, None)
+    for on in ({"content_safety": True}, {"content_safety_connection": "safety"}):
+        assert safety_tags(DeployConfig(**on)) == {OFF_TAG: ""}
+    bare = Deployment("blue", "/m/1", "A", 1)
+    assert "no content safety" in missing_safety(bare)
+    assert missing_safety(replace(bare, tags={OFF_TAG: "red team"})) == ""
+    assert missing_safety(replace(bare, variables={"CONTENT_SAFETY_ENDPOINT": "e"})) == ""
 
 
 def test_every_key_is_described():

@@ -195,6 +195,43 @@ def test_what_is_not_told_is_kept_and_variables_for_safety_are_told_apart():
     assert plan_deployment(Current(), wanted()).actions[1].deployment.request_timeout_s == 90
 
 
+def test_collecting_is_switched_like_any_other_setting():
+    quiet = deployment("blue", NEW)
+    collecting = replace(quiet, collect_data=True)
+
+    def after(known, **changes):
+        plan = plan_deployment(current({"blue": 100}, known), wanted(**changes))
+        puts = [a.deployment for a in plan.actions if isinstance(a, PutDeployment)]
+        return [(put.name, put.collect_data) for put in puts]
+
+    assert after(quiet) == after(collecting) == after(collecting, collect_data=True) == []
+    assert after(quiet, collect_data=True) == after(quiet, collect_data=True, model="")
+    assert after(quiet, collect_data=True) == [("blue", True)]
+    assert after(collecting, instance_count=3) == [("blue", True)]
+    assert after(collecting, collect_data=False) == [("blue", False)]
+    assert after(replace(collecting, model=OLD)) == [("green", True)]
+
+
+def test_an_idle_version_that_does_not_collect_is_not_what_is_wanted():
+    there = current({"blue": 100}, deployment("blue"), deployment("green", NEW))
+    plan = plan_deployment(there, wanted(collect_data=True))
+    assert kinds(plan) == [RemoveDeployment, PutDeployment, Verify, ShiftTraffic]
+    assert plan.actions[1].deployment.collect_data
+
+
+def test_tags_stay_unless_another_value_or_none_is_wanted():
+    known = replace(deployment("blue", NEW), tags={"team": "x", "why": "a test"})
+    there = current({"blue": 100}, known)
+
+    def put(**changes):
+        return plan_deployment(there, wanted(**changes)).actions[0].deployment
+
+    assert plan_deployment(there, wanted(tags={"team": "x"})).actions == ()
+    assert put(instance_count=2).tags == known.tags
+    assert put(tags={"team": "y", "why": ""}).tags == {"team": "y"}
+    assert put(model=OLD).tags == known.tags
+
+
 def test_an_endpoint_reads_connections_only_when_it_has_to():
     first = plan_deployment(Current(), wanted(safety={"CONTENT_SAFETY_KEY": "ref"})).actions[0]
     assert first.endpoint.reads_secrets

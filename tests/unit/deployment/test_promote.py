@@ -1,14 +1,21 @@
 import datetime as dt
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import mlflow
 import pytest
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.examination import Examination
 from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
+from mlflow_phi3.deployment.names import Names
+from mlflow_phi3.deployment.plan import Wanted, plan_deployment
 from mlflow_phi3.deployment.promote import promote, rollback
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired
+from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired, find_gone
+from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 
 
@@ -93,6 +100,45 @@ def test_the_ledger_keeps_the_latest_and_fits_into_tags():
     assert with_entries(tags, []) == {"team": "x"}
 
 
+def test_a_long_entry_goes_on_in_a_second_tag():
+    names = ["a" * 32, "b" * 32, "c" * 32]
+    traffic = {names[0]: 30, names[1]: 30, names[2]: 40}
+    long = Entry("2026-01-01", traffic, {names[0]: 100}, held=dict.fromkeys(names, "1a2b3c4d"))
+    entries = [long, Entry("2026-01-02", {"blue": 100}, {"green": 100}), long]
+    tags = with_entries({}, entries)
+    assert read_ledger(tags) == entries
+    assert max(map(len, tags.values())) <= 256
+
+
+def test_an_entry_without_marks_is_still_rolled_back(two, registry):
+    tags = {"phi3.ledger.0": '{"at":"2026-01-01","from":"green=100","to":"blue=100"}'}
+    two.endpoints["chat"] = replace(two.endpoints["chat"], tags=tags)
+    assert rollback(two, registry, "chat").after == "green=100"
+
+
+@pytest.mark.parametrize("share", [None, 10], ids=["took over", "canary"])
+def test_a_second_rollback_never_gives_traffic_to_another_version(service, registry, share):
+    """Blue/green uses its slots again: what the ledger calls blue may run another version now."""
+    for version, traffic in (("1", None), ("2", None), ("3", share)):
+        wanted = Wanted(
+            "chat",
+            model=f"/m/chat/versions/{version}",
+            default_instance_type="A",
+            traffic=traffic,
+            tags={"phi3.model": "chat", "phi3.version": version},
+        )
+        plan = plan_deployment(get_current(service, "chat"), wanted)
+        roll_out(plan, service, lambda _endpoint, _name: None, told=lambda _line: None)
+    registry.champion = "2" if share else "3"
+
+    assert rollback(service, registry, "chat").after == "green=100"
+    with pytest.raises(UsageError, match="PHI3-U726 endpoint chat: what blue ran"):
+        rollback(service, registry, "chat")
+
+    assert service.endpoints["chat"].traffic == {"green": 100}
+    assert registry.champion == "2"
+
+
 def test_only_what_has_expired_is_reaped():
     now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     ends = {
@@ -122,6 +168,8 @@ def reaper(two, monkeypatch):
     two.endpoints["other"] = Endpoint("other", "Succeeded", "u", {}, over)
     monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: two)
     monkeypatch.setattr(Deployer, "_serverless", lambda _self, _timeout_s: Serverless())
+    project = SimpleNamespace(target=SimpleNamespace(path="/project"))
+    monkeypatch.setattr(Deployer, "_open", lambda _self: project)
     return Deployer("azure-foundry:/local", told=lambda _line: None)
 
 
@@ -146,7 +194,7 @@ def test_all_that_has_expired_is_deleted_while_the_tracking_store_is_away(two, r
 def test_an_endpoint_that_cannot_be_deleted_keeps_no_other_alive(two, reaper, refused, monkeypatch):
     noted = []
     monkeypatch.setattr(
-        reaper.registry, "tag_version", lambda name, version, tags: noted.append(version)
+        reaper.registry, "note_deleted", lambda name, version, place: noted.append(version)
     )
     two.endpoints = dict(reversed(two.endpoints.items()))
     two.faults["delete_endpoint"] = [refused()]
@@ -156,6 +204,28 @@ def test_an_endpoint_that_cannot_be_deleted_keeps_no_other_alive(two, reaper, re
 
     assert set(two.endpoints) == {"other"}
     assert noted == ["1", "2"]
+
+
+def test_a_version_that_another_slot_runs_is_not_gone(two):
+    blue, green = two.list_deployments("chat")
+    assert [one.version for one in find_gone("chat", [blue, green], [green])] == ["1"]
+    assert find_gone("chat", [blue, green], [replace(blue, name="green"), green]) == []
+
+
+@pytest.mark.parametrize("good", [True, False], ids=["came through", "failed"])
+def test_what_blue_green_has_replaced_is_noted(two, reaper, monkeypatch, good):
+    noted = []
+    monkeypatch.setattr(reaper.registry, "note_deleted", lambda *noted_now: noted.append(noted_now))
+    bad = AzureError("PHI3-A701", "a bad day")
+    two.faults["put_deployment"] = [None if good else bad]
+    current = get_current(two, "chat")
+    wanted = Wanted("chat", model="/m/3", default_instance_type="A", verify=False)
+    plan = plan_deployment(current, wanted)  # green, with version 2, makes room for it
+
+    with nullcontext() if good else pytest.raises(AzureError):
+        reaper._run(plan, current, Names("chat"), two, DeployConfig(), examination=Examination())
+
+    assert noted == [("chat", "2", {"azure.target": "/project", "azure.endpoint": "chat"})]
 
 
 class Dies:

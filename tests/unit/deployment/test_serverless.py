@@ -2,15 +2,20 @@
 
 import datetime as dt
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from mlflow_phi3.azure.operation import DeadlinePassed
 from mlflow_phi3.azure.serverless import ServerlessEndpoint, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.safety import OFF_TAG
 from mlflow_phi3.deployment.serverless import deploy_serverless, to_serverless
 from mlflow_phi3.errors import AzureError, GateError, UsageError
+from mlflow_phi3.tracking.deployed import Version
+from mlflow_phi3.tracking.tuned import TUNED_TAG
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 OLD, NEW = (ServerlessEndpoint("chat", f"azureml://m/{version}") for version in (1, 2))
@@ -26,8 +31,7 @@ class MemoryServerless:
     def get(self, _name):
         return self.known
 
-    def await_idle(self, _name):
-        return self.known
+    await_idle = get
 
     def put(self, wanted, *, wait=True):
         self.puts += 1
@@ -43,7 +47,9 @@ class MemoryServerless:
 
 
 def deploy(service, wanted=NEW, check=lambda: None, *, wait=True):
-    return deploy_serverless(service, wanted, check, wait=wait, told=lambda _line: None)
+    return deploy_serverless(
+        service, wanted, service.known, check, wait=wait, told=lambda _line: None
+    )
 
 
 def bad_answers():
@@ -94,18 +100,86 @@ def test_without_waiting_the_check_is_left():
 
 def test_what_a_callers_words_mean():
     config = DeployConfig(content_safety=False, content_safety_reason="red team", ttl_hours=1)
-    wanted = to_serverless("chat", "azureml://m/1", config, now=NOW)
+    wanted = to_serverless(NEW, config, None, now=NOW)
     assert wanted.tags == {OFF_TAG: "red team", "azure.expires_at": "2026-01-01T01:00:00+00:00"}
     properties = serverless_body(wanted, "eastus2")["properties"]
     assert properties["contentSafety"] == {"contentSafetyStatus": "Disabled"}
     assert properties["authMode"] == "Key"
-    for odd in ({"instance_count": 2}, {"content_safety_connection": "safety"}):
+    for odd in (
+        {"instance_count": 2},
+        {"content_safety_connection": "safety"},
+        {"collect_data": True},
+    ):
         with pytest.raises(UsageError, match="PHI3-U749"):
-            to_serverless("chat", "azureml://m/1", DeployConfig(**odd), now=NOW)
+            to_serverless(NEW, DeployConfig(**odd), None, now=NOW)
+    assert to_serverless(NEW, DeployConfig(), None, now=NOW).content_safety
 
 
-def test_a_change_keeps_the_end_of_life_and_forgets_why_safety_was_off():
-    ends = {"azure.expires_at": "2026-01-01T01:00:00+00:00"}
-    service = MemoryServerless(replace(OLD, content_safety=False, tags={**ends, OFF_TAG: "a test"}))
-    deploy(service)
-    assert service.known.tags == ends
+def test_what_is_not_named_stays():
+    ends = {"azure.expires_at": "2026-01-01T05:00:00+00:00"}
+    known = replace(OLD, content_safety=False, tags={"team": "x", OFF_TAG: "own filter"})
+    changed = to_serverless(OLD, DeployConfig(ttl_hours=5), known, now=NOW)
+    assert not changed.content_safety
+    assert changed.tags == {"team": "x", OFF_TAG: "own filter", **ends}
+    on = to_serverless(NEW, DeployConfig(content_safety=True), changed, now=NOW)
+    assert on.content_safety
+    assert on.tags == {"team": "x", **ends}
+
+
+def test_an_answer_that_is_no_fault_of_ours_is_taken_back_too():
+    service = MemoryServerless()
+
+    def odd():
+        raise ValueError("Expecting value")
+
+    with pytest.raises(ValueError, match="Expecting value"):
+        deploy(service, check=odd)
+    assert service.known is None
+
+
+class MemoryNotes:
+    """What a registry is told; fulfils what the deployer needs of it here."""
+
+    def __init__(self):
+        self.tagged, self.deleted = [], []
+
+    def tag_version(self, name, version, tags):
+        self.tagged.append((name, version, tags))
+
+    def note_deleted(self, name, version, place):
+        self.deleted.append((name, version, place))
+
+
+@pytest.fixture
+def deployer(monkeypatch, service):
+    """One that finds a serverless endpoint of version 1 of phi-ft, and no managed ones."""
+    tags = {"phi3.model": "phi-ft", "phi3.version": "1"}
+    billed = MemoryServerless(replace(OLD, tags=tags))
+    monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: service)
+    monkeypatch.setattr(Deployer, "_serverless", lambda _self, _timeout_s: billed)
+    workspace = SimpleNamespace(target=SimpleNamespace(path="/project"), location="eastus2")
+    monkeypatch.setattr(Deployer, "_open", lambda _self: workspace)
+    monkeypatch.setattr(
+        "mlflow_phi3.deployment.deployer.find_version",
+        lambda _uri: Version("phi-ft", "2", {TUNED_TAG: NEW.model_id}),
+    )
+    made = Deployer("azure-foundry:/local", told=lambda _line: None)
+    made.registry = MemoryNotes()
+    return made
+
+
+def test_the_version_of_a_serverless_endpoint_is_known_and_noted_when_it_goes(deployer):
+    config = DeployConfig(verify=False)
+    place = {"azure.target": "/project", "azure.endpoint": "chat"}
+
+    deployer.deploy(Names("chat"), "models:/phi-ft/2", config, new=False)
+
+    assert deployer._serverless(1).known.tags == {"phi3.model": "phi-ft", "phi3.version": "2"}
+    assert deployer.registry.deleted == [("phi-ft", "1", place)]
+    assert deployer.registry.tagged[0][:2] == ("phi-ft", "2")
+
+    deployer.deploy(Names("chat"), "", config.model_copy(update={"ttl_hours": 1.0}), new=False)
+    deployer.remove(Names("chat"), config)
+
+    assert deployer.registry.deleted == [("phi-ft", "1", place), ("phi-ft", "2", place)]
+    assert deployer._serverless(1).known is None

@@ -81,7 +81,8 @@ def test_a_certificate_that_cannot_be_read_is_not_one_that_is_not_there(unreacha
         lambda: opened_model("models:/chat/1").__enter__(),
         lambda: DeploymentRegistry().get_champion("chat"),
         lambda: DeploymentRegistry().set_champion("chat", "2", "1"),
-        lambda: DeploymentRegistry().tag_version("chat", "1", {"azure.state": "deleted"}),
+        lambda: DeploymentRegistry().tag_version("chat", "1", {"azure.state": "deployed"}),
+        lambda: DeploymentRegistry().note_deleted("chat", "1", {"azure.endpoint": "chat"}),
     ],
 )
 def test_a_registry_that_is_away_is_told_to_whoever_deploys(ask, unreachable):
@@ -107,3 +108,21 @@ def test_a_run_of_another_server_has_no_certificate_here(tracker):
     registry = DeploymentRegistry(tracker.client)
     assert registry.read_json("0" * 32, "parity/certificate.json") is None
     registry.write_json("0" * 32, {}, "parity/deployed.json")
+
+
+def test_a_version_is_noted_as_deleted_only_where_its_tags_say_that_it_is(tracker):
+    client = tracker.client
+    client.create_registered_model("noted")
+    version = client.create_model_version("noted", "/nowhere").version
+    registry = DeploymentRegistry(client)
+
+    def state(endpoint):
+        registry.tag_version("noted", version, {"azure.state": "deployed"})
+        registry.note_deleted("noted", version, {"azure.endpoint": endpoint})
+        return client.get_model_version("noted", version).tags["azure.state"]
+
+    assert state("staging") == "deleted"  # deployed by a release that did not tell where
+    registry.tag_version("noted", version, {"azure.endpoint": "production"})
+    assert state("staging") == "deployed"
+    assert state("production") == "deleted"
+    registry.note_deleted("noted", "9", {"azure.endpoint": "production"})
