@@ -28,21 +28,36 @@ def to_request(inputs: Any) -> dict[str, Any]:
     """
     inputs = _unwrapped(inputs)
     if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):
-        rows = [_plain(row) for row in inputs.to_dict(orient="records")]
-        return _framed(_rejoined(rows))
+        return _framed(_rejoined(to_plain(inputs.to_dict(orient="records"))))
     if isinstance(inputs, Mapping):
-        return dict(inputs) if _READY in inputs else _framed([_plain(inputs)])
+        return dict(inputs) if _READY in inputs else _framed([to_plain(inputs)])
     if isinstance(inputs, Sequence) and not isinstance(inputs, str | bytes) and inputs:
         if all(isinstance(row, Mapping) for row in inputs):
             is_chat = all({"role", "content"} <= row.keys() for row in inputs)
-            return _framed([{"messages": list(inputs)}] if is_chat else [_plain(r) for r in inputs])
-        return {_READY: list(inputs)}
+            return _framed([{"messages": to_plain(inputs)}] if is_chat else to_plain(inputs))
+        return {_READY: to_plain(inputs)}
     raise UsageError(
         "PHI3-U718",
         f"cannot make a request of {type(inputs).__name__}",
         where="inputs",
         fix='give {"messages": [{"role": "user", "content": "..."}]}, a list of those, or a frame',
     )
+
+
+def to_plain(value: Any) -> Any:
+    """JSON's own types for pandas' and NumPy's.
+
+    What is missing is left out of objects, where pandas puts it for all that other rows have; in
+    lists, whose places count, it is null.
+    """
+    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        plain = {str(name): to_plain(held) for name, held in value.items()}
+        return {name: held for name, held in plain.items() if held is not None}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [to_plain(held) for held in value]
+    return None if _is_missing(value) else value
 
 
 def alike(request: Mapping[str, Any]) -> list[tuple[list[int], dict[str, Any]]]:
@@ -106,7 +121,7 @@ def _unwrapped(inputs: Any) -> Any:
         held = inputs[name].to_dict()
         # A list's places become a range; an object's names stay.
         is_list = list(held) == list(range(len(held)))
-        inputs = {name: [_scalar(value) for value in held.values()] if is_list else held}
+        inputs = {name: to_plain(list(held.values()) if is_list else held)}
     if isinstance(inputs, Mapping) and _SPLIT in inputs:
         return {_READY: inputs[_SPLIT]}
     if isinstance(inputs, Mapping) and _RECORDS in inputs:
@@ -130,15 +145,8 @@ def _framed(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {_READY: {"columns": columns, "index": list(range(len(rows))), "data": data}}
 
 
-def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row in JSON's own types, without what is missing."""
-    plain = {str(name): _scalar(value) for name, value in row.items()}
-    return {name: value for name, value in plain.items() if value is not None}
-
-
-def _scalar(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # NumPy's scalars and arrays
-        value = value.tolist()
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    return value
+def _is_missing(value: Any) -> bool:
+    # pandas' own two are known by name: to import pandas takes long, and who has them has it.
+    if type(value).__name__ in {"NAType", "NaTType"}:
+        return True
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -59,8 +59,9 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether the background thread runs."""
-        return bool(self._manager.is_running())
+        """Whether the background thread runs, and takes requests."""
+        status = self._manager.background_thread_status
+        return bool(self._manager.is_running()) and status.can_accept_new_requests() is None
 
     def stop(self) -> None:
         """Fail what is still asked, and end the thread."""

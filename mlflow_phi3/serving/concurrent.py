@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
 
+from mlflow_phi3.errors import Phi3Error
 from mlflow_phi3.modeling.generate import context_length, render_prompt, stop_ids
 from mlflow_phi3.serving.batching import Batcher
 from mlflow_phi3.serving.local import Checkpoint, LocalModel, Reply
@@ -61,6 +62,9 @@ class ConcurrentModel:
     answered one after the other by ``generate``: the manager knows neither a seed nor the
     alternatives of a single request.
 
+    transformers ends a batch's thread at its first fault. The requests of that batch fail; another
+    thread is started for the next ones.
+
     Args:
         checkpoint: What answers.
         default_max_tokens: Length of an answer when a request names none.
@@ -82,21 +86,22 @@ class ConcurrentModel:
         self._ends = set(stop_ids(checkpoint.model, checkpoint.tokenizer))
         self._single = LocalModel(checkpoint, default_max_tokens=default_max_tokens)
         self._interval_s = interval_s
-        self._greedy = self._batcher(sampling=False)
-
-    @cached_property
-    def _sampling(self) -> Batcher:
-        """Made when it is first needed: it has a cache of its own."""
-        return self._batcher(sampling=True)
+        # Of its own: those who wait here for their turn must not keep others from being prepared.
+        self._turns = ThreadPoolExecutor(1, thread_name_prefix="alone")
+        self._stopped = False
+        self._batchers: dict[bool, Batcher] = {}
+        self._batcher(sampling=False)
 
     @property
     def alive(self) -> bool:
         """Whether requests can be answered."""
-        return all(batcher.alive for batcher in self._batchers())
+        return all(batcher.alive for batcher in self._batchers.values())
 
     def stop(self) -> None:
         """End the background threads."""
-        for batcher in self._batchers():
+        self._stopped = True
+        self._turns.shutdown(wait=False, cancel_futures=True)
+        for batcher in self._batchers.values():
             batcher.stop()
 
     def prepare(self, request: ChatRequest) -> Prompt:
@@ -173,12 +178,10 @@ class ConcurrentModel:
         self, prompt: Prompt, index: int, *, live: bool
     ) -> AsyncGenerator[Piece, None]:
         """One answer, cut at its end; ``live`` as in :meth:`Batcher.tokens`."""
-        request = prompt.request
-        batcher, choice = self._greedy, {}
-        if request.temperature:
-            batcher = self._sampling
-            choice = {"temperature": request.temperature, "top_p": request.top_p}
+        request, sampling = prompt.request, prompt.request.temperature > 0
+        choice = {"temperature": request.temperature, "top_p": request.top_p} if sampling else {}
         stream = TextStream(self._checkpoint.tokenizer, request.stop)
+        batcher = self._batcher(sampling=sampling)
         tokens = batcher.tokens(prompt.ids, prompt.length, live=live, **choice)
         try:
             async for fresh in tokens:
@@ -193,29 +196,37 @@ class ConcurrentModel:
                         return
                 yield Piece(index, text, used)
             yield Piece(index, stream.finish(), 0, "length")
+        except Phi3Error:
+            self._batcher(sampling=sampling)  # /health is not to wait for the next request
+            raise
         finally:
             await tokens.aclose()
 
     async def _answer_alone(self, request: ChatRequest) -> Reply:
         left = threading.Event()
+        loop = asyncio.get_running_loop()
         try:
-            return await asyncio.to_thread(self._single.answer, request, left)
+            return await loop.run_in_executor(self._turns, self._single.answer, request, left)
         except asyncio.CancelledError:
             left.set()
             raise
 
     def _batcher(self, *, sampling: bool) -> Batcher:
-        return Batcher(
+        """The one for greedy or for sampled requests, which has a cache of its own.
+
+        Made when it is first needed, and again when its thread has ended.
+        """
+        found = self._batchers.get(sampling)
+        if found and (found.alive or self._stopped):
+            return found
+        if found:
+            found.stop()  # its cache has to be given back before there is another
+        self._batchers[sampling] = made = Batcher(
             self._checkpoint,
             sampling=sampling,
             cache_tokens=self._cache_tokens,
             interval_s=self._interval_s,
         )
-
-    def _batchers(self) -> list[Batcher]:
-        made = [self._greedy]
-        if "_sampling" in self.__dict__:
-            made.append(self._sampling)
         return made
 
 

@@ -1,17 +1,18 @@
 """A classifier over HTTP: MLflow's ``/invocations``, health and metrics; it does not chat."""
 
 import asyncio
-import time
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse
+from starlette.routing import Route
 
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.serving.door import Door, Visit
 from mlflow_phi3.serving.labels import Labeller
 from mlflow_phi3.serving.measures import Measures
-from mlflow_phi3.serving.refusal import Refused, read_json, refuse_when_full
+from mlflow_phi3.serving.refusal import read_json
 from mlflow_phi3.serving.status import add_status
 
 
@@ -25,10 +26,14 @@ def build_label_app(labeller: Labeller, config: ServeConfig, *, name: str = "phi
     """
     app = FastAPI(title="mlflow-phi3", docs_url=None, redoc_url=None)
     measures = Measures()
-    desk = _Desk(labeller, config, measures)
-    app.add_api_route("/invocations", desk.classify, methods=["POST"], response_model=None)
-    for path in ("/v1/chat/completions", "/chat/completions"):
-        app.add_api_route(path, desk.chat, methods=["POST"], response_model=None)
+    desk = _Desk(labeller, config)
+    for path, work in (
+        ("/invocations", desk.classify),
+        ("/v1/chat/completions", desk.chat),
+        ("/chat/completions", desk.chat),
+    ):
+        door = Door(work, measures, config.max_waiting)
+        app.router.routes.append(Route(path, door, methods=["POST"]))
     add_status(app, measures, name=name)
     return app
 
@@ -50,8 +55,10 @@ def read_texts(body: Any) -> tuple[list[dict[str, Any]], bool]:
             return [row if isinstance(row, dict) else {"text": row} for row in rows], False
         case {"inputs": {"text": [*texts], **others}, **rest} if not (others or rest):
             return [{"text": text} for text in texts], False
-        case {"dataframe_split": {"columns": [*columns], "data": [*rows]}, **rest} if not rest:
-            return [dict(zip(columns, row, strict=False)) for row in rows], False
+        case {"dataframe_split": {"columns": [*columns], "data": [*rows]}, **rest} if (
+            not rest and _is_table(columns, rows)
+        ):
+            return [dict(zip(columns, row, strict=True)) for row in rows], False
     raise UsageError(
         "PHI3-U049",
         "the body holds no texts",
@@ -60,52 +67,40 @@ def read_texts(body: Any) -> tuple[list[dict[str, Any]], bool]:
     )
 
 
+def _is_table(columns: list[Any], rows: list[Any]) -> bool:
+    named = all(isinstance(column, str) for column in columns)
+    return named and all(isinstance(row, list) and len(row) == len(columns) for row in rows)
+
+
 class _Desk:
     """Takes texts in; they are classified one request after the other."""
 
-    def __init__(self, labeller: Labeller, config: ServeConfig, measures: Measures) -> None:
-        self._labeller, self._config, self._measures = labeller, config, measures
+    def __init__(self, labeller: Labeller, config: ServeConfig) -> None:
+        self._labeller, self._config = labeller, config
         self._turn = asyncio.Lock()
 
-    async def classify(self, request: Request) -> Response:
-        """Answer one request."""
-        began = time.perf_counter()
-        try:
-            refuse_when_full(self._measures.inside, self._config.max_waiting)
-            self._measures.inside += 1
-            try:
-                answer = await self._answer(request)
-            finally:
-                self._measures.inside -= 1
-        except Refused as refusal:
-            self._measures.answered[refusal.status] += 1
-            return refusal.to_response()
-        self._measures.answered[200] += 1
-        self._measures.duration.observe(time.perf_counter() - began)
-        return JSONResponse(answer)
-
-    async def _answer(self, request: Request) -> dict[str, Any]:
+    async def classify(self, visit: Visit) -> Response:
         """``label`` and ``score`` of a bare text, else ``predictions`` of all, as MLflow answers.
 
         Raises:
-            Refused: The body is too large, or holds no texts.
+            Refused: The body is too large, or no JSON.
+            UsageError: It holds no texts, or one that is longer than the context.
         """
-        body = await read_json(request, self._config.max_body_bytes)
-        try:
-            texts, bare = read_texts(body)
-            async with self._turn:
-                found = await asyncio.to_thread(self._labeller.answer, texts)
-        except UsageError as error:
-            raise Refused(400, str(error), param=error.where, code=error.code) from error
-        return found[0] if bare else {"predictions": found}
+        texts, bare = read_texts(await read_json(visit.request, self._config.max_body_bytes))
+        async with self._turn:
+            found = await asyncio.to_thread(self._labeller.answer, texts)
+        visit.status = 200
+        return JSONResponse(found[0] if bare else {"predictions": found})
 
-    async def chat(self) -> Response:
-        """Tell a client that wants to chat what this model does."""
-        wrong = UsageError(
+    async def chat(self, _: Visit) -> Response:
+        """Tell a client that wants to chat what this model does.
+
+        Raises:
+            UsageError: Always.
+        """
+        raise UsageError(
             "PHI3-U050",
             f"the model tells {', '.join(self._labeller.labels)} apart and does not chat",
             where="path",
             fix='POST {"text": "..."} to /invocations',
         )
-        self._measures.answered[400] += 1
-        return Refused(400, str(wrong), param=wrong.where, code=wrong.code).to_response()

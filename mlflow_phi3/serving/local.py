@@ -22,11 +22,11 @@ from mlflow_phi3.modeling.kinds import choose_class, is_pinned, labels_of
 from mlflow_phi3.serving.protocol import (
     Answer,
     ChatRequest,
-    FinishReason,
     TokenLogprob,
     allowed_tokens,
 )
 from mlflow_phi3.serving.text import TextStream
+from mlflow_phi3.serving.vocabulary import Vocabulary
 
 ServedDtype = Literal["auto", "float32", "bfloat16"]
 
@@ -118,6 +118,7 @@ class LocalModel:
 
     def __init__(self, checkpoint: Checkpoint, *, default_max_tokens: int = 512) -> None:
         self._model, self._tokenizer = checkpoint.model, checkpoint.tokenizer
+        self._vocabulary = Vocabulary(checkpoint.tokenizer)
         self._default = default_max_tokens
         # A seed sets torch's global generator: two requests at once would disturb each other.
         self._turn = threading.Lock()
@@ -194,18 +195,20 @@ class LocalModel:
         ends = set(stop_ids(self._model, self._tokenizer))
         stream = TextStream(self._tokenizer, request.stop)
         pieces: list[str] = []
-        kept = 0
+        starts: list[int] = []  # where in the text each token begins
         for used, token in enumerate(row, start=1):
             if token in ends:
                 text = "".join([*pieces, stream.finish()])
-                return Answer(text, used, "stop", self._logprobs(request, row[:kept], logits))
+                return Answer(text, used, "stop", self._logprobs(request, row[: used - 1], logits))
+            starts.append(stream.length)
             pieces.append(stream.push(token))
-            kept = used
             if stream.stopped:
                 break
         text = "".join([*pieces, stream.finish()])
-        finish: FinishReason = "stop" if stream.stopped else "length"
-        return Answer(text, kept, finish, self._logprobs(request, row[:kept], logits))
+        if not stream.stopped:
+            return Answer(text, len(starts), "length", self._logprobs(request, row, logits))
+        kept = sum(start < len(text) for start in starts)
+        return Answer(text, len(starts), "stop", self._logprobs(request, row[:kept], logits))
 
     def _logprobs(
         self, request: ChatRequest, row: list[int], logits: torch.Tensor | None
@@ -216,10 +219,10 @@ class LocalModel:
         best = scores.topk(request.top_logprobs, dim=-1)
         return tuple(
             TokenLogprob(
-                token=self._tokenizer.decode([token]),
+                token=self._vocabulary.bytes_of(token),
                 logprob=scores[at, token].item(),
                 top=tuple(
-                    (self._tokenizer.decode([other]), value)
+                    (self._vocabulary.bytes_of(other), value)
                     for other, value in zip(
                         best.indices[at].tolist(), best.values[at].tolist(), strict=True
                     )

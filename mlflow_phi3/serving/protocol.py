@@ -17,6 +17,10 @@ from mlflow_phi3.errors import UsageError
 
 FinishReason = Literal["stop", "length"]
 
+# Below it every token but the likeliest has no chance, and a division by less overflows; vLLM's
+# bound too (_SAMPLING_EPS in vllm/sampling_params.py).
+_LEAST_TEMPERATURE = 1e-5
+
 
 class TextPart(BaseModel):
     """One part of a message's content; only text is understood."""
@@ -61,7 +65,7 @@ class ChatRequest(BaseModel):
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
     model: str = ""
     temperature: float = Field(default=0.0, ge=0, le=2)
-    """0, the default, is greedy."""
+    """0, the default, is greedy, and so is what can hardly be told from it."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     max_tokens: int | None = Field(default=None, ge=1)
     """Capped to what the context leaves."""
@@ -69,7 +73,7 @@ class ChatRequest(BaseModel):
     """The newer name of ``max_tokens``; wins over it."""
     stop: Annotated[tuple[str, ...], Field(max_length=4)] = ()
     n: int = Field(default=1, ge=1, le=16)
-    seed: int | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     logprobs: bool = False
@@ -81,6 +85,11 @@ class ChatRequest(BaseModel):
     """Not supported: only 0, which changes nothing."""
     presence_penalty: float = Field(default=0.0, ge=0, le=0)
     """Not supported: only 0, which changes nothing."""
+
+    @field_validator("temperature")
+    @classmethod
+    def _greedy_when_tiny(cls, value: float) -> float:
+        return value if value >= _LEAST_TEMPERATURE else 0.0
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -109,14 +118,14 @@ class TokenLogprob:
     """A generated token and how likely it was.
 
     Args:
-        token: Its text.
+        token: Its bytes, which need not be whole characters.
         logprob: Natural logarithm of its probability before temperature and ``top_p``.
         top: The most likely tokens at that place with theirs, most likely first.
     """
 
-    token: str
+    token: bytes
     logprob: float
-    top: tuple[tuple[str, float], ...] = ()
+    top: tuple[tuple[bytes, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +136,7 @@ class Answer:
         text: Without special tokens, cut before the first stop sequence.
         tokens: How many were generated, the ending one included.
         finish: ``stop`` when the model or a stop sequence ended it, else ``length``.
-        logprobs: One per token of the text, when they were asked for.
+        logprobs: When they were asked for, one per token that has a part in the text.
     """
 
     text: str
@@ -222,7 +231,7 @@ def new_id() -> str:
     return f"chatcmpl-{uuid.uuid4().hex}"
 
 
-def _logprob(token: str, logprob: float) -> dict[str, Any]:
+def _logprob(token: bytes, logprob: float) -> dict[str, Any]:
     # JSON knows no infinity; OpenAI says -9999.0 for "very unlikely".
     value = logprob if math.isfinite(logprob) else -9999.0
-    return {"token": token, "logprob": value, "bytes": list(token.encode())}
+    return {"token": token.decode(errors="replace"), "logprob": value, "bytes": list(token)}

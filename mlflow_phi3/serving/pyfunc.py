@@ -1,16 +1,15 @@
 """What MLflow loads: a chat model or a classifier, as the checkpoint says."""
 
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-import numpy as np
 import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import BAD_REQUEST, TEMPORARILY_UNAVAILABLE
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from mlflow_phi3.azure.payload import to_plain
 from mlflow_phi3.azure.safety import safety_from
 from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.serving.chat import Chat
@@ -55,7 +54,7 @@ class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not fol
             )
         )
 
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - MLflow would take types for the schema of a list of inputs
+    def predict(self, context, model_input):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - MLflow would take types for the schema of a list of inputs
         """Answer one request (a dict, or a frame of one row) or several (a frame of rows).
 
         Raises:
@@ -63,39 +62,17 @@ class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not fol
                 gives no verdict: 503.
         """
         del context
-        requests = [{**row, **(params or {})} for row in read_requests(model_input)]
         try:
-            return self._model.answer(requests)
+            return self._model.answer(read_requests(model_input))
         except UsageError as error:
             raise MlflowException(str(error), error_code=BAD_REQUEST) from error
         except AzureError as error:
             raise MlflowException(str(error), error_code=TEMPORARILY_UNAVAILABLE) from error
 
 
-def read_requests(model_input: Any) -> Iterator[dict[str, Any]]:
-    """Request bodies from whatever MLflow made of the input.
-
-    A chat that passed through pandas (``mlflow deployments predict -I`` reads JSON so) has become
-    a frame with one row per *message* and the scalars repeated: it is put together again.
-    """
-    if not isinstance(model_input, pd.DataFrame):
-        yield from model_input if isinstance(model_input, list) else [model_input]
-        return
-    rows = [_plain(row) for row in model_input.to_dict(orient="records")]
-    if rows and all(isinstance(row.get("messages"), dict) for row in rows):
-        yield {**rows[0], "messages": [row["messages"] for row in rows]}
-        return
-    yield from rows
-
-
-def _plain(value: Any) -> Any:
-    """JSON's own types for pandas' and NumPy's; keys whose value is missing are left out."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items() if not _missing(item)}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def _missing(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and np.isnan(value))
+def read_requests(model_input: Any) -> list[dict[str, Any]]:
+    """Request bodies from whatever MLflow made of the input."""
+    if isinstance(model_input, pd.DataFrame):
+        model_input = model_input.to_dict(orient="records")
+    rows = model_input if isinstance(model_input, list) else [model_input]
+    return [to_plain(row) for row in rows]

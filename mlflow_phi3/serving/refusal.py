@@ -1,10 +1,15 @@
 """Requests that are not answered, and why."""
 
 import json
+import logging
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.responses import JSONResponse
+
+from mlflow_phi3.errors import Phi3Error
+
+logger = logging.getLogger(__name__)
 
 # A body that is too large is read to its end up to so many limits: a connection that is closed on
 # a client that still writes looks like a network fault to it, and the answer is never read.
@@ -48,22 +53,24 @@ def error_body(
     return {"error": {"message": told, "type": kind, "param": param or None, "code": code or None}}
 
 
-def refuse_when_full(inside: int, most: int) -> None:
-    """Let nobody in beyond ``most``.
-
-    Raises:
-        Refused: 429, with the time to come again.
-    """
-    if inside >= most:
-        told = f"{inside} requests are being answered already"
-        raise Refused(429, told, headers={"Retry-After": "1"})
+def fault_body(error: Exception) -> dict[str, Any]:
+    """What a client is told of a fault of ours; one that was not foreseen goes to the log."""
+    if not isinstance(error, Phi3Error):
+        logger.error("a request failed", exc_info=error)
+        error = Phi3Error(
+            "PHI3-T071",
+            f"the request failed: {type(error).__name__}",
+            where="server",
+            fix="see the server's log",
+        )
+    return error_body(str(error), kind="server_error", code=error.code)
 
 
 async def read_json(request: Request, most: int) -> Any:
     """The decoded body of a request, which may have ``most`` bytes.
 
     Raises:
-        Refused: It is larger (413), or not JSON (400).
+        Refused: It is larger (413), or not JSON that text can be made of (400).
     """
     body, size = bytearray(), 0
     async for part in request.stream():
@@ -75,6 +82,11 @@ async def read_json(request: Request, most: int) -> Any:
     if size > most:
         raise Refused(413, f"the body is over {most} bytes")
     try:
-        return json.loads(body)
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
+        decoded = json.loads(body)
+        # JSON may name one half of a surrogate pair, of which neither tokens nor answers are made.
+        json.dumps(decoded, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise Refused(400, f"the body holds what is no character: {error}") from error
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
         raise Refused(400, f"the body is not JSON: {error}") from error
+    return decoded

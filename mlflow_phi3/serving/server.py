@@ -12,10 +12,12 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
 
 from mlflow_phi3.config.serve import ServeConfig
-from mlflow_phi3.errors import Phi3Error, PreflightError, UsageError
+from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.serving.concurrent import ConcurrentModel, Prompt
+from mlflow_phi3.serving.door import Door, Visit
 from mlflow_phi3.serving.label_server import build_label_app
 from mlflow_phi3.serving.labels import Labeller
 from mlflow_phi3.serving.local import load_checkpoint
@@ -27,12 +29,9 @@ from mlflow_phi3.serving.protocol import (
     parse_request,
     usage,
 )
-from mlflow_phi3.serving.refusal import Refused, error_body, read_json, refuse_when_full
+from mlflow_phi3.serving.refusal import fault_body, read_json
 from mlflow_phi3.serving.status import add_status
 from mlflow_phi3.serving.vllm import run_vllm
-
-# Nginx's status for a client that closed the connection; only counted, never sent.
-_CLIENT_LEFT = 499
 
 
 def serve(
@@ -112,10 +111,10 @@ def build_app(model: ConcurrentModel, config: ServeConfig, *, name: str = "phi")
 
     app = FastAPI(title="mlflow-phi3", lifespan=lifespan, docs_url=None, redoc_url=None)
     measures = Measures()
-    desk = _Desk(model, config, measures, name)
+    door = Door(_Desk(model, config, measures, name).chat, measures, config.max_waiting)
     # The first is OpenAI's path, the second what Azure AI Inference clients append to an endpoint.
     for path in ("/v1/chat/completions", "/chat/completions", "/invocations"):
-        app.add_api_route(path, desk.chat, methods=["POST"], response_model=None)
+        app.router.routes.append(Route(path, door, methods=["POST"]))
     add_status(app, measures, name=name, is_alive=lambda: model.alive)
     return app
 
@@ -128,68 +127,37 @@ class _Desk:
     ) -> None:
         self._model, self._config, self._measures, self._name = model, config, measures, name
 
-    async def chat(self, request: Request) -> Response:
-        """Answer one chat completion."""
-        began = time.perf_counter()
-        try:
-            prompt = await self._admit(request)
-        except Refused as refusal:
-            self._measures.answered[refusal.status] += 1
-            return refusal.to_response()
-        self._measures.prompt_tokens += len(prompt.ids)
-        if prompt.request.stream:
-            events = self._counted(self._events(prompt, began))
-            return StreamingResponse(events, media_type="text/event-stream")
-        self._measures.inside += 1
-        try:
-            status, body = await self._whole(request, prompt)
-        finally:
-            self._measures.inside -= 1
-        self._measures.answered[status] += 1
-        self._measures.duration.observe(time.perf_counter() - began)
-        return JSONResponse(body, 500 if status == _CLIENT_LEFT else status)
-
-    async def _admit(self, request: Request) -> Prompt:
-        """Read and check a body, unless the house is full.
+    async def chat(self, visit: Visit) -> Response:
+        """Answer one chat completion.
 
         Raises:
-            Refused: With the status that tells why.
+            Refused: The body is too large, or no JSON.
+            UsageError: It is not a request, or the messages fill the context.
+            Phi3Error: Generation failed.
         """
-        refuse_when_full(self._measures.inside, self._config.max_waiting)
-        body = await read_json(request, self._config.max_body_bytes)
-        try:
-            return self._model.prepare(parse_request(body))
-        except UsageError as error:
-            raise Refused(400, str(error), param=error.where, code=error.code) from error
+        body = await read_json(visit.request, self._config.max_body_bytes)
+        # In a thread: to tokenise a megabyte takes seconds, in which all others would stand still.
+        prompt = await asyncio.to_thread(lambda: self._model.prepare(parse_request(body)))
+        self._measures.prompt_tokens += len(prompt.ids)
+        if prompt.request.stream:
+            return StreamingResponse(self._events(visit, prompt), media_type="text/event-stream")
+        return await self._whole(visit, prompt)
 
-    async def _whole(self, request: Request, prompt: Prompt) -> tuple[int, dict[str, Any]]:
-        """Status and body of an answer given in one piece."""
+    async def _whole(self, visit: Visit, prompt: Prompt) -> Response:
+        """An answer given in one piece."""
         work = asyncio.ensure_future(self._model.answer(prompt))
-        try:
-            if not await _unless_left(request, work):
-                return _CLIENT_LEFT, {}
-            reply = work.result()
-        except Phi3Error as error:
-            return 500, error_body(str(error), kind="server_error", code=error.code)
+        if not await _unless_left(visit.request, work):
+            return Response(status_code=500)  # nobody gets it
+        reply = work.result()
         self._measures.completion_tokens += sum(answer.tokens for answer in reply.answers)
         model = prompt.request.model or self._name
-        return 200, completion(
+        body = completion(
             prompt.request, reply.answers, prompt_tokens=reply.prompt_tokens, model=model
         )
+        visit.status = 200
+        return JSONResponse(body)
 
-    async def _counted(self, events: AsyncIterator[str]) -> AsyncIterator[str]:
-        """Count a stream in when it starts, which one that is left at once never does, and out."""
-        self._measures.inside += 1
-        status = _CLIENT_LEFT
-        try:
-            async for event in events:
-                yield event
-            status = 200
-        finally:
-            self._measures.inside -= 1
-            self._measures.answered[status] += 1
-
-    async def _events(self, prompt: Prompt, began: float) -> AsyncIterator[str]:
+    async def _events(self, visit: Visit, prompt: Prompt) -> AsyncIterator[str]:
         """Server-sent events of a streamed answer."""
         request = prompt.request
         head = {
@@ -205,7 +173,7 @@ class _Desk:
         try:
             async for piece in pieces:
                 if not generated:
-                    self._measures.first_token.observe(time.perf_counter() - began)
+                    self._measures.first_token.observe(time.perf_counter() - visit.began)
                 generated += piece.tokens
                 self._measures.completion_tokens += piece.tokens
                 if piece.text or piece.logprobs:
@@ -213,16 +181,17 @@ class _Desk:
                     yield _event(head | _choice(piece.index, {"content": piece.text}, told))
                 if piece.finish:
                     yield _event(head | _choice(piece.index, {}, finish=piece.finish))
-        except Phi3Error as error:
+        except Exception as error:  # noqa: BLE001 - the last resort: it is logged and told
             # The status line is gone: the error can only come as an event.
-            yield _event(error_body(str(error), kind="server_error", code=error.code))
+            visit.status = 500
+            yield _event(fault_body(error))
             return
         finally:
             await pieces.aclose()
         if request.stream_options.include_usage:
             yield _event(head | {"choices": [], "usage": usage(len(prompt.ids), generated)})
+        visit.status = 200
         yield "data: [DONE]\n\n"
-        self._measures.duration.observe(time.perf_counter() - began)
 
 
 async def _unless_left(request: Request, work: asyncio.Future[Any]) -> bool:

@@ -23,17 +23,17 @@ class TextStream:
         self._unread: list[int] = []  # tokens whose bytes are not yet a character
         self._stop = tuple(stop)
         self._held = ""
+        self.length = 0
+        """Characters of all that was read, what a stop sequence cuts off included."""
         self.stopped = False
 
     def push(self, token: int) -> str:
         """Take the next token; return the text that is now certain, often empty."""
         if self.stopped:
             return ""
-        self._unread.append(token)
-        text = self._decoder.step(self._tokenizer.backend_tokenizer, token)
-        if text is not None:
-            self._unread.clear()
-            self._held += text
+        text = self._read(token)
+        self.length += len(text)
+        self._held += text
         found = [(self._held.find(stop), len(stop)) for stop in self._stop]
         # The sequence that is complete first ends the answer, as if letters came one by one.
         ended = min(((at + size, at) for at, size in found if at >= 0), default=None)
@@ -53,6 +53,21 @@ class TextStream:
             rest += self._tokenizer.decode(self._unread, skip_special_tokens=True)
             self._unread.clear()
         return rest
+
+    def _read(self, token: int) -> str:
+        """The characters that are complete with ``token``."""
+        self._unread.append(token)
+        try:
+            text = self._decoder.step(self._tokenizer.backend_tokenizer, token)
+        except Exception:  # noqa: BLE001 - tokenizers raises nothing narrower
+            # A later byte made a broken character of bytes that had been a whole one. That one is
+            # given and stays; the rest is read by itself, and is what the next tokens follow.
+            text = self._tokenizer.decode(self._unread, skip_special_tokens=True)
+            self._decoder = DecodeStream(self._unread, skip_special_tokens=True)
+        if text is None:
+            return ""
+        self._unread.clear()
+        return str(text)
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -1,9 +1,10 @@
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from mlflow_phi3.azure.payload import alike, from_answer, joined, to_request
+from mlflow_phi3.azure.payload import alike, from_answer, joined, to_plain, to_request
 from mlflow_phi3.errors import UsageError
 
 CHAT = {
@@ -48,6 +49,21 @@ def test_frames_become_plain_json():
         ["a", 1, 0.5],
         ["b", 2, None],
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        ({"a": np.float32("nan"), "b": pd.NA, "c": pd.NaT, "d": None, "e": np.int64(1)}, {"e": 1}),
+        ([np.float32("nan"), pd.NA, np.bool_(True)], [None, None, True]),
+        (np.array([{"x": np.array([1.0, np.nan])}], dtype=object), [{"x": [1.0, None]}]),
+        (({"x": {"y": float("nan"), 2: "z"}},), [{"x": {"2": "z"}}]),
+    ],
+)
+def test_what_pandas_and_numpy_make_becomes_jsons_own(value, plain):
+    found = to_plain(value)
+    assert found == plain
+    assert json.loads(json.dumps(found, allow_nan=False)) == plain
 
 
 def test_a_ready_body_passes():

@@ -1,17 +1,18 @@
 """The logged model as MLflow sees it: logged, loaded, and served in another process."""
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import httpx
 import mlflow
+import numpy as np
 import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.serving.package import CHECKPOINT, package_chat, requirements, stage_code
+from mlflow_phi3.serving.pyfunc import read_requests
 from mlflow_phi3.tracking.registry import save_model
 from tests.running import free_port, running
 
@@ -62,16 +63,14 @@ def test_a_frame_of_requests_is_answered_row_by_row(pyfunc):
     assert [row["usage"]["completion_tokens"] for row in pyfunc.predict(frame)] == [2, 4]
 
 
-def test_a_chat_that_pandas_took_apart_is_put_together(pyfunc):
-    """What `mlflow deployments predict -I` makes of {"messages": [...], "max_tokens": 3}."""
-    from mlflow_phi3.serving import pyfunc as logged
-
-    talk = [{"role": "system", "content": "Be brief."}, *HELLO]
-    frame = pd.read_json(
-        pd.io.common.StringIO(json.dumps({"messages": talk, "max_tokens": 3})), orient=None
-    )
-    assert len(frame) == 2
-    assert list(logged.read_requests(frame)) == [{"messages": talk, "max_tokens": 3}]
+def test_what_a_row_of_a_frame_lacks_is_not_asked_for():
+    lengths, warmth = np.array([2, np.nan]), np.array([np.nan, 0], dtype=np.float32)
+    frame = pd.DataFrame({"messages": [HELLO] * 2, "max_tokens": lengths, "temperature": warmth})
+    frame["stop"] = pd.NA
+    assert read_requests(frame) == [
+        {"messages": HELLO, "max_tokens": 2},
+        {"messages": HELLO, "temperature": 0},
+    ]
 
 
 def test_a_wrong_request_is_a_400_with_its_name(pyfunc):

@@ -71,6 +71,11 @@ def test_mlflows_shapes_are_answered_as_mlflow_does(app, labeller, body):
         ({}, "PHI3-U049"),
         ([], "PHI3-U049"),
         ({"inputs": TEXTS, "params": {}}, "PHI3-U049"),
+        ({"dataframe_split": {"columns": ["text"], "data": ["hello there"]}}, "PHI3-U049"),
+        ({"dataframe_split": {"columns": ["text"], "data": [5]}}, "PHI3-U049"),
+        ({"dataframe_split": {"columns": ["text"], "data": [["x", "y"]]}}, "PHI3-U049"),
+        ({"dataframe_split": {"columns": [["text"]], "data": [["x"]]}}, "PHI3-U049"),
+        ({"text": "\ud800"}, "no character"),
         ({"text": 3}, "PHI3-U047"),
         ({"text": "x", "temperature": 1}, "PHI3-U047"),
         ({"text": "light " * 300}, "context is 256 tokens"),
@@ -100,6 +105,15 @@ def test_too_large_is_a_413_and_too_many_a_429(app):
     assert statuses == [200] * 4 + [429] * 5
     assert all(found.headers["Retry-After"] for found in answers if found.status_code == 429)
     assert post(app, {"text": TEXTS[0]}).status_code == 200
+
+
+def test_a_fault_of_ours_is_told_in_openais_shape_and_counted(app, labeller, monkeypatch):
+    monkeypatch.setattr(labeller, "answer", lambda _: 1 / 0)
+    found = post(app, {"text": TEXTS[0]})
+    assert found.status_code == 500
+    assert found.json()["error"]["code"] == "PHI3-T071"
+    (metrics,) = request(app, ("GET", "/metrics", b""))
+    assert 'phi3_requests_total{status="500"} 1' in metrics.text
 
 
 def test_health_models_and_metrics(app):

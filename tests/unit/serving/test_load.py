@@ -61,7 +61,7 @@ def run_storm(checkpoint, local, requests):
         statuses = asyncio.run(storm(server, answers, requests))
         server.wait_until_empty()
         grown = psutil.Process().memory_info().rss - before
-        for batcher in server.model._batchers():
+        for batcher in server.model._batchers.values():
             assert not len(batcher.deliveries)
     cut_off = len(range(0, requests, 300))
     assert len(statuses) == requests - cut_off

@@ -77,6 +77,17 @@ def test_logprobs_are_the_models_own(local, base):
     assert all(math.isfinite(item.logprob) for item in answer.logprobs)
 
 
+def test_logprobs_are_of_the_text_before_a_stop_sequence(local):
+    whole = ask(local, max_tokens=9, logprobs=True).answers[0]
+    tokens = [item.token for item in whole.logprobs]
+    assert tokens[2:4] == [b"on", b"\r"]
+    for stop, kept in (("n\r", 3), ("\r", 3), ("on\r", 2), ("uon", 2)):
+        (answer,) = ask(local, max_tokens=9, logprobs=True, stop=[stop]).answers
+        assert (answer.text, answer.finish) == (whole.text.partition(stop)[0], "stop")
+        assert answer.logprobs == whole.logprobs[:kept]
+        assert answer.tokens > kept - (stop == "n\r")
+
+
 def test_messages_past_the_context_are_refused_with_numbers(local):
     request = parse_request({"messages": [{"role": "user", "content": "x" * 300}]})
     with pytest.raises(UsageError, match=r"PHI3-U042 .* \d+ tokens .* context is 256"):

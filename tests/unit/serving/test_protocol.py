@@ -59,6 +59,9 @@ def test_what_openai_clients_send_is_understood():
         ({"temperature": -1}, "temperature"),
         ({"temperature": 2.5}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"seed": 2**63}, "seed"),
+        ({"seed": -(2**63) - 1}, "seed"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"top_p": 0}, "top_p"),
         ({"n": 0}, "n: "),
@@ -71,6 +74,11 @@ def test_what_openai_clients_send_is_understood():
 def test_what_cannot_be_meant_is_refused_by_name(change, told):
     with pytest.raises(UsageError, match=rf"PHI3-U041 {told}"):
         parse_request({"messages": HELLO} | change)
+
+
+@pytest.mark.parametrize(("asked", "meant"), [(1e-320, 0), (5e-38, 0), (9e-6, 0), (1e-5, 1e-5)])
+def test_a_temperature_that_cannot_be_told_from_greedy_is_greedy(asked, meant):
+    assert parse_request({"messages": HELLO, "temperature": asked}).temperature == meant
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 3])
@@ -91,7 +99,7 @@ def test_an_answer_never_passes_the_context():
 
 def test_a_completion_counts_the_prompt_once():
     request = parse_request({"messages": HELLO, "n": 2, "logprobs": True})
-    sure = TokenLogprob("a", -0.5, (("a", -0.5), ("b", -math.inf)))
+    sure = TokenLogprob(b"a", -0.5, ((b"a", -0.5), (b"\xf0", -math.inf)))
     found = completion(
         request,
         [Answer("a", 3, "stop", (sure,)), Answer("b", 4, "length")],
@@ -102,4 +110,4 @@ def test_a_completion_counts_the_prompt_once():
     assert [choice["finish_reason"] for choice in found["choices"]] == ["stop", "length"]
     (first,) = found["choices"][0]["logprobs"]["content"]
     assert first["bytes"] == [97]
-    assert first["top_logprobs"][1]["logprob"] == -9999.0
+    assert first["top_logprobs"][1] == {"token": "\ufffd", "logprob": -9999.0, "bytes": [0xF0]}

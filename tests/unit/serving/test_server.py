@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 
 from mlflow_phi3.config.serve import ServeConfig
-from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.errors import Phi3Error, PreflightError
 from mlflow_phi3.serving.concurrent import ConcurrentModel
 from mlflow_phi3.serving.protocol import parse_request
 from mlflow_phi3.serving.server import build_app, listen
@@ -53,6 +53,10 @@ class Server:
     def measure(self, name):
         (found,) = re.findall(rf"^{re.escape(name)} (.+)$", self.metrics(), re.MULTILINE)
         return float(found)
+
+    def answered(self, status):
+        name = f'phi3_requests_total{{status="{status}"}}'
+        return self.measure(name) if name in self.metrics() else 0
 
     def metrics(self):
         return httpx.get(f"{self.url}/metrics").text
@@ -201,12 +205,64 @@ def test_logprobs_come_with_alternatives(client):
         (b"[]", "PHI3-U040"),
         (json.dumps({"messages": []}).encode(), "PHI3-U041 messages"),
         (json.dumps(ask("x", temperature=7)).encode(), "PHI3-U041 temperature"),
+        (json.dumps(ask("x", temperature=1, seed=2**70)).encode(), "PHI3-U041 seed"),
+        (json.dumps(ask("x", temperature=1, seed=2**70, stream=True)).encode(), "PHI3-U041 seed"),
+        (json.dumps(ask("\ud800 x")).encode(), "no character"),
+        (json.dumps(ask("x", model="\ud800")).encode(), "no character"),
+        (json.dumps(ask("x", **{"\udfff": 1})).encode(), "no character"),
+        (b"[" * 100_000, "not JSON"),
     ],
 )
 def test_a_wrong_body_is_a_400_that_says_what(server, body, told):
+    counted = server.answered(400)
     found = httpx.post(f"{server.url}/v1/chat/completions", content=body)
     assert found.status_code == 400
     assert told in found.json()["error"]["message"]
+    assert server.answered(400) == counted + 1
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 5e-38, 1e-320])
+def test_a_tiny_temperature_is_greedy_and_harms_nobody(server, temperature):
+    greedy = text(server.post(ask("x", max_tokens=4)))
+    assert text(server.post(ask("x", max_tokens=4, temperature=temperature))) == greedy
+    assert server.post(ask("x", max_tokens=4, temperature=1)).status_code == 200
+    assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_batch_whose_thread_died_is_made_anew(checkpoint, monkeypatch, temperature):
+    model = ConcurrentModel(checkpoint, default_max_tokens=4, cache_tokens=4096)
+    prompt = model.prepare(parse_request(ask("x", temperature=temperature)))
+    asyncio.run(model.answer(prompt))
+    died = model._batchers[temperature > 0]
+    with monkeypatch.context() as patched:
+        patched.setattr(died._manager, "_generation_step", lambda: 1 / 0)
+        with pytest.raises(Phi3Error, match=r"PHI3-T070 .*division by zero"):
+            asyncio.run(model.answer(prompt))
+    assert not died.alive
+    assert model.alive
+    assert asyncio.run(model.answer(prompt)).answers[0].tokens
+    model.stop()
+    assert not model.alive
+
+
+@pytest.mark.parametrize("error", [ValueError("what is this"), Phi3Error("PHI3-T070", "it broke")])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fault_of_ours_is_told_in_openais_shape_and_counted(server, monkeypatch, stream, error):
+    async def fail(*_):
+        raise error
+        yield
+
+    monkeypatch.setattr(server.model, "pieces", fail)
+    monkeypatch.setattr(server.model, "answer", lambda prompt: anext(fail()))
+    counted = server.answered(500)
+    found = server.post(ask("x", stream=stream))
+    told = json.loads(found.text.rpartition("data: ")[2])["error"]
+    assert found.status_code == (200 if stream else 500)
+    assert told["code"] == getattr(error, "code", "PHI3-T071")
+    assert told["type"] == "server_error"
+    assert "what is this" not in told["message"]
+    assert server.answered(500) == counted + 1
 
 
 def test_a_request_past_the_context_is_a_400_with_the_numbers(client):
@@ -238,10 +294,73 @@ def test_a_full_house_is_a_429_with_a_time(checkpoint, endless):
         assert small.post(ask("x", max_tokens=1)).status_code == 200
 
 
+def test_those_whose_body_is_on_its_way_are_inside(checkpoint):
+    body = json.dumps(ask("x", max_tokens=1)).encode()
+    head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+    with Server(checkpoint, max_waiting=2) as small:
+        address = small.url.removeprefix("http://").split(":")
+        slow = [socket.create_connection(address) for _ in range(2)]
+        for connection in slow:
+            connection.sendall(head.encode() + body[:-1])
+        while small.measure("phi3_requests_inside") < 2:
+            time.sleep(0.005)
+        assert small.post(ask("x", max_tokens=1)).status_code == 429
+        slow[0].sendall(body[-1:])
+        assert slow[0].recv(12) == b"HTTP/1.1 200"
+        slow[1].close()  # in the midst of its body
+        small.wait_until_empty()
+        assert (small.answered(429), small.answered(200), small.answered(499)) == (1, 1, 1)
+        slow[0].close()
+
+
+def test_a_long_prompt_keeps_nobody_waiting(server, monkeypatch):
+    prepare, asked = server.model.prepare, threading.Event()
+    going_on = threading.Event()
+
+    def slowly(request):
+        asked.set()
+        assert going_on.wait(60)
+        return prepare(request)
+
+    monkeypatch.setattr(server.model, "prepare", slowly)
+    found = []
+    client = threading.Thread(target=lambda: found.append(server.post(ask("x", max_tokens=1))))
+    client.start()
+    try:
+        assert asked.wait(60)
+        assert httpx.get(f"{server.url}/health", timeout=20).status_code == 200
+    finally:
+        going_on.set()
+        client.join(60)
+    assert found[0].status_code == 200
+
+
+def test_those_who_wait_for_a_turn_alone_keep_nobody_from_being_prepared(server, monkeypatch):
+    answer, going_on = server.model._single.answer, threading.Event()
+
+    def slowly(request, left):
+        assert going_on.wait(60)
+        return answer(request, left)
+
+    monkeypatch.setattr(server.model._single, "answer", slowly)
+    alone = ask("x", max_tokens=1, temperature=1, seed=1)
+    clients = [threading.Thread(target=server.post, args=[alone]) for _ in range(40)]
+    for client in clients:
+        client.start()
+    try:
+        while server.measure("phi3_requests_inside") < len(clients):
+            time.sleep(0.01)
+        assert server.post(ask("x", max_tokens=1)).status_code == 200
+    finally:
+        going_on.set()
+        for client in clients:
+            client.join(60)
+
+
 @pytest.mark.parametrize("more", [{}, {"temperature": 1.0}, {"temperature": 1.0, "seed": 1}])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_stops_its_generation(server, endless, more, stream):
-    left = server.measure('phi3_requests_total{status="499"}') if "499" in server.metrics() else 0
+    left = server.answered(499)
     body = ask(endless, max_tokens=220, n=16, stream=stream, **more)
     connection = socket.create_connection(server.url.removeprefix("http://").split(":"))
     payload = json.dumps(body).encode()
@@ -251,8 +370,8 @@ def test_a_client_that_leaves_stops_its_generation(server, endless, more, stream
         time.sleep(0.005)
     connection.close()
     server.wait_until_empty()
-    assert server.measure('phi3_requests_total{status="499"}') == left + 1
-    for batcher in server.model._batchers():
+    assert server.answered(499) == left + 1
+    for batcher in server.model._batchers.values():
         processor = batcher._manager.batch_processor
         deadline = time.monotonic() + 10
         while processor.scheduler.active_requests or processor.scheduler.waiting_requests:

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 
 from mlflow_phi3.modeling.base import load_tokenizer
 from mlflow_phi3.serving.text import TextStream
+from tests.byte_fallback import make_byte_fallback
 from tests.tiny_phi3 import write_checkpoint
 
 
@@ -55,6 +56,23 @@ def test_what_could_become_a_stop_is_held_back_and_given_in_the_end(tokenizer):
 def test_special_tokens_are_not_text(tokenizer):
     found, _ = pieces(tokenizer, "a<|end|>b")
     assert "".join(found) == "ab"
+
+
+@pytest.mark.parametrize(
+    ("tokens", "text"),
+    [
+        ("▁the <0xC3> <0x9F> <0xF0> ▁the ▁world", "theß� the world"),
+        ("▁the <0x75> <0xC1> ▁world a ▁the", "theu� worlda the"),
+        ("▁the <0x41> <0xF0> <0x9F> ▁world a", "theA�� worlda"),
+        ("▁the <0xF0> <0x9F> <0x99> <0x82> ▁world", "the🙂 world"),
+    ],
+)
+def test_a_byte_that_spoils_a_character_spoils_no_answer(tokens, text):
+    tokenizer = make_byte_fallback()
+    stream = TextStream(tokenizer)
+    found = "".join(map(stream.push, tokenizer.convert_tokens_to_ids(tokens.split())))
+    assert found + stream.finish() == text
+    assert stream.length == len(text)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,83 @@
+"""The way in: so many at a time, and everyone who comes is answered and counted, once."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.serving.measures import Measures
+from mlflow_phi3.serving.refusal import Refused, fault_body
+
+# Nginx's status for a client that closed the connection; only counted, never sent.
+_CLIENT_LEFT = 499
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request on its way through the house.
+
+    Args:
+        request: What came in.
+        began: When, on the clock of ``time.perf_counter``.
+        status: How it ended, for the count; as long as nobody says, its client left.
+    """
+
+    request: Request
+    began: float = field(default_factory=time.perf_counter)
+    status: int = _CLIENT_LEFT
+
+
+class Door:
+    """An ASGI application around ``work``.
+
+    A visit is inside from before its body is read until the last of its answer is sent.
+
+    Args:
+        work: Answers a visit and sets its status; what it raises is answered here.
+        measures: Where visits are counted.
+        most: Visits inside at a time; further ones get status 429.
+    """
+
+    def __init__(
+        self, work: Callable[[Visit], Awaitable[Response]], measures: Measures, most: int
+    ) -> None:
+        self._work, self._measures, self._most = work, measures, most
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        visit = Visit(Request(scope, receive))
+        has_room = self._measures.inside < self._most
+        self._measures.inside += has_room
+        try:
+            response = await self._answer(visit, has_room=has_room)
+            await response(scope, receive, send)
+        except ClientDisconnect:
+            pass  # in the midst of its body: there is nobody to answer
+        finally:
+            self._measures.inside -= has_room
+            self._measures.answered[visit.status] += 1
+            if visit.status == 200:
+                self._measures.duration.observe(time.perf_counter() - visit.began)
+
+    async def _answer(self, visit: Visit, *, has_room: bool) -> Response:
+        try:
+            if has_room:
+                return await self._work(visit)
+            told = f"{self._most} requests are being answered already"
+            refusal = Refused(429, told, headers={"Retry-After": "1"})
+        except Refused as error:
+            refusal = error
+        except UsageError as error:
+            refusal = Refused(400, str(error), param=error.where, code=error.code)
+        except ClientDisconnect:
+            raise
+        except Exception as error:  # noqa: BLE001 - the last resort: it is logged and told
+            visit.status = 500
+            return JSONResponse(fault_body(error), 500)
+        visit.status = refusal.status
+        return refusal.to_response()
