@@ -3,17 +3,20 @@
 import itertools
 import json
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp
+from sklearn.linear_model import Ridge
 
 from mlflow_phi3.data.sample import __file__ as sample
 from mlflow_phi3.monitoring.drift import (
     LEAST,
-    language_distance,
+    _held_out_scores,
     length_distance,
     measure_drift,
-    vocabulary_distance,
+    share_distance,
 )
 
 
@@ -65,8 +68,88 @@ def test_too_few_prompts_conclude_nothing(prompts):
 
 
 def test_distances_are_zero_for_the_same_and_one_for_strangers():
-    one, two = ["turn the lamp on", "blue light"], ["माझा दिवा का चालू होत नाही, मी काय करू आणि"]
-    for distance in (length_distance, vocabulary_distance, language_distance):
-        assert distance(one, one) == pytest.approx(0, abs=1e-7)
+    one, two = np.array([3.0, 1, 0, 0]), np.array([0.0, 0, 2, 5])
+    for distance in (length_distance, share_distance):
+        assert distance(one, 2 * one) == pytest.approx(0, abs=1e-7)
         assert distance(one, two) == pytest.approx(1)
-    assert vocabulary_distance([], one) == 1
+    assert share_distance(0 * one, one) == 1
+    assert share_distance(0 * one, 0 * one) == 0
+
+
+def test_the_distance_of_lengths_is_scipys():
+    random = np.random.default_rng(0)
+    one, two = random.poisson(8, 70), random.poisson(9, 300)
+    counts = [np.bincount(lengths, minlength=40).astype(float) for lengths in (one, two)]
+    assert length_distance(*counts) == pytest.approx(ks_2samp(one, two).statistic)
+
+
+def test_what_tells_two_classifiers_apart_is_learnt_on_other_prompts():
+    """Held against scikit-learn's own ridge regression and area under the curve."""
+    random = np.random.default_rng(0)
+    x, folds = random.normal(size=(60, 7)), random.permutation(60) % 5
+    labels = (x[:, 0] + random.normal(size=60) > 0).astype(float)
+    expected = np.empty(60)
+    for fold in range(5):
+        known = folds != fold
+        mean = labels[known].mean()
+        ridge = Ridge(alpha=1.0, fit_intercept=False).fit(x[known], labels[known] - mean)
+        expected[~known] = ridge.predict(x[~known])
+    found = _held_out_scores(x @ x.T, labels[:, None], folds)
+    assert found[:, 0] == pytest.approx(expected)
+
+
+def chinese(random, start, count):
+    """Prompts of 12 characters each, of 300 in use, without a blank."""
+    codes = random.integers(start, start + 300, size=(count, 12))
+    return ["".join(map(chr, row)) for row in codes]
+
+
+def test_prompts_without_blanks_are_read_by_character():
+    random = np.random.default_rng(0)
+    trained = chinese(random, 0x4E00, 60)
+    same, other = chinese(random, 0x4E00, 100), chinese(random, 0x5000, 100)
+    assert {drift.reading for drift in measure_drift(same, trained)} == {"steady"}
+    found = by_name(measure_drift(other, trained))
+    assert (found["vocabulary"].reading, found["distinguishable"].reading) == ("moved", "moved")
+
+
+@pytest.mark.parametrize(
+    ("sent", "trained", "note"),
+    [
+        (["\U0001f44d"] * 100, ["\U0001f642!"] * 30, "no prompt holds a word"),
+        ([f"z{n}y" for n in range(100)], [f"q{n}x" for n in range(30)], "a word in common"),
+    ],
+)
+def test_prompts_that_words_cannot_compare_conclude_nothing(sent, trained, note):
+    found = by_name(measure_drift(sent, trained))
+    assert (found["vocabulary"].reading, found["distinguishable"].reading) == ("too few",) * 2
+    assert note in found["distinguishable"].note
+    assert all(drift.excess == 0 for drift in found.values())
+
+
+def spoken(random, count, length):
+    words, shares = [f"w{n}" for n in range(200)], 1 / np.arange(1, 201)
+    shares /= shares.sum()
+    return [
+        " ".join(random.choice(words, size=max(1, random.poisson(length)), p=shares))
+        for _ in range(count)
+    ]
+
+
+def test_few_trained_prompts_do_not_hide_a_change_of_many():
+    random = np.random.default_rng(1)
+    found = by_name(measure_drift(spoken(random, 2000, 10), spoken(random, 60, 8)))["length"]
+    assert found.usual < 0.2 < found.value
+    assert found.reading == "moved"
+
+
+@pytest.mark.slow
+def test_a_change_is_told_where_there_is_none_as_often_as_is_said():
+    """5 % of 100 samples: more than 11 would be had by chance once in 200 times."""
+    alarms = Counter()
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        for drift in measure_drift(spoken(random, 30, 8), spoken(random, 60, 8), seed=seed):
+            alarms[drift.name] += drift.reading == "moved"
+    assert alarms.keys() == {"length", "vocabulary", "language", "distinguishable"}
+    assert max(alarms.values()) <= 11, alarms
