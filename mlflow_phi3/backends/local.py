@@ -4,11 +4,17 @@ import logging
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from mlflow_phi3.backends.base import Job, Workload
-from mlflow_phi3.training.capacity import advise_size, choose_concurrency, is_out_of_memory
-from mlflow_phi3.training.checkpoint import STATE_FILE
+from mlflow_phi3.training.capacity import (
+    MEMORY_ERRORS,
+    advise_size,
+    choose_concurrency,
+    is_out_of_memory,
+)
+from mlflow_phi3.training.checkpoint import is_resumable
 from mlflow_phi3.training.loop import TOKEN_BUDGET, Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report
 
@@ -47,7 +53,7 @@ class LocalBackend:
             return choose_concurrency(
                 work.base, work.train, work.largest, token_budget=self.token_budget
             )
-        except (RuntimeError, MemoryError) as error:
+        except MEMORY_ERRORS as error:
             if not is_out_of_memory(error):
                 raise
             return 1  # whoever it is will fail by itself
@@ -75,7 +81,7 @@ class LocalBackend:
 
 def add_job(session: Session, job: Job, folder: Path) -> None:
     """Let a job join, from its last checkpoint where it asks for that and there is one."""
-    resume = job.resume and (folder / job.trial / "last" / STATE_FILE).is_file()
+    resume = job.resume and is_resumable(folder / job.trial / "last")
     evaluated = job.evaluated if resume else None
     session.add(job.trial, job.spec, resume=resume, evaluated=evaluated)
 
@@ -109,7 +115,7 @@ class LocalTraining:
                         job = group[report.trial]
                         group[report.trial] = replace(job, evaluated=report.epoch)
                     yield report
-            except (RuntimeError, MemoryError) as error:
+            except MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
                     raise
                 problem = str(error).splitlines()[0] if str(error) else "out of memory"
@@ -141,18 +147,18 @@ class LocalTraining:
     def _take_apart(self, jobs: list[Job], problem: str) -> Iterator[Report]:
         """Put the halves of a group that did not fit in its place."""
         self._backend.renew_session()
-        # Those that share one training cost no more than one of them.
-        trunks = list(dict.fromkeys(job.spec.trunk for job in jobs))
-        if len(trunks) == 1:
-            for job in jobs:
-                yield self._refuse(job, problem)
+        if len(jobs) == 1:
+            yield self._refuse(jobs[0], problem)
             return
-        logger.warning("%d trainings do not fit the memory together: %s", len(trunks), problem)
-        first = set(trunks[: len(trunks) // 2])
-        again = [replace(job, resume=True) for job in jobs]
-        left = [job for job in again if job.spec.trunk in first]
-        right = [job for job in again if job.spec.trunk not in first]
-        self._groups = [left, right, *self._groups]
+        logger.warning("%d trials do not fit the memory together: %s", len(jobs), problem)
+        # Those that may share one training stay together as long as there are others.
+        parts: dict[object, list[Job]] = {}
+        for job in jobs:
+            parts.setdefault(job.spec.trunk, []).append(replace(job, resume=True))
+        halves = list(parts.values()) if len(parts) > 1 else [[job] for job in parts.popitem()[1]]
+        middle = len(halves) // 2
+        groups = [list(chain(*halves[:middle])), list(chain(*halves[middle:]))]
+        self._groups = [*groups, *self._groups]
 
     def _refuse(self, job: Job, problem: str) -> EndReport:
         """A trial that does not fit by itself has failed."""

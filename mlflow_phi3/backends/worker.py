@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.local import LocalBackend, LocalTraining
+from mlflow_phi3.training.checkpoint import finish_replacing, replace_folder
 from mlflow_phi3.training.reports import Report, StepReport
 
 # A stretch ends with an epoch, or after this long, so that progress is seen.
@@ -85,6 +86,7 @@ class Worker:
 
 def read_folder(folder: Path) -> dict[str, bytes]:
     """The files of a folder by their paths in it; none where there is no folder."""
+    finish_replacing(folder)
     files = (path for path in sorted(folder.rglob("*")) if path.is_file())
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
@@ -98,6 +100,7 @@ def write_folder(folder: Path, files: Files) -> None:
         path = beside / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    shutil.rmtree(folder, ignore_errors=True)
     if files:
-        beside.rename(folder)
+        replace_folder(beside, folder)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

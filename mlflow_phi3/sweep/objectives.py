@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from mlflow_phi3.training.adapters import WEIGHTS_FILE
 from mlflow_phi3.training.reports import EndReport
 from mlflow_phi3.training.spec import TrialSpec
 
@@ -28,4 +29,4 @@ def _count_bytes(report: EndReport) -> float:
     """Of the adapter's weights, as PEFT stores them."""
     if report.best_checkpoint is None:
         return float("nan")
-    return float(sum(path.stat().st_size for path in report.best_checkpoint.glob("*.safetensors")))
+    return float((report.best_checkpoint / WEIGHTS_FILE).stat().st_size)

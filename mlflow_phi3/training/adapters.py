@@ -5,8 +5,9 @@ takes its norm; only the forward pass needs to know which matrix lies where, and
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from mlflow_phi3.training.spec import ALL_LINEAR, LoraSpec
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
+UNREAD = ("alpha_pattern", "rank_pattern", "layer_replication", "alora_invocation_tokens")
+PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # others change the base as well
 HEAD = "score"  # the classification head of transformers' *ForSequenceClassification
 
 
@@ -95,14 +98,9 @@ def plan_layout(linear: Mapping[str, nn.Linear], lora: LoraSpec) -> Layout:
             shapes.append((f"{PEFT_PREFIX}{name}.lora_magnitude_vector", (width_out,)))
     if HEAD in linear:
         shapes.append((f"{PEFT_PREFIX}{HEAD}.weight", tuple(linear[HEAD].weight.shape)))
-    return Layout(lora, modules, tuple(_place(shapes)), classifies=HEAD in linear)
-
-
-def _place(shapes: list[tuple[str, tuple[int, ...]]]) -> Iterator[Slot]:
-    offset = 0
-    for name, shape in shapes:
-        yield Slot(name, shape, offset)
-        offset += math.prod(shape)
+    offsets = accumulate((math.prod(shape) for _, shape in shapes), initial=0)
+    slots = tuple(Slot(*named, at) for named, at in zip(shapes, offsets, strict=False))
+    return Layout(lora, modules, slots, classifies=HEAD in linear)
 
 
 def initial_weights(linear: Mapping[str, nn.Linear], layout: Layout, seed: int) -> Tensor:
@@ -159,31 +157,37 @@ def load_adapter(folder: Path, layout: Layout) -> Tensor:
         TrainingError: It is of another shape.
     """
     found = load_file(folder / WEIGHTS_FILE)
-    flat = torch.empty(layout.size)
-    for slot in layout.slots:
-        tensor = found.pop(slot.name, None)
-        if tensor is None or tuple(tensor.shape) != slot.shape:
+    shapes = {slot.name: slot.shape for slot in layout.slots}
+    for name in sorted(found.keys() | shapes.keys()):
+        shape = tuple(found[name].shape) if name in found else None
+        if shape != shapes.get(name):
             raise TrainingError(
                 "PHI3-T011",
-                f"the adapter has {slot.name} of shape "
-                f"{None if tensor is None else tuple(tensor.shape)}, expected {slot.shape}",
+                f"the adapter has {name} of shape {shape}, expected {shapes.get(name)}",
                 where=str(folder),
                 fix="continue with the rank, target modules and base it was trained with",
             )
-        slot.view(flat).copy_(tensor)
-    if found:
-        raise TrainingError(
-            "PHI3-T011",
-            f"the adapter also holds {min(found)}",
-            where=str(folder),
-            fix="continue with the rank, target modules and base it was trained with",
-        )
+    flat = torch.empty(layout.size)
+    for name, view in layout.views(flat).items():
+        view.copy_(found[name])
     return flat
 
 
 def load_lora_spec(folder: Path) -> LoraSpec:
-    """The shape of the adapter in ``folder``, from its ``adapter_config.json``."""
+    """The shape of the adapter in ``folder``, from its ``adapter_config.json``.
+
+    Raises:
+        TrainingError: Its tensors mean something else than plain LoRA's of that shape.
+    """
     config = LoraConfig.from_pretrained(str(folder))
+    odd = [name for name in UNREAD if getattr(config, name, None)]
+    if odd or config.init_lora_weights not in PLAIN_STARTS:
+        raise TrainingError(
+            "PHI3-T011",
+            f"{odd[0] if odd else f'init_lora_weights={config.init_lora_weights}'} is not read",
+            where=f"{folder / CONFIG_FILE}",
+            fix="save it as plain LoRA (PEFT: path_initial_model_for_weight_conversion)",
+        )
     targets = config.target_modules
     return LoraSpec(
         r=config.r,

@@ -1,6 +1,5 @@
 """Examples -> one flat batch without padding, without what no loss depends on, the prefix once."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -145,12 +144,3 @@ def split_by_tokens(examples: Iterable[Example], budget: int) -> Iterator[list[E
         tokens += len(example.input_ids)
     if part:
         yield part
-
-
-def digest_examples(examples: Iterable[Example]) -> str:
-    """SHA-256 over everything of ``examples`` that training sees."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(example.input_ids.tobytes() + example.supervised.tobytes())
-        digest.update(repr(example.label).encode())
-    return digest.hexdigest()

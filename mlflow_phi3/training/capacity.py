@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mlflow_phi3.data.messages import Example
+from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.batching import split_by_tokens
@@ -98,10 +99,15 @@ def choose_concurrency(
     return max(1, min(most, int(room // each)))
 
 
+MEMORY_ERRORS = (RuntimeError, MemoryError, TrainingError)
+"""The classes of errors that may say that memory could not be had."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory could not be had."""
     # On a CPU torch has no class for it (c10/core/impl/alloc_cpu.cpp).
     told = isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    told = told or (isinstance(error, TrainingError) and error.code == "PHI3-T015")
     return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
@@ -126,7 +132,12 @@ def advise_size(
     # The smallest measures what does not depend on the rank; the rest grows with it.
     one = replace(spec, lora=replace(spec.lora, r=1))
     linear = find_linear(base.model)
-    least = measure_trial_bytes(base, train, one, token_budget=token_budget)
+    try:
+        least = measure_trial_bytes(base, train, one, token_budget=token_budget)
+    except MEMORY_ERRORS as error:
+        if not is_out_of_memory(error):
+            raise
+        return "not even lora_r=1 fits: lower max_length"
     of_rank = 16 * plan_layout(linear, one.lora).size  # float32 weights, gradient, two moments
     fits = 1 + int((room - least) // of_rank)
     if fits < 1:

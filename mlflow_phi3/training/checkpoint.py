@@ -4,12 +4,13 @@
 state in it: order and dropout are functions of the seed and the step (see ``schedule``).
 """
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.training.adapters import CONFIG_FILE, WEIGHTS_FILE, Layout, save_adapter
+from mlflow_phi3.training.reports import StepReport
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -36,6 +39,8 @@ class Progress:
         best_before: The same without the last evaluation, which may have to be told again.
         identity: What must be the same for a continuation to mean anything: the specification,
             the base and the examples, as JSON values.
+        start: Digest of the adapter it began with; empty for a fresh one.
+        untold: Steps of its trajectory's trials that nobody had heard of when it was written.
     """
 
     step: int
@@ -43,6 +48,8 @@ class Progress:
     best_loss: float
     best_before: float
     identity: Mapping[str, Any]
+    start: str = ""
+    untold: tuple[StepReport, ...] = ()
 
 
 def save_checkpoint(
@@ -76,19 +83,29 @@ def save_checkpoint(
             "evaluated": progress.evaluated,
             "best_loss": _to_json(progress.best_loss),
             "best_before": _to_json(progress.best_before),
+            "identity": dict(progress.identity),
+            "start": progress.start,
+            "untold": [asdict(report) for report in progress.untold],
+            "optimizer": rest,
         }
-        text = json.dumps({**state, "identity": dict(progress.identity), "optimizer": rest})
-        (beside / STATE_FILE).write_text(text, encoding="utf-8")
-    _replace(beside, folder)
+        (beside / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+    replace_folder(beside, folder)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Make ``target`` the same checkpoint as ``source``; the files are linked, not copied."""
-    beside = target.with_name(f".{target.name}.new")
-    shutil.rmtree(beside, ignore_errors=True)
-    # Linking is safe: a checkpoint's files are never written again, only replaced.
-    shutil.copytree(source, beside, copy_function=_link)
-    _replace(beside, target)
+    _copy(source, target)
+
+
+def copy_adapter(source: Path, target: Path) -> None:
+    """Make ``target`` the adapter of the checkpoint ``source``, without what continuing needs."""
+    _copy(source, target, OPTIMIZER_FILE, STATE_FILE)
+
+
+def is_resumable(folder: Path) -> bool:
+    """Whether ``folder`` holds a checkpoint to continue from, if need be after a crash."""
+    finish_replacing(folder)
+    return (folder / STATE_FILE).is_file()
 
 
 def load_progress(folder: Path) -> Progress:
@@ -97,15 +114,22 @@ def load_progress(folder: Path) -> Progress:
     Raises:
         TrainingError: There is no resumable checkpoint.
     """
-    _finish_replacing(folder)
-    if not (folder / STATE_FILE).is_file():
+    if not is_resumable(folder):
         raise TrainingError(
             "PHI3-T012", "no resumable checkpoint", where=str(folder), fix="start the trial anew"
         )
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     best = _from_json(state["best_loss"])
     before = _from_json(state.get("best_before", state["best_loss"]))
-    return Progress(state["step"], state["evaluated"], best, before, state["identity"])
+    return Progress(
+        step=state["step"],
+        evaluated=state["evaluated"],
+        best_loss=best,
+        best_before=before,
+        identity=state["identity"],
+        start=state.get("start", ""),
+        untold=tuple(StepReport(**report) for report in state.get("untold", ())),
+    )
 
 
 def check_identity(folder: Path, progress: Progress, identity: Mapping[str, Any]) -> None:
@@ -122,6 +146,15 @@ def check_identity(folder: Path, progress: Progress, identity: Mapping[str, Any]
                 where=str(folder),
                 fix="resume with what the trial began with, or start it anew",
             )
+
+
+def digest_examples(examples: Iterable[Example]) -> str:
+    """SHA-256 over everything of ``examples`` that training sees."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(example.input_ids.tobytes() + example.supervised.tobytes())
+        digest.update(repr(example.label).encode())
+    return digest.hexdigest()
 
 
 def load_optimizer(folder: Path, optimizer: Optimizer) -> None:
@@ -141,6 +174,27 @@ def discard_checkpoints(folder: Path) -> None:
         for path in (folder / name, folder / f".{name}.new", folder / f".{name}.old"):
             with suppress(FileNotFoundError):  # what stays would be taken for this one's
                 shutil.rmtree(path)
+
+
+def replace_folder(beside: Path, folder: Path) -> None:
+    """Let ``beside`` become ``folder``, all of it on the disk before the first rename."""
+    for path in (*sorted(beside.rglob("*")), beside):
+        _sync(path)
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    beside.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def finish_replacing(folder: Path) -> None:
+    """After a crash between the two renames: the complete new folder takes its place."""
+    beside = folder.with_name(f".{folder.name}.new")
+    old = folder.with_name(f".{folder.name}.old")
+    if not folder.exists() and old.exists():
+        (beside if beside.exists() else old).rename(folder)
 
 
 def is_adapter(folder: Path) -> bool:
@@ -172,25 +226,13 @@ def _from_json(loss: float | None) -> float:
     return float("inf") if loss is None else loss
 
 
-def _replace(beside: Path, folder: Path) -> None:
-    """Let ``beside`` become ``folder``, all of it on the disk before the first rename."""
-    for path in (*sorted(beside.iterdir()), beside):
-        _sync(path)
-    old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    beside.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _finish_replacing(folder: Path) -> None:
-    """After a crash between the two renames: the complete new checkpoint takes its place."""
-    beside = folder.with_name(f".{folder.name}.new")
-    old = folder.with_name(f".{folder.name}.old")
-    if not folder.exists() and old.exists():
-        (beside if beside.exists() else old).rename(folder)
+def _copy(source: Path, target: Path, *without: str) -> None:
+    beside = target.with_name(f".{target.name}.new")
+    shutil.rmtree(beside, ignore_errors=True)
+    ignored = shutil.ignore_patterns(*without)
+    # Linking is safe: a checkpoint's files are never written again, only replaced.
+    shutil.copytree(source, beside, copy_function=_link, ignore=ignored)
+    replace_folder(beside, target)
 
 
 def _sync(path: Path) -> None:

@@ -124,11 +124,3 @@ def make_engine(base: Base, kind: EngineKind) -> Engine:
     from mlflow_phi3.training.reference import ReferenceEngine
 
     return FusedEngine(base) if kind == "fused" else ReferenceEngine(base)
-
-
-def loss_weight(spec: TrialSpec, example: Example, *, classifies: bool) -> float:
-    """What one example adds to the denominator of the mean loss."""
-    if not classifies:
-        return float(np.count_nonzero(example.supervised))
-    label = example.label if example.label is not None else -1
-    return spec.class_weights[label] if spec.class_weights else 1.0

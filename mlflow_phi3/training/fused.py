@@ -41,7 +41,8 @@ class FusedEngine:
         recompute: bool = False,
     ) -> None:
         self._frozen = freeze(base.model)
-        self._classifier = base.model.score.weight.detach() if self._frozen.head is None else None
+        head = base.model.score if self._frozen.head is None else base.model.lm_head
+        self._head = head.weight.detach()
         self._share_prefix, self._trim, self._recompute = share_prefix, trim, recompute
 
     def gradients(self, examples: Sequence[Example], rows: Sequence[Row]) -> list[float]:
@@ -61,18 +62,20 @@ class FusedEngine:
                     where=str(self._frozen.embedding.device),
                     fix="train fewer trials at once, or lower token_budget",
                 ) from error
-            logger.warning("out of memory: from now on activations are computed twice, not kept")
-            self._recompute = True
-            torch.cuda.empty_cache()
-            found, losses = self._differentiate(batch, rows)
-        _scatter(rows, found)
-        return [float(loss) for loss in losses]
+        else:
+            _scatter(rows, found)
+            return [float(loss) for loss in losses]
+        # Not above, where the error still holds all that the failed pass has kept.
+        logger.warning("out of memory: from now on activations are computed twice, not kept")
+        self._recompute = True
+        torch.cuda.empty_cache()
+        return self.gradients(examples, rows)
 
     def _differentiate(self, batch: Batch, rows: Sequence[Row]) -> tuple[dict[str, Tensor], Tensor]:
         """Gradients ``[K, *shape]`` by slot, and each row's summed loss ``[K]``."""
         stacked = stack_rows(rows, self._frozen.embedding.dtype)
         leaves = {name: tensor.requires_grad_() for name, tensor in stacked.items()}
-        adapters = find_adapters(leaves, rows, train=True)
+        adapters = find_adapters(leaves, rows, batch, train=True)
         with torch.enable_grad():
             hidden = forward(self._frozen, batch, adapters, len(rows), recompute=self._recompute)
             scales = torch.tensor([row.scale for row in rows], device=hidden.device)
@@ -115,30 +118,29 @@ class FusedEngine:
         if self._frozen.head is not None:
             loss_or_plain = None if is_plain(spec) else loss
             return frozen_head_loss(hidden, self._frozen.head, targets, scales, loss_or_plain)
-        logits = torch.bmm(hidden, leaves[f"{PEFT_PREFIX}{HEAD}.weight"].mT).float()
+        logits = torch.bmm(hidden, self._heads(leaves, len(rows)).mT).float()
         each = loss(logits.flatten(0, 1), targets.repeat(len(rows))).view(len(rows), -1).sum(1)
         return (each * scales).sum(), each.detach()
 
     def _score(self, batch: Batch, n_examples: int, rows: Sequence[Row]) -> list[Scores]:
         count = max(1, len(rows))
         stacked = stack_rows(rows, self._frozen.embedding.dtype)
-        hidden = forward(self._frozen, batch, find_adapters(stacked, rows, train=False), count)
-        head = self._frozen.head if self._classifier is None else self._classifier
-        assert head is not None  # noqa: S101 - a base has one of the two
+        adapters = find_adapters(stacked, rows, batch, train=False)
+        hidden = forward(self._frozen, batch, adapters, count)
         targets = torch.from_numpy(batch.targets).to(hidden.device)
-        trained = stacked.get(f"{PEFT_PREFIX}{HEAD}.weight", head.expand(count, -1, -1))
         scores = []
-        for at in range(count):
-            weight = head if self._classifier is None else trained[at]
-            nll, hit = measure(hidden[at], weight, targets)
-            scores.append(
-                Scores(
-                    np.bincount(batch.owners, nll.cpu().numpy(), n_examples).astype(np.float64),
-                    np.bincount(batch.owners, hit.cpu().numpy(), n_examples).astype(np.int64),
-                    np.bincount(batch.owners, minlength=n_examples),
-                )
+        for own, head in zip(hidden, self._heads(stacked, count), strict=True):
+            nll, hit = measure(own, head, targets)
+            lost, hits = (
+                np.bincount(batch.owners, each.cpu().numpy(), n_examples) for each in (nll, hit)
             )
+            tokens = np.bincount(batch.owners, minlength=n_examples)
+            scores.append(Scores(lost.astype(np.float64), hits.astype(np.int64), tokens))
         return scores
+
+    def _heads(self, stacked: Mapping[str, Tensor], count: int) -> Tensor:
+        """``[K, classes, width]``: each row's own where the head is trained, else the base's."""
+        return stacked.get(f"{PEFT_PREFIX}{HEAD}.weight", self._head.expand(count, -1, -1))
 
 
 def stack_rows(rows: Sequence[Row], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -151,10 +153,8 @@ def stack_rows(rows: Sequence[Row], dtype: torch.dtype) -> dict[str, Tensor]:
         return {}
     first = rows[0].layout
     if len(rows) == 1 or all(row.layout.slots == first.slots for row in rows):
-        flat = (
-            torch.stack([row.weights for row in rows]) if len(rows) > 1 else rows[0].weights[None]
-        )
-        flat = flat.to(dtype)
+        weights = [row.weights for row in rows]
+        flat = (torch.stack(weights) if len(rows) > 1 else weights[0][None]).to(dtype)
         return {slot.name: slot.view(flat).detach() for slot in first.slots}
     stacked = {}
     for slots in zip(*(row.layout.slots for row in rows), strict=True):
@@ -167,24 +167,34 @@ def stack_rows(rows: Sequence[Row], dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def find_adapters(
-    stacked: Mapping[str, Tensor], rows: Sequence[Row], *, train: bool
+    stacked: Mapping[str, Tensor], rows: Sequence[Row], batch: Batch, *, train: bool
 ) -> dict[str, Adapters]:
     """The K adapters of each linear layer, by the layer's name."""
     if not rows:
         return {}
     device, dtype = rows[0].weights.device, next(iter(stacked.values())).dtype
     scale = torch.tensor([row.spec.lora.scale for row in rows], device=device, dtype=dtype)
-    rates = [row.spec.lora.dropout if train else 0.0 for row in rows]
+    drops = train and any(row.spec.lora.dropout for row in rows)
     adapters = {}
     for at, module in enumerate(rows[0].layout.modules):
-        seeds = [hash((row.spec.seed, *row.moment, at)) & 0x7FFFFFFFFFFFFFFF for row in rows]
         adapters[module] = Adapters(
             stacked[f"{PEFT_PREFIX}{module}.lora_A.weight"],
             stacked[f"{PEFT_PREFIX}{module}.lora_B.weight"],
             scale.view(-1, 1, 1),
-            Dropout(rates, seeds) if any(rates) else None,
+            _plan_dropout(rows, batch, at) if drops else None,
         )
     return adapters
+
+
+def _plan_dropout(rows: Sequence[Row], batch: Batch, module: int) -> Dropout:
+    """Masks by what a row's trial sees, not by the piece it comes in: others decide on that."""
+    own = [end - start for start, end in batch.spans]
+    seeds = [
+        [hash((seed, step, first + at, module)) & 0x7FFFFFFFFFFFFFFF for at in range(len(own))]
+        for seed, step, first in ((row.spec.seed, *row.moment) for row in rows)
+    ]
+    predicting = np.bincount(batch.owners, minlength=len(own)).tolist()
+    return Dropout([row.spec.lora.dropout for row in rows], seeds, (own, predicting))
 
 
 def _scatter(rows: Sequence[Row], found: Mapping[str, Tensor]) -> None:

@@ -83,18 +83,22 @@ class Dropout:
 
     Args:
         rates: Of each row, 0 <= p < 1.
-        seeds: Of each row; equal seeds give equal masks, whoever trains beside.
+        seeds: Of each row, one a sequence; equal seeds give equal masks, whoever trains beside.
+        sizes: Each sequence's tokens; and those that predict, as the last layer keeps only these.
     """
 
     rates: Sequence[float]
-    seeds: Sequence[int]
+    seeds: Sequence[Sequence[int]]
+    sizes: Sequence[Sequence[int]]
 
     def __call__(self, like: Tensor) -> Tensor:
         """Mask for ``like [K, tokens, width]``: zero, or one over the share that is kept."""
         mask = torch.empty_like(like)
-        for row, rate, seed in zip(mask, self.rates, self.seeds, strict=True):
-            random = torch.Generator(like.device).manual_seed(seed)
-            row.bernoulli_(1.0 - rate, generator=random).div_(1.0 - rate)
+        sizes = next(list(each) for each in self.sizes if sum(each) == like.shape[1])
+        for row, rate, seeds in zip(mask, self.rates, self.seeds, strict=True):
+            for part, seed in zip(row.split(sizes), seeds, strict=True):
+                random = torch.Generator(like.device).manual_seed(seed)
+                part.bernoulli_(1.0 - rate, generator=random).div_(1.0 - rate)
         return mask
 
 

@@ -1,5 +1,6 @@
 """The loop: any number of trials side by side on one frozen base."""
 
+import hashlib
 import logging
 import math
 import time
@@ -8,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mlflow_phi3.data.messages import Example
@@ -16,20 +16,19 @@ from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.adapters import (
-    HEAD,
+    Layout,
     find_linear,
     initial_weights,
     load_adapter,
     plan_layout,
 )
-from mlflow_phi3.training.batching import digest_examples, split_by_tokens
+from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.capacity import memory_bytes
 from mlflow_phi3.training.engine import (
     Engine,
     EngineKind,
     EngineName,
     choose_engine,
-    loss_weight,
     make_engine,
 )
 from mlflow_phi3.training.loss import get_loss
@@ -90,7 +89,7 @@ class Session:
         self._running: list[Trajectory] = []
         self._finished: dict[TrialSpec, Trajectory] = {}
         self._pending: list[Report] = []
-        self._data_sha256 = digest_examples(train)
+        self._data_sha256 = disk.digest_examples(train)
 
     def add(
         self,
@@ -115,36 +114,12 @@ class Session:
             TrainingError: ``resume`` without a checkpoint, or one of another trial or other data.
         """
         rider = Rider(trial, spec, self._folder / trial)
-        if not resume and adapter is None:
-            disk.discard_checkpoints(rider.folder)
-            if self._share(rider):
-                return
-        layout = plan_layout(self._linear, spec.lora)
-        start = rider.folder / "last" if resume else adapter
         if resume:
-            progress = disk.load_progress(rider.folder / "last")
-            disk.check_identity(rider.folder / "last", progress, self._identity(spec))
-            if evaluated is not None and evaluated < progress.evaluated:
-                # As if it had not been: whether it is the best is found out, and told, again.
-                before = progress.evaluated - 1
-                progress = replace(progress, evaluated=before, best_loss=progress.best_before)
-            rider.best_loss, rider.steps = progress.best_loss, progress.step
-            rider.best_before = progress.best_before
-            twin = self._find_twin(spec, progress)
-            if twin is not None and progress.evaluated < spec.epochs:
-                rider.shared_with = twin.riders[0].shared_with or twin.riders[0].trial
-                twin.riders.append(rider)
-                return
-        weights = (
-            initial_weights(self._linear, layout, spec.seed)
-            if start is None
-            else load_adapter(start, layout)
-        )
-        trajectory = self._begin(rider, weights)
-        if resume:
-            self._restore(trajectory, rider.folder / "last", progress)
-            if progress.evaluated >= spec.epochs:
-                self._leave(trajectory, rider)
+            self._resume(rider, evaluated)
+        elif adapter is not None:
+            self._begin_with(rider, adapter)
+        else:
+            self._begin_fresh(rider)
 
     def drop(self, trial: str) -> None:
         """Let ``trial`` leave: an EndReport follows, nobody else is disturbed."""
@@ -174,11 +149,9 @@ class Session:
                 else:
                     self._advance(group)
                 yield from self._tell()
-                self._checkpoint_by_clock()
-        except (GeneratorExit, KeyboardInterrupt):
-            for trajectory in self._running:
-                if not trajectory.torn:
-                    self._save_last(trajectory)
+                self._checkpoint()
+        except (GeneratorExit, KeyboardInterrupt) as stop:
+            self._save_all(stop)
             raise
         finally:
             for engine in self._engines.values():
@@ -221,38 +194,71 @@ class Session:
 
     def _end_epoch(self, trajectory: Trajectory, told: EvaluationReport | None) -> None:
         """Checkpoints and reports of every rider; the ones who have arrived leave."""
-        improved = [r for r in trajectory.riders if told is None or told.loss < r.best_loss]
-        for rider in trajectory.riders:
-            rider.best_before = rider.best_loss
-            if told is not None and rider in improved:
-                rider.best_loss = told.loss
-        self._save_last(trajectory)
+        improved = {r.trial: r.hear(told.loss if told else None) for r in trajectory.riders}
+        self._save_last(trajectory, trajectory.riders)
         for rider in list(trajectory.riders):
-            last = rider.folder / "last"
-            if rider in improved:
-                disk.copy_checkpoint(last, rider.folder / "best")
+            best = improved[rider.trial]
+            if best:
+                disk.copy_adapter(rider.folder / "last", rider.folder / "best")
             if told is not None:
-                self._pending.append(
-                    replace(told, trial=rider.trial, best=rider in improved, checkpoint=last)
-                )
+                self._pending.append(_address(told, rider, best=best))
             if rider.spec.epochs <= trajectory.evaluated:
                 self._leave(trajectory, rider)
 
     # -- trials come and go ------------------------------------------------------------------
 
-    def _begin(self, rider: Rider, weights: torch.Tensor) -> Trajectory:
-        loss_weights = np.array(
-            [
-                loss_weight(rider.spec, example, classifies=HEAD in self._linear)
-                for example in self._train
-            ]
-        )
+    def _begin_fresh(self, rider: Rider) -> None:
+        """As PEFT begins, or on a trajectory that has begun so."""
+        disk.discard_checkpoints(rider.folder)
+        if not self._share(rider):
+            layout = plan_layout(self._linear, rider.spec.lora)
+            weights = initial_weights(self._linear, layout, rider.spec.seed)
+            self._begin(rider, layout, weights)
+
+    def _begin_with(self, rider: Rider, adapter: Path) -> None:
+        """With somebody's adapter; nobody else gets on."""
         layout = plan_layout(self._linear, rider.spec.lora)
+        weights = load_adapter(adapter, layout)
+        disk.discard_checkpoints(rider.folder)  # once it is read: the adapter may be among them
+        start = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+        self._begin(rider, layout, weights, start=start)
+
+    def _resume(self, rider: Rider, evaluated: int | None) -> None:
+        """From its latest checkpoint; on another's trajectory where that stands exactly there."""
+        last, epochs = rider.folder / "last", rider.spec.epochs
+        progress = disk.load_progress(last)
+        disk.check_identity(last, progress, self._identity(rider.spec))
+        if evaluated is not None and evaluated < progress.evaluated:
+            # As if it had not been: whether it is the best is found out, and told, again.
+            before = progress.evaluated - 1
+            progress = replace(progress, evaluated=before, best_loss=progress.best_before)
+        rider.take_up(progress)
+        self._pending += [told for told in progress.untold if told.trial == rider.trial]
+        twin = self._find_twin(rider.spec, progress)
+        if twin is not None and progress.evaluated < epochs:
+            rider.shared_with = twin.riders[0].shared_with or twin.riders[0].trial
+            twin.riders.append(rider)
+            return
+        layout = plan_layout(self._linear, rider.spec.lora)
+        weights = load_adapter(last, layout)
+        trajectory = self._begin(rider, layout, weights, start=progress.start)
+        trajectory.whole = False
+        trajectory.restore(last, progress)
+        if progress.evaluated >= epochs:
+            self._leave(trajectory, rider)
+
+    def _begin(
+        self, rider: Rider, layout: Layout, weights: torch.Tensor, *, start: str = ""
+    ) -> Trajectory:
         weights = weights.to(self._base.model.device)
         get_loss(rider.spec, weights.device)  # an unknown name stops here, not at the first step
-        engine = choose_engine(self._base, self._engine_name, rider.spec)
         trajectory = Trajectory(
-            rider.spec, self._train, loss_weights, layout, weights, engine=engine
+            rider.spec,
+            self._train,
+            layout,
+            weights,
+            engine=choose_engine(self._base, self._engine_name, rider.spec),
+            start=start,
         )
         trajectory.riders.append(rider)
         self._running.append(trajectory)
@@ -261,7 +267,7 @@ class Session:
     def _share(self, rider: Rider) -> bool:
         """Let ``rider`` ride on a trajectory that passes, or has ended, before its last epoch."""
         trunk = rider.spec.trunk
-        passing = [t for t in self._running if t.spec.trunk == trunk]
+        passing = [t for t in self._running if t.whole and t.spec.trunk == trunk]
         trajectory = next((t for t in passing if t.evaluated < rider.spec.epochs), None)
         if trajectory is not None:
             owner = trajectory.riders[0]
@@ -271,11 +277,11 @@ class Session:
             if done is None or done.evaluated >= rider.spec.epochs:
                 return False
             owner = done.riders[0]
-            if not (owner.folder / "last" / disk.STATE_FILE).is_file():
+            last = owner.folder / "last"
+            if not disk.is_resumable(last):
                 return False
-            trajectory = self._begin(rider, load_adapter(owner.folder / "last", done.layout))
-            progress = disk.load_progress(owner.folder / "last")
-            self._restore(trajectory, owner.folder / "last", progress)
+            trajectory = self._begin(rider, done.layout, load_adapter(last, done.layout))
+            trajectory.restore(last, disk.load_progress(last))
             trajectory.history = list(done.history)
         rider.shared_with = owner.shared_with or owner.trial
         self._replay(trajectory, rider, owner.folder)
@@ -283,35 +289,22 @@ class Session:
 
     def _find_twin(self, spec: TrialSpec, progress: disk.Progress) -> Trajectory | None:
         """A running trajectory on which a resumed trial of ``spec`` stands exactly."""
+        place = (spec.trunk, progress.start, progress.step, progress.evaluated)
         for trajectory in self._running:
-            stands = (trajectory.step, trajectory.evaluated)
-            if trajectory.spec.trunk == spec.trunk and stands == (
-                progress.step,
-                progress.evaluated,
-            ):
+            if (trajectory.spec.trunk, trajectory.start, *trajectory.stands) == place:
                 return trajectory
         return None
 
     def _replay(self, trajectory: Trajectory, rider: Rider, folder: Path) -> None:
-        """Tell ``rider`` what its trajectory has told already, and hand it the checkpoints."""
-        for name in ("best", "last"):
-            if (folder / name).is_dir():
-                disk.copy_checkpoint(folder / name, rider.folder / name)
+        """Tell ``rider`` what its trajectory has told already, and hand it the best adapter."""
+        if (folder / "best").is_dir():
+            disk.copy_adapter(folder / "best", rider.folder / "best")
         for report in trajectory.history:
             if isinstance(report, StepReport):
                 self._pending.append(trajectory.address(report, rider))
             else:
-                best = report.loss < rider.best_loss
-                rider.best_before = rider.best_loss
-                rider.best_loss = min(report.loss, rider.best_loss)
-                checkpoint = rider.folder / "last"
-                self._pending.append(
-                    replace(report, trial=rider.trial, best=best, checkpoint=checkpoint)
-                )
-
-    def _restore(self, trajectory: Trajectory, folder: Path, progress: disk.Progress) -> None:
-        trajectory.jump(progress.step, progress.evaluated)
-        disk.load_optimizer(folder, trajectory.optimizer)
+                self._pending.append(_address(report, rider, best=rider.hear(report.loss)))
+        trajectory.boarded = True  # its `last` comes when it has heard all that
 
     def _identity(self, spec: TrialSpec) -> dict[str, Any]:
         """What must be equal for a checkpoint to be continued, as JSON values."""
@@ -329,7 +322,7 @@ class Session:
             trajectory.riders.remove(rider)
             return
         self._running.remove(trajectory)
-        if outcome == "complete":
+        if outcome == "complete" and trajectory.whole:
             trajectory.release()
             self._finished[trajectory.spec.trunk] = trajectory
             if len(self._finished) > REMEMBERED:
@@ -351,36 +344,50 @@ class Session:
         while self._pending:
             yield self._pending.pop(0)
 
-    def _save_last(self, trajectory: Trajectory) -> None:
-        first, *others = trajectory.riders
-        disk.save_checkpoint(
-            first.folder / "last",
-            trajectory.layout,
-            trajectory.weights,
+    def _save_last(self, trajectory: Trajectory, riders: Sequence[Rider]) -> None:
+        names = {rider.trial for rider in riders}
+        steps = [report for report in self._pending if isinstance(report, StepReport)]
+        trajectory.save(
+            riders,
             base_name=self._base.path,
-            optimizer=trajectory.optimizer,
-            progress=disk.Progress(
-                trajectory.step,
-                trajectory.evaluated,
-                first.best_loss,
-                first.best_before,
-                self._identity(first.spec),
-            ),
+            identity=self._identity(trajectory.spec),
+            untold=[report for report in steps if report.trial in names],
         )
-        for rider in others:
-            disk.copy_checkpoint(first.folder / "last", rider.folder / "last")
 
-    def _checkpoint_by_clock(self) -> None:
-        if time.perf_counter() - self._saved > self._checkpoint_s:
-            for trajectory in self._running:
-                self._save_last(trajectory)
-            self._saved = time.perf_counter()
+    def _checkpoint(self) -> None:
+        """Renew each ``last`` by the clock, and where somebody has got on at once."""
+        due = time.perf_counter() - self._saved > self._checkpoint_s
+        for trajectory in self._running:
+            if due or trajectory.boarded:
+                self._save_last(trajectory, trajectory.riders)
+            trajectory.boarded = False
+        self._saved = time.perf_counter() if due else self._saved
+
+    def _save_all(self, stop: BaseException) -> None:
+        """Save what goes on; a trial that cannot be saved hides neither the others nor ``stop``."""
+        # Who is owed an evaluation was saved with it, or begins anew: a resumed one hears one only.
+        owed = {report.trial for report in self._pending if isinstance(report, EvaluationReport)}
+        for trajectory in self._running:
+            riders = [rider for rider in trajectory.riders if rider.trial not in owed]
+            if trajectory.torn or not riders:
+                continue
+            try:
+                self._save_last(trajectory, riders)
+            except Exception as second:  # noqa: BLE001 - the stop is what is obeyed
+                told = f"the latest step of {riders[0].trial} could not be kept: {second}"
+                stop.add_note(f"and {told}")
+                logger.warning(told)  # a generator that is closed tells no notes
 
     def _engine(self, group: Sequence[Trajectory]) -> Engine:
         kind = group[0].engine
         if kind not in self._engines:
             self._engines[kind] = make_engine(self._base, kind)
         return self._engines[kind]
+
+
+def _address(told: EvaluationReport, rider: Rider, *, best: bool) -> EvaluationReport:
+    """An evaluation of a trajectory as one of the rider's."""
+    return replace(told, trial=rider.trial, best=best, checkpoint=rider.folder / "last")
 
 
 def _choose(candidates: Sequence[Trajectory]) -> list[Trajectory]:

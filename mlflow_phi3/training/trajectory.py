@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +14,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mlflow_phi3.data.messages import Example
+from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.adapters import Layout
-from mlflow_phi3.training.checkpoint import is_adapter
 from mlflow_phi3.training.engine import EngineKind, Row, Scores
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Outcome, StepReport
@@ -36,6 +37,19 @@ class Rider:
     dropped: bool = False
     began: float = field(default_factory=time.perf_counter)
 
+    def hear(self, loss: float | None) -> bool:
+        """Take in an evaluation; whether it is the best so far, as all are that measure nothing."""
+        self.best_before = self.best_loss
+        if loss is None:
+            return True
+        self.best_loss = min(loss, self.best_loss)
+        return loss < self.best_before
+
+    def take_up(self, progress: disk.Progress) -> None:
+        """Stand where a checkpoint stood."""
+        self.steps = progress.step
+        self.best_loss, self.best_before = progress.best_loss, progress.best_before
+
     def report_end(self, outcome: Outcome, reason: str) -> EndReport:
         """Its last word."""
         best = self.folder / "best"
@@ -45,7 +59,7 @@ class Rider:
             reason=reason,
             steps=self.steps,
             best_loss=self.best_loss if math.isfinite(self.best_loss) else math.nan,
-            best_checkpoint=best if is_adapter(best) else None,
+            best_checkpoint=best if disk.is_adapter(best) else None,
             seconds=time.perf_counter() - self.began,
             shared_with=self.shared_with,
         )
@@ -74,24 +88,27 @@ class Trajectory:
     Args:
         spec: What it trains with; ``epochs`` is that of the rider who goes farthest.
         examples: The training examples.
-        loss_weights: float64 ``[examples]``, each one's part of the mean loss's denominator.
         layout: Where the adapter's tensors lie.
         weights: float32 ``[layout.size]`` to begin with.
         engine: Which engine computes it.
+        start: Digest of the adapter it began with; empty for a fresh one.
     """
 
     def __init__(
         self,
         spec: TrialSpec,
         examples: Sequence[Example],
-        loss_weights: npt.NDArray[np.float64],
         layout: Layout,
         weights: Tensor,
         *,
         engine: EngineKind,
+        start: str = "",
     ) -> None:
         self.spec = spec
         self.engine = engine
+        self.start = start
+        self.whole = not start  # its history is that of a fresh adapter: others may get on
+        self.boarded = False  # somebody has, and is not saved yet
         self.layout = layout
         self.weights = weights
         self.gradient = torch.zeros_like(weights)
@@ -102,7 +119,10 @@ class Trajectory:
         self.offset = 0  # examples of this epoch already seen
         self.torn = False  # in the midst of a step or an epoch's end: not to be saved
         self._examples = examples
-        self._loss_weights = loss_weights
+        # Each example's part of the mean loss's denominator.
+        self._loss_weights = np.array(
+            [_weigh(spec, example, classifies=layout.classifies) for example in examples]
+        )
         self._loss_sum = 0.0
         self._order = (-1, np.empty(0, dtype=np.int64))
         self._clock = time.perf_counter()
@@ -122,9 +142,9 @@ class Trajectory:
         return Calendar(self.spec, len(self._examples))
 
     @property
-    def epochs(self) -> int:
-        """Epochs until the last rider gets off."""
-        return max(rider.spec.epochs for rider in self.riders)
+    def stands(self) -> tuple[int, int]:
+        """Steps and evaluations done."""
+        return self.step, self.evaluated
 
     @property
     def evaluation_due(self) -> bool:
@@ -163,7 +183,8 @@ class Trajectory:
     def absorb(self, loss_sum: float, n_examples: int) -> Update | None:
         """Count a pass over the next ``n_examples``; at the end of the batch, take the step.
 
-        An update that is not finite is returned without having been applied.
+        An update that is not finite is returned without having been applied. After one that was,
+        the trajectory is torn until it has been reported.
         """
         self._loss_sum += loss_sum
         self.offset += n_examples
@@ -188,13 +209,43 @@ class Trajectory:
             self._loss_sum, self._clock = 0.0, now
             self.step += 1
             self.offset = 0 if end == len(self._examples) else end
-            self.torn = False
         return update
 
-    def jump(self, step: int, evaluated: int) -> None:
-        """Stand where a checkpoint stood."""
-        self.step, self.evaluated = step, evaluated
-        self.offset = self.calendar.batch(step)[1]
+    def restore(self, folder: Path, progress: disk.Progress) -> None:
+        """Stand where the checkpoint in ``folder`` stood."""
+        self.step, self.evaluated = progress.step, progress.evaluated
+        self.offset = self.calendar.batch(self.step)[1]
+        disk.load_optimizer(folder, self.optimizer)
+
+    def save(
+        self,
+        riders: Sequence[Rider],
+        *,
+        base_name: str,
+        identity: Mapping[str, Any],
+        untold: Sequence[StepReport],
+    ) -> None:
+        """Write where it stands as the ``last`` of ``riders``, who have heard alike."""
+        first, *others = [rider.folder / "last" for rider in riders]
+        best_loss, best_before = riders[0].best_loss, riders[0].best_before
+        disk.save_checkpoint(
+            first,
+            self.layout,
+            self.weights,
+            base_name=base_name,
+            optimizer=self.optimizer,
+            progress=disk.Progress(
+                self.step,
+                self.evaluated,
+                best_loss,
+                best_before,
+                identity,
+                self.start,
+                tuple(untold),
+            ),
+        )
+        for folder in others:
+            disk.copy_checkpoint(first, folder)
 
     def release(self) -> None:
         """Let go of the tensors; what it told is remembered, its files can be continued."""
@@ -218,6 +269,7 @@ class Trajectory:
             memory_bytes=memory,
         )
         self.history.append(told)
+        self.torn = False
         return [self.address(told, rider) for rider in self.riders]
 
     def address(self, told: StepReport, rider: Rider) -> StepReport:
@@ -261,3 +313,11 @@ class Trajectory:
         if self._order[0] != epoch:
             self._order = (epoch, order_examples(self.spec, epoch, len(self._examples)))
         return self._order[1]
+
+
+def _weigh(spec: TrialSpec, example: Example, *, classifies: bool) -> float:
+    """What one example adds to the denominator of the mean loss."""
+    if not classifies:
+        return float(np.count_nonzero(example.supervised))
+    label = example.label if example.label is not None else -1
+    return spec.class_weights[label] if spec.class_weights else 1.0

@@ -1,14 +1,17 @@
 import multiprocessing
 import re
 import resource
+import shutil
 import sys
 from dataclasses import replace
 
 import psutil
 import pytest
+import torch
 
 from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.local import LocalBackend
+from mlflow_phi3.training.fused import FusedEngine
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 from tests.unit.sweep import tiny
@@ -92,6 +95,55 @@ def test_an_evaluation_that_nobody_heard_is_told_again(backend):
 def test_without_a_checkpoint_a_resumed_trial_begins_anew(backend):
     reports = listen(backend, [Job("a", spec(epochs=1), resume=True, evaluated=1)])
     assert ends(reports) == {"a": ("complete", 4)}
+
+
+def test_a_crash_between_the_two_renames_costs_no_step(backend, tmp_path):
+    with backend.train([[Job("a", spec())]]) as training:
+        for report in training.reports():
+            if isinstance(report, StepReport) and report.step == 6:
+                break
+    (tmp_path / "a/last").rename(tmp_path / "a/.last.old")
+    shutil.copytree(tmp_path / "a/.last.old", tmp_path / "a/.last.new")
+    rest = listen(backend, [Job("a", spec(), resume=True, evaluated=1)])
+    assert [report.step for report in rest if isinstance(report, StepReport)] == [7, 8]
+
+
+def memory_for(monkeypatch, rows, error):
+    """A machine whose memory holds ``rows`` adapters in one pass."""
+    differentiate = FusedEngine._differentiate
+
+    def limited(engine, batch, those):
+        if len(those) > rows:
+            raise error
+        return differentiate(engine, batch, those)
+
+    monkeypatch.setattr(FusedEngine, "_differentiate", limited)
+
+
+def test_a_group_that_does_not_fit_a_gpu_even_by_recomputing_is_taken_apart(backend, monkeypatch):
+    memory_for(monkeypatch, 1, torch.OutOfMemoryError("CUDA out of memory"))
+    for engine_knows in (False, True):  # the second time it recomputes from the start
+        name = str(engine_knows)
+        group = [Job(f"a{name}", spec()), Job(f"b{name}", spec(2e-2))]
+        found = ends(listen(backend, group))
+        assert found == dict.fromkeys((f"a{name}", f"b{name}"), ("complete", 8))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_trials_that_fit_in_no_way_fail_and_the_sweep_goes_on(backend, monkeypatch, error):
+    memory_for(monkeypatch, 0, error)
+    # Also two that could have shared one training.
+    reports = listen(backend, [Job("a", spec()), Job("b", spec(epochs=3))], [Job("c", spec(2e-2))])
+    reasons = {r.trial: r.reason for r in reports if isinstance(r, EndReport)}
+    for name in ("a", "b", "c"):
+        assert f"PHI3-T081 {name}: " in reasons[name]
+        assert "not even lora_r=1 fits" in reasons[name]
 
 
 def train_in_little_memory(folder, answer, *, spare):

@@ -1,5 +1,7 @@
 """Folders that travel between a worker and its driver."""
 
+from pathlib import Path
+
 import pytest
 
 from mlflow_phi3.backends.worker import read_folder, write_folder
@@ -17,6 +19,24 @@ def test_a_folder_holds_what_was_written_and_nothing_else(tmp_path):
     write_folder(folder, {})
     assert read_folder(folder) == {}
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_crash_while_a_folder_is_replaced_leaves_the_new_one(tmp_path, monkeypatch):
+    folder = tmp_path / "trial"
+    write_folder(folder, {"last/b": b"1"})
+    rename, renamed = Path.rename, []
+
+    def killed(path, target):
+        renamed.append(path)
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        write_folder(folder, FILES)
+    assert not folder.exists()
+    assert read_folder(folder) == FILES
 
 
 def test_what_cannot_be_cleared_away_is_told_before_the_folder_is_touched(tmp_path):

@@ -42,6 +42,7 @@ def test_what_cannot_be_meant_is_refused(values, problem):
 def test_costs_are_what_the_trial_took(tmp_path):
     (tmp_path / "adapter_model.safetensors").write_bytes(bytes(640))
     (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "optimizer.safetensors").write_bytes(bytes(1280))  # as an earlier release left
     report = EndReport("trial-000", "complete", "", 12, 1.5, tmp_path, 7.5)
     names = ("cost/adapter_bytes", "cost/epochs", "cost/seconds")
     found = measure_costs(names, TrialSpec(1e-3, epochs=4), report)

@@ -8,10 +8,10 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.training.batching import (
     SHORTEST_PREFIX,
     Limits,
-    digest_examples,
     pack,
     split_by_tokens,
 )
+from mlflow_phi3.training.checkpoint import digest_examples
 
 
 @st.composite

@@ -9,6 +9,8 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.training import checkpoint
+from mlflow_phi3.training.checkpoint import is_resumable, load_progress
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
@@ -232,7 +234,7 @@ def test_killed_between_its_last_and_its_best_checkpoint_it_is_told_the_best_aga
     torn = session("torn")
     torn.add("a", SPEC)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("mlflow_phi3.training.checkpoint.copy_checkpoint", killed)
+        patch.setattr("mlflow_phi3.training.checkpoint.copy_adapter", killed)
         collect(torn)
     assert (tmp_path / "torn/a/last").is_dir()
     assert not (tmp_path / "torn/a/best").exists()
@@ -242,6 +244,125 @@ def test_killed_between_its_last_and_its_best_checkpoint_it_is_told_the_best_aga
     assert [r.best for r in told if isinstance(r, EvaluationReport)] == expected
     assert told[-1].best_checkpoint == tmp_path / "torn/a/best"
     assert same(adapter(tmp_path / "torn/a/best"), adapter(tmp_path / "whole/a/best"))
+
+
+def stop_at(session, count):
+    """The first ``count`` reports; then the session is stopped."""
+    reports = session.reports()
+    told = [next(reports) for _ in range(count)]
+    reports.close()
+    return told
+
+
+def test_nobody_rides_on_a_trajectory_whose_beginning_is_not_known(session, tmp_path):
+    spec = replace(SPEC, learning_rate=0.3, epochs=3, max_grad_norm=0.0)  # the first is the best
+    alone = session("alone")
+    alone.add("b", replace(spec, epochs=2))
+    expected = collect(alone)["b"]
+    first = session("torn")
+    first.add("a", spec)
+    stop_at(first, 7)  # an epoch, its evaluation, a step
+    again = session("torn")
+    again.add("a", spec, resume=True, evaluated=1)
+    again.add("b", replace(spec, epochs=2))
+    told = collect(again)["b"]
+    for kind in (StepReport, EvaluationReport):
+        assert losses(told, kind) == pytest.approx(losses(expected, kind), rel=1e-5)
+    assert told[-1].best_loss == pytest.approx(expected[-1].best_loss, rel=1e-5)
+    assert told[-1].shared_with is None
+    # Nor on one that has ended.
+    again.add("c", replace(spec, epochs=4))
+    steps = [r for r in collect(again)["c"] if isinstance(r, StepReport)]
+    assert [report.step for report in steps] == list(range(1, 21))
+
+
+@pytest.mark.parametrize("stop", range(1, 15))
+def test_a_stop_leaves_nothing_untold(session, stop):
+    specs = {"a": SPEC, "b": replace(SPEC, learning_rate=1e-3), "c": replace(SPEC, epochs=1)}
+    one = session()
+    for name, spec in specs.items():
+        one.add(name, spec)
+    told = defaultdict(list)
+    for report in stop_at(one, stop):
+        told[report.trial].append(report)
+    again = session()
+    for name, spec in specs.items():
+        if any(isinstance(report, EndReport) for report in told[name]):
+            continue
+        evaluated = len(losses(told[name], EvaluationReport))
+        again.add(
+            name, spec, resume=is_resumable(again._folder / name / "last"), evaluated=evaluated
+        )
+    for name, reports in collect(again).items():
+        told[name] += reports
+    for name, spec in specs.items():
+        heard = [(type(r), r.step) for r in told[name] if not isinstance(r, EndReport)]
+        ends = [(EvaluationReport, 5 * (epoch + 1)) for epoch in range(spec.epochs)]
+        steps = [(StepReport, step + 1) for step in range(5 * spec.epochs)]
+        assert sorted(heard, key=str) == sorted(steps + ends, key=str)
+
+
+@pytest.mark.parametrize(("joins", "heard"), [(3, 1), (8, 2)])
+def test_who_gets_on_late_and_is_stopped_at_once_misses_nothing(session, tmp_path, joins, heard):
+    one = session()
+    one.add("a", SPEC)
+    reports = one.reports()
+    for _ in range(joins):
+        next(reports)
+    one.add("b", replace(SPEC, epochs=3))
+    told = [next(reports) for _ in range(heard)]
+    reports.close()
+    again = session()
+    again.add("b", replace(SPEC, epochs=3), resume=is_resumable(tmp_path / "s/b/last"), evaluated=0)
+    told += collect(again)["b"]
+    assert {r.step for r in told if isinstance(r, StepReport)} == set(range(1, 16))
+    assert [r.epoch for r in told if isinstance(r, EvaluationReport)] == [1, 2, 3]
+
+
+def test_who_got_on_and_was_killed_goes_on_from_there(session, tmp_path):
+    one = session()
+    one.add("a", SPEC)
+    reports = one.reports()
+    for _ in range(8):
+        next(reports)
+    one.add("b", replace(SPEC, epochs=3))
+    while (report := next(reports)).trial != "a":
+        pass
+    assert load_progress(tmp_path / "s/b/last").step >= 7  # without a stop
+
+
+def test_a_full_disk_hides_neither_the_stop_nor_the_other_trials(session, tmp_path, monkeypatch):
+    one = session()
+    one.add("a", SPEC)
+    one.add("b", replace(SPEC, batch_size_multiplier=2))
+    save = checkpoint.save_checkpoint
+
+    def full(folder, *arguments, **keywords):
+        if folder.parent.name == "a":
+            raise OSError(28, "No space left on device")
+        save(folder, *arguments, **keywords)
+
+    monkeypatch.setattr(checkpoint, "save_checkpoint", full)
+    reports = one.reports()
+    told = [next(reports) for _ in range(4)]
+    with pytest.raises(KeyboardInterrupt) as stop:
+        reports.throw(KeyboardInterrupt())
+    assert "No space left" in stop.value.__notes__[0]
+    assert load_progress(tmp_path / "s/b/last").step == len([r for r in told if r.trial == "b"])
+
+
+def test_best_is_an_adapter_and_nothing_else(session, tmp_path):
+    one = session()
+    one.add("a", replace(SPEC, epochs=1))
+    collect(one)
+    files = {path.name for path in (tmp_path / "s/a/best").iterdir()}
+    assert files == {"adapter_model.safetensors", "adapter_config.json"}
+    # Who reads the trial off it gets the same.
+    one.add("b", SPEC)
+    reports = one.reports()
+    next(reports)
+    assert {path.name for path in (tmp_path / "s/b/best").iterdir()} == files
+    reports.close()
 
 
 def test_resuming_something_else_is_refused(session):
@@ -317,6 +438,54 @@ def test_an_adapter_to_begin_with(session, tmp_path):
     two.add("b", replace(SPEC, epochs=1, learning_rate=0.0), adapter=tmp_path / "one/a/last")
     collect(two)
     assert same(adapter(tmp_path / "one/a/last"), adapter(tmp_path / "two/b/last"))
+
+
+def test_trials_that_began_otherwise_share_nothing(session, tmp_path):
+    old = session("old")
+    old.add("a", replace(SPEC, epochs=1, learning_rate=0.05))
+    collect(old)
+    alone = session("alone")
+    alone.add("b", SPEC)
+    expected = losses(collect(alone)["b"])
+    both = session("both")
+    both.add("a", SPEC, adapter=tmp_path / "old/a/last")
+    both.add("b", SPEC)
+    told = stop_at(both, 4)
+    again = session("both")
+    for name in ("a", "b"):
+        again.add(name, SPEC, resume=True)
+    rest = collect(again)
+    found = losses([report for report in told if report.trial == "b"] + rest["b"])
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert rest["b"][-1].shared_with is None
+    again.add("c", replace(SPEC, epochs=3))
+    assert losses(collect(again)["c"])[:10] == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_earlier_trials_best_is_not_that_of_one_that_begins_with_an_adapter(session, tmp_path):
+    one = session()
+    one.add("a", replace(SPEC, epochs=1))
+    collect(one)
+    again = session()
+    mad = replace(SPEC, learning_rate=1e38, max_grad_norm=0.0, optimizer="sgd")
+    again.add("a", mad, adapter=tmp_path / "s/a/best")  # even where it is the adapter itself
+    end = collect(again)["a"][-1]
+    assert (end.outcome, end.best_checkpoint) == ("failed", None)
+
+
+def test_dropout_does_not_depend_on_who_trains_beside(new_base, new_examples, tmp_path):
+    spec = replace(SPEC, per_device_batch_size=8, lora=LoraSpec(r=4, dropout=0.3))
+    other = replace(spec, per_device_batch_size=2, learning_rate=1e-3)
+    found = []
+    for at, (others, budget) in enumerate([([], 1024), ([other], 1024), ([], 30)]):
+        examples = new_examples(LENGTHS, prefix=4)
+        one = Session(new_base(), examples, [], folder=tmp_path / str(at), token_budget=budget)
+        one.add("a", spec)
+        for each in others:
+            one.add("b", each)
+        found.append(losses(collect(one)["a"]))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
+    assert found[2] == pytest.approx(found[0], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def test_swiglu_is_transformers_and_its_gradient():
     both_close(gradients(pointwise(x, swiglu), [x], up), gradients(expected, [x], up))
 
 
-@pytest.mark.parametrize("dropout", [None, Dropout((0.3, 0.0), (1, 2))])
+@pytest.mark.parametrize("dropout", [None, Dropout((0.3, 0.0), ((1, 2), (3, 4)), ((2, 3),))])
 @pytest.mark.parametrize("before", [None, swiglu, RmsNorm(random(8, seed=9), 1e-5)])
 def test_linear(dropout, before):
     width = 16 if before is swiglu else 8
@@ -65,11 +65,13 @@ def test_linear(dropout, before):
     both_close(gradients(mine, inputs, up), gradients(plain, inputs, up), 1e-5)
 
 
-def test_dropout_masks_belong_to_their_row():
+def test_dropout_masks_belong_to_their_row_and_their_sequence():
     like = torch.empty(2, 50, 40)
-    together = Dropout((0.5, 0.2), (7, 8))(like)
-    alone = Dropout((0.2,), (8,))(like[1:])
-    assert torch.equal(together[1], alone[0])
+    together = Dropout((0.5, 0.2), ((7, 1), (8, 9)), ((20, 30), (3, 4)))(like)
+    alone = Dropout((0.2,), ((9,),), ((30,),))(like[1:, 20:])
+    assert torch.equal(together[1, 20:], alone[0])
+    few = Dropout((0.5, 0.2), ((7, 1), (8, 9)), ((20, 30), (3, 4)))(like[:, :7])
+    assert torch.equal(few[:, 3:], Dropout((0.5, 0.2), ((1,), (9,)), ((4,),))(like[:, :4]))
     assert set(together[0].unique().tolist()) == {0.0, 2.0}
     assert float((together[1] == 0).float().mean()) == pytest.approx(0.2, abs=0.03)
 

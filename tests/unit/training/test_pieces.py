@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import get_scheduler
 
 from mlflow_phi3.errors import TrainingError, UsageError
@@ -46,6 +47,15 @@ def test_rates_are_those_of_transformers(ours, theirs, ratio):
         assert calendar.learning_rate(step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         scheduler.step()
+
+
+@pytest.mark.parametrize("scheduler", ["constant", "linear", "cosine", "wsd"])
+def test_an_epoch_of_one_step_learns(scheduler):
+    calendar = Calendar(
+        replace(SPEC, scheduler=scheduler, warmup_ratio=0.03, epochs=1), n_examples=2
+    )
+    assert calendar.total_steps == 1
+    assert calendar.learning_rate(0) == pytest.approx(1e-3)
 
 
 def test_warm_stable_decay():
@@ -96,8 +106,28 @@ def test_peft_round_trip(new_base, tmp_path):
     other = plan_layout(linear, replace(spec, r=4))
     with pytest.raises(TrainingError, match="PHI3-T011"):
         load_adapter(tmp_path, other)
-    with pytest.raises(TrainingError, match="also holds"):
+    with pytest.raises(TrainingError, match="expected None"):
         load_adapter(tmp_path, plan_layout(linear, replace(spec, target_modules=("o_proj",))))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"alpha_pattern": {"o_proj": 64}}, "alpha_pattern"),
+        ({"rank_pattern": {"o_proj": 2}}, "rank_pattern"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights=olora"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights=pissa_niter_4"),
+        ({"init_lora_weights": "gaussian"}, ""),
+    ],
+)
+def test_an_adapter_that_means_something_else_is_not_read_as_plain_lora(tmp_path, change, told):
+    LoraConfig(r=4, target_modules=["o_proj"], **change).save_pretrained(str(tmp_path))
+    if not told:
+        assert load_lora_spec(tmp_path).r == 4
+        return
+    with pytest.raises(TrainingError, match=f"PHI3-T011 .*: {told} is not read"):
+        load_lora_spec(tmp_path)
 
 
 def new_checkpoint(new_base, folder, seed):
