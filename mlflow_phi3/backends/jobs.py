@@ -27,6 +27,7 @@ from mlflow_phi3.training.reports import (
     Outcome,
     Report,
     StepReport,
+    perplexity,
 )
 from mlflow_phi3.training.spec import TrialSpec
 
@@ -268,7 +269,7 @@ def _evaluation(course: _Course, loss: float, epoch: int) -> EvaluationReport:
         step=course.step,
         epoch=epoch,
         loss=loss,
-        perplexity=math.exp(loss),
+        perplexity=perplexity(loss),
         token_accuracy=math.nan,
         supervised_tokens=0,
         best=best,

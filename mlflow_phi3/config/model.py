@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from mlflow_phi3.config.base import Config
 
 
@@ -28,6 +30,6 @@ class ModelConfig(Config):
     device: str = "auto"
     """Torch device: `auto` takes a CUDA GPU when there is one, else the CPU."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of everything random: adapters, data order, sampler, generation. Splits do not depend on
     it: they are decided by what a row asks."""

@@ -36,5 +36,5 @@ class MonitorConfig(Config):
     usd_per_hour: float = Field(default=0.0, ge=0)
     """What an hour of it costs in all, US dollars, also when idle; 0 is not known."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the samples that say what drift is usual."""

@@ -1,9 +1,9 @@
 """What `prepare` reads, refuses, cleans and splits."""
 
 from importlib.metadata import entry_points
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mlflow_phi3.config.base import Config
 
@@ -93,6 +93,15 @@ class PrepareConfig(Config):
 
     prepare_workers: int = Field(default=0, ge=0)
     """Processes that prepare large data; 0 takes one for each core."""
+
+    @model_validator(mode="after")
+    def _leave_some_to_train(self) -> Self:
+        if self.validation_split + self.test_split >= 1:
+            raise ValueError(
+                f"validation_split {self.validation_split:g} and test_split {self.test_split:g} "
+                "leave nothing to train on"
+            )
+        return self
 
     @field_validator("task")
     @classmethod

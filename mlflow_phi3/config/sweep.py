@@ -1,10 +1,11 @@
 """How the search for the best trial goes."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.model import ModelConfig
@@ -95,6 +96,14 @@ class SweepConfig(ModelConfig, Hyperparameters):
         """The parts of `objective`, the loss first."""
         return tuple(part.strip() for part in self.objective.split(","))
 
+    @field_validator("study")
+    @classmethod
+    def _names_a_folder(cls, name: str) -> str:
+        # Checkpoints lie in a folder of this name, and MLflow is asked for it.
+        if name and not re.fullmatch(r"\w[\w. -]*", name):
+            raise ValueError("is letters, digits, blanks and . _ -, a letter or digit first")
+        return name
+
     @model_validator(mode="after")
     def _check_objective(self) -> Self:
         first, *costs = self.objectives
@@ -144,7 +153,7 @@ class SweepConfig(ModelConfig, Hyperparameters):
             raise ValueError(f"{path} is not YAML: {error}") from error
         if not isinstance(found, dict):
             raise ValueError(f"{path} holds no mapping of parameters")  # noqa: TRY004 - pydantic wants it
-        unknown = set(found) - set(Hyperparameters.model_fields)
+        unknown = sorted(map(str, found.keys() - Hyperparameters.model_fields.keys()))
         if unknown:
-            raise ValueError(f"{path} names unknown parameters: {', '.join(sorted(unknown))}")
+            raise ValueError(f"{path} names unknown parameters: {', '.join(unknown)}")
         return {**found, **values}

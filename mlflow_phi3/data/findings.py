@@ -66,7 +66,8 @@ RULES: Mapping[str, Rule] = {
     ),
     "PHI3-D021": Rule(
         "a conversation fits max_length",
-        "shorten it, raise max_length, or set overlength=drop or overlength=truncate",
+        "shorten it, set overlength=drop or overlength=truncate, or raise max_length where the "
+        "model reads more",
     ),
     "PHI3-D022": Rule("a row teaches something", "give the assistant's message text"),
     "PHI3-D023": Rule("the chat template renders the row", "follow the template's order of roles"),

@@ -19,6 +19,7 @@ from mlflow_phi3.data.sources import Planned, parse_sources, plan_source
 from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.data.template import ChatTokenizer, TemplateSource
 from mlflow_phi3.data.work import Outcome, Piece, Settings
+from mlflow_phi3.errors import UsageError
 
 __all__ = ["PreparedData", "load_prepared", "prepare"]
 
@@ -67,13 +68,21 @@ def prepare(
         on_progress: Told what is being done, and the share of it that is done if known.
 
     Raises:
+        UsageError: ``max_length`` is more than the model can read.
         DataError: Rows that cannot be trained on, all of them listed in ``findings.jsonl``.
     """
     tell = on_progress or _silent
     tell("reading the sources", None)
     plan = plan_sources(config)
     template = TemplateSource.from_tokenizer(tokenizer)
-    max_length = min(filter(None, (config.max_length, context_length)), default=0)
+    if 0 < context_length < config.max_length:
+        raise UsageError(
+            "PHI3-U052",
+            f"{config.max_length:,} tokens, but the model reads {context_length:,}",
+            where="max_length",
+            fix="leave it out, or choose a model that reads more",
+        )
+    max_length = config.max_length or context_length
     key = content_key(plan, config, template, max_length)
     final = folder / key
     if (final / NAME).is_file():

@@ -19,6 +19,7 @@ from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, St
 
 # How long to wait before looking again whether another driver has finished its trials.
 POLL_S = 2.0
+_LOST = "another driver has finished it"
 
 
 @dataclass(slots=True)
@@ -158,8 +159,9 @@ class Conductor:
             self._tell_progress(report)
         elif isinstance(report, EvaluationReport):
             live.run.log_evaluation(report)
-            self.ledger.report(live.ticket, report.epoch, report.loss)
-            if report.best:
+            if not self.ledger.report(live.ticket, report.epoch, report.loss):
+                self._give_up(live, _LOST, training)
+            elif report.best:
                 live.accuracy = report.token_accuracy
             self._judge(live.group, training)
         else:
@@ -193,6 +195,9 @@ class Conductor:
     def _end(self, live: LiveTrial, report: EndReport) -> None:
         ticket = live.ticket
         del self._live[ticket.name]
+        if live.given_up == _LOST:  # its run and its end are the other's
+            del self._unresolved[ticket.name]
+            return
         if report.shared_with is not None:
             live.run.run.set_tags({SHARED_WITH: report.shared_with}, later=True)
         if math.isnan(live.accuracy) and ticket.known:

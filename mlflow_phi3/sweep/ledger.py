@@ -21,7 +21,15 @@ from mlflow_phi3.sweep.gain import bound_gain
 from mlflow_phi3.sweep.proposer import Proposer
 from mlflow_phi3.sweep.pruners import give_up
 from mlflow_phi3.sweep.space import EPOCHS, Space
-from mlflow_phi3.sweep.tickets import LEASE, OWNER, RUN_ID, Standing, Ticket
+from mlflow_phi3.sweep.tickets import (
+    LEASE,
+    OWNER,
+    RUN_ID,
+    Standing,
+    Ticket,
+    owner_of,
+    signature,
+)
 from mlflow_phi3.sweep.writer import build_writer
 from mlflow_phi3.training.spec import TrialSpec
 
@@ -155,7 +163,7 @@ class Ledger:
         for trial in self._counted():
             if trial.state is not TrialState.RUNNING:
                 continue
-            owner = str(trial.user_attrs.get(LEASE, {}).get(OWNER, ""))
+            owner = owner_of(trial)
             began = trial.datetime_start.timestamp() if trial.datetime_start else 0.0
             # Between rounds this driver has no trial: it lost sight of it when a write failed. A
             # very young one may just have been popped by another, who has not signed it yet.
@@ -164,8 +172,8 @@ class Ledger:
                 continue
             if not forgotten and is_alive(owner, attrs, now=time.time()):
                 continue
-            self._set_waiting(trial._trial_id)
-            found.append(trial.number)
+            if self._writer.release(trial._trial_id, signature(trial)):
+                found.append(trial.number)
         if found:
             self._known = list(self.study.get_trials(deepcopy=False))
         return found
@@ -183,12 +191,20 @@ class Ledger:
 
     # -- telling -----------------------------------------------------------------------------
 
-    def report(self, ticket: Ticket, epoch: int, loss: float) -> None:
-        """Tell a validation loss after so many epochs; what is known already stays."""
+    def report(self, ticket: Ticket, epoch: int, loss: float) -> bool:
+        """Tell a validation loss after so many epochs; what is known already stays.
+
+        Returns:
+            False when another driver, which thought this one dead, has finished the trial.
+        """
         if epoch not in ticket.known:
-            self._writer.report(ticket.trial_id, epoch, loss)
+            try:
+                self._writer.report(ticket.trial_id, epoch, loss)
+            except UpdateFinishedTrialError:
+                return False
             ticket.known[epoch] = loss
             self._remember(ticket, TrialState.RUNNING, None)
+        return True
 
     def hopeless(self, tickets: Sequence[Ticket]) -> list[Ticket]:
         """Those of the trials that the pruner gives up; all have reported the same epoch.
@@ -199,8 +215,13 @@ class Ledger:
 
     def note_runs(self, runs: Sequence[tuple[Ticket, str]]) -> None:
         """Keep which MLflow run each trial of a round has, where that is not known yet."""
-        new = [(ticket.trial_id, run_id) for ticket, run_id in runs if run_id != ticket.run_id]
-        self._writer.note({trial_id: {RUN_ID: run_id} for trial_id, run_id in new})
+        new = {t.trial_id: {RUN_ID: run_id} for t, run_id in runs if run_id != t.run_id}
+        try:
+            self._writer.note(new)
+        except UpdateFinishedTrialError:  # of one that another driver has finished
+            for trial_id, facts in new.items():
+                with suppress(UpdateFinishedTrialError):
+                    self._writer.note({trial_id: facts})
 
     def complete(
         self,
@@ -229,8 +250,8 @@ class Ledger:
         self._tell(ticket, TrialState.FAIL, None, facts)
 
     def release(self, ticket: Ticket) -> None:
-        """Leave the trial to whoever continues the study."""
-        self._set_waiting(ticket.trial_id)
+        """Leave the trial to whoever continues the study, unless another has it already."""
+        self._writer.release(ticket.trial_id, signature(ticket.trial))
 
     # -- below -------------------------------------------------------------------------------
 
@@ -297,15 +318,10 @@ class Ledger:
     def _pop(self, waiting: FrozenTrial) -> FrozenTrial | None:
         """A trial that waited, now this driver's; None when another took it."""
         trial_id = waiting._trial_id
-        try:
-            if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
-                return None
-        except UpdateFinishedTrialError:
+        given = waiting.user_attrs.get(LEASE, {})
+        lease = {_ROUND: waiting.number, **given, OWNER: self.driver.name}
+        if not self._writer.take(trial_id, {LEASE: lease}):
             return None
-        lease = {_ROUND: waiting.number, **waiting.user_attrs.get(LEASE, {})}
-        if lease.get(OWNER) != self.driver.name:
-            lease[OWNER] = self.driver.name
-            self._storage.set_trial_user_attr(trial_id, LEASE, lease)
         if set(waiting.params) != set(self._distributions):  # somebody's wish, by Optuna's means
             asked = Trial(self.study, trial_id)
             for name, distribution in self._distributions.items():
@@ -366,12 +382,6 @@ class Ledger:
         trial.intermediate_values = dict(ticket.known)
         trial.state, trial.values = state, values
         self._known[ticket.number] = trial
-
-    def _set_waiting(self, trial_id: int) -> None:
-        try:
-            self._storage.set_trial_state_values(trial_id, state=TrialState.WAITING)
-        except UpdateFinishedTrialError:  # someone else finished it meanwhile
-            return
 
 
 def _counted(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

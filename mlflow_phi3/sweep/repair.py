@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import optuna
+from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from mlflow_phi3.sweep.drivers import is_alive
-from mlflow_phi3.sweep.tickets import LEASE, OWNER, RUN_ID
-from mlflow_phi3.sweep.trial_run import NUMBER, REASON, STATE, STUDY
+from mlflow_phi3.sweep.tickets import RUN_ID, owner_of, signature
+from mlflow_phi3.sweep.trial_run import DRIVER, NUMBER, REASON, STATE, STUDY
+from mlflow_phi3.sweep.writer import build_writer
 from mlflow_phi3.tracking.runs import Tracker
 
 _WHY = "its driver died; continue the study to go on"
@@ -46,11 +48,14 @@ def repair_study(storage: BaseStorage, study_name: str, *, tracker: Tracker, now
     attrs = study.user_attrs
     trials = study.get_trials(deepcopy=False)
     busy = {trial.number for trial in trials if _is_driven(trial, attrs, now)}
-    released: list[int] = []
-    for trial in trials:
-        if trial.state is TrialState.RUNNING and trial.number not in busy:
-            storage.set_trial_state_values(trial._trial_id, state=TrialState.WAITING)  # noqa: SLF001 - Optuna's storages know no other name
-            released.append(trial.number)
+    writer = build_writer(storage)
+    released = tuple(
+        trial.number
+        for trial in trials
+        if trial.state is TrialState.RUNNING
+        and trial.number not in busy
+        and writer.release(trial._trial_id, signature(trial))  # noqa: SLF001 - Optuna's storages know no other name
+    )
     closed = [
         run.info.run_id
         for run in tracker.find({STUDY: study_name})
@@ -61,12 +66,27 @@ def repair_study(storage: BaseStorage, study_name: str, *, tracker: Tracker, now
     states = {str(trial.user_attrs.get(RUN_ID, "")): trial.state for trial in trials}
     for run_id in closed:
         _close(tracker, run_id, states.get(run_id, TrialState.WAITING))
-    return Repair(tuple(released), tuple(closed))
+    closed += close_sweeps(study, tracker=tracker, now=now)
+    return Repair(released, tuple(closed))
+
+
+def close_sweeps(study: Study, *, tracker: Tracker, now: float) -> list[str]:
+    """Close the runs of sweeps whose drivers died, and the runs around them; their ids.
+
+    Nobody takes up such a run again: who continues the study has one of their own.
+    """
+    attrs = study.user_attrs
+    closed: list[str] = []
+    for found in tracker.find({STUDY: study.study_name}):
+        driver = found.data.tags.get(DRIVER)
+        if found.info.status != "RUNNING" or driver is None or is_alive(driver, attrs, now=now):
+            continue
+        closed += tracker.close_outwards(found.info.run_id, {REASON: _WHY})
+    return closed
 
 
 def _is_driven(trial: FrozenTrial, attrs: dict[str, str], now: float) -> bool:
-    owner = str(trial.user_attrs.get(LEASE, {}).get(OWNER, ""))
-    return trial.state is TrialState.RUNNING and is_alive(owner, attrs, now=now)
+    return trial.state is TrialState.RUNNING and is_alive(owner_of(trial), attrs, now=now)
 
 
 def _close(tracker: Tracker, run_id: str, state: TrialState) -> None:

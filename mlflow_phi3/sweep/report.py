@@ -99,11 +99,14 @@ def weigh_parameters(study: Study) -> dict[str, float]:
     losses = {trial.values[0] for trial in complete}
     if len(complete) < _LEAST_FOR_IMPORTANCE or len(losses) < 2:
         return {}
-    found = optuna.importance.get_param_importances(
-        study,
-        evaluator=FanovaImportanceEvaluator(seed=0),
-        target=lambda trial: float(trial.values[0]),
-    )
+    try:
+        found = optuna.importance.get_param_importances(
+            study,
+            evaluator=FanovaImportanceEvaluator(seed=0),
+            target=lambda trial: float(trial.values[0]),
+        )
+    except RuntimeError:  # its trees find nothing that the losses depend on
+        return {}
     return {name: float(share) for name, share in found.items() if math.isfinite(share)}
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -26,6 +27,7 @@ from mlflow_phi3.sweep.confidence import compare_with_winner
 from mlflow_phi3.sweep.drivers import beating, this_driver
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.pruners import build_pruner
+from mlflow_phi3.sweep.repair import close_sweeps
 from mlflow_phi3.sweep.report import StudyReport, write_report
 from mlflow_phi3.sweep.reseed import reseed_winner
 from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult
@@ -34,9 +36,10 @@ from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.sweep.storage import default_storage, open_storage
 from mlflow_phi3.sweep.study import open_study
 from mlflow_phi3.sweep.tickets import OUTCOME, RUN_ID
-from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of, mark_front
+from mlflow_phi3.sweep.trial_run import BEST, DRIVER, STUDY, accuracy_of, mark_front
 from mlflow_phi3.tracking.runs import Run, Tracker
 from mlflow_phi3.tracking.uris import hide_password
+from mlflow_phi3.training.reports import perplexity
 
 _STATES: Mapping[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -139,6 +142,8 @@ def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepR
     """Train until the study is complete, and its winner again with other seeds."""
     ledger = conductor.ledger
     with _storage_stays(url, ledger.study.study_name), beating(ledger.study, ledger.driver):
+        conductor.parent.set_tags({DRIVER: ledger.driver.name})
+        close_sweeps(ledger.study, tracker=conductor.tracker, now=time.time())
         why = conductor.conduct()
         result = _result(conductor, folder, why=why, storage=hide_password(url))
         reseeded = reseed_winner(
@@ -310,7 +315,7 @@ def _trial_result(trial: FrozenTrial, space: Space, costs: Sequence[str]) -> Tri
         params=dict(trial.params),
         spec=space.spec(trial.params),
         loss=loss,
-        perplexity=math.exp(loss),
+        perplexity=perplexity(loss),
         accuracy=float(outcome.get("accuracy", math.nan)),
         seconds=float(outcome.get("seconds", math.nan)),
         shared_with=int(shared.rpartition("-")[2]) if shared else None,

@@ -1,7 +1,9 @@
 """Samplers by name."""
 
+import functools
 import importlib.util
 import inspect
+import operator
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,11 +13,14 @@ import yaml
 from optuna import samplers
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
+from pydantic import TypeAdapter, ValidationError
 
 from mlflow_phi3.errors import PreflightError, UsageError
 
 # A quarter of the study explores before TPE begins to model, but no fewer than a model needs.
 _LEAST_STARTUP, _MOST_STARTUP = 4, 10
+# What a text can give; an option that takes a function or an object is none of ours.
+_TYPES = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
 
 
 def build_sampler(name: str, options: str, *, seed: int, number: int, n_trials: int) -> BaseSampler:
@@ -33,7 +38,7 @@ def build_sampler(name: str, options: str, *, seed: int, number: int, n_trials: 
         n_trials: Trials of the study in total.
 
     Raises:
-        UsageError: An option that the sampler does not know.
+        UsageError: An option that the sampler does not know, or a value that it does not take.
         PreflightError: The sampler's library is not installed.
     """
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
@@ -81,9 +86,10 @@ def parse_options(text: str) -> dict[str, Any]:
 def build_by_name(
     make: Callable[..., Any], defaults: Mapping[str, Any], given: Mapping[str, Any], where: str
 ) -> Any:
-    """Call one of Optuna's classes, refusing what it does not know."""
-    known = inspect.signature(make).parameters
-    for name in given:
+    """Call one of Optuna's classes, refusing options and values that it does not take."""
+    known = _find_options(make)
+    options = dict(defaults)
+    for name, value in given.items():
         if name not in known:
             raise UsageError(
                 "PHI3-U084",
@@ -91,12 +97,32 @@ def build_by_name(
                 where=where,
                 fix=f"one of {', '.join(known)}",
             )
+        try:
+            options[name] = TypeAdapter(known[name]).validate_python(value)
+        except ValidationError as error:
+            raise UsageError(
+                "PHI3-U085",
+                f"{name}={value}: {error.errors()[0]['msg']}",
+                where=where,
+                fix="see Optuna's pages",
+            ) from None
     with warnings.catch_warnings():
         # That Optuna calls it experimental is for its documentation, not for every run.
         warnings.simplefilter("ignore", ExperimentalWarning)
         try:
-            return make(**{**defaults, **given})
+            return make(**options)
         except (TypeError, ValueError) as error:
             raise UsageError(
                 "PHI3-U085", str(error), where=where, fix="see Optuna's pages"
             ) from None
+
+
+def _find_options(make: Callable[..., Any]) -> dict[str, Any]:
+    """The options that a text can give, with their types, which Optuna does not check itself."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(make).parameters.items():
+        kind = parameter.annotation
+        words = (kind if isinstance(kind, str) else inspect.formatannotation(kind)).split(" | ")
+        if set(words) <= _TYPES.keys():
+            found[name] = functools.reduce(operator.or_, (_TYPES[word] for word in words))
+    return found

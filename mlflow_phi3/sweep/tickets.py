@@ -15,6 +15,16 @@ LEASE = "lease"
 OWNER = "driver"
 
 
+def owner_of(trial: FrozenTrial) -> str:
+    """The driver that a trial was last signed by; empty when none has."""
+    return str(trial.user_attrs.get(LEASE, {}).get(OWNER, ""))
+
+
+def signature(trial: FrozenTrial) -> dict[str, object]:
+    """The fact by which a trial is known to be still whose it was."""
+    return {LEASE: trial.user_attrs[LEASE]} if LEASE in trial.user_attrs else {}
+
+
 @dataclass(slots=True)
 class Ticket:
     """A trial that this driver has to train.

@@ -14,6 +14,7 @@ from mlflow_phi3.tracking.runs import Run, Status, Tracker
 from mlflow_phi3.training.reports import EvaluationReport, StepReport
 
 STUDY = "phi3.study"
+DRIVER = "phi3.driver"
 NUMBER = "phi3.trial_number"
 STATE = "phi3.trial_state"
 SHARED_WITH = "phi3.shared_with"
@@ -164,7 +165,7 @@ def open_trial_run(
     spill = None if folder is None else folder / f"{ticket.name}.json"
     if run_id:
         run = tracker.resume(run_id)
-        run.set_tags({STATE: "RUNNING"}, later=True)
+        run.set_tags({STATE: "RUNNING", REASON: ""}, later=True)
         opened = _recover(run, spill, accuracy)
     else:
         all_tags = {**tags, **own, STATE: "RUNNING"}

@@ -15,26 +15,33 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from optuna.distributions import distribution_to_json
-from optuna.exceptions import StorageInternalError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import UniqueConstraint, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 logger = logging.getLogger(__name__)
+_PLAINLY = {"synchronize_session": False}  # the session has read nothing yet
 _INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 
 
 class TrialWriter(Protocol):
     """Writes to trials; whatever one call is given is known to the storage when it returns.
 
-    All but ``create`` raise :exc:`optuna.exceptions.UpdateFinishedTrialError` for a trial that is
-    finished, and write nothing then.
+    ``note``, ``report`` and ``finish`` raise :exc:`optuna.exceptions.UpdateFinishedTrialError` for
+    a trial that is finished, and write nothing then.
     """
 
     def create(self, study_id: int, trial: FrozenTrial) -> tuple[int, int]:
         """Write a trial that has told nothing yet; what the storage calls it, and its number."""
+
+    def take(self, trial_id: int, facts: Mapping[str, object]) -> bool:
+        """Let a waiting trial run, with these facts; False when it does not wait any more."""
+
+    def release(self, trial_id: int, facts: Mapping[str, object]) -> bool:
+        """Let a running trial wait; False when it does not run any more, or not with ``facts``."""
 
     def note(self, facts: Mapping[int, Mapping[str, object]]) -> None:
         """Keep facts about trials, by trial and name."""
@@ -77,6 +84,27 @@ class PlainWriter:
         """Write a whole new trial: Optuna's storages do that at once."""
         trial_id = self._storage.create_new_trial(study_id, trial)
         return int(trial_id), int(self._storage.get_trial_number_from_id(trial_id))
+
+    def take(self, trial_id: int, facts: Mapping[str, object]) -> bool:
+        """Let it run, then keep the facts."""
+        try:
+            if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                return False
+        except UpdateFinishedTrialError:
+            return False
+        self.note({trial_id: facts})
+        return True
+
+    def release(self, trial_id: int, facts: Mapping[str, object]) -> bool:
+        """Look, then let it wait."""
+        trial = self._storage.get_trial(trial_id)
+        if trial.state is not TrialState.RUNNING or not _holds(trial.user_attrs, facts):
+            return False
+        try:
+            self._storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        except UpdateFinishedTrialError:  # in between
+            return False
+        return True
 
     def note(self, facts: Mapping[int, Mapping[str, object]]) -> None:
         """Keep facts about trials."""
@@ -156,6 +184,26 @@ class RowWriter:
         except StorageInternalError:  # a deadlock, say: Optuna tries again, and so for longer
             return self._plain.create(study_id, trial)
 
+    def take(self, trial_id: int, facts: Mapping[str, object]) -> bool:
+        """Let a waiting trial run, signed."""
+        with self._transaction() as session:
+            trial = self._locked(session, trial_id)
+            if trial.state is not TrialState.WAITING:
+                return False
+            trial.state, trial.datetime_start = TrialState.RUNNING, datetime.now()  # noqa: DTZ005 - as Optuna has it
+            self._write(session, self._attributes, [_fact(trial_id, *f) for f in facts.items()])
+        return True
+
+    def release(self, trial_id: int, facts: Mapping[str, object]) -> bool:
+        """Let a running trial wait that nobody has signed meanwhile."""
+        with self._transaction() as session:
+            trial = self._locked(session, trial_id)
+            known = {fact.key: json.loads(fact.value_json) for fact in trial.user_attributes}
+            if trial.state is not TrialState.RUNNING or not _holds(known, facts):
+                return False
+            trial.state = TrialState.WAITING
+        return True
+
     def note(self, facts: Mapping[int, Mapping[str, object]]) -> None:
         """Keep facts about trials."""
         with self._transaction() as session:
@@ -218,6 +266,15 @@ class RowWriter:
         with self._transaction_of(self._storage.scoped_session) as session:
             yield session
 
+    def _locked(self, session: Session, trial_id: int) -> Any:
+        """The trial as it is now, and stays until the transaction ends.
+
+        A writing that changes nothing: in SQLite only that keeps others from writing in between.
+        """
+        row = update(self._trial).where(self._trial.trial_id == trial_id)
+        session.execute(row.values(state=self._trial.state).execution_options(**_PLAINLY))
+        return self._find_trial(trial_id, session)
+
     def _unfinished(self, session: Session, trial_id: int) -> Any:
         """The trial's row, locked until the transaction ends."""
         trial = self._find_trial(trial_id, session, for_update=True)
@@ -259,6 +316,10 @@ class RowWriter:
     def _write(session: Session, statement: Any, rows: Sequence[Mapping[str, object]]) -> None:
         if rows:
             session.execute(statement, rows)
+
+
+def _holds(known: Mapping[str, object], facts: Mapping[str, object]) -> bool:
+    return all(known.get(name) == value for name, value in facts.items())
 
 
 def _fact(trial_id: int, name: str, value: object) -> dict[str, object]:

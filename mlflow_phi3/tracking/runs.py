@@ -256,13 +256,30 @@ class Tracker:
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
         return self._search(query, order="attributes.start_time ASC")
 
+    def close_outwards(self, run_id: str, tags: Mapping[str, object]) -> list[str]:
+        """End a run, and those around it that are RUNNING, as KILLED with ``tags``; their ids."""
+        closed: list[str] = []
+        while run_id:
+            found = self.client.get_run(run_id)
+            if found.info.status == "RUNNING":
+                run = self._handle(found)
+                run.set_tags(tags)
+                run.end("KILLED")
+                closed.append(run_id)
+            run_id = found.data.tags.get(MLFLOW_PARENT_RUN_ID, "")
+        return closed
+
     def find(self, tags: Mapping[str, object]) -> list[MlflowRun]:
         """The runs that carry all of ``tags``, oldest first."""
         query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         return self._search(query, order="attributes.start_time ASC")
 
-    def latest(self, stage: str) -> MlflowRun:
+    def latest(self, stage: str, *, where: str) -> MlflowRun:
         """The newest FINISHED run of a stage.
+
+        Args:
+            stage: As the tag ``phi3.stage``.
+            where: The parameter that could name another run, for messages.
 
         Raises:
             UsageError: There is none in this experiment.
@@ -273,7 +290,7 @@ class Tracker:
             raise UsageError(
                 "PHI3-U020",
                 f"no finished {stage} run in this experiment",
-                where=f"{stage}_run",
+                where=where,
                 fix=f"run the {stage} step first, or name its run",
             )
         return found[0]

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -67,13 +68,18 @@ class _Watch(threading.Thread):
         self._first: signal.Signals | None = None
         self._ordered_at = 0.0
         self._raised = False
+        self._reminds = False
 
     def obey(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002 - the signature is signal's
         """Raise, unless an order is being obeyed already or has to wait for a transaction.
 
         A second error would tear the clean-up apart, and a second order comes for sure: on
-        Ctrl-C, `mlflow run` sends SIGTERM to the program that got the SIGINT as well.
+        Ctrl-C, `mlflow run` sends SIGTERM to the program that got the SIGINT as well. Who orders
+        again when the clean-up has taken long means it, though.
         """
+        reminded, self._reminds = self._reminds, False
+        if reminded and _is_obeyed():
+            return
         if self._first is None:
             self._first = signal.Signals(number)
             self._ordered_at = time.monotonic()
@@ -86,6 +92,7 @@ class _Watch(threading.Thread):
         """Send ourselves an order when the launcher is gone, or the last one waits or was lost."""
         while not self.finished.wait(_RETRY_S if self._waits() else _POLL_S):
             if self._waits() or self._is_overdue() or self._is_alone():
+                self._reminds = True
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _waits(self) -> bool:
@@ -96,3 +103,11 @@ class _Watch(threading.Thread):
 
     def _is_alone(self) -> bool:
         return self._first is None and self._launcher is not None and not is_alive(self._launcher)
+
+
+def _is_obeyed() -> bool:
+    """Whether the code below us on the stack cleans up after an order."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error is not None

@@ -4,10 +4,12 @@ A training is a generator of these. Logging, pruning and stopping belong to the 
 to prune a trial is to drop it, to stop everything is to stop pulling.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+_LARGEST = 700.0  # its exponential is still a float64
 Outcome = Literal["complete", "dropped", "failed"]
 
 
@@ -98,3 +100,8 @@ class EndReport:
 
 
 Report = StepReport | EvaluationReport | EndReport
+
+
+def perplexity(loss: float) -> float:
+    """``exp(loss)``, also of a loss so large that it would be no number any more."""
+    return math.exp(min(loss, _LARGEST)) if math.isfinite(loss) else math.nan

@@ -43,10 +43,11 @@ class Calendar:
         """Rate of the update that follows ``step`` finished steps.
 
         As in ``transformers.get_*_schedule_with_warmup``, the very first update of a warm-up
-        happens at rate zero, so that a trial can be set beside one of Hugging Face's Trainer.
+        happens at rate zero, so that a trial can be set beside one of Hugging Face's Trainer. An
+        epoch's last update is past it: one of a single step would learn nothing.
         """
         spec, total = self.spec, self.total_steps
-        warmup = math.ceil(spec.warmup_ratio * self.steps_per_epoch)
+        warmup = min(math.ceil(spec.warmup_ratio * self.steps_per_epoch), self.steps_per_epoch - 1)
         if step < warmup:
             return spec.learning_rate * step / warmup
         if spec.scheduler == "constant":

@@ -5,18 +5,20 @@ from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.swept import Pin
 from mlflow_phi3.config.words import SweepWord, TrainWord
+from mlflow_phi3.modeling.base import choose_device
 from mlflow_phi3.sweep.pruners import build_pruner
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import build_space, pinned_spec
 
 
 def check_search(config: SweepWord) -> None:
-    """Refuse a space, a sampler or a pruner that cannot be.
+    """Refuse a device, a space, a sampler or a pruner that cannot be.
 
     Raises:
         UsageError: It cannot be; the message names the parameter.
         PreflightError: The sampler's library is not installed.
     """
+    choose_device(config.device)
     settings = narrow(config, SweepConfig)
     space = build_space(settings, model=config.model, seed=config.seed)
     if settings.sampler == "grid":
@@ -28,11 +30,12 @@ def check_search(config: SweepWord) -> None:
 
 
 def check_training(config: TrainWord) -> None:
-    """Refuse hyperparameters of which no single training can be made.
+    """Refuse a device that is not there, and what no single training can be made of.
 
     Raises:
-        UsageError: A range, a list, or a layer that is none.
+        UsageError: Such a device, a range, a list, or a layer that is none.
     """
+    choose_device(config.device)
     # Balanced weights are counted in the data, which is not read yet.
     settings = narrow(config, Hyperparameters).model_copy(update={"class_weights": Pin(UNWEIGHTED)})
     pinned_spec(settings, model=config.model, seed=config.seed)

@@ -35,7 +35,7 @@ def find_start(job: Job, base: Base, source: str) -> Path:
         UsageError: There is no adapter, or one of another base.
     """
     if source == LATEST:
-        source = f"runs:/{job.tracker.latest('train').info.run_id}"
+        source = f"runs:/{job.tracker.latest('train', where=_PARAMETER).info.run_id}"
     if source.startswith("models:/"):
         tags = find_version_tags(source)
         if _TRIAL_RUN not in tags:

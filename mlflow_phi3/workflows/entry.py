@@ -39,10 +39,10 @@ def run(word: str, arguments: Sequence[str]) -> int:
     launcher = find_launcher()
     try:
         with stoppable(launcher):
-            config = parse_arguments(WORDS[word], arguments)
             if launcher is not None:
                 # `mlflow run` starts us in the project's folder; paths mean where the person is.
                 os.chdir(launcher.cwd())
+            config = parse_arguments(WORDS[word], arguments)
             settle(str(getattr(config, "model", "")))
             importlib.import_module(f"mlflow_phi3.workflows.{word}").run(config)
     except (Phi3Error, Interrupted) as error:

@@ -1,7 +1,6 @@
 """A job of Foundry as a run shows it: its status, its metrics, and the model that comes of it."""
 
 import json
-import math
 import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.tracking.tuned import register_tuned
+from mlflow_phi3.training.reports import perplexity
 from mlflow_phi3.workflows.job import Job
 
 JOB = "azure.job_name"
@@ -98,7 +98,7 @@ class _Log:
                 continue
             values = {key: point.value}
             if key == "eval/loss":
-                values["eval/perplexity"] = math.exp(point.value)
+                values["eval/perplexity"] = perplexity(point.value)
             self._run.log_metrics(values, step=point.step)
         if news.job.status != self._status:
             self._status = news.job.status

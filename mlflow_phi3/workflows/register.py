@@ -73,7 +73,9 @@ class Registered:
 def run(config: RegisterWord) -> None:
     """Run the step by itself, on an evaluation of the store."""
     job = open_job(config)
-    evaluate_run = config.evaluate_run or job.tracker.latest("evaluate").info.run_id
+    evaluate_run = (
+        config.evaluate_run or job.tracker.latest("evaluate", where=_PARAMETER).info.run_id
+    )
     evaluation = find_finished(
         job.tracker, evaluate_run, stage="evaluate", tag=SWEEP_RUN, where=_PARAMETER
     )

@@ -122,7 +122,7 @@ def load_winner(job: Job, sweep_run: str, *, where: str) -> Winner:
     Raises:
         UsageError: There is no such sweep, it has no winner, or that one's run is gone.
     """
-    run_id = sweep_run or job.tracker.latest("sweep").info.run_id
+    run_id = sweep_run or job.tracker.latest("sweep", where=where).info.run_id
     found = find_finished(job.tracker, run_id, stage="sweep", tag=WINNER_RUN, where=where)
     trial = find_run(job.tracker, found.tags()[WINNER_RUN], where=where)
     config = parse_values(SweepWord, load_config(job, run_id))

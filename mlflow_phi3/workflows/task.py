@@ -63,7 +63,14 @@ def settle(config: WordT, data: PreparedData) -> WordT:
             changes["learning_rate"] = Pin(middle)
     weights = values_of(config.class_weights) or ()
     if set(weights) != {UNWEIGHTED}:
-        counts = data.manifest.splits["train"].labels if classifies else {}
+        if not classifies:
+            raise UsageError(
+                "PHI3-U053",
+                "there are no labels to weigh",
+                where="class_weights",
+                fix=f"leave it out, or give task={CLASSIFICATION}",
+            )
+        counts = data.manifest.splits["train"].labels
         changes["class_weights"] = _weights([str(weight) for weight in weights], counts)
     return config.model_copy(update=changes)
 
@@ -85,7 +92,7 @@ def _weights(given: list[str], counts: Mapping[str, int]) -> Swept:
                 "PHI3-U066",
                 f"{wanted} weights for {len(counts)} labels",
                 where="class_weights",
-                fix=f"give one for each of {', '.join(counts) or 'no labels'}, or {BALANCED}",
+                fix=f"give one for each of {', '.join(counts)}, or {BALANCED}",
             )
     distinct = tuple(dict.fromkeys(found))
     return Pin(distinct[0]) if len(distinct) == 1 else Choices(distinct)

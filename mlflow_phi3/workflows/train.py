@@ -1,5 +1,7 @@
 """``train``: one LoRA training with given hyperparameters, as a run with its best adapter."""
 
+import math
+
 from mlflow_phi3.backends.repeat import YAML, repeat_yaml
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.parse import narrow
@@ -16,7 +18,7 @@ from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.workflows import foundry
 from mlflow_phi3.workflows.check import check_training
 from mlflow_phi3.workflows.continued import find_start, shaped_as
-from mlflow_phi3.workflows.job import Job, greet, open_base, open_job, stamp
+from mlflow_phi3.workflows.job import Job, greet, open_base, open_job
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.task import settle
 
@@ -42,10 +44,10 @@ def run(config: TrainWord) -> None:
     with job.root("train", config) as root:
         data = prepare_as_child(job, config, root)
         end = train(job, config, open_base(config, data), data, root)
-    job.screen.say(
-        f"Best validation loss {end.best_loss:.4f}; its adapter is the artifact {BEST} of run "
-        f"{root.run_id}"
-    )
+    told = f"Best validation loss {end.best_loss:.4f}; its adapter"
+    if math.isnan(end.best_loss):
+        told = "There was nothing to validate on; the last adapter"
+    job.screen.say(f"{told} is the artifact {BEST} of run {root.run_id}")
 
 
 def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run) -> EndReport:
@@ -68,7 +70,7 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
         base,
         data.examples("train"),
         data.examples("validation"),
-        folder=job.workspace / "trials" / f"train-{stamp()}",
+        folder=job.workspace / "trials" / f"train-{run.run_id}",
     )
     session.add("train", spec, adapter=start)
     by_epoch: dict[str, list[object]] = {

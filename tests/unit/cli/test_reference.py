@@ -8,6 +8,7 @@ from mlflow.projects._project_spec import load_project
 from mlflow_phi3.cli.reference import render_parameters
 from mlflow_phi3.config.describe import parameters
 from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.swept import Choices, Interval
 from mlflow_phi3.config.words import WORDS
 
 ROOT = Path(__file__).parents[3]
@@ -30,6 +31,19 @@ def test_the_root_project_offers_each_word_with_parameters_it_knows(word):
     parse_values(WORDS[word], defaults)
     passed = re.findall(r"--(\w+) \{(\w+)\}", entry["command"])
     assert passed == [(name, name) for name in defaults]
+
+
+@pytest.mark.parametrize("word", ["main", "sweep"])
+def test_what_the_root_project_says_by_itself_does_not_win_over_a_space(word, tmp_path):
+    space = tmp_path / "space.yaml"
+    space.write_text("learning_rate: 2e-5..5e-4\nepochs: [2, 4]\n")
+    entry = yaml.safe_load((ROOT / "MLproject").read_text())["entry_points"][word]
+    defaults = {name: value["default"] for name, value in entry["parameters"].items()}
+
+    config = parse_values(WORDS[word], {**defaults, "space": str(space)})
+
+    assert config.learning_rate == Interval(2e-5, 5e-4, log=True)
+    assert config.epochs == Choices((2, 4))
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -4,7 +4,7 @@ import pytest
 from pydantic import Field
 
 from mlflow_phi3.config.base import Config
-from mlflow_phi3.config.parse import narrow, parse_arguments
+from mlflow_phi3.config.parse import narrow, parse_arguments, parse_values
 from mlflow_phi3.config.words import MainWord, SweepWord, TrainWord
 from mlflow_phi3.errors import UsageError
 
@@ -108,3 +108,24 @@ def test_what_ours_has_none_like_is_not_taken_for_another(word, theirs):
     """500 steps are not 500 epochs."""
     with pytest.raises(UsageError, match=f"PHI3-U004 {theirs}: unknown parameter. Fix: one of"):
         parse_arguments(word, [f"--{theirs}", "500"])
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"study": "o'b"}, "letters, digits"),
+        ({"study": "../up"}, "letters, digits"),
+        ({"seed": "-1"}, "greater than or equal to 0"),
+        ({"seed": str(2**31)}, "less than 2147483648"),
+        ({"validation_split": "0.9", "test_split": "0.3"}, "leave nothing to train on"),
+    ],
+)
+def test_what_no_sweep_can_use_is_refused(values, told):
+    with pytest.raises(UsageError, match=told):
+        parse_values(MainWord, values)
+
+
+def test_a_space_with_keys_that_are_no_names_is_refused(tmp_path):
+    (tmp_path / "space.yaml").write_text("1: 2\nepoch: 3\n")
+    with pytest.raises(UsageError, match="unknown parameters: 1, epoch"):
+        parse_values(SweepWord, {"space": str(tmp_path / "space.yaml")})

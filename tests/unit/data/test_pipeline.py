@@ -6,7 +6,7 @@ import pytest
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.findings import Finding, Tally
 from mlflow_phi3.data.pipeline import load_prepared, prepare
-from mlflow_phi3.errors import DataError
+from mlflow_phi3.errors import DataError, UsageError
 
 
 def test_samsum_as_the_template_writes_it(samsum, tokenizer, tmp_path):
@@ -94,6 +94,17 @@ def test_equally_frequent_findings_come_in_the_order_of_their_codes():
 
     codes = {"PHI3-D014", "PHI3-D003", "PHI3-D009"}
     assert [code for code, _ in tally.by_frequency(codes)] == sorted(codes)
+
+
+def test_no_row_can_be_longer_than_the_model_reads(write, chat, tokenizer, tmp_path):
+    path = write([chat("a", "b")])
+    with pytest.raises(UsageError, match=r"PHI3-U052 max_length: 50,000 tokens.*reads 4,096"):
+        prepare(
+            PrepareConfig(train_data=str(path), max_length=50_000),
+            tokenizer,
+            folder=tmp_path / "cache",
+            context_length=4096,
+        )
 
 
 def test_one_row_that_a_split_took_is_told_so(write, chat, tokenizer, tmp_path):

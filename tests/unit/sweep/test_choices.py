@@ -53,6 +53,31 @@ def test_options_are_optunas_own():
         build_pruner("halving", "reduction_factor=1")
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("tpe", "n_startup_trials=abc"),
+        ("tpe", "constant_liar=perhaps"),
+        ("tpe", "gamma=3"),
+        ("gp", "deterministic_objective=maybe"),
+        ("qmc", "independent_sampler=random"),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_refused_before_it_is_needed(name, option):
+    with pytest.raises(UsageError, match=option.partition("=")[0]):
+        build_sampler(name, option, seed=0, number=0, n_trials=4)
+
+
+def test_values_of_options_are_read_as_people_write_them():
+    assert build_sampler("tpe", "group=yes,multivariate=on", seed=0, number=0, n_trials=4)._group
+    assert build_pruner("patient", "min_delta=1e-1")._min_delta == 0.1
+    with pytest.raises(
+        UsageError, match=r"PHI3-U085 pruner_options: n_warmup_steps=abc: .*integer"
+    ):
+        build_pruner("median", "n_warmup_steps=abc")
+    assert build_pruner("asha", "min_resource=2")._min_resource == 2
+
+
 @pytest.mark.parametrize("name", ["none", "median", "halving", "asha", "hyperband", "patient"])
 def test_pruners_judge_by_name(name):
     # Hyperband draws brackets by the name of the study.

@@ -44,6 +44,7 @@ def conduct(tracker, parent, scripted, storage_url):
             ledger.why = conductor.conduct()
         return ledger
 
+    go.url = storage_url
     return go
 
 
@@ -118,6 +119,7 @@ def test_a_stop_leaves_a_study_that_goes_on_as_if_nothing_was(
     assert len(after) == 5
     assert {run.info.run_id for run in runs} < {run.info.run_id for run in after}
     assert {run.info.status for run in after} == {"FINISHED"}
+    assert {run.data.tags.get("phi3.reason", "") for run in after} == {""}
     history = tracker.client.get_metric_history(runs[3].info.run_id, "train/loss")
     assert [point.step for point in history] == list(range(1, 7))
     assert [job.resume for job in scripted.rounds[-2][0]] == [True, True]
@@ -246,6 +248,20 @@ def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(conduct, tracker, p
     assert [t.state.name for t in ledger.trials()] == ["COMPLETE"] * 4
     assert ledger.trials()[2].user_attrs["run_id"] == left.run_id
     assert len(tracker.children(parent.run_id)) == 4
+
+
+def test_a_trial_that_another_driver_finished_is_left_to_it(conduct, tracker, parent, scripted):
+    def meanwhile(trial, step):
+        if (trial, step) == ("trial-001", 3):
+            study = optuna.load_study(study_name="study", storage=conduct.url)
+            study.tell(1, 0.25)
+
+    scripted.before_step = meanwhile
+    ledger = conduct()
+
+    assert [trial.state.name for trial in ledger.trials()] == ["COMPLETE"] * 5
+    assert ledger.trials()[1].value == 0.25
+    assert ledger.why == "n_trials"
 
 
 def test_progress_only_grows(conduct):

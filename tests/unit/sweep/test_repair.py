@@ -46,6 +46,22 @@ def test_what_the_dead_left_is_released_and_what_the_living_do_is_left_alone(sto
     assert tracker.get(left_run.run_id).tags()["phi3.trial_state"] == "WAITING"
 
 
+def test_the_runs_of_dead_sweeps_are_closed_with_those_around_them(storage, tracker):
+    study = optuna.create_study(storage=storage, study_name="s")
+    me = this_driver()
+    with beating(study, me):
+        around = tracker.start("main", stage="main")
+        tags = {"phi3.study": "s", "phi3.driver": "dead"}
+        dead = tracker.start("sweep", stage="sweep", parent=around, tags=tags)
+        alive = tracker.start("sweep", stage="sweep", tags={**tags, "phi3.driver": me.name})
+        done = repair_study(storage, "s", tracker=tracker, now=time.time())
+        again = repair_study(storage, "s", tracker=tracker, now=time.time())
+
+    assert (done.closed, again.closed) == ((dead.run_id, around.run_id), ())
+    ended = [tracker.client.get_run(run.run_id).info.status for run in (dead, around, alive)]
+    assert ended == ["KILLED", "KILLED", "RUNNING"]
+
+
 def test_a_study_in_order_is_left_as_it_is(storage, tracker):
     study = optuna.create_study(storage=storage, study_name="s")
     study.tell(study.ask(), 1.0)

@@ -261,3 +261,27 @@ def test_tables_that_are_not_known_are_left_to_optuna(storage_url, monkeypatch):
     facts.constraints.remove(twice)
     monkeypatch.setattr(models.TrialUserAttributeModel, "__table__", facts)
     assert isinstance(build_writer(storage), PlainWriter)
+
+
+def test_a_waiting_trial_is_taken_once(writer, study):
+    trial_id, _ = writer.create(study._study_id, propose(state=TrialState.WAITING))
+    assert writer.take(trial_id, {"lease": {"driver": "first"}})
+    assert not writer.take(trial_id, {"lease": {"driver": "second"}})
+    (trial,) = study.get_trials()
+    assert trial.state is TrialState.RUNNING
+    assert trial.user_attrs["lease"] == {"driver": "first"}
+    assert trial.datetime_start is not None
+    writer.finish(trial_id, TrialState.FAIL, None, {})
+    assert not writer.take(trial_id, {"lease": {"driver": "third"}})
+
+
+def test_only_what_is_still_as_it_was_seen_is_released(writer, study):
+    trial_id, _ = writer.create(study._study_id, propose())
+    assert not writer.release(trial_id, {"lease": {"driver": "another", "round": 0}})
+    assert study.get_trials()[0].state is TrialState.RUNNING
+    assert writer.release(trial_id, {"lease": {"driver": "me", "round": 0}})
+    assert not writer.release(trial_id, {})
+    assert study.get_trials()[0].state is TrialState.WAITING
+    writer.take(trial_id, {})
+    writer.finish(trial_id, TrialState.FAIL, None, {})
+    assert not writer.release(trial_id, {})

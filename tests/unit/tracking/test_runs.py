@@ -57,13 +57,13 @@ def test_children_are_found_by_their_parent_oldest_first(tracker):
 
 def test_the_latest_finished_run_of_a_stage_is_found_or_its_lack_explained(tracker):
     with pytest.raises(UsageError, match="no finished sweep run"):
-        tracker.latest("sweep")
+        tracker.latest("sweep", where="sweep_run")
     with tracker.stage("sweep-a", stage="sweep") as first:
         pass
     with pytest.raises(ValueError, match="no"), tracker.stage("sweep-b", stage="sweep"):
         raise ValueError("no")
 
-    assert tracker.latest("sweep").info.run_id == first.run_id
+    assert tracker.latest("sweep", where="sweep_run").info.run_id == first.run_id
 
 
 def test_a_run_given_by_mlflow_run_is_taken_up_and_named(tracker):

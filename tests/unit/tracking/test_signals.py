@@ -56,6 +56,33 @@ def test_a_second_order_does_not_tear_the_clean_up_apart():
     assert told == ["cleaned up"]
 
 
+def test_a_long_clean_up_is_not_torn_apart():
+    told = []
+    with pytest.raises(Interrupted), stoppable(None, patience_s=0.2):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        finally:
+            time.sleep(1.5)
+            told.append("cleaned up")
+
+    assert told == ["cleaned up"]
+
+
+def test_who_orders_again_after_a_while_is_heard():
+    with (
+        pytest.raises(Interrupted) as torn,
+        stoppable(None, patience_s=0.2),
+        contextlib.ExitStack() as stack,
+    ):
+        stack.callback(time.sleep, 10)
+        stack.callback(lambda: (time.sleep(0.5), os.kill(os.getpid(), signal.SIGINT)))
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    assert isinstance(torn.value.__context__, Interrupted)
+
+
 # What a finaliser raises is lost, and pytest warns of it: here that is what happens.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_order_that_is_lost_in_a_finaliser_is_given_again():

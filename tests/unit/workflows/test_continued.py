@@ -1,6 +1,7 @@
 """Training on from an adapter."""
 
 import json
+from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
@@ -41,7 +42,8 @@ def first_loss(tracker, run_id):
 
 def test_a_run_or_a_version_of_it_is_trained_on(config, tracker):
     run(config(learning_rate="3e-3", epochs="2"))
-    first = tracker.latest("train").info.run_id
+    first = tracker.latest("train", where="").info.run_id
+    assert [folder.name for folder in Path("work/trials").iterdir()] == [f"train-{first}"]
     client = MlflowClient(tracker.uri)
     client.create_registered_model("continued")
     source = "runs:/" + first
@@ -51,7 +53,7 @@ def test_a_run_or_a_version_of_it_is_trained_on(config, tracker):
     for start in ("latest", f"models:/continued/{version.version}"):
         # Another rank is asked for: the adapter's own holds.
         run(config(learning_rate="1e-6", lora_r="16", continue_from=start))
-        second = tracker.latest("train")
+        second = tracker.latest("train", where="")
         assert second.info.run_id != first
         assert second.data.params["resolved.lora_r"] == "4"
         assert second.data.tags["phi3.continued_from"] == start
@@ -92,5 +94,7 @@ def test_what_is_no_adapter_of_this_base_is_refused(config, tracker, tmp_path):
     other = tracker.start("rounded", stage="train", tags=rounded)
     with pytest.raises(UsageError, match=r"PHI3-U769.*quantization nf4.*quantization none"):
         find_start(job, base, f"runs:/{other.run_id}")
+    with pytest.raises(UsageError, match="PHI3-U020 continue_from: no finished train run"):
+        find_start(job, base, "latest")
     with pytest.raises(UsageError, match="PHI3-U770"):
         run(config(backend="foundry", continue_from="models:/chat@champion"))

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from mlflow_phi3.workflows import entry
@@ -34,3 +35,20 @@ def test_the_hub_is_out_of_reach_when_the_model_is_on_this_machine(monkeypatch, 
 
     assert entry.os.environ.get("HF_HUB_OFFLINE") == offline
     assert entry.os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_paths_mean_where_the_launcher_was_started(tmp_path, monkeypatch, capsys):
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here):
+        folder.mkdir()
+    (there / "space.yaml").write_text("epochs: none\n")
+    launcher = subprocess.Popen([sys.executable, "-c", "input()"], cwd=there, stdin=subprocess.PIPE)
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(entry, "find_launcher", lambda: psutil.Process(launcher.pid))
+    try:
+        code = entry.run("sweep", ["--space", "space.yaml"])
+    finally:
+        launcher.communicate()
+
+    assert code == 2
+    assert "PHI3-U005 epochs: 'none'" in capsys.readouterr().err  # so the file was found

@@ -1,0 +1,75 @@
+"""Two drivers over one study: whose trial is it?"""
+
+import json
+import time
+
+import optuna
+import pytest
+
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.sweep.drivers import Driver, beating
+from mlflow_phi3.sweep.run import open_ledger
+from mlflow_phi3.sweep.space import build_space
+
+VALUES = {"learning_rate": "1e-4..1e-1", "epochs": "3", "pruner": "none", "n_trials": "4"}
+
+
+@pytest.fixture(params=["SQLite", "journal"])
+def open_as(request, storage_url, tmp_path):
+    """A driver's view of the study; one with a name is on a machine that is not heard of."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    url = storage_url if request.param == "SQLite" else str(tmp_path / "study.log")
+    config = parse_values(SweepConfig, VALUES)
+    space = build_space(config, model="demo", seed=0)
+
+    def make(name=None):
+        ledger = open_ledger(config, space, name="study", url=url, tags={})
+        if name is not None:
+            ledger.driver = Driver(name, "elsewhere", 1, 0.0)
+        return ledger
+
+    return make
+
+
+def names(tickets):
+    return [ticket.name for ticket in tickets]
+
+
+def test_a_slow_look_takes_nothing_from_a_faster_driver(open_as, monkeypatch):
+    open_as("dead").take(2)
+    fast, slow = open_as(), open_as()
+    with beating(fast.study, fast.driver), beating(slow.study, slow.driver):
+        look = slow.study.get_trials
+        taken = []
+
+        def look_slowly(**options):
+            found = look(**options)
+            if not taken:
+                taken.extend(names(fast.take(2)))
+            return found
+
+        monkeypatch.setattr(slow.study, "get_trials", look_slowly)
+        others = names(slow.take(2))
+
+    assert taken == ["trial-000", "trial-001"]
+    assert others == ["trial-002", "trial-003"]
+
+
+def test_what_another_has_taken_over_is_not_released(open_as):
+    asleep = open_as("asleep")
+    facts = {"name": "asleep", "host": "elsewhere", "pid": 1, "started": 0.0}
+    facts |= {"began_at": time.time() - 300, "beat_at": time.time() - 100}
+    asleep.study.set_user_attr("driver:asleep", json.dumps(facts))
+    (mine,) = asleep.take(1)
+    other = open_as()
+    with beating(other.study, other.driver):
+        (theirs,) = other.take(1)
+        asleep.release(mine)
+        assert other.trials()[0].state.name == "RUNNING"
+        assert asleep.report(mine, 1, 2.0)  # the same loss as the other's: it is the same trial
+        other.report(theirs, 1, 2.0)
+        other.complete(theirs, 2.0)
+        assert not asleep.report(mine, 2, 1.5)
+
+    assert other.trials()[0].values == [2.0]
