@@ -16,7 +16,12 @@ CHUNK_BYTES = 4 << 20
 MAX_ROW_BYTES = 16 << 20
 _LINE_END = ord("\n")
 _BOM = b"\xef\xbb\xbf"
-_FOREIGN_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_FOREIGN = {
+    b"\xff\xfe": ("UTF-16 or UTF-32", "save it as UTF-8"),
+    b"\xfe\xff": ("UTF-16 or UTF-32", "save it as UTF-8"),
+    b"\x1f\x8b": ("packed by gzip", "unpack it"),
+    b"PK": ("a ZIP archive", "unpack it"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,20 +63,17 @@ def plan_spans(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Span
         The pieces in order, and the SHA-256 of the file.
 
     Raises:
-        DataError: The file is in UTF-16 or UTF-32.
+        DataError: The file is in UTF-16 or UTF-32, or packed.
     """
     digest = hashlib.sha256()
     spans: list[Span] = []
     start, line, at, lines = 0, 1, 0, 0
     with path.open("rb") as stream:
         while block := stream.read(chunk_bytes):
-            if at == 0 and block.startswith(_FOREIGN_BOMS):
-                raise DataError(
-                    "PHI3-D001",
-                    f"the file begins with {block[:2].hex(' ')}: it is UTF-16 or UTF-32",
-                    where=path.name,
-                    fix="save it as UTF-8",
-                )
+            if at == 0 and block[:2] in _FOREIGN:
+                what, fix = _FOREIGN[block[:2]]
+                begins = f"the file begins with {block[:2].hex(' ')}: it is {what}"
+                raise DataError("PHI3-D001", begins, where=path.name, fix=fix)
             digest.update(block)
             last = block.rfind(b"\n")
             if last >= 0:

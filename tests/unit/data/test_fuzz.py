@@ -116,9 +116,17 @@ def test_a_huge_line_is_told_and_the_rest_is_read(plain_tokenizer, tmp_path):
     assert "17,825,792 bytes" in finding["problem"] or "17,825,793 bytes" in finding["problem"]
 
 
-@pytest.mark.parametrize("mark", [b"\xff\xfe", b"\xfe\xff"])
-def test_utf16_is_named(mark, plain_tokenizer, tmp_path):
+@pytest.mark.parametrize(
+    ("mark", "told"),
+    [
+        (b"\xff\xfe", r"UTF-16.*Fix: save it as UTF-8"),
+        (b"\xfe\xff", r"UTF-16.*Fix: save it as UTF-8"),
+        (b"\x1f\x8b\x08", r"packed by gzip.*Fix: unpack it"),
+        (b"PK\x03\x04", r"ZIP archive.*Fix: unpack it"),
+    ],
+)
+def test_what_is_no_text_is_named(mark, told, plain_tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(mark + b"x\x00")
-    with pytest.raises(Phi3Error, match=r"UTF-16.*Fix: save it as UTF-8"):
+    with pytest.raises(Phi3Error, match=told):
         prepare(PrepareConfig(train_data=str(path)), plain_tokenizer, folder=tmp_path / "cache")
