@@ -76,6 +76,25 @@ def to_azure(*, epochs: int, learning_rate: float, batch_size: int) -> dict[str,
     Raises:
         UsageError: Foundry does not take the value.
     """
+    check_range(epochs=epochs, batch_size=batch_size)
+    return {
+        "num_train_epochs": str(epochs),
+        # Written out, as Microsoft's samples do: 0.00002 and not 2e-05.
+        "learning_rate": f"{Decimal(repr(float(learning_rate))):f}",
+        "per_device_train_batch_size": str(batch_size),
+    }
+
+
+def check_range(*, epochs: int, batch_size: int) -> None:
+    """Refuse what is more than Foundry takes.
+
+    Args:
+        epochs: Passes over the training data.
+        batch_size: Examples of one optimizer step.
+
+    Raises:
+        UsageError: One of them is.
+    """
     for name, value, most in (
         ("epochs", epochs, MOST_EPOCHS),
         ("batch_size_multiplier", batch_size, LARGEST_BATCH),
@@ -88,12 +107,6 @@ def to_azure(*, epochs: int, learning_rate: float, batch_size: int) -> dict[str,
                 where=name,
                 fix="take fewer, or train with backend=local",
             )
-    return {
-        "num_train_epochs": str(epochs),
-        # Written out, as Microsoft's samples do: 0.00002 and not 2e-05.
-        "learning_rate": f"{Decimal(repr(float(learning_rate))):f}",
-        "per_device_train_batch_size": str(batch_size),
-    }
 
 
 def from_azure(hyperparameters: Mapping[str, str]) -> dict[str, int | float]:

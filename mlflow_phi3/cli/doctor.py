@@ -7,6 +7,8 @@ import sys
 from importlib import metadata
 
 import typer
+from rich.markup import escape
+from rich.text import Text
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.preflight import Check, Doctor, Needs
@@ -102,11 +104,14 @@ def installed_versions() -> dict[str, str]:
 
 def _show(checks: list[Check]) -> None:
     screen = Screen()
-    rows = [[f"{_MARKS[c.state]} {c.name}", c.found, c.needed] for c in checks]
+    rows: list[list[str | Text]] = [
+        [Text.from_markup(f"{_MARKS[c.state]} {escape(c.name)}"), c.found, c.needed] for c in checks
+    ]
     screen.table(f"Python {sys.version.split()[0]}", ["check", "found", "needed"], rows)
     for check in checks:
         if check.state == "failed":
             screen.say(
-                f"[red]✗[/] [bold]{check.name}[/]: found {check.found}; needed {check.needed}. "
-                f"Blocks: {', '.join(check.blocks)}. Fix: {check.fix}."
+                f"[red]✗[/] [bold]{check.name}[/]: found {escape(check.found)}; "
+                f"needed {escape(check.needed)}. Blocks: {', '.join(check.blocks)}. "
+                f"Fix: {escape(check.fix)}."
             )

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import AwareDatetime, BaseModel, NaiveDatetime, ValidationError
+
 from mlflow_phi3.errors import DataError
 
 _FILTERED = "content_filter"
@@ -44,6 +46,14 @@ class Call:
     refused: bool = False
 
 
+class _Measured(BaseModel):
+    """What a line says of its call; a time is ISO 8601, or (milli)seconds since 1970."""
+
+    at: AwareDatetime | NaiveDatetime
+    status: int | None = None
+    latency_ms: float | None = None
+
+
 def to_log(request: Any, response: Any, *, at: dt.datetime, status: int, latency_ms: float) -> str:
     """One line of a log of our own."""
     facts = {"at": at.isoformat(), "request": request, "response": response}
@@ -58,19 +68,23 @@ def read_calls(lines: Iterable[tuple[str, str]]) -> list[Call]:
         lines: Place (``file:line``) and text of each.
 
     Raises:
-        DataError: A line is neither an event of the collector nor a call.
+        DataError: A line is neither an event of the collector nor a call, or one of its facts
+            cannot be read.
     """
     calls: list[Call] = []
-    requests: dict[str, Mapping[str, Any]] = {}
+    requests: dict[str, tuple[str, Mapping[str, Any]]] = {}
     responses: dict[str, Mapping[str, Any]] = {}
     for place, text in lines:
         found = _parse(text, place)
         kind = str(found.get("type") or "")
         if kind.startswith("azureml.inference."):
-            side = responses if kind.endswith((".response", ".outputs")) else requests
-            side[str(found.get("correlationid") or found.get("id"))] = found
+            key = str(found.get("correlationid") or found.get("id"))
+            if kind.endswith((".response", ".outputs")):
+                responses[key] = found
+            else:
+                requests[key] = place, found
         elif "request" in found and "at" in found:
-            calls.append(_from_log(found))
+            calls.append(_from_log(found, place))
         else:
             raise DataError(
                 "PHI3-D091",
@@ -78,41 +92,44 @@ def read_calls(lines: Iterable[tuple[str, str]]) -> list[Call]:
                 where=place,
                 fix="see docs/monitor.md, what is read",
             )
-    calls += [_from_events(event, responses.get(key, {})) for key, event in requests.items()]
+    calls += [
+        _from_events(event, responses.get(key, {}), place)
+        for key, (place, event) in requests.items()
+    ]
     return sorted(calls, key=lambda call: call.at)
 
 
-def _from_log(found: Mapping[str, Any]) -> Call:
-    status = int(found.get("status") or _OK)
-    latency = found.get("latency_ms")
-    return _call(
-        str(found["at"]),
-        found["request"],
-        found.get("response"),
-        status=status,
-        latency_ms=None if latency is None else float(latency),
-    )
+def _from_log(found: Mapping[str, Any], place: str) -> Call:
+    measured = _measured({**found, "status": found.get("status") or _OK}, place)
+    return _call(measured, found["request"], found.get("response"))
 
 
-def _from_events(request: Mapping[str, Any], response: Mapping[str, Any]) -> Call:
-    return _call(str(request.get("time") or ""), request.get("data"), response.get("data"))
+def _from_events(request: Mapping[str, Any], response: Mapping[str, Any], place: str) -> Call:
+    measured = _measured({"at": request.get("time")}, place)
+    return _call(measured, request.get("data"), response.get("data"))
 
 
-def _call(
-    at: str,
-    request: Any,
-    response: Any,
-    *,
-    status: int | None = None,
-    latency_ms: float | None = None,
-) -> Call:
+def _measured(facts: Mapping[str, Any], place: str) -> _Measured:
+    try:
+        return _Measured.model_validate(facts)
+    except ValidationError as wrong:
+        first = wrong.errors()[0]
+        raise DataError(
+            "PHI3-D095",
+            f"{first['loc'][0]} is {first['input']!r}: {first['msg']}",
+            where=place,
+            fix="see docs/monitor.md, what is read",
+        ) from None
+
+
+def _call(measured: _Measured, request: Any, response: Any) -> Call:
     completions = _completions(response)
     return Call(
-        at=_time(at),
+        at=measured.at if measured.at.tzinfo else measured.at.replace(tzinfo=dt.UTC),
         prompts=tuple(_prompts(request)),
         answers=tuple(_answer(one) for one in completions),
-        status=status,
-        latency_ms=latency_ms,
+        status=measured.status,
+        latency_ms=measured.latency_ms,
         prompt_tokens=_used(completions, "prompt_tokens"),
         completion_tokens=_used(completions, "completion_tokens"),
         refused=any(map(_is_refused, completions)),
@@ -120,19 +137,19 @@ def _call(
 
 
 def _answer(completion: Mapping[str, Any]) -> str:
-    choices = completion.get("choices") or [{}]
-    return str((choices[0].get("message") or {}).get("content") or "")
+    message = next(iter(_mappings(completion.get("choices"))), {}).get("message")
+    return str(message.get("content") or "") if isinstance(message, Mapping) else ""
 
 
 def _used(completions: Iterable[Mapping[str, Any]], name: str) -> int | None:
-    found = [(one.get("usage") or {}).get(name) for one in completions]
-    known = [count for count in found if count is not None]
+    found = [usage.get(name) for one in completions for usage in _mappings([one.get("usage")])]
+    known = [count for count in found if isinstance(count, int)]
     return sum(known) if known else None
 
 
 def _is_refused(completion: Mapping[str, Any]) -> bool:
     """An answer that was held back ends so; a question that was has no choices, only an error."""
-    choices = completion.get("choices") or ()
+    choices = _mappings(completion.get("choices"))
     if not choices:
         return _FILTERED in json.dumps(completion)
     return any(choice.get("finish_reason") == _FILTERED for choice in choices)
@@ -150,7 +167,7 @@ def _prompts(request: Any) -> Iterator[str]:
 
 def _rows(request: Any) -> list[Mapping[str, Any]]:
     if isinstance(request, list):
-        return [row for row in request if isinstance(row, Mapping)]
+        return _mappings(request)
     if not isinstance(request, Mapping):
         return []
     framed = request.get("input_data") or request.get("dataframe_split")
@@ -165,8 +182,12 @@ def _completions(response: Any) -> list[Mapping[str, Any]]:
     found = _loaded(response)
     if isinstance(found, Mapping) and "predictions" in found:
         found = found["predictions"]
-    answers = found if isinstance(found, list) else [found]
-    return [answer for answer in answers if isinstance(answer, Mapping)]
+    return _mappings(found if isinstance(found, list) else [found])
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    """The objects of a list; none where something else was answered."""
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
 
 
 def _loaded(value: Any) -> Any:
@@ -187,11 +208,3 @@ def _parse(text: str, place: str) -> Mapping[str, Any]:
             "PHI3-D092", f"not JSON: {wrong}", where=place, fix="remove the line"
         ) from wrong
     return found if isinstance(found, Mapping) else {}
-
-
-def _time(text: str) -> dt.datetime:
-    try:
-        at = dt.datetime.fromisoformat(text)
-    except ValueError:
-        return dt.datetime.fromtimestamp(0, dt.UTC)
-    return at if at.tzinfo else at.replace(tzinfo=dt.UTC)

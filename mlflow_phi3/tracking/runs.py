@@ -274,26 +274,30 @@ class Tracker:
         query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         return self._search(query, order="attributes.start_time ASC")
 
-    def latest(self, stage: str, *, where: str) -> MlflowRun:
+    def latest(self, stage: str, *, where: str, without: str = "") -> MlflowRun:
         """The newest FINISHED run of a stage.
 
         Args:
             stage: As the tag ``phi3.stage``.
             where: The parameter that could name another run, for messages.
+            without: A tag that it must not carry.
 
         Raises:
             UsageError: There is none in this experiment.
         """
         query = f"tags.`{STAGE}` = '{stage}' AND attributes.status = 'FINISHED'"
-        found = self._search(query, order="attributes.start_time DESC", most=1)
-        if not found:
+        newest = self._search(
+            query, order="attributes.start_time DESC", most=None if without else 1
+        )
+        found = next((run for run in newest if without not in run.data.tags), None)
+        if found is None:
             raise UsageError(
                 "PHI3-U020",
                 f"no finished {stage} run in this experiment",
                 where=where,
                 fix=f"run the {stage} step first, or name its run",
             )
-        return found[0]
+        return found
 
     def _search(self, query: str, *, order: str, most: int | None = None) -> list[MlflowRun]:
         runs: list[MlflowRun] = []

@@ -11,6 +11,7 @@ from mlflow_phi3.tracking.deployed import find_version_tags
 from mlflow_phi3.tracking.lookup import find_run
 from mlflow_phi3.training.adapters import load_lora_spec
 from mlflow_phi3.training.spec import TrialSpec
+from mlflow_phi3.workflows.following import JOB
 from mlflow_phi3.workflows.job import Job
 from mlflow_phi3.workflows.sweep import fetch_adapter
 
@@ -28,14 +29,16 @@ def find_start(job: Job, base: Base, source: str) -> Path:
         job: The surroundings.
         base: The base that will be trained on.
         source: ``models:/<name>@<alias>`` or ``models:/<name>/<version>``, ``runs:/<run id>``,
-            ``latest`` (the newest finished training of the experiment), or a folder in PEFT's
-            format.
+            ``latest`` (the experiment's newest training that was finished here), or a folder in
+            PEFT's format.
 
     Raises:
         UsageError: There is no adapter, or one of another base.
     """
     if source == LATEST:
-        source = f"runs:/{job.tracker.latest('train', where=_PARAMETER).info.run_id}"
+        # What Foundry trained stays in Azure.
+        here = job.tracker.latest("train", where=_PARAMETER, without=JOB)
+        source = f"runs:/{here.info.run_id}"
     if source.startswith("models:/"):
         tags = find_version_tags(source)
         if _TRIAL_RUN not in tags:

@@ -11,7 +11,7 @@ from mlflow_phi3.azure.finetuning import (
     JobState,
     to_yaml,
 )
-from mlflow_phi3.azure.hyperparameters import check_expressible
+from mlflow_phi3.azure.hyperparameters import check_expressible, check_range
 from mlflow_phi3.backends.foundry import (
     Lesson,
     choose_base,
@@ -24,6 +24,7 @@ from mlflow_phi3.backends.jobs import Limits
 from mlflow_phi3.backends.project import is_emulated, open_project
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.parse import narrow
+from mlflow_phi3.config.swept import Swept, values_of
 from mlflow_phi3.config.words import SweepWord, TrainWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import AzureError, UsageError
@@ -56,6 +57,8 @@ def run(config: TrainWord) -> None:
 def check(config: TrainWord | SweepWord) -> None:
     """Refuse what Foundry cannot do, before anything is read or sent."""
     check_expressible(config.model_fields_set)
+    most, times = _most(config.per_device_batch_size), _most(config.batch_size_multiplier)
+    check_range(epochs=_most(config.epochs), batch_size=most * times)
     check_asset_name(config.tuned_model, "tuned_model")
     choose_base(config.model, local=is_emulated(config.azure_target))
     if config.task != "chat-completion":
@@ -65,6 +68,11 @@ def check(config: TrainWord | SweepWord) -> None:
             where="task",
             fix="task=chat-completion, or backend=local",
         )
+
+
+def _most(counts: Swept) -> int:
+    """The greatest number that is asked for."""
+    return max(int(count) for count in values_of(counts) or (1,))
 
 
 def send(

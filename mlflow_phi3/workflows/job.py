@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
+from rich.markup import escape
 from transformers.utils.logging import disable_progress_bar
 
 from mlflow_phi3 import __version__
@@ -59,7 +60,7 @@ def open_job(config: JobConfig) -> Job:
 
 def greet(job: Job, config: ModelConfig) -> None:
     """Say what is being tuned, and that the demo is a demo."""
-    job.screen.say(f"[bold]mlflow-phi3 {__version__}[/] tunes [bold]{config.model}[/]")
+    job.screen.say(f"[bold]mlflow-phi3 {__version__}[/] tunes [bold]{escape(config.model)}[/]")
     if config.model == DEMO:
         job.screen.say(
             "This is the demo model: a small Phi-3 made for trying the whole way on any machine. "

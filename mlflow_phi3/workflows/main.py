@@ -2,6 +2,8 @@
 
 import importlib
 
+from rich.markup import escape
+
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.tracking.runs import Run
@@ -46,13 +48,13 @@ def _show_next(job: Job, registered: Registered, root: Run) -> None:
     """Say how to look at the runs, and how to deploy the winner."""
     say = job.screen.say
     say(
-        f"\n[bold green]{registered.winner} is {registered.uri}[/]: {registered.why}",
+        f"\n[bold green]{registered.winner} is {registered.uri}[/]: {escape(registered.why)}",
         event="registered",
         winner=registered.winner,
         model=registered.uri,
         champion=registered.champion,
     )
     create = f"mlflow deployments create --name chat -m {registered.uri} -t azure-foundry"
-    say(f"  Look     {how_to_look(job.tracker.uri)}   [dim]({root.name})[/]")
+    say(f"  Look     {escape(how_to_look(job.tracker.uri))}   [dim]({root.name})[/]")
     say(f"  Deploy   {create}")
     say(f"  Rehearse {create}:/local   [dim](an emulator; needs no account)[/]")

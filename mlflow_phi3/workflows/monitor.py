@@ -113,7 +113,10 @@ def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
             where=f"endpoint {config.endpoint}",
             fix="let your application write its calls down (docs/monitor.md), and give --log FILE",
         )
-    calls = [call for call in read_calls(lines) if start <= call.at < now]
+    found = read_calls(lines)
+    calls = [call for call in found if start <= call.at < now]
+    if len(found) > len(calls):
+        sources[-1] += f", {len(found) - len(calls)} calls before or after the window"
     return _Seen(minutes, calls, tuple(sources))
 
 

@@ -4,6 +4,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.markup import escape
+
 from mlflow_phi3.backends.repeat import write_repeat_data
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.prepare import PrepareConfig
@@ -51,7 +53,7 @@ def prepare(job: Job, config: PrepareWord, run: Run) -> PreparedData:
     job.screen.say(
         f"  {counts.rows_in} conversations: {sizes}; "
         f"{counts.duplicates} duplicates, {counts.rejected} rejected; "
-        f"report: {_shown(data.folder / 'report.html')}",
+        f"report: {escape(str(_shown(data.folder / 'report.html')))}",
         event="prepared",
         **{name: facts.rows for name, facts in data.manifest.splits.items()},
         rows_in=counts.rows_in,
@@ -60,7 +62,7 @@ def prepare(job: Job, config: PrepareWord, run: Run) -> PreparedData:
         folder=str(data.folder),
     )
     if data.manifest.labels:
-        job.screen.say(f"  labels: {show_balance(data)}")
+        job.screen.say(f"  labels: {escape(show_balance(data))}")
     return data
 
 

@@ -4,6 +4,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.markup import escape
+
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
@@ -87,7 +89,7 @@ def run(config: RegisterWord) -> None:
             job, config, open_base(winner.config, data), data, winner, tuned, root
         )
     job.screen.say(
-        f"{registered.winner} is {registered.uri}: {registered.why}",
+        escape(f"{registered.winner} is {registered.uri}: {registered.why}"),
         event="registered",
         winner=registered.winner,
         model=registered.uri,

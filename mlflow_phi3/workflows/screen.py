@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from typing import Literal, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 # Seconds between two plain progress lines of one stage: enough to see life, little enough to read.
 _PLAIN_EVERY_S = 5.0
@@ -41,7 +43,10 @@ class Screen:
         self.console = Console(highlight=False, soft_wrap=True, width=width)
 
     def say(self, text: str, *, event: str = "message", **facts: object) -> None:
-        """Print a line (rich markup), or ``facts`` as a JSON object of kind ``event``."""
+        """Print a line, or ``facts`` as a JSON object of kind ``event``.
+
+        The line is rich markup: :func:`rich.markup.escape` what others wrote into it.
+        """
         if self._json:
             plain = self.console.render_str(text).plain
             print(json.dumps({"event": event, "text": plain, **facts}), flush=True)  # noqa: T201 - JSON lines are for machines
@@ -68,24 +73,28 @@ class Screen:
             f"[green]✓[/] [bold]{name}[/] in {seconds:.1f} s", event="stage", stage=name, s=seconds
         )
 
-    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Print a table."""
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]
+    ) -> None:
+        """Print a table; its cells are taken as they are, without markup."""
         if self._json:
             for row in rows:
-                self.say("", event=title, **dict(zip(columns, row, strict=True)))
+                facts = dict(zip(columns, map(str, row), strict=True))
+                self.say("", event=title, **facts)
             return
-        table = Table(title=title, title_justify="left", header_style="bold")
+        table = Table(title=Text(title), title_justify="left", header_style="bold")
         for column, *cells in zip(columns, *rows, strict=True):
-            table.add_column(column, justify="right" if all(map(_is_figure, cells)) else "left")
+            figures = all(_is_figure(str(cell)) for cell in cells)
+            table.add_column(Text(column), justify="right" if figures else "left", overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
         self.console.print(table)
 
     def _bar(self) -> Progress:
         return Progress(
             TextColumn("  [bold]{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
             console=self.console,
@@ -108,7 +117,7 @@ class Screen:
             left_s = _left_s(now, done, first)
             left = "" if left_s is None else f", {_clock(left_s)} left"
             self.say(
-                f"  {name}{share} {text}{left}",
+                f"  {name}{share} {escape(text)}{left}",
                 event="progress",
                 stage=name,
                 done=done,

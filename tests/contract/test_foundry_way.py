@@ -137,6 +137,8 @@ def serve_and_delete(emulator, job):
 def test_what_foundry_cannot_do_is_refused_before_anything_is_sent(settings, emulator):
     for more, said in (
         ({"lora_r": "4"}, "U772 lora_r"),
+        ({"epochs": "11"}, "U771 epochs: 11 epochs"),
+        ({"batch_size_multiplier": "9"}, "U771 batch_size_multiplier: 72 examples"),
         ({"task": "text-classification"}, "U774"),
         ({"tuned_model": "no/slash"}, "U776"),
     ):

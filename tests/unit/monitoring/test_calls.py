@@ -81,6 +81,30 @@ def test_every_chat_of_a_batch_counts():
     assert (call.prompt_tokens, call.completion_tokens, call.refused) == (None, None, False)
 
 
+@pytest.mark.parametrize("at", [1770091500, 1770091500000, "2026-02-03T04:05:00", "1770091500"])
+def test_times_as_other_logs_have_them(at):
+    (call,) = read(json.dumps({"at": at, "request": CHAT, "response": ANSWER}))
+    assert (call.at, call.status) == (AT, 200)
+
+
+@pytest.mark.parametrize("message", ["x", None, {"content": None}])
+def test_an_odd_answer_is_none(message):
+    (call,) = read(
+        to_log(CHAT, {"choices": [{"message": message}]}, at=AT, status=200, latency_ms=1)
+    )
+    assert (call.answers, call.refused) == (("",), False)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("at", "yesterday"), ("at", None), ("status", "error"), ("latency_ms", "12 ms")],
+)
+def test_a_field_that_cannot_be_read_is_named(field, value):
+    line = {"at": AT.isoformat(), "request": CHAT, "response": ANSWER, field: value}
+    with pytest.raises(DataError, match=f"PHI3-D095 file:1: {field} is {value!r}"):
+        read(json.dumps(line))
+
+
 @pytest.mark.parametrize(("line", "code"), [("{", "D092"), ('{"a": 1}', "D091"), ("[]", "D091")])
 def test_other_lines_are_named(line, code):
     with pytest.raises(DataError, match=f"PHI3-{code} file:2"):

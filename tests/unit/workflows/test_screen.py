@@ -95,3 +95,17 @@ def test_a_table_sets_words_left_and_figures_right(capsys):
     shown = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
     assert shown[1].startswith("│ loss        │ 12.25 │ of all")
     assert shown[2].startswith("│ cost        │     ? │")
+
+
+def test_what_others_wrote_is_no_markup(capsys):
+    said = ["What does [/INST] mean?", "[red]x[/red]"]
+    Screen("plain").table("[a]", ["[b]", "[c]"], [said])
+    Screen("json").table("[a]", ["[b]", "[c]"], [said])
+    with Screen("plain").stage("watch") as update:
+        update("[/INST]")
+
+    table, _, rest = capsys.readouterr().out.partition('{"event"')
+    assert "[a]" in table
+    assert all(word in table for word in ("[b]", "[c]", *said))
+    assert json.loads('{"event"' + rest.splitlines()[0])["[b]"] == said[0]
+    assert "  watch [/INST]" in rest
