@@ -1,66 +1,29 @@
 """Hub and project of Azure AI Foundry: planned, then created where they are missing."""
 
-import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from rapidfuzz import process
+
 from mlflow_phi3.azure.client import Workspace, open_account
 from mlflow_phi3.azure.manager import ResourceManager
 from mlflow_phi3.azure.operation import Deadline, finish
-from mlflow_phi3.azure.target import Target
-from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.azure.wanted import CREATE, SKIP, WantedInfra, check_wanted
+from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 
 GROUPS, WORKSPACES, ACCOUNTS = "2021-04-01", "2024-10-01-preview", "2024-10-01"
+LOCATIONS = "2022-12-01"
 """API versions."""
-SKIP, CREATE = "skip", "create"
 Kind = Literal["resource group", "AI Services account", "hub", "project", "connection"]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,32}")
 _LOCATION = re.compile(r"[a-z]+\d?")
-
-
-@dataclass(frozen=True, slots=True)
-class WantedInfra:
-    """What shall be there.
-
-    Args:
-        target: The project.
-        hub: Name of its hub.
-        location: Azure region of all of it; empty takes that of what is there.
-        ai_services: ``create``, ``skip`` or the resource id of an account.
-        search: ``skip`` or the address of an AI Search service.
-    """
-
-    target: Target
-    hub: str
-    location: str
-    ai_services: str = CREATE
-    search: str = SKIP
-
-    @property
-    def hub_target(self) -> Target:
-        """The hub, which is a workspace like its projects."""
-        return replace(self.target, project=self.hub)
-
-    @property
-    def group_path(self) -> str:
-        """Resource id of the group."""
-        return f"/subscriptions/{self.target.subscription}/resourceGroups/{self.target.group}"
-
-    @property
-    def account_name(self) -> str:
-        """Name of an AI Services account, unique in the world as it becomes a host name."""
-        place = f"{self.target.subscription}/{self.target.group}/{self.hub}".lower()
-        return f"{self.hub[:40]}-ai-{hashlib.sha256(place.encode()).hexdigest()[:6]}".lower()
-
-    @property
-    def account_path(self) -> str:
-        """Resource id of the AI Services account."""
-        if self.ai_services not in {CREATE, SKIP}:
-            return self.ai_services
-        provider = "providers/Microsoft.CognitiveServices/accounts"
-        return f"{self.group_path}/{provider}/{self.account_name}"
+_WORKSPACE_ID = re.compile(
+    r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)"
+    r"/providers/Microsoft\.MachineLearningServices/workspaces/(?P<name>[^/]+)",
+    re.IGNORECASE,
+)
+_DENIED = 403
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +57,7 @@ class CurrentInfra:
         project: The project.
         account: The AI Services account.
         connections: Names of the hub's connections.
+        locations: Names of the subscription's regions; none where they may not be read.
     """
 
     group: Mapping[str, Any] | None
@@ -101,23 +65,17 @@ class CurrentInfra:
     project: Mapping[str, Any] | None
     account: Mapping[str, Any] | None
     connections: tuple[str, ...] = ()
+    locations: tuple[str, ...] = ()
 
 
 def plan_infra(current: CurrentInfra, wanted: WantedInfra) -> tuple[Step, ...]:
     """Return what is missing, in the order in which it can be created.
 
     Raises:
-        UsageError: A name that Azure refuses, or no region for what is new.
+        UsageError: As :func:`check_wanted`, or no region for what is new.
         PreflightError: Something of that name is something else, or elsewhere.
     """
-    for name, what in ((wanted.hub, "--hub"), (wanted.target.project, "--project")):
-        if not _NAME.fullmatch(name):
-            raise UsageError(
-                "PHI3-U761",
-                f"{name!r} is not a name of 3 to 33 letters, digits, dashes and underscores",
-                where=what,
-                fix="choose another",
-            )
+    check_wanted(wanted)
     location = find_location(current, wanted)
     _check_known(current, wanted, location)
     steps: list[Step] = []
@@ -157,6 +115,17 @@ def find_location(current: CurrentInfra, wanted: WantedInfra) -> str:
             fix="name one that tunes your model, for example --location eastus2 "
             "(mlflow-phi3 models lists them)",
         )
+    if wanted.location and current.locations and location not in current.locations:
+        nearest = process.extractOne(location, current.locations, score_cutoff=70)
+        raise UsageError(
+            "PHI3-U762",
+            f"{location!r} is not a region of this subscription",
+            where="--location",
+            fix=f"did you mean {nearest[0]!r}?"
+            if nearest
+            else "az account list-locations -o table lists them; "
+            "mlflow-phi3 models those that tune your model",
+        )
     return location
 
 
@@ -183,11 +152,33 @@ class Builder:
         self._deadline = deadline
         self._manager = ResourceManager(account)
 
+    def choose_hub(self, wanted: WantedInfra) -> WantedInfra:
+        """Return what is wanted, with a hub: as told, else the project's own, else <project>-hub.
+
+        Raises:
+            UsageError: As :func:`check_wanted`.
+            AzureError: Refused, or no answer.
+        """
+        check_wanted(wanted)
+        if wanted.hub:
+            return wanted
+        own = _own_hub(self._get(wanted.target.path, WORKSPACES))
+        if own is None:
+            return replace(wanted, hub=f"{wanted.target.project}-hub")
+        return replace(wanted, hub=own["name"], hub_group=own["group"])
+
     def look(self, wanted: WantedInfra) -> CurrentInfra:
-        """Return what is there."""
+        """Return what is there.
+
+        Raises:
+            UsageError: As :func:`check_wanted`.
+            AzureError: Refused, or no answer.
+        """
+        check_wanted(wanted)
+        places = self._locations(wanted) if wanted.location else ()
         group = self._get(wanted.group_path, GROUPS)
         if group is None:
-            return CurrentInfra(None, None, None, None)
+            return CurrentInfra(None, None, None, None, locations=places)
         hub = self._get(wanted.hub_target.path, WORKSPACES)
         found: tuple[str, ...] = ()
         if hub is not None:
@@ -196,7 +187,8 @@ class Builder:
         account = None
         if wanted.ai_services != SKIP:
             account = self._get(wanted.account_path, ACCOUNTS)
-        return CurrentInfra(group, hub, self._get(wanted.target.path, WORKSPACES), account, found)
+        project = self._get(wanted.target.path, WORKSPACES)
+        return CurrentInfra(group, hub, project, account, found, places)
 
     def build(
         self,
@@ -260,6 +252,17 @@ class Builder:
         with hub.session(f"connection {step.name}") as ml:
             ml.connections.create_or_update(made)
 
+    def _locations(self, wanted: WantedInfra) -> tuple[str, ...]:
+        """Names of the regions; none where they may not be read: Azure refuses a wrong one too."""
+        path = f"/subscriptions/{wanted.target.subscription}/locations"
+        try:
+            found = self._get(path, LOCATIONS)
+        except AzureError as refused:
+            if refused.status != _DENIED:
+                raise
+            return ()
+        return tuple(str(one["name"]).lower() for one in (found or {}).get("value") or ())
+
     def _get(self, path: str, version: str) -> Mapping[str, Any] | None:
         answer = self._manager.get(path, version, where=path.rsplit("/", 1)[1])
         return None if answer is None else answer.body
@@ -288,8 +291,11 @@ def _check_known(current: CurrentInfra, wanted: WantedInfra, location: str) -> N
                 "PHI3-P722",
                 f"it is in {place}, not in {location}",
                 where=f"{what} {name}",
-                fix=f"choose another name by --{what}, or --location {place}",
+                fix="choose another name by --project"
+                + (" and another by --hub" if what == "hub" else "")
+                + f", or --location {place}",
             )
+    _check_hub(current.project, wanted)
     if current.account is None and wanted.ai_services not in {CREATE, SKIP}:
         raise PreflightError(
             "PHI3-P723",
@@ -297,6 +303,27 @@ def _check_known(current: CurrentInfra, wanted: WantedInfra, location: str) -> N
             where=wanted.ai_services,
             fix="give the resource id of one, or --ai-services create or skip",
         )
+
+
+def _check_hub(project: Mapping[str, Any] | None, wanted: WantedInfra) -> None:
+    """Refuse another hub than the project's: what is made for it would be used by nothing."""
+    own = _own_hub(project)
+    hub = wanted.hub_target
+    asked = (hub.group.lower(), hub.project.lower())
+    if own is None or (own["group"].lower(), own["name"].lower()) == asked:
+        return
+    elsewhere = "" if own["group"].lower() == asked[0] else f" of resource group {own['group']}"
+    raise PreflightError(
+        "PHI3-P724",
+        f"it is in hub {own['name']}{elsewhere}, not in {wanted.hub}",
+        where=f"project {wanted.target.project}",
+        fix="choose another name by --project, or leave --hub out",
+    )
+
+
+def _own_hub(project: Mapping[str, Any] | None) -> re.Match[str] | None:
+    properties = (project or {}).get("properties") or {}
+    return _WORKSPACE_ID.fullmatch(str(properties.get("hubResourceId") or ""))
 
 
 def _step(kind: Kind, name: str, path: str, note: str) -> Step:

@@ -361,7 +361,8 @@ def check_region(needs: Needs, location: str) -> Check:
         return Check(name, "skipped", "no project to look at", needed)
     if location in needs.regions:
         return Check(name, "ok", location, needed)
-    mend = f"create a project there: mlflow-phi3 infra --location {needs.regions[0]}"
+    infra = f"mlflow-phi3 infra --project <new name> --location {needs.regions[0]}"
+    mend = f"create a project there: {infra}"
     return Check(name, "failed", f"the project is in {location}", needed, ("train",), mend)
 
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import typer
 
-from mlflow_phi3.azure.infra import CREATE, SKIP, Builder, WantedInfra, find_location, plan_infra
+from mlflow_phi3.azure.infra import Builder, find_location, plan_infra
 from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.wanted import CREATE, SKIP, WantedInfra, check_wanted
 from mlflow_phi3.backends.project import find_place
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.workflows.screen import Screen
@@ -21,7 +22,9 @@ def infra_command(  # noqa: PLR0913 - one option each
     target: str = TARGET,
     project: str = typer.Option("", help="Name of the project; by default the target's."),
     group: str = typer.Option("", help="Resource group; by default the target's."),
-    hub: str = typer.Option("", help="Name of its hub; by default <project>-hub."),
+    hub: str = typer.Option(
+        "", help="Name of its hub; by default the one that it is in, else <project>-hub."
+    ),
     location: str = typer.Option("", help="Azure region; by default that of what is there."),
     ai_services: str = typer.Option(
         CREATE, help="AI Services: `create`, `skip`, or the resource id of an account."
@@ -41,9 +44,11 @@ def infra_command(  # noqa: PLR0913 - one option each
         group=group or place.target.group,
         project=project or place.target.project,
     )
-    wanted = WantedInfra(found, hub or f"{found.project}-hub", location, ai_services, search)
+    wanted = WantedInfra(found, hub, location, ai_services, search)
+    check_wanted(wanted)
     screen = Screen("json" if as_json else "auto")
     builder = Builder(replace(place, target=found).open_account(), Deadline(timeout_s))
+    wanted = builder.choose_hub(wanted)
     current = builder.look(wanted)
     steps = plan_infra(current, wanted)
     if not dry_run:

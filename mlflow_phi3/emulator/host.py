@@ -202,13 +202,23 @@ def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _
     # The account "localhost:PORT/name#" lets the SDK's https://{account}.blob.{suffix} come here:
     # what follows lands in the fragment of the URL.
     assets = Assets(store, account=lambda: f"localhost:{port}/{ACCOUNT}#")
-    names = {"subscription": SUBSCRIPTION, "group": GROUP, "workspace": WORKSPACE}
     resources = Resources(store, assets, subscription=SUBSCRIPTION)
     if store.get(group := f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}") is None:
         resources.put_group(group, LOCATION)
-    assets.create_workspace(WORKSPACE_PATH.format(**names), location=LOCATION, kind="Project")
+    _create_project(assets, store)
     address = f"https://localhost:{port}"
     return _Ground(address, azurite.url, blobs, store, faults, operations, fleet, assets, resources)
+
+
+def _create_project(assets: Assets, store: Store) -> None:
+    """Create the project that is there from the beginning, in a hub as every project."""
+    hub, project = (
+        WORKSPACE_PATH.format(subscription=SUBSCRIPTION, group=GROUP, workspace=name)
+        for name in (f"{WORKSPACE}-hub", WORKSPACE)
+    )
+    assets.create_workspace(hub, location=LOCATION, kind="Hub")
+    assets.create_workspace(project, location=LOCATION, kind="Project")
+    store.patch(project, hubResourceId=hub)
 
 
 def _endpoints(ground: _Ground) -> tuple[Endpoints, Serverless]:

@@ -125,7 +125,7 @@ def test_a_hub_is_no_project(look, emulator):
 
 def test_a_model_of_other_regions_and_a_retired_one(look):
     checks = look(replace(NEEDS, regions=("swedencentral",)))
-    assert_mendable(checks["model Phi-4-mini-instruct"], "infra --location swedencentral")
+    assert_mendable(checks["model Phi-4-mini-instruct"], "--project <new name>")
     assert "eastus2" in checks["model Phi-4-mini-instruct"].found
     why, instead = refusal(describe("Phi-3-mini-4k-instruct"))
     check = look(replace(NEEDS, model="Phi-3-mini-4k-instruct", refusal=why, instead=instead))[

@@ -1,22 +1,28 @@
 """Hub and project through the SDK's own templates."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 from mlflow_phi3.azure.client import open_account, open_workspace
-from mlflow_phi3.azure.infra import Builder, WantedInfra, find_location, plan_infra
+from mlflow_phi3.azure.infra import Builder, CurrentInfra, find_location, plan_infra
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.permissions import SEE, STEPS
 from mlflow_phi3.azure.target import Target
+from mlflow_phi3.azure.wanted import WantedInfra
 from mlflow_phi3.cli.doctor import app as doctor_app
 from mlflow_phi3.cli.infra import app
 from mlflow_phi3.cli.models import app as models_app
 from mlflow_phi3.emulator.settings import SUBSCRIPTION
-from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 
 TARGET = Target(SUBSCRIPTION, "tutorial", "phi-tutorial")
+ACCOUNT = (
+    f"/subscriptions/{SUBSCRIPTION}/resourceGroups/tutorial"
+    "/providers/Microsoft.CognitiveServices/accounts/nosuch"
+)
 
 
 @pytest.fixture
@@ -78,7 +84,7 @@ def _elsewhere(emulator):
         (WantedInfra(TARGET, "phi-tutorial-hub", "westus"), "PHI3-P722"),
         (WantedInfra(TARGET, "phi-tutorial", "eastus2"), "PHI3-P721"),
         (
-            WantedInfra(TARGET, "phi-tutorial-hub", "", ai_services="/subscriptions/x/y"),
+            WantedInfra(TARGET, "phi-tutorial-hub", "", ai_services=ACCOUNT),
             "PHI3-P723",
         ),
     ):
@@ -96,3 +102,86 @@ def test_the_registry_is_asked_for_the_regions_of_today(azure):
     (model,) = found["models"]
     assert (model["regions_as_of"], model["registry_version"]) == ("now", "1")
     assert "eastus2" in model["regions"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "mend"),
+    [
+        (["--ai-services", "nosuch"], "PHI3-U786", "az cognitiveservices account list"),
+        (["--ai-services", "/subscriptions/x/y"], "PHI3-U786", "resource id"),
+        (["--search", "nosuch"], "PHI3-U787", "https://<name>.search.windows.net"),
+        (["--search", "http://a.search.windows.net"], "PHI3-U787", "https://"),
+        (["--project", "x"], "PHI3-U761", "choose another"),
+    ],
+)
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []])
+def test_a_name_where_an_id_or_an_address_belongs(azure, emulator, words, code, mend, dry_run):
+    told = CliRunner().invoke(app, ["--location", "eastus2", *words, *dry_run])
+    assert isinstance(told.exception, UsageError)
+    assert told.exception.code == code
+    assert mend in str(told.exception)
+    assert not emulator.journal()  # before anything is asked
+
+
+def test_a_project_stays_in_its_hub(azure, emulator):
+    words = ["--project", "phi-own", "--ai-services", "skip"]
+    made = CliRunner().invoke(app, [*words, "--hub", "phi-one", "--location", "eastus2"])
+    assert made.exit_code == 0, made.exception
+    emulator.http.delete("/emulator/journal")
+    told = CliRunner().invoke(app, ["--project", "phi-own", "--hub", "other"])
+    assert isinstance(told.exception, PreflightError)
+    assert told.exception.code == "PHI3-P724"
+    assert "project phi-own: it is in hub phi-one, not in other" in str(told.exception)
+    told = CliRunner().invoke(app, words)
+    assert "Nothing to do" in told.output, told.exception  # its own hub, not phi-own-hub
+    assert not [e for e in emulator.journal() if e["method"] == "PUT"]
+
+
+def test_a_hub_of_another_group_is_taken_as_it_is(emulator, monkeypatch):
+    """What is made for it lies beside it."""
+    hub = replace(TARGET, group="platform", project="phi-hub")
+    project = {"kind": "Project", "location": "eastus2", "properties": {"hubResourceId": hub.path}}
+    builder = Builder(open_account(TARGET, emulator.environment), Deadline(1))
+    monkeypatch.setattr(builder, "_get", lambda _path, _version: project)
+    wanted = builder.choose_hub(WantedInfra(TARGET, "", ""))
+    assert wanted.hub_target == hub
+    assert "/resourceGroups/platform/" in wanted.account_path
+    there = {"kind": "Hub", "location": "eastus2"}
+    current = CurrentInfra({"location": "eastus2"}, there, project, {}, ("ai-services",))
+    assert plan_infra(current, wanted) == ()
+    with pytest.raises(PreflightError, match=r"P724 .* in hub phi-hub of resource group platform"):
+        plan_infra(current, replace(wanted, hub_group=""))
+
+
+def test_the_project_that_is_there_from_the_beginning_is_in_a_hub(emulator, monkeypatch):
+    for name, value in emulator.environment.items():
+        monkeypatch.setenv(name, value)
+    told = CliRunner().invoke(app, ["--ai-services", "skip"])
+    assert "Nothing to do" in told.output, told.exception
+
+
+def test_a_mistyped_region_makes_nothing(azure, emulator):
+    words = ["--project", "phi-region", "--group", "phi-regions"]
+    for dry_run in (["--dry-run"], []):
+        told = CliRunner().invoke(app, [*words, "--location", "estus2", *dry_run])
+        assert isinstance(told.exception, UsageError)
+        assert "'estus2' is not a region" in str(told.exception)
+        assert "did you mean 'eastus2'?" in str(told.exception)
+    assert not [e for e in emulator.journal() if e["method"] == "PUT"]
+    emulator.allow(SEE, *STEPS["infra"])  # the regions may not be read: Azure itself refuses
+    told = CliRunner().invoke(app, [*words, "--location", "estus2"])
+    assert isinstance(told.exception, AzureError)
+    assert told.exception.azure_code == "LocationNotAvailableForResourceGroup"
+    assert "eastus2" in str(told.exception)
+
+
+def test_the_mends_of_a_wrong_region_lead_out(azure, emulator):
+    """Each is followed to its word; the last one makes a project where it was wanted."""
+    skip = ["--ai-services", "skip"]
+    made = CliRunner().invoke(app, ["--project", "phi-away", "--location", "westus", *skip])
+    assert made.exit_code == 0, made.exception
+    told = CliRunner().invoke(app, ["--project", "phi-away", "--location", "eastus2", *skip])
+    assert told.exception.code == "PHI3-P722"
+    assert "another name by --project and another by --hub" in str(told.exception)
+    told = CliRunner().invoke(app, ["--project", "phi-there", "--location", "eastus2", *skip])
+    assert told.exit_code == 0, told.exception

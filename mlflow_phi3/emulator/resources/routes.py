@@ -14,13 +14,6 @@ _CONNECTION = WORKSPACE + "/connections/{connection}"
 def routes(resources: Resources) -> list[Route]:
     """Return the routes."""
 
-    def subscription(call: Call) -> Reply:
-        return Reply(resources.get_subscription(call.names["subscription"]))
-
-    def set_state(call: Call) -> Reply:
-        resources.set_state(str((call.body or {}).get("state") or "Enabled"))
-        return Reply(status=204)
-
     def put_group(call: Call) -> Reply:
         location = str((call.body or {}).get("location") or "")
         body, new = resources.put_group(_GROUP.format(**call.names), location)
@@ -49,7 +42,6 @@ def routes(resources: Resources) -> list[Route]:
         return Reply(resources.get_account(_ACCOUNT.format(**call.names)))
 
     table: list[tuple[str, str, Handler]] = [
-        ("GET", _SUBSCRIPTION, subscription),
         ("PUT", _GROUP, put_group),
         ("GET", _GROUP, get_group),
         ("PUT", _DEPLOYMENT, deploy),
@@ -60,8 +52,25 @@ def routes(resources: Resources) -> list[Route]:
         ("GET", _ACCOUNT, get_account),
     ]
     found = [Route(method, template, handler) for method, template, handler in table]
-    told = Route("PUT", "/emulator/subscription", set_state, open=True)
-    return [told, *found, *_connections(resources)]
+    return [*_subscription(resources), *found, *_connections(resources)]
+
+
+def _subscription(resources: Resources) -> list[Route]:
+    def subscription(call: Call) -> Reply:
+        return Reply(resources.get_subscription(call.names["subscription"]))
+
+    def locations(call: Call) -> Reply:
+        return Reply({"value": resources.list_locations(call.names["subscription"])})
+
+    def set_state(call: Call) -> Reply:
+        resources.set_state(str((call.body or {}).get("state") or "Enabled"))
+        return Reply(status=204)
+
+    return [
+        Route("PUT", "/emulator/subscription", set_state, open=True),
+        Route("GET", _SUBSCRIPTION, subscription),
+        Route("GET", _SUBSCRIPTION + "/locations", locations),
+    ]
 
 
 def _connections(resources: Resources) -> list[Route]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_phi3.emulator.assets.state import Assets, envelope
+from mlflow_phi3.emulator.resources.locations import check_location, describe_locations
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
 
@@ -12,7 +13,6 @@ _GROUP = "resourceGroup"
 _CONNECTION = "connection"
 _ACCOUNT = "account"
 _STATE = "/emulator/subscription"
-_LOCATION = re.compile(r"[a-z]+\d?")
 _WORKSPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,32}")
 
 
@@ -46,6 +46,15 @@ class Resources:
             "state": (self._store.get(_STATE) or {"state": "Enabled"})["state"],
         }
 
+    def list_locations(self, subscription: str) -> list[Resource]:
+        """Return the regions of the subscription.
+
+        Raises:
+            Refusal: 404 for any other.
+        """
+        self.get_subscription(subscription)
+        return describe_locations(subscription)
+
     def set_state(self, state: str) -> None:
         """Say in which state the subscription is from now on, to practise one that is over."""
         self._store.put(_STATE, "subscription", {"state": state})
@@ -54,9 +63,9 @@ class Resources:
         """Create a resource group; tell whether it is new.
 
         Raises:
-            Refusal: No location, or another one than it has.
+            Refusal: No location that there is, or another one than it has.
         """
-        _check_location(location)
+        check_location(location, of="group")
         known = self._store.get(group_id)
         if known is not None and known["location"] != location:
             text = f"The resource group '{known['name']}' is in location {known['location']}."
@@ -135,7 +144,7 @@ class Resources:
             Refusal: Without kind, SKU or location.
         """
         self.get_group(account_id.split("/providers/", maxsplit=1)[0])
-        _check_location(str(body.get("location") or ""))
+        check_location(str(body.get("location") or ""))
         if not body.get("kind") or not (body.get("sku") or {}).get("name"):
             raise Refusal(400, "InvalidRequest", "An account needs a kind and a sku.")
         known = self._store.get(account_id)
@@ -165,7 +174,7 @@ class Resources:
         kind = str(values.get("kind") or "").capitalize()
         if not _WORKSPACE_NAME.fullmatch(name):
             raise Refusal(400, "BadArgument", f"'{name}' is not a valid workspace name.")
-        _check_location(str(values.get("location") or ""))
+        check_location(str(values.get("location") or ""))
         properties: dict[str, Any] = {
             "friendlyName": values.get("friendlyName") or name,
             "description": values.get("description") or "",
@@ -214,9 +223,3 @@ class Resources:
         """
         text = f"Deployment '{deployment_id.rsplit('/', 1)[1]}' could not be found."
         return self._store.need(deployment_id, "DeploymentNotFound", text)
-
-
-def _check_location(location: str) -> None:
-    if not _LOCATION.fullmatch(location):
-        text = f"The provided location '{location}' is not available."
-        raise Refusal(400, "LocationNotAvailableForResourceType", text)
