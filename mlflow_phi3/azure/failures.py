@@ -30,13 +30,25 @@ _SECRETS = (
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*"), "[secret]"),
 )
 
+_CONFLICT = 409
 _FIXES = {
     401: "sign in again (az login), or check AZURE_TENANT_ID, AZURE_CLIENT_ID and its secret",
     403: "ask for the role Azure AI Developer on the resource group",
     404: "check the name, and the target's subscription, resource group and project",
-    409: "wait until the other operation has ended, then run the same command again",
+    409: "change what the service names; where another operation is at work, wait until it has "
+    "ended. Then run the same command again",
     429: "wait a minute, then run the same command again; it goes on where it stopped",
 }
+_WAIT = "wait until the other operation has ended, then run the same command again"
+_FIXES_BY_CODE = {
+    "DeploymentLimitReached": "delete the deployment that this model has, or deploy another "
+    "version (mlflow deployments list shows what runs)",
+    "ModelInUse": "delete the deployments of the model first (mlflow deployments list shows them)",
+    "ModelNotFound": "the model is gone from the project: deploy another version, or make it again",
+}
+"""By the service's own code, where the status says too little."""
+_AT_WORK = re.compile(r"(?i)in ?progress|on ?going|being (changed|created|updated|deleted)")
+"""How the service says 409 of another operation, in its code or its words."""
 _DENIED = re.compile(r"perform action '(?P<action>[^']+)' over scope '(?P<scope>[^']+)'")
 """How the resource manager says 403 (AuthorizationFailed)."""
 _FIX_LATER = "run the same command again; it goes on where it stopped"
@@ -75,8 +87,14 @@ def _from_response(error: HttpResponseError, where: str, code: str) -> AzureErro
     told = getattr(error, "error", None)
     headers = getattr(error.response, "headers", {}) or {}
     text = (told.message if told is not None and told.message else None) or _first_line(error)
+    azure_code = str(getattr(told, "code", "") or "")
     status = error.status_code
-    fix = _grant(str(text)) or _FIXES.get(status or 401 if code == "PHI3-A702" else status or 0)
+    fix = (
+        _grant(str(text))
+        or _FIXES_BY_CODE.get(azure_code)
+        or (_WAIT if status == _CONFLICT and _AT_WORK.search(f"{azure_code} {text}") else None)
+        or _FIXES.get(status or 401 if code == "PHI3-A702" else status or 0)
+    )
     if fix is None:
         server_side = status is None or status >= 500
         fix = _FIX_LATER if server_side else "change what the service names, then run it again"
@@ -86,7 +104,7 @@ def _from_response(error: HttpResponseError, where: str, code: str) -> AzureErro
         where=where,
         fix=fix,
         status=status,
-        azure_code=str(getattr(told, "code", "") or ""),
+        azure_code=azure_code,
         request_id=str(headers.get("x-ms-request-id", "")),
     )
 

@@ -13,10 +13,11 @@ from typing import Any
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
 from mlflow_phi3.azure.pipeline import send
+from mlflow_phi3.errors import AzureError
 
-_NOT_FOUND = 404
 _BUSY = frozenset({"Accepted", "Creating", "InProgress", "Registering", "Running", "Updating"})
 _LONGEST_PAUSE_S = 10.0
+_AGAIN = "run the same command again, when nobody else deletes it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +65,7 @@ class ResourceManager:
         """Ask for an action.
 
         Raises:
-            AzureError: As :meth:`get`.
+            AzureError: As :meth:`get`, and what it is asked of is not there.
         """
         return self._send("POST", f"{path}?api-version={version}", where)
 
@@ -74,7 +75,7 @@ class ResourceManager:
         """Create or change a resource and wait until that has ended.
 
         Raises:
-            AzureError: As :meth:`get`.
+            AzureError: As :meth:`get`; what it belongs to is not there, or it is gone again.
             DeadlinePassed: Time is over.
         """
         url = f"{path}?api-version={version}"
@@ -91,7 +92,9 @@ class ResourceManager:
             time.sleep(min(pause_s, deadline.left_s()))
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
             answer = self._send("GET", url, where)
-        return answer or Answer(_NOT_FOUND, {}, None)
+        if answer is None:
+            raise AzureError("PHI3-A723", "it was deleted meanwhile", where=where, fix=_AGAIN)
+        return answer
 
     def _send(self, method: str, url: str, where: str, body: Any = None) -> Answer | None:
         with self._account.session(where) as ml:

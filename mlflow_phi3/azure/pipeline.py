@@ -3,6 +3,8 @@
 from typing import Any
 
 _NOT_FOUND = 404
+_MAY_BE_GONE = frozenset({"GET", "DELETE"})
+"""Where 404 is an answer; to PUT and POST it says that something they need is missing."""
 _REFUSED = 400
 
 
@@ -21,7 +23,7 @@ def send(ml: Any, method: str, url: str, *, body: Any = None) -> Any | None:
         body: What becomes JSON.
 
     Returns:
-        The pipeline's response, or None when the resource is not there.
+        The pipeline's response, or None when what is read or deleted is not there.
 
     Raises:
         HttpResponseError: Refused.
@@ -35,7 +37,7 @@ def send(ml: Any, method: str, url: str, *, body: Any = None) -> Any | None:
     request = HttpRequest(method, pipeline.format_url(url, endpoint=home), json=body)
     answer = pipeline.send_request(request, _return_pipeline_response=True)
     told = answer.http_response
-    if told.status_code == _NOT_FOUND:
+    if told.status_code == _NOT_FOUND and method in _MAY_BE_GONE:
         return None
     if told.status_code >= _REFUSED:
         raise HttpResponseError(response=told, error_format=ARMErrorFormat)

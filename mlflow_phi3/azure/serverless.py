@@ -15,9 +15,23 @@ from mlflow_phi3.errors import AzureError
 
 _VERSION = "2024-10-01-preview"
 """The first version whose type has ``contentSafety``."""
+_NOT_FOUND = 404
+_REFUSED, _FAILED = 400, 500
 _PAUSE_S = 5.0
 """Between polls where the service does not tell."""
 CHAT = "/v1/chat/completions"
+
+
+class Refused(AzureError):  # noqa: N818 - as DeadlinePassed: it says what became of the request
+    """A change that the service did not begin: all is as it was."""
+
+    @classmethod
+    def of(cls, error: AzureError) -> "Refused":
+        """Return an answer of the service as a refusal."""
+        refused = cls(error.code, error.problem, where=error.where, fix=error.fix)
+        refused.status, refused.azure_code = error.status, error.azure_code
+        refused.request_id = error.request_id
+        return refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +103,12 @@ class ServerlessService:
         return self.get(name)
 
     def put(self, wanted: ServerlessEndpoint, *, wait: bool = True) -> None:
-        """Create or change an endpoint."""
+        """Create or change an endpoint.
+
+        Raises:
+            Refused: It was not begun.
+            AzureError: It failed, or nobody knows how far it came.
+        """
         body = serverless_body(wanted, self._workspace.location)
         self._change("PUT", wanted.name, body, wait=wait)
 
@@ -99,9 +118,13 @@ class ServerlessService:
 
     def get_key(self, name: str) -> str:
         """Return what the endpoint is called with: keep it in memory only."""
-        answer = self._send("POST", f"{name}/listKeys")
-        if answer is None:
-            raise AzureError("PHI3-A711", "it was deleted meanwhile", where=f"endpoint {name}")
+        try:
+            answer = self._send("POST", f"{name}/listKeys")
+        except AzureError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            where = f"endpoint {name}"
+            raise AzureError("PHI3-A711", "it was deleted meanwhile", where=where) from error
         return str(answer.http_response.json()["primaryKey"])
 
     def _busy(self, name: str) -> str:
@@ -113,8 +136,13 @@ class ServerlessService:
         from azure.core.polling import LROPoller
         from azure.mgmt.core.polling.arm_polling import ARMPolling
 
-        begun = self._send(method, name, body)
-        if begun is None or not wait:
+        try:
+            begun = self._send(method, name, body)
+        except AzureError as error:
+            if _REFUSED <= (error.status or 0) < _FAILED:
+                raise Refused.of(error) from error
+            raise
+        if begun is None or not wait:  # None: what shall be deleted is gone
             return
         where = f"endpoint {name}"
         with self._workspace.session(where) as ml:
@@ -123,7 +151,7 @@ class ServerlessService:
             finish(poller, self._deadline, where=where)
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
-        """Send one request; None when the resource is not there."""
+        """Send one request; None when what is read or deleted is not there."""
         place = f"{self._workspace.target.path}/serverlessEndpoints/{path}".rstrip("/")
         with self._workspace.session(f"endpoint {path}" if path else "endpoints") as ml:
             return send(ml, method, f"{place}?api-version={_VERSION}", body=body)

@@ -4,7 +4,6 @@ import contextlib
 import datetime as dt
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from mlflow_phi3.azure.assets import ModelAsset, name_asset, upload_model
@@ -27,20 +26,23 @@ from mlflow_phi3.deployment.plan import (
     plan_removal,
 )
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
-from mlflow_phi3.deployment.reap import (
-    EXPIRES_TAG,
-    Gone,
-    expiry,
-    find_expired,
-    find_gone,
-    note_deleted,
+from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, let_expire, note_deleted
+from mlflow_phi3.deployment.report import (
+    describe,
+    describe_plan,
+    describe_removal,
+    requests_of,
+    upload_bar,
 )
-from mlflow_phi3.deployment.report import describe, describe_plan, requests_of, upload_bar
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.deployment.safety import missing_safety, safety_tags, safety_variables
 from mlflow_phi3.deployment.serverless import FLAVOR as SERVERLESS
 from mlflow_phi3.deployment.serverless import (
     HELLO,
+    billed_tags,
+    check_kind,
+    check_running,
+    check_whole,
     deploy_serverless,
     describe_serverless,
     find_mode,
@@ -106,12 +108,15 @@ class Deployer:
             return self._change(names, config, service)
         version = find_version(model_uri)
         if find_mode(version.tags, config, model_uri) == "serverless":
-            return self._deploy_serverless(names, version, version.tags[TUNED_TAG], config)
+            tuned = version.tags[TUNED_TAG]
+            return self._deploy_serverless(names, version, tuned, config, new=new)
         with opened_model(model_uri) as model:
             check_portable(model.mlmodel, where=model_uri)
             asset = name_asset(model.name or names.endpoint, model.version, model.folder)
             wanted = to_wanted(names, config, self._open().target, model, asset)
             current = get_current(service, names.endpoint)
+            if current.endpoint is None:
+                self.check_free(names.endpoint, config.timeout_s)
             check_purpose(current, wanted, new=new)
             plan = plan_deployment(current, wanted)
             puts = [action for action in plan.actions if isinstance(action, PutDeployment)]
@@ -207,6 +212,15 @@ class Deployer:
         """Return the remote calls, which all together may wait so long."""
         return OnlineService(self._open(), Deadline(timeout_s))
 
+    def check_free(self, endpoint: str, timeout_s: float) -> None:
+        """Refuse a managed endpoint with the name of a serverless one.
+
+        Raises:
+            UsageError: There is one.
+        """
+        there = self._serverless(timeout_s).get(endpoint) is not None
+        check_kind(endpoint, "serverless", there=there)
+
     # inner ---------------------------------------------------------------------------------
 
     def _remove(self, names: Names, config: DeployConfig) -> list[Gone]:
@@ -214,15 +228,13 @@ class Deployer:
         service = self.service(config.timeout_s)
         current = get_current(service, names.endpoint)
         if current.endpoint is None:
-            if names.deployment or config.dry_run:
-                return []
-            return self._remove_serverless(names.endpoint, config)
+            return self._remove_serverless(names, config)
         plan, left = Plan(names.endpoint, ()), []
         if names.deployment:
             plan = plan_removal(current, names.deployment)
             left = [d for d in current.deployments if d.name != names.deployment]
         if config.dry_run:
-            self._told(describe_plan(plan, []))
+            self._told(describe_removal(names, current, plan))
             return []
         if names.deployment:
             roll_out(plan, service, lambda _endpoint, _name: None, told=self._told)
@@ -232,9 +244,13 @@ class Deployer:
             self.callers.forget(names.endpoint)
         return find_gone(names.endpoint, current.deployments, left)
 
-    def _remove_serverless(self, endpoint: str, config: DeployConfig) -> list[Gone]:
-        service = self._serverless(config.timeout_s)
-        known = service.get(endpoint)
+    def _remove_serverless(self, names: Names, config: DeployConfig) -> list[Gone]:
+        service, endpoint = self._serverless(config.timeout_s), names.endpoint
+        known = None if names.deployment else service.get(endpoint)
+        if config.dry_run:
+            self._told(describe_removal(names, known))
+        if config.dry_run or names.deployment:
+            return []
         self.callers.forget(endpoint)
         service.delete(endpoint)
         return find_gone(endpoint, [known] if known else [])
@@ -244,18 +260,14 @@ class Deployer:
             note_deleted(gone, self._open().target.path, self.registry)
 
     def _deploy_serverless(
-        self, names: Names, version: Version, model_id: str, config: DeployConfig
+        self, names: Names, version: Version, model_id: str, config: DeployConfig, *, new: bool
     ) -> dict[str, Any]:
-        if names.deployment:
-            raise UsageError(
-                "PHI3-U750",
-                "a serverless endpoint holds one deployment, of its own name",
-                where=f"--endpoint {names.endpoint}",
-                fix="give --name alone",
-            )
-        service = self._serverless(config.timeout_s)
-        endpoint = names.endpoint
+        check_whole(names)
+        service, endpoint = self._serverless(config.timeout_s), names.endpoint
+        managed = self.service(config.timeout_s).get_endpoint(endpoint)
+        check_kind(endpoint, "managed", there=managed is not None)
         known = service.await_idle(endpoint)
+        check_running(endpoint, known, model_id, new=new)
         tags = {MODEL_TAG: version.name, VERSION_TAG: version.version} if version.name else {}
         asked = ServerlessEndpoint(endpoint, model_id, tags=tags)
         wanted = to_serverless(asked, config, known, now=dt.datetime.now(dt.UTC))
@@ -274,12 +286,7 @@ class Deployer:
         )
         self._note(find_gone(endpoint, [known] if known else [], [wanted]))
         if version.name:
-            tags = {
-                "azure.target": self._open().target.path,
-                "azure.endpoint": endpoint,
-                "azure.scoring_uri": found["scoring_uri"],
-                "azure.state": "deployed",
-            }
+            tags = billed_tags(found, self._open().target.path)
             self.registry.tag_version(version.name, version.version, tags)
         return found
 
@@ -292,7 +299,8 @@ class Deployer:
         if current.endpoint is None:
             billed = self._serverless(config.timeout_s).get(names.endpoint)
             if billed is not None:
-                return self._deploy_serverless(names, Version(), billed.model_id, config)
+                same = billed.model_id
+                return self._deploy_serverless(names, Version(), same, config, new=False)
         if active is None:
             raise UsageError(
                 "PHI3-U736",
@@ -342,7 +350,7 @@ class Deployer:
             raise
         self._note_replaced(before, service)
         if config.ttl_hours is not None:
-            self._let_expire(names.endpoint, service, config.ttl_hours)
+            let_expire(names.endpoint, service, config.ttl_hours)
         left = [in_words(action) for action in outcome.left]
         for action in left:
             self._told(f"left for the same command run again: {action}")
@@ -375,12 +383,6 @@ class Deployer:
             )
         if not sent:
             self._told("the same content is there already: nothing was sent")
-
-    def _let_expire(self, endpoint: str, service: OnlineService, ttl_hours: float) -> None:
-        found = service.get_endpoint(endpoint)
-        if found is not None:
-            tags = {**found.tags, EXPIRES_TAG: expiry(dt.datetime.now(dt.UTC), ttl_hours)}
-            service.put_endpoint(replace(found, tags=tags))
 
     def _show(
         self,

@@ -21,9 +21,14 @@ _KEYS = ("traffic", "ttl_hours", "timeout_s")
 
 
 def create_endpoint(deployer: Deployer, names: Names, config: DeployConfig) -> dict[str, Any]:
-    """Create an endpoint without deployments; one that exists is left as it is."""
+    """Create an endpoint without deployments; one that exists is left as it is.
+
+    Raises:
+        UsageError: There is a serverless endpoint of this name.
+    """
     service = deployer.service(config.timeout_s)
     if get_current(service, names.endpoint).endpoint is None:
+        deployer.check_free(names.endpoint, config.timeout_s)
         tags = {}
         if config.ttl_hours is not None:
             tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)

@@ -2,10 +2,11 @@
 
 import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
+from mlflow_phi3.deployment.rollout import Service
 from mlflow_phi3.errors import PreflightError
 
 EXPIRES_TAG = "azure.expires_at"
@@ -51,6 +52,14 @@ TaggedT = TypeVar("TaggedT", bound=Tagged)
 def expiry(now: dt.datetime, ttl_hours: float) -> str:
     """Return the value of the tag for a life that begins now."""
     return (now + dt.timedelta(hours=ttl_hours)).isoformat(timespec="seconds")
+
+
+def let_expire(endpoint: str, service: Service, ttl_hours: float) -> None:
+    """Write on an endpoint that its life of so many hours begins now; one that is gone is left."""
+    found = service.get_endpoint(endpoint)
+    if found is not None:
+        tags = {**found.tags, EXPIRES_TAG: expiry(dt.datetime.now(dt.UTC), ttl_hours)}
+        service.put_endpoint(replace(found, tags=tags))
 
 
 def find_expired(endpoints: Iterable[TaggedT], now: dt.datetime) -> list[TaggedT]:

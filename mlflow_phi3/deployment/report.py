@@ -11,8 +11,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 
 from mlflow_phi3.azure.assets import ModelAsset
 from mlflow_phi3.azure.online import OnlineService
+from mlflow_phi3.azure.serverless import ServerlessEndpoint
 from mlflow_phi3.azure.target import Target
 from mlflow_phi3.deployment.actions import CreateEndpoint, PutDeployment, in_words
+from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import Current, Plan
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.catalog import machine_price
@@ -59,6 +61,33 @@ def describe_plan(
         if body is not None:
             lines.append(json.dumps(body, indent=2))
     return "\n".join(lines)
+
+
+def describe_removal(
+    names: Names, there: Current | ServerlessEndpoint | None, plan: Plan | None = None
+) -> str:
+    """Return as text what a dry run would have deleted.
+
+    Args:
+        names: What shall go.
+        there: The endpoint as it is; None when there is none.
+        plan: How one deployment of it goes.
+    """
+    steps = [in_words(action) for action in plan.actions] if plan else []
+    if there is None or (names.deployment and not steps):
+        whole = f"endpoint {names.endpoint}"
+        part = f"deployment {names.endpoint}/{names.deployment}"
+        return f"nothing to delete: there is no {part if names.deployment else whole} (dry run)"
+    if isinstance(there, ServerlessEndpoint):
+        going = f"delete serverless endpoint {there.name}"
+    elif names.deployment:
+        before = f" (before: {'; '.join(steps[:-1])})" if steps[1:] else ""
+        going = steps[-1] + before
+    else:
+        deployments = ", ".join(d.name for d in there.deployments)
+        going = f"delete endpoint {names.endpoint}"
+        going += f" with its deployments {deployments}" if deployments else ", without deployments"
+    return f"would {going}; nothing was deleted (dry run)"
 
 
 def requests_of(

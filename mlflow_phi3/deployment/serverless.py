@@ -9,10 +9,12 @@ from mlflow_phi3.azure.operation import DeadlinePassed
 from mlflow_phi3.azure.scoring import ScoringClient
 from mlflow_phi3.azure.serverless import (
     CHAT,
+    Refused,
     ServerlessEndpoint,
     ServerlessService,
 )
 from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
 from mlflow_phi3.deployment.safety import safety_tags
 from mlflow_phi3.errors import UsageError
@@ -49,6 +51,61 @@ def find_mode(tags: Mapping[str, str], config: DeployConfig, where: str) -> str:
     if config.mode == "auto":
         return "serverless" if tuned else "managed"
     return config.mode
+
+
+def check_whole(names: Names) -> None:
+    """Refuse to name one deployment of a serverless endpoint."""
+    if names.deployment:
+        raise UsageError(
+            "PHI3-U750",
+            "a serverless endpoint holds one deployment, of its own name",
+            where=f"--endpoint {names.endpoint}",
+            fix="give --name alone",
+        )
+
+
+def check_kind(endpoint: str, other: str, *, there: bool) -> None:
+    """Refuse a name under which an endpoint of the other kind is there: one would be out of reach.
+
+    Args:
+        endpoint: The name.
+        other: The other kind.
+        there: Whether there is one.
+    """
+    if there:
+        raise UsageError(
+            "PHI3-U753",
+            f"there is a {other} endpoint of this name",
+            where=f"endpoint {endpoint}",
+            fix=f"choose another name, or first mlflow deployments delete --name {endpoint}",
+        )
+
+
+def check_running(
+    endpoint: str, known: ServerlessEndpoint | None, model_id: str, *, new: bool
+) -> None:
+    """Refuse ``create`` over another model, and ``update`` of nothing.
+
+    Args:
+        endpoint: Its name.
+        known: What is there; None when there is nothing.
+        model_id: The model that is wanted.
+        new: True for ``create``.
+    """
+    if new and known is not None and known.model_id.lower() != model_id.lower():
+        raise UsageError(
+            "PHI3-U738",
+            f"it exists and serves {'/'.join(known.model_id.split('/')[-3::2])}",
+            where=f"serverless endpoint {endpoint}",
+            fix="mlflow deployments update takes it to another model",
+        )
+    if not new and known is None:
+        raise UsageError(
+            "PHI3-U736",
+            "there is nothing to update",
+            where=f"serverless endpoint {endpoint}",
+            fix="mlflow deployments create",
+        )
 
 
 def to_serverless(
@@ -110,7 +167,8 @@ def deploy_serverless(
         told: Gets lines of progress.
 
     Raises:
-        Exception: It could not be made, or does not answer; a new one is removed again.
+        Exception: It could not be made, or does not answer; a new one is removed again, unless
+            its making was not even begun.
     """
     try:
         if known is None or replace(known, uri="") != replace(wanted, state="Succeeded"):
@@ -120,6 +178,8 @@ def deploy_serverless(
             check()
     except DeadlinePassed:
         raise  # Azure goes on, and the same command takes it up
+    except Refused:
+        raise  # nothing was made: what has this name by now is somebody else's
     except Exception:
         _take_back(service, known, wanted.name, told)
         raise
@@ -139,6 +199,21 @@ def describe_serverless(endpoint: ServerlessEndpoint) -> dict[str, Any]:
         "scoring_uri": endpoint.uri + CHAT if endpoint.uri else "",
         "model": endpoint.model_id,
         "content_safety": endpoint.content_safety,
+    }
+
+
+def billed_tags(found: Mapping[str, Any], target: str) -> dict[str, str]:
+    """Return the tags of a version by which MLflow leads to where it runs.
+
+    Args:
+        found: How the endpoint stands.
+        target: Path of the project in Azure.
+    """
+    return {
+        "azure.target": target,
+        "azure.endpoint": str(found["endpoint"]),
+        "azure.scoring_uri": str(found["scoring_uri"]),
+        "azure.state": "deployed",
     }
 
 

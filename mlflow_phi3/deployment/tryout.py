@@ -16,6 +16,7 @@ from mlflow_phi3.evaluation.golden import GoldenQuery, judge
 
 KEY_VARIABLE = "ENDPOINT_KEY"
 """Environment variable that the samples take the key from: no command of ours prints a key."""
+_TRUST = '--cacert "$REQUESTS_CA_BUNDLE" '
 _HELLO = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
 
 
@@ -55,12 +56,14 @@ class Samples:
         curl: A command.
         key: Command that prints the key.
         links: Pages of the portal by what they show; none for the emulator.
+        before: Command that a shell needs first; empty for Azure.
     """
 
     python: str
     curl: str
     key: str
     links: Mapping[str, str]
+    before: str = ""
 
 
 def try_queries(
@@ -111,8 +114,6 @@ def make_samples(
     """
     serverless = kind == "serverless"
     body: Mapping[str, Any] = question if serverless else to_request(question)
-    group = f"-g {target.group} -w {target.project}"
-    az = "serverless-endpoint" if serverless else "online-endpoint"
     links = {}
     if portal:
         page = "serverless" if serverless else "realtime"
@@ -123,12 +124,30 @@ def make_samples(
     return Samples(
         python=(_openai if serverless else _httpx)(name, uri, body),
         curl=(
-            f'curl {uri} -H "Authorization: Bearer ${KEY_VARIABLE}" '
+            f'curl {"" if portal else _TRUST}{uri} -H "Authorization: Bearer ${KEY_VARIABLE}" '
             f'-H "Content-Type: application/json" -d {shlex.quote(json.dumps(body))}'
         ),
-        key=f"az ml {az} get-credentials -n {name} {group}",
+        key=(_key_of_azure if portal else _key_of_emulator)(name, target, serverless=serverless),
         links=links,
+        before="" if portal else 'eval "$(mlflow-phi3 emulator env)"',
     )
+
+
+def _key_of_azure(name: str, target: Target, *, serverless: bool) -> str:
+    az = "serverless-endpoint" if serverless else "online-endpoint"
+    return f"az ml {az} get-credentials -n {name} -g {target.group} -w {target.project}"
+
+
+def _key_of_emulator(name: str, target: Target, *, serverless: bool) -> str:
+    """As Azure's own SDK asks: ``az`` would have to be signed in to the emulator."""
+    kind = "serverless_endpoints" if serverless else "online_endpoints"
+    place = ", ".join(map(repr, (target.subscription, target.group, target.project)))
+    program = (
+        "from azure.ai.ml import MLClient; from azure.identity import DefaultAzureCredential; "
+        f"ml = MLClient(DefaultAzureCredential(disable_instance_discovery=True), {place}); "
+        f"print(ml.{kind}.get_keys({name!r}).primary_key)"
+    )
+    return f'python -c "{program}"'
 
 
 def _openai(name: str, uri: str, body: Mapping[str, Any]) -> str:

@@ -9,6 +9,8 @@ from mlflow_phi3.azure.client import open_workspace
 from mlflow_phi3.azure.target import find_target
 from mlflow_phi3.tracking.tuned import TUNED_TAG
 
+QUICK = {"verify": "false"}
+
 
 @pytest.fixture(scope="module")
 def tuned(emulator, models, tmp_path_factory):
@@ -40,7 +42,9 @@ def version(tuned, models, _clean):
     registry.delete_registered_model("phi-ft")
 
 
-def test_a_tuned_model_goes_serverless_by_itself(client, version, ask, emulator, check_published):
+def test_a_tuned_model_goes_serverless_by_itself(
+    client, version, ask, emulator, check_published, capsys
+):
     made = client.create_deployment("token", version, config={"ttl_hours": "2"})
     assert (made["flavor"], made["state"], made["content_safety"]) == (
         "serverless",
@@ -54,8 +58,10 @@ def test_a_tuned_model_goes_serverless_by_itself(client, version, ask, emulator,
     emulator.http.delete("/emulator/journal")
     client.create_deployment("token", version)
     assert not [e for e in emulator.journal() if e["method"] == "PUT"]
-    with pytest.raises(MlflowException, match="one deployment per custom model"):
+    with pytest.raises(MlflowException, match="one deployment per custom model") as limit:
         client.create_deployment("second", version)
+    assert "Fix: delete the deployment that this model has" in str(limit.value)
+    assert "take back" not in capsys.readouterr().err
     assert [e["name"] for e in client.list_deployments()] == ["token"]
     config = {"content_safety": "false", "content_safety_reason": "red team"}
     assert client.update_deployment("token", version, config=config)["content_safety"] is False
@@ -84,3 +90,52 @@ def test_an_operation_that_fails_leaves_nothing(client, version, emulator):
     with pytest.raises(MlflowException, match=r"PHI3-A701 .*unexpected internal failure"):
         client.create_deployment("fails", version)
     assert client.list_deployments() == []
+
+
+@pytest.fixture
+def gone(version, tuned):
+    """A version whose tuned model was deleted in Azure."""
+    registry = MlflowClient()
+    tag = tuned.replace("/phi-ft/", "/phi-gone/")
+    made = registry.create_model_version("phi-ft", version, tags={TUNED_TAG: tag})
+    return f"models:/phi-ft/{made.version}"
+
+
+def test_a_model_that_is_gone_is_not_deployed(client, gone):
+    with pytest.raises(MlflowException, match=r"PHI3-A701 .*status 404, code ModelNotFound"):
+        client.create_deployment("again", gone, config=QUICK)
+    assert client.list_deployments() == []
+    tags = MlflowClient().get_model_version("phi-ft", gone.rsplit("/", 1)[1]).tags
+    assert "azure.state" not in tags
+
+
+def test_create_and_update_keep_their_purpose(client, version, gone, capsys):
+    with pytest.raises(MlflowException, match="PHI3-U736"):
+        client.update_deployment("token", version, config=QUICK)
+    client.create_deployment("token", version, config=QUICK)
+    with pytest.raises(MlflowException, match="PHI3-U738"):
+        client.create_deployment("token", gone, config=QUICK)
+    capsys.readouterr()
+    client.delete_deployment("token", config={"dry_run": "true"})
+    assert capsys.readouterr().err == (
+        "would delete serverless endpoint token; nothing was deleted (dry run)\n"
+    )
+    assert [e["name"] for e in client.list_deployments()] == ["token"]
+    client.delete_deployment("token")
+
+
+def test_one_name_is_of_one_kind(client, version, models):
+    client.create_deployment("token", version, config=QUICK)
+    for make in (
+        lambda: client.create_deployment("token", models["one"], config=QUICK),
+        lambda: client.update_deployment("token", models["one"], config=QUICK),
+        lambda: client.create_endpoint("token"),
+    ):
+        with pytest.raises(MlflowException, match=r"PHI3-U753 .*serverless"):
+            make()
+    client.delete_deployment("token")
+    client.create_endpoint("token")
+    with pytest.raises(MlflowException, match=r"PHI3-U753 .*managed"):
+        client.create_deployment("token", version, config=QUICK)
+    assert [e["flavor"] for e in client.list_deployments()] == ["python_function"]
+    client.delete_deployment("token")

@@ -1,9 +1,12 @@
+import json
+
 import pytest
 from azure.core.exceptions import (
     ClientAuthenticationError,
     HttpResponseError,
     ServiceRequestError,
 )
+from azure.mgmt.core.exceptions import ARMErrorFormat
 
 from mlflow_phi3.azure.failures import redact, translated
 from mlflow_phi3.errors import AzureError
@@ -24,6 +27,32 @@ def test_status_and_request_id_are_kept_and_the_mend_fits():
         translated("endpoint chat"),
     ):
         raise HttpResponseError("no permission", response=Response())
+
+
+class Conflict(Response):
+    status_code = 409
+
+    def __init__(self, code, message):
+        self._told = json.dumps({"error": {"code": code, "message": message}})
+
+    def text(self, encoding=None):
+        return self._told
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "mend"),
+    [
+        ("ResourceOperationInProgress", "chat is Updating", "Fix: wait until the other operation"),
+        ("Conflict", "Another operation is in progress.", "Fix: wait until the other operation"),
+        ("DeploymentLimitReached", "It is deployed.", "Fix: delete the deployment that this model"),
+        ("ModelInUse", "It is deployed.", "Fix: delete the deployments of the model first"),
+        ("ImmutableError", "It differs.", "Fix: change what the service names; where another"),
+    ],
+)
+def test_a_conflict_has_the_mend_of_its_code(code, message, mend):
+    refused = HttpResponseError(response=Conflict(code, message), error_format=ARMErrorFormat)
+    with pytest.raises(AzureError, match=rf"PHI3-A701 .*code {code}.*{mend}"), translated("x"):
+        raise refused
 
 
 def test_no_network_and_no_sign_in_have_codes_of_their_own():

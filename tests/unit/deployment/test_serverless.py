@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from mlflow_phi3.azure.online import Deployment, Endpoint
 from mlflow_phi3.azure.operation import DeadlinePassed
-from mlflow_phi3.azure.serverless import ServerlessEndpoint, serverless_body
+from mlflow_phi3.azure.serverless import Refused, ServerlessEndpoint, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.endpoints import create_endpoint
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.safety import OFF_TAG
 from mlflow_phi3.deployment.serverless import deploy_serverless, to_serverless
@@ -66,6 +68,16 @@ def test_a_failed_call_leaves_what_was_there_and_a_second_run_completes(known, l
         deploy(service)
     assert service.known == before
     assert deploy(service)["model"] == NEW.model_id
+
+
+@pytest.mark.parametrize("known", [None, OLD], ids=["new", "changed"])
+def test_what_was_refused_is_not_taken_back(known):
+    service, lines = MemoryServerless(known), []
+    service.fault = Refused("PHI3-A701", "one deployment per custom model", status=409)
+    with pytest.raises(Refused):
+        deploy_serverless(service, NEW, known, bad_answers, wait=True, told=lines.append)
+    assert [line for line in lines if "take back" in line] == []
+    assert service.puts == 1
 
 
 @pytest.mark.parametrize("known", [None, OLD], ids=["new", "changed"])
@@ -163,7 +175,9 @@ def deployer(monkeypatch, service):
         "mlflow_phi3.deployment.deployer.find_version",
         lambda _uri: Version("phi-ft", "2", {TUNED_TAG: NEW.model_id}),
     )
-    made = Deployer("azure-foundry:/local", told=lambda _line: None)
+    lines = []
+    made = Deployer("azure-foundry:/local", told=lines.append)
+    made.lines = lines
     made.registry = MemoryNotes()
     return made
 
@@ -183,3 +197,98 @@ def test_the_version_of_a_serverless_endpoint_is_known_and_noted_when_it_goes(de
 
     assert deployer.registry.deleted == [("phi-ft", "1", place), ("phi-ft", "2", place)]
     assert deployer._serverless(1).known is None
+
+
+QUICK = DeployConfig(verify=False)
+DRY = DeployConfig(dry_run=True)
+
+
+def deploy_tuned(deployer, config=QUICK, *, new):
+    return deployer.deploy(Names("chat"), "models:/phi-ft/2", config, new=new)
+
+
+def make_managed(service):
+    """An endpoint of machines of the same name, with two deployments."""
+    service.endpoints["chat"] = Endpoint("chat", "Succeeded", "u", {"blue": 90, "green": 10}, {})
+    service.deployments["chat"] = {
+        name: Deployment(name, f"/m/{name}", "A", 1, state="Succeeded")
+        for name in ("blue", "green")
+    }
+
+
+@pytest.mark.parametrize("config", [QUICK, DRY], ids=["done", "dry-run"])
+def test_create_does_not_replace_another_model(deployer, config):
+    before = deployer._serverless(1).known
+    with pytest.raises(UsageError, match=r"PHI3-U738 serverless endpoint chat: .*update"):
+        deploy_tuned(deployer, config, new=True)
+    assert deployer._serverless(1).known == before
+    assert deployer.registry.tagged == []
+
+
+def test_create_takes_up_what_is_there(deployer):
+    billed = deployer._serverless(1)
+    billed.known = replace(billed.known, model_id=NEW.model_id.upper())
+    assert deploy_tuned(deployer, new=True)["endpoint"] == "chat"
+
+
+@pytest.mark.parametrize("config", [QUICK, DRY], ids=["done", "dry-run"])
+def test_update_does_not_create(deployer, config):
+    deployer._serverless(1).known = None
+    with pytest.raises(UsageError, match="PHI3-U736 serverless endpoint chat: there is nothing"):
+        deploy_tuned(deployer, config, new=False)
+    assert deployer._serverless(1).known is None
+    assert deploy_tuned(deployer, new=True)["endpoint"] == "chat"
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["create", "update"])
+def test_a_name_of_a_managed_endpoint_is_not_given_to_a_serverless_one(deployer, service, new):
+    make_managed(service)
+    deployer._serverless(1).known = None
+    with pytest.raises(UsageError, match="PHI3-U753 endpoint chat: there is a managed endpoint"):
+        deploy_tuned(deployer, new=new)
+    assert deployer._serverless(1).puts == 0
+
+
+def test_a_name_of_a_serverless_endpoint_is_not_given_to_a_managed_one(deployer, service):
+    with pytest.raises(UsageError, match="PHI3-U753 endpoint chat: there is a serverless endpoint"):
+        create_endpoint(deployer, Names("chat"), QUICK)
+    assert service.calls == []
+
+
+@pytest.mark.parametrize(
+    ("names", "managed", "line"),
+    [
+        (Names("chat"), True, "would delete endpoint chat with its deployments blue, green"),
+        (
+            Names("chat", "green"),
+            True,
+            "would delete deployment chat/green (before: traffic of chat to blue 100 %)",
+        ),
+        (Names("chat"), False, "would delete serverless endpoint chat"),
+    ],
+    ids=["managed", "deployment", "serverless"],
+)
+def test_a_dry_run_tells_what_would_go(deployer, service, names, managed, line):
+    if managed:
+        make_managed(service)
+    before = deployer._serverless(1).known
+    deployer.remove(names, DRY)
+    assert deployer.lines == [f"{line}; nothing was deleted (dry run)"]
+    assert (service.calls, deployer._serverless(1).known) == ([], before)
+    assert deployer.registry.deleted == []
+
+
+@pytest.mark.parametrize(
+    ("names", "managed", "what"),
+    [
+        (Names("chat"), False, "endpoint chat"),
+        (Names("chat", "red"), True, "deployment chat/red"),
+        (Names("chat", "red"), False, "deployment chat/red"),
+    ],
+)
+def test_a_dry_run_tells_that_nothing_is_there(deployer, service, names, managed, what):
+    if managed:
+        make_managed(service)
+    deployer._serverless(1).known = None
+    deployer.remove(names, DRY)
+    assert deployer.lines == [f"nothing to delete: there is no {what} (dry run)"]

@@ -1,0 +1,113 @@
+"""Requests through the SDK's pipeline: where 404 is an answer, and where it is a refusal."""
+
+import json
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from mlflow_phi3.azure.failures import translated
+from mlflow_phi3.azure.manager import ResourceManager
+from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.pipeline import send
+from mlflow_phi3.azure.serverless import Refused, ServerlessEndpoint, ServerlessService
+from mlflow_phi3.errors import AzureError
+
+
+class Response:
+    headers = {"x-ms-request-id": "abc-1"}  # noqa: RUF012 - read only
+    reason = "as told"
+
+    def __init__(self, status, body):
+        self.status_code, self._text = status, json.dumps(body)
+        self.content = self._text.encode()
+
+    def text(self, encoding=None):
+        return self._text
+
+    def json(self):
+        return json.loads(self._text)
+
+
+class MemoryClient:
+    """Gives the answers in order; the last one from then on."""
+
+    def __init__(self, *answers):
+        self._answers, self.asked = list(answers), []
+        config = SimpleNamespace(base_url="https://arm")
+        inner = SimpleNamespace(_client=self, _config=config)
+        self.serverless_endpoints = SimpleNamespace(_service_client=inner)
+        self.target, self.location = SimpleNamespace(path="/project"), "eastus2"
+
+    def format_url(self, url, endpoint):
+        return endpoint + url
+
+    def send_request(self, request, *, _return_pipeline_response):
+        self.asked.append(request.method)
+        answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+        return SimpleNamespace(http_response=Response(*answer))
+
+    @contextmanager
+    def session(self, where):
+        with translated(where):
+            yield self
+
+
+GONE = (404, {"error": {"code": "ModelNotFound", "message": "Model m was not found."}})
+WANTED = ServerlessEndpoint("chat", "azureml://m/1")
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_what_is_read_or_deleted_may_be_gone(method):
+    assert send(MemoryClient(GONE), method, "/thing") is None
+
+
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_a_change_of_what_is_gone_is_refused(method):
+    with (
+        pytest.raises(AzureError, match=r"PHI3-A701 .*status 404, code ModelNotFound.*make it"),
+        translated("thing"),
+    ):
+        send(MemoryClient(GONE), method, "/thing")
+
+
+def test_a_serverless_endpoint_of_a_model_that_is_gone_is_not_made():
+    service = ServerlessService(MemoryClient(GONE), Deadline(5))
+    with pytest.raises(Refused, match="Model m was not found") as refused:
+        service.put(WANTED)
+    told = refused.value
+    assert (told.status, told.azure_code, told.request_id) == (404, "ModelNotFound", "abc-1")
+    assert str(told).count("status 404") == 1
+    service.delete("chat")
+
+
+def test_what_may_have_been_begun_is_no_refusal():
+    service = ServerlessService(MemoryClient((500, {})), Deadline(5))
+    with pytest.raises(AzureError) as failed:
+        service.put(WANTED)
+    assert not isinstance(failed.value, Refused)
+
+
+def test_the_key_of_an_endpoint_that_is_gone():
+    with pytest.raises(AzureError, match="PHI3-A711 endpoint chat: it was deleted meanwhile"):
+        ServerlessService(MemoryClient(GONE), Deadline(5)).get_key("chat")
+
+
+def put(*answers):
+    manager = ResourceManager(MemoryClient(*answers))
+    return manager.put("/thing", "2024-01-01", {}, where="hub h", deadline=Deadline(5))
+
+
+def test_the_resource_manager_does_not_take_a_refusal_for_done():
+    with pytest.raises(AzureError, match=r"PHI3-A701 hub h: .*status 404"):
+        put(GONE)
+
+
+def test_what_is_deleted_while_it_is_made_is_not_made():
+    with pytest.raises(AzureError, match="PHI3-A723 hub h: it was deleted meanwhile"):
+        put((201, {"properties": {"provisioningState": "Creating"}}), GONE)
+
+
+def test_what_was_made_is_returned():
+    creating, done = ({"properties": {"provisioningState": s}} for s in ("Creating", "Succeeded"))
+    assert put((201, creating), (200, done)).body == done
