@@ -38,7 +38,7 @@ from mlflow_phi3.training.checkpoint import save_checkpoint
 from mlflow_phi3.training.loss import TokenLoss, get_loss
 from mlflow_phi3.training.optimizer import make_optimizer
 from mlflow_phi3.training.reference import find_trained, predict, same_rope, trainable
-from mlflow_phi3.training.reports import EvaluationReport, StepReport
+from mlflow_phi3.training.reports import EvaluationReport, StepReport, perplexity
 from mlflow_phi3.training.schedule import Calendar, order_examples
 from mlflow_phi3.training.spec import LoraSpec, Scheduler, TrialSpec
 
@@ -88,7 +88,7 @@ class Scores:
             step=step,
             epoch=epoch,
             loss=self.loss,
-            perplexity=math.exp(min(self.loss, 700.0)),
+            perplexity=perplexity(self.loss),
             token_accuracy=self.accuracy,
             supervised_tokens=self.tokens,
             best=best,

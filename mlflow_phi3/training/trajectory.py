@@ -18,7 +18,13 @@ from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.adapters import Layout
 from mlflow_phi3.training.engine import EngineKind, Row, Scores
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
-from mlflow_phi3.training.reports import EndReport, EvaluationReport, Outcome, StepReport
+from mlflow_phi3.training.reports import (
+    EndReport,
+    EvaluationReport,
+    Outcome,
+    StepReport,
+    perplexity,
+)
 from mlflow_phi3.training.schedule import Calendar, order_examples
 from mlflow_phi3.training.spec import TrialSpec
 
@@ -294,7 +300,7 @@ class Trajectory:
             step=self.step,
             epoch=self.evaluated,
             loss=loss,
-            perplexity=math.exp(min(loss, 700.0)) if math.isfinite(loss) else math.nan,
+            perplexity=perplexity(loss),
             token_accuracy=sum(int(part.correct.sum()) for part in parts) / total,
             supervised_tokens=int(tokens.sum()),
             best=False,
