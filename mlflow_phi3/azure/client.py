@@ -2,14 +2,17 @@
 
 import contextlib
 import os
+import socket
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mlflow_phi3.azure.quiet import applied, quiet
 from mlflow_phi3.azure.target import Target
+from mlflow_phi3.errors import PreflightError
 
 _PUBLIC_AUTHORITIES = (
     "login.microsoftonline.com",
@@ -17,6 +20,7 @@ _PUBLIC_AUTHORITIES = (
     "login.chinacloudapi.cn",
     "login.partner.microsoftonline.cn",
 )
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +76,9 @@ def open_account(target: Target, environment: Mapping[str, str] | None = None) -
     Args:
         target: Which project; what it names may be missing yet.
         environment: As of :func:`open_workspace`.
+
+    Raises:
+        PreflightError: The settings lead to the emulator, which does not run.
     """
     settings = dict(environment or {})
     with applied(settings), quiet():
@@ -83,6 +90,7 @@ def open_account(target: Target, environment: Mapping[str, str] | None = None) -
         authority = os.environ.get("AZURE_AUTHORITY_HOST", _PUBLIC_AUTHORITIES[0])
         # An authority of a private cloud cannot be vouched for by the public one.
         private = not any(host in authority for host in _PUBLIC_AUTHORITIES)
+        _require_listener(authority)
         with translated(target.path):
             ml = MLClient(
                 DefaultAzureCredential(disable_instance_discovery=private),
@@ -92,3 +100,22 @@ def open_account(target: Target, environment: Mapping[str, str] | None = None) -
                 enable_telemetry=False,
             )
     return Workspace(target, ml, "", settings)
+
+
+def _require_listener(authority: str) -> None:
+    """Refuse settings that lead to an emulator which has ended: the SDK blames the sign-in then."""
+    place = urlsplit(authority if "//" in authority else f"https://{authority}")
+    if place.hostname not in _LOOPBACK:
+        return
+    try:
+        socket.create_connection((place.hostname, place.port or 443), timeout=5).close()
+    except ConnectionRefusedError as refused:
+        raise PreflightError(
+            "PHI3-P710",
+            "this shell's settings lead to the emulator, which does not run",
+            where=f"AZURE_AUTHORITY_HOST {authority}",
+            fix='mlflow-phi3 emulator start, then eval "$(mlflow-phi3 emulator env)" once more, as '
+            "its port may be another; for Azure itself, open a new shell",
+        ) from refused
+    except OSError:  # it is there, and slow: the SDK has more patience
+        return

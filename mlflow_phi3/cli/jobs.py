@@ -18,6 +18,7 @@ from mlflow_phi3.workflows.screen import Screen
 app = typer.Typer(name="jobs", help="Fine-tuning jobs of Foundry, and what came out of them.")
 
 _NAME = typer.Argument(..., help="A job, or a tuned model as name:version.")
+_JOB = typer.Argument(..., help="A job, as `mlflow-phi3 list` names it.")
 _CASCADE = typer.Option(False, "--cascade", help="Delete what serves the model first.")
 _DRY_RUN = typer.Option(False, "--dry-run", help="Only show what would go.")
 _YES = typer.Option(False, "--yes", "-y", help="Do not ask.")
@@ -98,7 +99,7 @@ def delete_command(
 
 
 @app.command("cancel")
-def cancel_command(name: str = _NAME, *, target: str = TARGET) -> None:
+def cancel_command(name: str = _JOB, *, target: str = TARGET) -> None:
     """Ask Azure to stop a job; what it trained so far is lost."""
     shelf = Shelf(open_project(target))
     shelf.service.cancel(name)

@@ -97,7 +97,11 @@ def _show(tried: tuple[Tried, ...], samples: Samples) -> None:
         for one in tried
     ]
     screen.table("Answers", ["question", "answer", "latency", "tokens in / out", ""], rows)
-    typer.echo(f"\n# The key, once: {samples.key}\nexport {KEY_VARIABLE}=...")
+    if samples.before:
+        typer.echo(f"\n# The key, once\n{samples.before}")
+        typer.echo(f'export {KEY_VARIABLE}="$({samples.key})"')
+    else:
+        typer.echo(f"\n# The key, once: {samples.key}\nexport {KEY_VARIABLE}=...")
     typer.echo(f"\n# curl\n{samples.curl}\n\n# Python\n{samples.python}")
     for what, link in samples.links.items():
         typer.echo(f"\n# {what}\n{link}")

@@ -72,6 +72,7 @@ class Settings:
             "AZUREML_WORKSPACE_NAME": WORKSPACE,
             "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{url}/",
             "REQUESTS_CA_BUNDLE": str(self.home / "bundle.pem"),
+            "SSL_CERT_FILE": str(self.home / "bundle.pem"),  # httpx, which OpenAI's client uses
             "NO_PROXY": "localhost,127.0.0.1",
         }
 

@@ -110,15 +110,20 @@ def describe(name: str) -> PhiModel:
     """The model called ``name``: its registry name or hub id, without regard to case.
 
     Raises:
-        UsageError: It is not in the catalog; the message names the nearest one.
+        UsageError: It is not in the catalog; the message names the nearest one, first of those
+            that begin so.
     """
     known = list_models()
     wanted = name.casefold()
     for model in known:
         if wanted in {model.name.casefold(), model.hub_id.casefold()}:
             return model
-    names = [model.name for model in known]
-    nearest = process.extractOne(name, names, processor=str.casefold, score_cutoff=70)
+    bare = wanted.removeprefix("microsoft/")
+    begun = [model for model in known if bare and model.name.casefold().startswith(bare)]
+    offered = [model for model in begun if not model.retired_on]
+    names = [model.name for model in offered or begun or known]
+    cutoff = 0 if begun else 70
+    nearest = process.extractOne(bare, names, processor=str.casefold, score_cutoff=cutoff)
     raise UsageError(
         "PHI3-U032",
         f"{name!r} is not in the catalog",

@@ -3,6 +3,7 @@
 import json
 import os
 import ssl
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -202,6 +203,26 @@ def models(tmp_path_factory):
         example = {"messages": [{"role": "user", "content": "hi"}]}
         (model / "input_example.json").write_text(json.dumps(example))
     return {name: str(folder / name) for name in ("one", "two", "broken")}
+
+
+@pytest.fixture
+def run_printed():
+    """Type what `try` prints into a new shell, the key's two lines first."""
+
+    def run(shown):
+        _, begun = shown.split("# The key, once\n")
+        shell, program = begun.split("# Python\n")
+        environment = {name: value for name, value in os.environ.items() if "CA_BUND" not in name}
+        environment.pop("SSL_CERT_FILE", None)
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        typed = f"{shell}\npython - <<'EOF'\n{program}\nEOF\n"
+        done = subprocess.run(
+            ["bash", "-c", typed], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 @pytest.fixture

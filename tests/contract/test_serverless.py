@@ -3,10 +3,12 @@
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from typer.testing import CliRunner
 
 from mlflow_phi3.azure.assets import name_asset, upload_model
 from mlflow_phi3.azure.client import open_workspace
 from mlflow_phi3.azure.target import find_target
+from mlflow_phi3.cli.try_ import app as try_app
 from mlflow_phi3.tracking.tuned import TUNED_TAG
 
 QUICK = {"verify": "false"}
@@ -139,3 +141,13 @@ def test_one_name_is_of_one_kind(client, version, models):
         client.create_deployment("token", version, config=QUICK)
     assert [e["flavor"] for e in client.list_deployments()] == ["python_function"]
     client.delete_deployment("token")
+
+
+def test_what_try_prints_asks_it_with_openais_client(client, version, run_printed):
+    client.create_deployment("printed", version, config=QUICK)
+    words = ["printed", "--question", "hello", "-t", "azure-foundry:/local"]
+    told = CliRunner().invoke(try_app, words)
+    assert told.exit_code == 0, told.exception
+    assert "from openai import OpenAI" in told.output
+    assert run_printed(told.output).count("one: hello") == 2
+    client.delete_deployment("printed")

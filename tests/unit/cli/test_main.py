@@ -36,3 +36,10 @@ def test_plan_tells_its_own_parameters_first():
 @pytest.mark.parametrize("arguments", [["--version"], ["version"]])
 def test_the_version_is_told_both_ways(arguments):
     assert CliRunner().invoke(app, arguments).output == f"{__version__}\n"
+
+
+def test_only_a_job_can_be_cancelled():
+    told = CliRunner().invoke(app, ["cancel", "--help"]).output
+    assert "A job, as `mlflow-phi3 list` names it." in told
+    assert "name:version" not in told
+    assert "name:version" in CliRunner().invoke(app, ["show", "--help"]).output

@@ -204,6 +204,9 @@ def test_settings_come_from_the_environment_and_secrets_stay(tmp_path):
     assert settings.cache == tmp_path / "cache"
     secret = settings.environment(1)["AZURE_CLIENT_SECRET"]
     assert settings.environment(2)["AZURE_CLIENT_SECRET"] == secret
+    # httpx, and with it OpenAI's client, looks at the second name only.
+    known = settings.environment(1)
+    assert known["SSL_CERT_FILE"] == known["REQUESTS_CA_BUNDLE"] == f"{settings.home}/bundle.pem"
     assert (settings.home / "client.secret").stat().st_mode & 0o077 == 0
     assert find_emulator(settings) is None
     assert stop_emulator(settings) is False

@@ -23,6 +23,21 @@ def test_the_nearest_name_is_told():
     assert catalog.find("llama") is None
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("phi-4-mini", "Phi-4-mini-instruct"),
+        ("Phi-4-m", "Phi-4-mini-instruct"),
+        ("phi-4-r", "Phi-4-reasoning"),
+        ("microsoft/phi-3.5", "Phi-3.5-mini-instruct"),
+        ("phi", "Phi-4"),
+    ],
+)
+def test_a_name_that_begins_so_is_nearer_than_a_shorter_one(typed, meant):
+    with pytest.raises(UsageError, match=f"did you mean '{meant}'"):
+        catalog.describe(typed)
+
+
 @pytest.mark.parametrize("model", catalog.list_models(), ids=lambda model: model.name)
 def test_every_entry_is_whole(model):
     assert model.context_tokens >= 4096

@@ -1,0 +1,19 @@
+import pytest
+
+from mlflow_phi3.azure.target import Target
+from mlflow_phi3.deployment.tryout import make_samples
+
+ASKED = {"messages": [{"role": "user", "content": "Is it on?"}]}
+
+
+@pytest.mark.parametrize("kind", ["serverless", "managed"])
+def test_only_what_asks_the_emulator_trusts_its_certificate(kind):
+    target = Target("s", "g", "p")
+    azure = make_samples("e", kind, "https://e.example/score", target, ASKED, portal=True)
+    assert "--cacert" not in azure.curl
+    assert azure.key.startswith("az ml ")
+    assert azure.before == ""
+    local = make_samples("e", kind, "https://localhost:1/score", target, ASKED, portal=False)
+    assert local.curl.startswith('curl --cacert "$REQUESTS_CA_BUNDLE" https://localhost:1/score ')
+    assert "get_keys('e').primary_key" in local.key
+    assert local.before == 'eval "$(mlflow-phi3 emulator env)"'
