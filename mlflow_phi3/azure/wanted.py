@@ -83,7 +83,7 @@ def check_wanted(wanted: WantedInfra) -> None:
             f"{given!r} is not the resource id of an AI Services account (/subscriptions/<id>"
             "/resourceGroups/<group>/providers/Microsoft.CognitiveServices/accounts/<name>)",
             where="--ai-services",
-            fix="az cognitiveservices account list --query [].id -o tsv lists yours; "
+            fix="az cognitiveservices account list --query '[].id' -o tsv lists yours; "
             "or --ai-services create or skip",
         )
     if wanted.search != SKIP and not _ADDRESS.fullmatch(wanted.search):
