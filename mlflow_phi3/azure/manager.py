@@ -17,6 +17,7 @@ from mlflow_phi3.errors import AzureError
 
 _BUSY = frozenset({"Accepted", "Creating", "InProgress", "Registering", "Running", "Updating"})
 _LONGEST_PAUSE_S = 10.0
+_LOST = frozenset({"Canceled", "Failed"})
 _AGAIN = "run the same command again, when nobody else deletes it"
 
 
@@ -75,7 +76,8 @@ class ResourceManager:
         """Create or change a resource and wait until that has ended.
 
         Raises:
-            AzureError: As :meth:`get`; what it belongs to is not there, or it is gone again.
+            AzureError: As :meth:`get`; what it belongs to is not there, it is gone again, or Azure
+                could not make it.
             DeadlinePassed: Time is over.
         """
         url = f"{path}?api-version={version}"
@@ -94,6 +96,13 @@ class ResourceManager:
             answer = self._send("GET", url, where)
         if answer is None:
             raise AzureError("PHI3-A723", "it was deleted meanwhile", where=where, fix=_AGAIN)
+        if _state(answer) in _LOST:
+            raise AzureError(
+                "PHI3-A724",
+                f"Azure ended it as {_state(answer)}",
+                where=where,
+                fix="look at the resource group's activity log, then run the same command again",
+            )
         return answer
 
     def _send(self, method: str, url: str, where: str, body: Any = None) -> Answer | None:

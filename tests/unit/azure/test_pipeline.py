@@ -111,3 +111,10 @@ def test_what_is_deleted_while_it_is_made_is_not_made():
 def test_what_was_made_is_returned():
     creating, done = ({"properties": {"provisioningState": s}} for s in ("Creating", "Succeeded"))
     assert put((201, creating), (200, done)).body == done
+
+
+@pytest.mark.parametrize("state", ["Failed", "Canceled"])
+def test_the_resource_manager_does_not_take_a_failure_for_done(state):
+    made, ended = ((200, {"properties": {"provisioningState": s}}) for s in ("Creating", state))
+    with pytest.raises(AzureError, match=f"PHI3-A724 hub h: Azure ended it as {state}"):
+        put(made, ended)
