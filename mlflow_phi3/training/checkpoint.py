@@ -40,7 +40,8 @@ class Progress:
         identity: What must be the same for a continuation to mean anything: the specification,
             the base and the examples, as JSON values.
         start: Digest of the adapter it began with; empty for a fresh one.
-        untold: Steps of its trajectory's trials that nobody had heard of when it was written.
+        untold: Steps of its trajectory's trials that are told again: nobody has heard of them, or
+            whoever has may not have written them down.
     """
 
     step: int

@@ -304,7 +304,8 @@ class Session:
                 self._pending.append(trajectory.address(report, rider))
             else:
                 self._pending.append(_address(report, rider, best=rider.hear(report.loss)))
-        trajectory.boarded = True  # its `last` comes when it has heard all that
+        # Its `last` comes when it has heard all that.
+        trajectory.boarded |= bool(trajectory.history)
 
     def _identity(self, spec: TrialSpec) -> dict[str, Any]:
         """What must be equal for a checkpoint to be continued, as JSON values."""
@@ -344,14 +345,16 @@ class Session:
         while self._pending:
             yield self._pending.pop(0)
 
-    def _save_last(self, trajectory: Trajectory, riders: Sequence[Rider]) -> None:
+    def _save_last(
+        self, trajectory: Trajectory, riders: Sequence[Rider], heard: Sequence[StepReport] = ()
+    ) -> None:
         names = {rider.trial for rider in riders}
         steps = [report for report in self._pending if isinstance(report, StepReport)]
         trajectory.save(
             riders,
             base_name=self._base.path,
             identity=self._identity(trajectory.spec),
-            untold=[report for report in steps if report.trial in names],
+            untold=[*heard, *(report for report in steps if report.trial in names)],
         )
 
     def _checkpoint(self) -> None:
@@ -359,7 +362,11 @@ class Session:
         due = time.perf_counter() - self._saved > self._checkpoint_s
         for trajectory in self._running:
             if due or trajectory.boarded:
-                self._save_last(trajectory, trajectory.riders)
+                # A listener that dies with us has nothing for certain since the epoch's end.
+                recent = [
+                    trajectory.address(t, r) for r in trajectory.riders for t in trajectory.recent()
+                ]
+                self._save_last(trajectory, trajectory.riders, recent)
             trajectory.boarded = False
         self._saved = time.perf_counter() if due else self._saved
 

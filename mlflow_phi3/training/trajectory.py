@@ -217,9 +217,15 @@ class Trajectory:
             self.offset = 0 if end == len(self._examples) else end
         return update
 
+    def recent(self) -> list[StepReport]:
+        """The steps since the last epoch's end."""
+        steps = [told for told in self.history if isinstance(told, StepReport)]
+        return [told for told in steps if told.epoch > self.evaluated]
+
     def restore(self, folder: Path, progress: disk.Progress) -> None:
         """Stand where the checkpoint in ``folder`` stood."""
         self.step, self.evaluated = progress.step, progress.evaluated
+        self.history += [told for told in progress.untold if told.trial == progress.untold[0].trial]
         self.offset = self.calendar.batch(self.step)[1]
         disk.load_optimizer(folder, self.optimizer)
 

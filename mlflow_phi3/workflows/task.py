@@ -51,7 +51,7 @@ def settle(config: WordT, data: PreparedData) -> WordT:
     """``config`` with what depends on the task and the data decided: rates and label weights.
 
     Raises:
-        UsageError: Label weights without labels, or not as many as there are labels.
+        UsageError: Label weights for a task without labels, or not as many as there are labels.
         DataError: A label without training rows is to be weighed by how rare it is.
     """
     classifies = find_task(config.task).classifies
@@ -101,10 +101,10 @@ def _weights(given: list[str], counts: Mapping[str, int]) -> Swept:
 def _balanced(counts: Mapping[str, int]) -> str:
     """Rows over labels times rows of the label, as scikit-learn's ``balanced``."""
     missing = [name for name, count in counts.items() if not count]
-    if missing or not counts:
+    if missing:
         raise DataError(
             "PHI3-D076",
-            f"no training row is labelled {missing[0]!r}" if missing else "there are no labels",
+            f"no training row is labelled {missing[0]!r}",
             where="class_weights",
             fix=f"give the weights as numbers, or class_weights={UNWEIGHTED}",
         )

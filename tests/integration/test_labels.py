@@ -130,7 +130,7 @@ def test_texts_with_labels_become_a_registered_classifier(store, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"class_weights": "balanced"}, "PHI3-D076"),
+        ({"class_weights": "balanced"}, "PHI3-U053"),
         ({"task": "text-classification", "class_weights": "1+2+3"}, "PHI3-U066"),
         ({"class_weights": "heavy"}, "PHI3-U005 class_weights: 'heavy'"),
     ],
