@@ -75,14 +75,7 @@ def prepare(
     tell("reading the sources", None)
     plan = plan_sources(config)
     template = TemplateSource.from_tokenizer(tokenizer)
-    if 0 < context_length < config.max_length:
-        raise UsageError(
-            "PHI3-U052",
-            f"{config.max_length:,} tokens, but the model reads {context_length:,}",
-            where="max_length",
-            fix="leave it out, or choose a model that reads more",
-        )
-    max_length = config.max_length or context_length
+    max_length = _longest(config.max_length, context_length)
     key = content_key(plan, config, template, max_length)
     final = folder / key
     if (final / NAME).is_file():
@@ -109,6 +102,18 @@ def prepare(
     shutil.rmtree(folder / f"failed-{key}", ignore_errors=True)
     _note_latest(folder, plan, key)
     return load_prepared(final)
+
+
+def _longest(asked: int, context_length: int) -> int:
+    """Tokens that a conversation may have; 0 sets no limit."""
+    if 0 < context_length < asked:
+        raise UsageError(
+            "PHI3-U052",
+            f"{asked:,} tokens, but the model reads {context_length:,}",
+            where="max_length",
+            fix="leave it out, or choose a model that reads more",
+        )
+    return asked or context_length
 
 
 def plan_sources(config: PrepareConfig) -> Plan:

@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime as dt
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,6 @@ from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.portable import check_portable
-from mlflow_phi3.azure.serverless import ServerlessEndpoint, ServerlessService, serverless_body
 from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.actions import PutDeployment, in_words
@@ -25,7 +23,6 @@ from mlflow_phi3.deployment.plan import (
     plan_deployment,
     plan_removal,
 )
-from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, let_expire, note_deleted
 from mlflow_phi3.deployment.report import (
     describe,
@@ -36,18 +33,8 @@ from mlflow_phi3.deployment.report import (
 )
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.deployment.safety import missing_safety, safety_tags, safety_variables
-from mlflow_phi3.deployment.serverless import FLAVOR as SERVERLESS
-from mlflow_phi3.deployment.serverless import (
-    HELLO,
-    billed_tags,
-    check_kind,
-    check_running,
-    check_whole,
-    deploy_serverless,
-    describe_serverless,
-    find_mode,
-    to_serverless,
-)
+from mlflow_phi3.deployment.serverless import check_kind, describe_serverless, find_mode
+from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.deployment.wanted import (
     check_purpose,
     deployed_tags,
@@ -86,6 +73,7 @@ class Deployer:
         self._workspace: Workspace | None = None
         self.callers = Callers(self._open, target_uri)
         self.registry = DeploymentRegistry()
+        self.serverless = ServerlessDeployer(self._open, self.callers, self.registry, told)
 
     # deployments ---------------------------------------------------------------------------
 
@@ -108,8 +96,10 @@ class Deployer:
             return self._change(names, config, service)
         version = find_version(model_uri)
         if find_mode(version.tags, config, model_uri) == "serverless":
+            there = service.get_endpoint(names.endpoint) is not None
+            check_kind(names.endpoint, "managed", there=there)
             tuned = version.tags[TUNED_TAG]
-            return self._deploy_serverless(names, version, tuned, config, new=new)
+            return self.serverless.deploy(names, version, tuned, config, new=new)
         with opened_model(model_uri) as model:
             check_portable(model.mlmodel, where=model_uri)
             asset = name_asset(model.name or names.endpoint, model.version, model.folder)
@@ -149,7 +139,7 @@ class Deployer:
         service = self.service(_READ_TIMEOUT_S)
         endpoint = service.get_endpoint(names.endpoint)
         if endpoint is None and not names.deployment:
-            billed = self._serverless(_READ_TIMEOUT_S).get(names.endpoint)
+            billed = self.serverless.service(_READ_TIMEOUT_S).get(names.endpoint)
             if billed is not None:
                 return describe_serverless(billed)
         found = [] if endpoint is None else service.list_deployments(names.endpoint)
@@ -170,7 +160,7 @@ class Deployer:
         return [
             describe(Current(e, tuple(service.list_deployments(e.name))), "", FLAVOR)
             for e in service.list_endpoints()
-        ] + [describe_serverless(e) for e in self._serverless(_READ_TIMEOUT_S).list()]
+        ] + [describe_serverless(e) for e in self.serverless.service(_READ_TIMEOUT_S).list()]
 
     def list_deployments(self, endpoint: str) -> list[dict[str, Any]]:
         """Return the deployments of one endpoint."""
@@ -192,7 +182,7 @@ class Deployer:
         """
         service = self.service(timeout_s)
         expired = [e.name for e in find_expired(service.list_endpoints(), now)]
-        expired += [e.name for e in find_expired(self._serverless(timeout_s).list(), now)]
+        expired += [e.name for e in find_expired(self.serverless.service(timeout_s).list(), now)]
         if dry_run:
             return expired
         deleted: list[Gone] = []
@@ -218,7 +208,7 @@ class Deployer:
         Raises:
             UsageError: There is one.
         """
-        there = self._serverless(timeout_s).get(endpoint) is not None
+        there = self.serverless.service(timeout_s).get(endpoint) is not None
         check_kind(endpoint, "serverless", there=there)
 
     # inner ---------------------------------------------------------------------------------
@@ -228,7 +218,7 @@ class Deployer:
         service = self.service(config.timeout_s)
         current = get_current(service, names.endpoint)
         if current.endpoint is None:
-            return self._remove_serverless(names, config)
+            return self.serverless.remove(names, config)
         plan, left = Plan(names.endpoint, ()), []
         if names.deployment:
             plan = plan_removal(current, names.deployment)
@@ -244,63 +234,18 @@ class Deployer:
             self.callers.forget(names.endpoint)
         return find_gone(names.endpoint, current.deployments, left)
 
-    def _remove_serverless(self, names: Names, config: DeployConfig) -> list[Gone]:
-        service, endpoint = self._serverless(config.timeout_s), names.endpoint
-        known = None if names.deployment else service.get(endpoint)
-        if config.dry_run:
-            self._told(describe_removal(names, known))
-        if config.dry_run or names.deployment:
-            return []
-        self.callers.forget(endpoint)
-        service.delete(endpoint)
-        return find_gone(endpoint, [known] if known else [])
-
     def _note(self, gone: list[Gone]) -> None:
         if gone:
             note_deleted(gone, self._open().target.path, self.registry)
-
-    def _deploy_serverless(
-        self, names: Names, version: Version, model_id: str, config: DeployConfig, *, new: bool
-    ) -> dict[str, Any]:
-        check_whole(names)
-        service, endpoint = self._serverless(config.timeout_s), names.endpoint
-        managed = self.service(config.timeout_s).get_endpoint(endpoint)
-        check_kind(endpoint, "managed", there=managed is not None)
-        known = service.await_idle(endpoint)
-        check_running(endpoint, known, model_id, new=new)
-        tags = {MODEL_TAG: version.name, VERSION_TAG: version.version} if version.name else {}
-        asked = ServerlessEndpoint(endpoint, model_id, tags=tags)
-        wanted = to_serverless(asked, config, known, now=dt.datetime.now(dt.UTC))
-        if config.dry_run:
-            self._told(json.dumps(serverless_body(wanted, self._open().location), indent=2))
-            return {"name": f"{endpoint} (dry run)", "flavor": SERVERLESS, "left": []}
-        examination = Examination(golden_queries(config, None) or (HELLO,))
-
-        def check() -> None:
-            if config.verify:
-                self._told(f"check the answers of {endpoint}")
-                self.callers.examine(names, examination, self._told)
-
-        found = deploy_serverless(
-            service, wanted, known, check, wait=config.synchronous, told=self._told
-        )
-        self._note(find_gone(endpoint, [known] if known else [], [wanted]))
-        if version.name:
-            tags = billed_tags(found, self._open().target.path)
-            self.registry.tag_version(version.name, version.version, tags)
-        return found
-
-    def _serverless(self, timeout_s: float) -> ServerlessService:
-        return ServerlessService(self._open(), Deadline(timeout_s))
 
     def _change(self, names: Names, config: DeployConfig, service: OnlineService) -> dict[str, Any]:
         current = get_current(service, names.endpoint)
         active = current.find(names.deployment) if names.deployment else current.active()
         if current.endpoint is None:
-            billed = self._serverless(config.timeout_s).get(names.endpoint)
+            billed = self.serverless.service(config.timeout_s).get(names.endpoint)
             if billed is not None:
                 same = billed.model_id
-                return self._deploy_serverless(names, Version(), same, config, new=False)
+                return self.serverless.deploy(names, Version(), same, config, new=False)
         if active is None:
             raise UsageError(
                 "PHI3-U736",

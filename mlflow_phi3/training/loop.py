@@ -234,7 +234,7 @@ class Session:
             progress = replace(progress, evaluated=before, best_loss=progress.best_before)
         rider.take_up(progress)
         self._pending += [told for told in progress.untold if told.trial == rider.trial]
-        twin = self._find_twin(rider.spec, progress)
+        twin = next((t for t in self._running if t.stands_at(rider.spec, progress)), None)
         if twin is not None and progress.evaluated < epochs:
             rider.shared_with = twin.riders[0].shared_with or twin.riders[0].trial
             twin.riders.append(rider)
@@ -286,14 +286,6 @@ class Session:
         rider.shared_with = owner.shared_with or owner.trial
         self._replay(trajectory, rider, owner.folder)
         return True
-
-    def _find_twin(self, spec: TrialSpec, progress: disk.Progress) -> Trajectory | None:
-        """A running trajectory on which a resumed trial of ``spec`` stands exactly."""
-        place = (spec.trunk, progress.start, progress.step, progress.evaluated)
-        for trajectory in self._running:
-            if (trajectory.spec.trunk, trajectory.start, *trajectory.stands) == place:
-                return trajectory
-        return None
 
     def _replay(self, trajectory: Trajectory, rider: Rider, folder: Path) -> None:
         """Tell ``rider`` what its trajectory has told already, and hand it the best adapter."""

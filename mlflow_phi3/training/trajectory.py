@@ -148,11 +148,6 @@ class Trajectory:
         return Calendar(self.spec, len(self._examples))
 
     @property
-    def stands(self) -> tuple[int, int]:
-        """Steps and evaluations done."""
-        return self.step, self.evaluated
-
-    @property
     def evaluation_due(self) -> bool:
         """Whether an epoch is complete and not yet evaluated."""
         return self.step >= (self.evaluated + 1) * self.calendar.steps_per_epoch
@@ -169,6 +164,11 @@ class Trajectory:
         order = spec.seed if spec.shuffle else None
         how = (spec.loss, spec.label_smoothing, spec.class_weights, spec.lora.dropout > 0)
         return (order, self.seen, self.layout.modules, self.engine, *how)
+
+    def stands_at(self, spec: TrialSpec, progress: disk.Progress) -> bool:
+        """Whether it is where a trial of ``spec`` was left, so that this can be resumed on it."""
+        mine = self.spec.trunk, self.start, self.step, self.evaluated
+        return mine == (spec.trunk, progress.start, progress.step, progress.evaluated)
 
     def upcoming(self) -> npt.NDArray[np.int64]:
         """Indices of the examples that are left of the current optimizer batch."""

@@ -16,6 +16,7 @@ from mlflow_phi3.deployment.plan import Wanted, plan_deployment
 from mlflow_phi3.deployment.promote import promote, rollback
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired, find_gone
 from mlflow_phi3.deployment.rollout import get_current, roll_out
+from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 
 
@@ -167,7 +168,7 @@ def reaper(two, monkeypatch):
     two.endpoints["chat"] = replace(two.endpoints["chat"], tags=over)
     two.endpoints["other"] = Endpoint("other", "Succeeded", "u", {}, over)
     monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: two)
-    monkeypatch.setattr(Deployer, "_serverless", lambda _self, _timeout_s: Serverless())
+    monkeypatch.setattr(ServerlessDeployer, "service", lambda _self, _timeout_s: Serverless())
     project = SimpleNamespace(target=SimpleNamespace(path="/project"))
     monkeypatch.setattr(Deployer, "_open", lambda _self: project)
     return Deployer("azure-foundry:/local", told=lambda _line: None)

@@ -15,6 +15,7 @@ from mlflow_phi3.deployment.endpoints import create_endpoint
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.safety import OFF_TAG
 from mlflow_phi3.deployment.serverless import deploy_serverless, to_serverless
+from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError, GateError, UsageError
 from mlflow_phi3.tracking.deployed import Version
 from mlflow_phi3.tracking.tuned import TUNED_TAG
@@ -168,7 +169,7 @@ def deployer(monkeypatch, service):
     tags = {"phi3.model": "phi-ft", "phi3.version": "1"}
     billed = MemoryServerless(replace(OLD, tags=tags))
     monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: service)
-    monkeypatch.setattr(Deployer, "_serverless", lambda _self, _timeout_s: billed)
+    monkeypatch.setattr(ServerlessDeployer, "service", lambda _self, _timeout_s: billed)
     workspace = SimpleNamespace(target=SimpleNamespace(path="/project"), location="eastus2")
     monkeypatch.setattr(Deployer, "_open", lambda _self: workspace)
     monkeypatch.setattr(
@@ -178,7 +179,7 @@ def deployer(monkeypatch, service):
     lines = []
     made = Deployer("azure-foundry:/local", told=lines.append)
     made.lines = lines
-    made.registry = MemoryNotes()
+    made.registry = made.serverless.registry = MemoryNotes()
     return made
 
 
@@ -188,7 +189,10 @@ def test_the_version_of_a_serverless_endpoint_is_known_and_noted_when_it_goes(de
 
     deployer.deploy(Names("chat"), "models:/phi-ft/2", config, new=False)
 
-    assert deployer._serverless(1).known.tags == {"phi3.model": "phi-ft", "phi3.version": "2"}
+    assert deployer.serverless.service(1).known.tags == {
+        "phi3.model": "phi-ft",
+        "phi3.version": "2",
+    }
     assert deployer.registry.deleted == [("phi-ft", "1", place)]
     assert deployer.registry.tagged[0][:2] == ("phi-ft", "2")
 
@@ -196,7 +200,7 @@ def test_the_version_of_a_serverless_endpoint_is_known_and_noted_when_it_goes(de
     deployer.remove(Names("chat"), config)
 
     assert deployer.registry.deleted == [("phi-ft", "1", place), ("phi-ft", "2", place)]
-    assert deployer._serverless(1).known is None
+    assert deployer.serverless.service(1).known is None
 
 
 QUICK = DeployConfig(verify=False)
@@ -218,35 +222,35 @@ def make_managed(service):
 
 @pytest.mark.parametrize("config", [QUICK, DRY], ids=["done", "dry-run"])
 def test_create_does_not_replace_another_model(deployer, config):
-    before = deployer._serverless(1).known
+    before = deployer.serverless.service(1).known
     with pytest.raises(UsageError, match=r"PHI3-U738 serverless endpoint chat: .*update"):
         deploy_tuned(deployer, config, new=True)
-    assert deployer._serverless(1).known == before
+    assert deployer.serverless.service(1).known == before
     assert deployer.registry.tagged == []
 
 
 def test_create_takes_up_what_is_there(deployer):
-    billed = deployer._serverless(1)
+    billed = deployer.serverless.service(1)
     billed.known = replace(billed.known, model_id=NEW.model_id.upper())
     assert deploy_tuned(deployer, new=True)["endpoint"] == "chat"
 
 
 @pytest.mark.parametrize("config", [QUICK, DRY], ids=["done", "dry-run"])
 def test_update_does_not_create(deployer, config):
-    deployer._serverless(1).known = None
+    deployer.serverless.service(1).known = None
     with pytest.raises(UsageError, match="PHI3-U736 serverless endpoint chat: there is nothing"):
         deploy_tuned(deployer, config, new=False)
-    assert deployer._serverless(1).known is None
+    assert deployer.serverless.service(1).known is None
     assert deploy_tuned(deployer, new=True)["endpoint"] == "chat"
 
 
 @pytest.mark.parametrize("new", [True, False], ids=["create", "update"])
 def test_a_name_of_a_managed_endpoint_is_not_given_to_a_serverless_one(deployer, service, new):
     make_managed(service)
-    deployer._serverless(1).known = None
+    deployer.serverless.service(1).known = None
     with pytest.raises(UsageError, match="PHI3-U753 endpoint chat: there is a managed endpoint"):
         deploy_tuned(deployer, new=new)
-    assert deployer._serverless(1).puts == 0
+    assert deployer.serverless.service(1).puts == 0
 
 
 def test_a_name_of_a_serverless_endpoint_is_not_given_to_a_managed_one(deployer, service):
@@ -271,10 +275,10 @@ def test_a_name_of_a_serverless_endpoint_is_not_given_to_a_managed_one(deployer,
 def test_a_dry_run_tells_what_would_go(deployer, service, names, managed, line):
     if managed:
         make_managed(service)
-    before = deployer._serverless(1).known
+    before = deployer.serverless.service(1).known
     deployer.remove(names, DRY)
     assert deployer.lines == [f"{line}; nothing was deleted (dry run)"]
-    assert (service.calls, deployer._serverless(1).known) == ([], before)
+    assert (service.calls, deployer.serverless.service(1).known) == ([], before)
     assert deployer.registry.deleted == []
 
 
@@ -289,6 +293,6 @@ def test_a_dry_run_tells_what_would_go(deployer, service, names, managed, line):
 def test_a_dry_run_tells_that_nothing_is_there(deployer, service, names, managed, what):
     if managed:
         make_managed(service)
-    deployer._serverless(1).known = None
+    deployer.serverless.service(1).known = None
     deployer.remove(names, DRY)
     assert deployer.lines == [f"nothing to delete: there is no {what} (dry run)"]

@@ -7,6 +7,7 @@ from mlflow_phi3.modeling.heads import with_labels
 from mlflow_phi3.modeling.merge import save_checkpoint
 from mlflow_phi3.serving.local import Checkpoint, LocalModel, load_checkpoint
 from tests.tiny_phi3 import write_checkpoint
+from tests.unit.serving.running import Server, expected
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +38,18 @@ def classifier(folder, tmp_path_factory) -> tuple[Base, Path]:
     target = tmp_path_factory.mktemp("classifier")
     save_checkpoint(base.model, base, target)
     return base, target
+
+
+@pytest.fixture(scope="module")
+def server(checkpoint):
+    with Server(checkpoint) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def endless(local):
+    """A question whose greedy answer goes on to the end of the context."""
+    for question in (f"light {n}" for n in range(200)):
+        if expected(local, question, max_tokens=220).answers[0].finish == "length":
+            return question
+    raise AssertionError

@@ -2,99 +2,24 @@
 
 import asyncio
 import json
-import re
-import socket
-import threading
-import time
 
 import httpx
 import openai
 import pytest
-import uvicorn
 
-from mlflow_phi3.config.serve import ServeConfig
-from mlflow_phi3.errors import Phi3Error, PreflightError
+from mlflow_phi3.errors import Phi3Error
 from mlflow_phi3.serving.concurrent import ConcurrentModel
 from mlflow_phi3.serving.protocol import parse_request
-from mlflow_phi3.serving.server import build_app, listen
+from tests.unit.serving.running import ask, expected
 
 HELLO = [{"role": "user", "content": "hold the light"}]
 QUESTIONS = ["hold the light", "x", "the button?", "blue " * 9, "until the light turns", "é"]
-
-
-class Server:
-    """uvicorn in a thread."""
-
-    def __init__(self, checkpoint, **limits):
-        self.config = ServeConfig(default_max_tokens=12, cache_tokens=4096, **limits)
-        self.model = ConcurrentModel(checkpoint, default_max_tokens=12, cache_tokens=4096)
-        app = build_app(self.model, self.config, name="tiny")
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
-
-    def __enter__(self):
-        self._thread.start()
-        while not self._server.started:
-            time.sleep(0.01)
-        return self
-
-    def __exit__(self, *_):
-        self._server.should_exit = True
-        self._thread.join(30)
-        self._socket.close()
-        assert not self._thread.is_alive()
-        assert not self.model.alive
-
-    def post(self, body, path="/v1/chat/completions", **more):
-        return httpx.post(self.url + path, json=body, timeout=60, **more)
-
-    def measure(self, name):
-        (found,) = re.findall(rf"^{re.escape(name)} (.+)$", self.metrics(), re.MULTILINE)
-        return float(found)
-
-    def answered(self, status):
-        name = f'phi3_requests_total{{status="{status}"}}'
-        return self.measure(name) if name in self.metrics() else 0
-
-    def metrics(self):
-        return httpx.get(f"{self.url}/metrics").text
-
-    def wait_until_empty(self):
-        deadline = time.monotonic() + 20
-        while self.measure("phi3_requests_inside"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def server(checkpoint):
-    with Server(checkpoint) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
 def client(server):
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as made:
         yield made
-
-
-def ask(content, **more):
-    return {"messages": [{"role": "user", "content": content}]} | more
-
-
-def expected(local, content, **more):
-    return local.answer(parse_request(ask(content, **more)))
-
-
-@pytest.fixture(scope="module")
-def endless(local):
-    """A question whose greedy answer goes on to the end of the context."""
-    for question in (f"light {n}" for n in range(200)):
-        if expected(local, question, max_tokens=220).answers[0].finish == "length":
-            return question
-    raise AssertionError
 
 
 def text(response):
@@ -272,114 +197,6 @@ def test_a_request_past_the_context_is_a_400_with_the_numbers(client):
     assert told.value.param == "messages"
 
 
-def test_an_oversized_body_is_a_413(server):
-    found = server.post(ask("x" * (server.config.max_body_bytes + 1)))
-    assert found.status_code == 413
-
-
-def test_a_full_house_is_a_429_with_a_time(checkpoint, endless):
-    with Server(checkpoint, max_waiting=1) as small:
-        with httpx.stream(
-            "POST",
-            f"{small.url}/v1/chat/completions",
-            json=ask(endless, max_tokens=220, n=16, stream=True),
-            timeout=60,
-        ) as held:
-            lines = held.iter_lines()  # kept: httpx closes the response with it
-            assert next(lines).startswith("data: ")
-            refused = small.post(ask("x", max_tokens=1))
-            assert refused.status_code == 429
-            assert int(refused.headers["Retry-After"]) >= 1
-        small.wait_until_empty()
-        assert small.post(ask("x", max_tokens=1)).status_code == 200
-
-
-def test_those_whose_body_is_on_its_way_are_inside(checkpoint):
-    body = json.dumps(ask("x", max_tokens=1)).encode()
-    head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    with Server(checkpoint, max_waiting=2) as small:
-        address = small.url.removeprefix("http://").split(":")
-        slow = [socket.create_connection(address) for _ in range(2)]
-        for connection in slow:
-            connection.sendall(head.encode() + body[:-1])
-        while small.measure("phi3_requests_inside") < 2:
-            time.sleep(0.005)
-        assert small.post(ask("x", max_tokens=1)).status_code == 429
-        slow[0].sendall(body[-1:])
-        assert slow[0].recv(12) == b"HTTP/1.1 200"
-        slow[1].close()  # in the midst of its body
-        small.wait_until_empty()
-        assert (small.answered(429), small.answered(200), small.answered(499)) == (1, 1, 1)
-        slow[0].close()
-
-
-def test_a_long_prompt_keeps_nobody_waiting(server, monkeypatch):
-    prepare, asked = server.model.prepare, threading.Event()
-    going_on = threading.Event()
-
-    def slowly(request):
-        asked.set()
-        assert going_on.wait(60)
-        return prepare(request)
-
-    monkeypatch.setattr(server.model, "prepare", slowly)
-    found = []
-    client = threading.Thread(target=lambda: found.append(server.post(ask("x", max_tokens=1))))
-    client.start()
-    try:
-        assert asked.wait(60)
-        assert httpx.get(f"{server.url}/health", timeout=20).status_code == 200
-    finally:
-        going_on.set()
-        client.join(60)
-    assert found[0].status_code == 200
-
-
-def test_those_who_wait_for_a_turn_alone_keep_nobody_from_being_prepared(server, monkeypatch):
-    answer, going_on = server.model._single.answer, threading.Event()
-
-    def slowly(request, left):
-        assert going_on.wait(60)
-        return answer(request, left)
-
-    monkeypatch.setattr(server.model._single, "answer", slowly)
-    alone = ask("x", max_tokens=1, temperature=1, seed=1)
-    clients = [threading.Thread(target=server.post, args=[alone]) for _ in range(40)]
-    for client in clients:
-        client.start()
-    try:
-        while server.measure("phi3_requests_inside") < len(clients):
-            time.sleep(0.01)
-        assert server.post(ask("x", max_tokens=1)).status_code == 200
-    finally:
-        going_on.set()
-        for client in clients:
-            client.join(60)
-
-
-@pytest.mark.parametrize("more", [{}, {"temperature": 1.0}, {"temperature": 1.0, "seed": 1}])
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_stops_its_generation(server, endless, more, stream):
-    left = server.answered(499)
-    body = ask(endless, max_tokens=220, n=16, stream=stream, **more)
-    connection = socket.create_connection(server.url.removeprefix("http://").split(":"))
-    payload = json.dumps(body).encode()
-    head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(payload)}\r\n\r\n"
-    connection.sendall(head.encode() + payload)
-    while not server.measure("phi3_requests_inside"):
-        time.sleep(0.005)
-    connection.close()
-    server.wait_until_empty()
-    assert server.answered(499) == left + 1
-    for batcher in server.model._batchers.values():
-        processor = batcher._manager.batch_processor
-        deadline = time.monotonic() + 10
-        while processor.scheduler.active_requests or processor.scheduler.waiting_requests:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert not len(batcher.deliveries)
-
-
 def test_health_models_and_metrics(server, client):
     assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
     assert [model.id for model in client.models.list()] == ["tiny"]
@@ -387,18 +204,3 @@ def test_health_models_and_metrics(server, client):
     server.post(ask("x", max_tokens=3))
     assert server.measure("phi3_completion_tokens_total") == before + 3
     assert server.measure("phi3_request_seconds_count") >= 1
-
-
-def test_a_token_does_not_wait_for_the_last_ones_acknowledgement():
-    with listen(ServeConfig(port=0)) as listening:
-        with socket.create_connection(listening.getsockname()):
-            accepted, _ = listening.accept()
-        with accepted:
-            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-
-def test_a_port_that_is_taken_is_told_with_the_mend():
-    with listen(ServeConfig(port=0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(PreflightError, match=rf"PHI3-P045 port: .* port {port}: .* Fix: "):
-            listen(ServeConfig(port=port))

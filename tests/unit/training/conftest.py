@@ -12,6 +12,8 @@ from transformers import Phi3Config, Phi3ForCausalLM, Phi3ForSequenceClassificat
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.quantization import free_from_loader, loading_options
+from mlflow_phi3.training.loop import Session
+from tests.unit.training.sessions import LENGTHS
 
 VOCABULARY = 97
 COMMON = {
@@ -114,3 +116,20 @@ def in_four_bits(tmp_path) -> Callable[[Base], Base]:
 @pytest.fixture(scope="session")
 def new_examples() -> Callable[..., list[Example]]:
     return make_examples
+
+
+@pytest.fixture(params=["reference", "auto"])
+def session(request, new_base, new_examples, tmp_path):
+    """Make sessions on the same data, each on a base of its own."""
+
+    def make(name="s", **options):
+        return Session(
+            new_base(),
+            new_examples(LENGTHS, prefix=4),
+            new_examples((10, 15, 12), prefix=4, seed=5),
+            folder=tmp_path / name,
+            engine=request.param,
+            **options,
+        )
+
+    return make

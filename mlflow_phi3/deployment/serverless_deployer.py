@@ -1,0 +1,107 @@
+"""Serverless deployment as a whole: one tuned model, billed by the token, and what follows."""
+
+import datetime as dt
+import json
+from collections.abc import Callable
+from typing import Any
+
+from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.serverless import ServerlessEndpoint, ServerlessService, serverless_body
+from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.callers import Callers
+from mlflow_phi3.deployment.examination import Examination
+from mlflow_phi3.deployment.names import Names
+from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
+from mlflow_phi3.deployment.reap import Gone, find_gone, note_deleted
+from mlflow_phi3.deployment.report import describe_removal
+from mlflow_phi3.deployment.serverless import (
+    FLAVOR,
+    HELLO,
+    billed_tags,
+    check_running,
+    check_whole,
+    deploy_serverless,
+    to_serverless,
+)
+from mlflow_phi3.deployment.wanted import golden_queries
+from mlflow_phi3.tracking.deployed import DeploymentRegistry, Version
+
+
+class ServerlessDeployer:
+    """The serverless endpoints of one target.
+
+    Args:
+        open_workspace: Opens the target, once.
+        callers: Ask endpoints.
+        registry: Is told where versions run.
+        told: Gets lines of progress.
+    """
+
+    def __init__(
+        self,
+        open_workspace: Callable[[], Workspace],
+        callers: Callers,
+        registry: DeploymentRegistry,
+        told: Callable[[str], None],
+    ) -> None:
+        self._open, self._callers, self._told = open_workspace, callers, told
+        self.registry = registry
+
+    def service(self, timeout_s: float) -> ServerlessService:
+        """Return the remote calls, which all together may wait so long."""
+        return ServerlessService(self._open(), Deadline(timeout_s))
+
+    def deploy(
+        self, names: Names, version: Version, model_id: str, config: DeployConfig, *, new: bool
+    ) -> dict[str, Any]:
+        """Bring a tuned model to where it is wanted, or change the settings of what is there.
+
+        Args:
+            names: Where.
+            version: The model's version in MLflow; an empty one when only settings are changed.
+            model_id: The model in Azure.
+            config: How.
+            new: True for ``create``, which does not touch what runs another model.
+
+        Raises:
+            Phi3Error: It cannot be done; what was made is taken back.
+        """
+        check_whole(names)
+        service, endpoint = self.service(config.timeout_s), names.endpoint
+        known = service.await_idle(endpoint)
+        check_running(endpoint, known, model_id, new=new)
+        tags = {MODEL_TAG: version.name, VERSION_TAG: version.version} if version.name else {}
+        asked = ServerlessEndpoint(endpoint, model_id, tags=tags)
+        wanted = to_serverless(asked, config, known, now=dt.datetime.now(dt.UTC))
+        if config.dry_run:
+            self._told(json.dumps(serverless_body(wanted, self._open().location), indent=2))
+            return {"name": f"{endpoint} (dry run)", "flavor": FLAVOR, "left": []}
+        examination = Examination(golden_queries(config, None) or (HELLO,))
+
+        def check() -> None:
+            if config.verify:
+                self._told(f"check the answers of {endpoint}")
+                self._callers.examine(names, examination, self._told)
+
+        found = deploy_serverless(
+            service, wanted, known, check, wait=config.synchronous, told=self._told
+        )
+        target = self._open().target.path
+        note_deleted(find_gone(endpoint, [known] if known else [], [wanted]), target, self.registry)
+        if version.name:
+            tags = billed_tags(found, target)
+            self.registry.tag_version(version.name, version.version, tags)
+        return found
+
+    def remove(self, names: Names, config: DeployConfig) -> list[Gone]:
+        """Delete an endpoint, if there is one; the version that is gone by that."""
+        service, endpoint = self.service(config.timeout_s), names.endpoint
+        known = None if names.deployment else service.get(endpoint)
+        if config.dry_run:
+            self._told(describe_removal(names, known))
+        if config.dry_run or names.deployment:
+            return []
+        self._callers.forget(endpoint)
+        service.delete(endpoint)
+        return find_gone(endpoint, [known] if known else [])
