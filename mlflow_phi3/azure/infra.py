@@ -156,10 +156,8 @@ class Builder:
         """Return what is wanted, with a hub: as told, else the project's own, else <project>-hub.
 
         Raises:
-            UsageError: As :func:`check_wanted`.
             AzureError: Refused, or no answer.
         """
-        check_wanted(wanted)
         if wanted.hub:
             return wanted
         own = _own_hub(self._get(wanted.target.path, WORKSPACES))
@@ -171,10 +169,8 @@ class Builder:
         """Return what is there.
 
         Raises:
-            UsageError: As :func:`check_wanted`.
             AzureError: Refused, or no answer.
         """
-        check_wanted(wanted)
         places = self._locations(wanted) if wanted.location else ()
         group = self._get(wanted.group_path, GROUPS)
         if group is None:

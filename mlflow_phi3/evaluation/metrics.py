@@ -12,9 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from mlflow_phi3.evaluation.words import split_words
-
-# Perplexities past e^700 do not fit a float64.
-_LARGEST_LOSS = 700.0
+from mlflow_phi3.training import reports
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +42,7 @@ def loss(totals: TokenTotals) -> float:
 
 def perplexity(totals: TokenTotals) -> float:
     """``exp(loss)`` over the whole set, never a mean over batches; inf past float64."""
-    mean = loss(totals)
-    return math.inf if mean > _LARGEST_LOSS else math.exp(mean)
+    return reports.perplexity(loss(totals))
 
 
 def token_accuracy(totals: TokenTotals) -> float:

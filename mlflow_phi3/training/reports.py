@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-_LARGEST = 700.0  # its exponential is still a float64
+# Perplexities past e^700 do not fit a float64.
+_LARGEST_LOSS = 700.0
 Outcome = Literal["complete", "dropped", "failed"]
 
 
@@ -103,5 +104,5 @@ Report = StepReport | EvaluationReport | EndReport
 
 
 def perplexity(loss: float) -> float:
-    """``exp(loss)``, also of a loss so large that it would be no number any more."""
-    return math.exp(min(loss, _LARGEST)) if math.isfinite(loss) else math.nan
+    """``exp(loss)``; inf past float64, NaN of a loss that is none."""
+    return math.inf if loss > _LARGEST_LOSS else math.exp(loss)
