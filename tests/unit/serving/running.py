@@ -13,6 +13,8 @@ from mlflow_phi3.serving.concurrent import ConcurrentModel
 from mlflow_phi3.serving.protocol import parse_request
 from mlflow_phi3.serving.server import build_app
 
+QUESTIONS = ["hold the light", "x", "the button?", "blue " * 9, "until the light turns", "é"]
+
 
 class Server:
     """uvicorn in a thread."""

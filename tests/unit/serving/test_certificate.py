@@ -24,7 +24,7 @@ from mlflow_phi3.serving.certificate import (
 from mlflow_phi3.serving.local import LocalModel, load_checkpoint
 from mlflow_phi3.serving.protocol import completion, parse_request
 from tests.tiny_phi3 import conversation, example, write_adapter, write_checkpoint
-from tests.unit.serving.test_server import Server
+from tests.unit.serving.running import Server
 
 TOKENS = 12
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from mlflow_phi3.serving.protocol import parse_request
-from tests.unit.serving.test_server import QUESTIONS, Server, ask
+from tests.unit.serving.running import QUESTIONS, Server, ask
 
 CLIENTS = 32
 

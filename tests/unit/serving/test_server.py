@@ -10,10 +10,9 @@ import pytest
 from mlflow_phi3.errors import Phi3Error
 from mlflow_phi3.serving.concurrent import ConcurrentModel
 from mlflow_phi3.serving.protocol import parse_request
-from tests.unit.serving.running import ask, expected
+from tests.unit.serving.running import QUESTIONS, ask, expected
 
 HELLO = [{"role": "user", "content": "hold the light"}]
-QUESTIONS = ["hold the light", "x", "the button?", "blue " * 9, "until the light turns", "é"]
 
 
 @pytest.fixture(scope="module")
