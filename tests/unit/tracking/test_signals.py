@@ -75,7 +75,6 @@ def test_who_orders_again_after_a_while_is_heard():
         stoppable(None, patience_s=0.2),
         contextlib.ExitStack() as stack,
     ):
-        stack.callback(time.sleep, 10)
         stack.callback(lambda: (time.sleep(0.5), os.kill(os.getpid(), signal.SIGINT)))
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(10)
