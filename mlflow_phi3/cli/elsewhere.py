@@ -9,6 +9,7 @@ from typer.main import get_command
 # What follows the command is parsed by our own schemas, as `mlflow run` hands it over, so that both
 # ways in accept the same words and refuse with the same messages.
 PASS_THROUGH = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+HELP_OPTIONS = frozenset({"--help", "-h"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,9 @@ class Elsewhere:
         several = len(found.registered_commands) > 1
         program = "mlflow-phi3" if several else f"mlflow-phi3 {self.name}"
         arguments = [self.name, *given] if several else given
-        code = get_command(found).main(arguments, prog_name=program, standalone_mode=False)
+        command = get_command(found)
+        command.context_settings.setdefault("help_option_names", sorted(HELP_OPTIONS))
+        code = command.main(arguments, prog_name=program, standalone_mode=False)
         return int(code or 0)
 
 

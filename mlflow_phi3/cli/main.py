@@ -6,8 +6,8 @@ import typer
 
 from mlflow_phi3 import __version__
 from mlflow_phi3.cli import emulator
-from mlflow_phi3.cli.elsewhere import PASS_THROUGH, REPAIR, add_commands
-from mlflow_phi3.cli.parameter_help import HELP_OPTIONS, show_help
+from mlflow_phi3.cli.elsewhere import HELP_OPTIONS, PASS_THROUGH, REPAIR, add_commands
+from mlflow_phi3.cli.parameter_help import show_help
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Phi3Error
 from mlflow_phi3.workflows.entry import run
@@ -18,18 +18,20 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["--help", "-h"]},
+    context_settings={"help_option_names": sorted(HELP_OPTIONS)},
 )
 
 
 def _add_word(word: str) -> None:
     summary = (WORDS[word].__doc__ or "").split(": ", 1)[-1]
     summary = summary[:1].upper() + summary[1:]
+    repair = f"{REPAIR.summary.rstrip('.')}: mlflow-phi3 {REPAIR.name} STUDY"
+    also = (repair,) if word == "sweep" else ()
 
     @app.command(word, help=summary, context_settings=PASS_THROUGH)
     def command(context: typer.Context) -> None:
         if HELP_OPTIONS & set(context.args) and context.args[0] != "repair":
-            show_help(word, summary, WORDS[word])
+            show_help(word, summary, WORDS[word], *also)
             return
         if (word, *context.args[:1]) == ("sweep", "repair"):
             raise typer.Exit(REPAIR.call(context.args[1:]))
@@ -69,5 +71,5 @@ def main() -> None:
     try:
         app()
     except Phi3Error as error:
-        print(error, file=sys.stderr)  # noqa: T201 - the last word belongs on the terminal
+        print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)  # noqa: T201 - the last word belongs on the terminal
         sys.exit(error.exit_code)

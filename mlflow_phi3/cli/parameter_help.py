@@ -15,8 +15,8 @@ from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.config.words import WORDS
 
-HELP_OPTIONS = frozenset({"--help", "-h"})
 _WIDEST = 100
 _OWN = "This command"
 _SECTIONS: dict[str, type[Config]] = {
@@ -31,18 +31,23 @@ _SECTIONS: dict[str, type[Config]] = {
 }
 
 
-def show_help(name: str, summary: str, schema: type[Config]) -> None:
+def show_help(name: str, summary: str, schema: type[Config], *also: str) -> None:
     """Print how the command is called, and every parameter with its default and meaning.
 
     Args:
         name: The command.
         summary: What it does.
         schema: Its parameters.
+        also: Other ways to call it, a line each.
     """
     console = Console(highlight=False, markup=False, soft_wrap=True)
     width = min(console.width, _WIDEST)
     console.print(Text.assemble(("mlflow-phi3 ", "bold"), (name, "bold"), " --name value ..."))
-    console.print(f"{summary}\nIn a project: mlflow run . -e {name} -P name=value")
+    console.print(summary)
+    if name in WORDS:
+        console.print(f"In a project: mlflow run . -e {name} -P name=value")
+    for line in also:
+        console.print(line)
     for title, several in _sections(schema):
         console.print(Text(f"\n{title}", style="bold"))
         for parameter in several:

@@ -2,8 +2,8 @@
 
 import typer
 
-from mlflow_phi3.cli.elsewhere import PASS_THROUGH
-from mlflow_phi3.cli.parameter_help import HELP_OPTIONS, show_help
+from mlflow_phi3.cli.elsewhere import HELP_OPTIONS, PASS_THROUGH
+from mlflow_phi3.cli.parameter_help import show_help
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.plan import PlanWord
 from mlflow_phi3.workflows.entry import settle
@@ -18,7 +18,8 @@ def plan_command(context: typer.Context) -> None:
     Takes every parameter of `sweep`, so that a sweep is planned by its own words.
     """
     if HELP_OPTIONS & set(context.args):
-        show_help("plan", "Tokens, steps, memory, disk, hours and money of a sweep.", PlanWord)
+        summary = "Tokens, steps, memory, disk, hours and money of a sweep."
+        show_help("plan", summary, PlanWord, "For machines: mlflow-phi3 plan --json")
         return
     arguments = ["--output=json" if word == "--json" else word for word in context.args]
     config = parse_arguments(PlanWord, arguments)

@@ -12,8 +12,8 @@ class DeployConfig(Config):
 
     mode: Literal["auto", "managed", "serverless"] = "auto"
     """Where it runs: `managed` (machines of your own, billed by the hour, any MLflow model),
-    `serverless` (a model that Foundry tuned, billed by token), or `auto`: by where the model
-    version came from."""
+    `serverless` (a model that Foundry tuned, billed by the hour and by token), or `auto`: by where
+    the model version came from."""
 
     instance_type: str = ""
     """Machine type of a managed deployment, such as `Standard_NC24ads_A100_v4`. Empty keeps what it

@@ -15,8 +15,8 @@ class PrepareConfig(Config):
     """From data files to checked, split and tokenised examples."""
 
     train_data: str = "demo"
-    """Training data: `demo`, a file (JSONL, JSON, CSV, Parquet), a folder saved by `datasets`, or
-    a hub dataset id. Several with a comma between; `file:2` shows a source twice, `file:0.5`
+    """Training data: `demo`, a file (JSONL, JSON, CSV, TSV, Parquet), a folder saved by `datasets`,
+    or a hub dataset id. Several with a comma between; `file:2` shows a source twice, `file:0.5`
     takes half of its rows."""
 
     validation_data: str = ""
@@ -56,8 +56,8 @@ class PrepareConfig(Config):
 
     overlength: Literal["error", "drop", "truncate"] = "error"
     """Longer conversations: `error` lists them, `drop` rejects them, `truncate` leaves out the
-    oldest exchanges, then the beginning of the question; an answer's end is cut last, and never
-    more than half of `max_length` is taken from it."""
+    oldest exchanges, then the beginning of the question, and last the end of the answer, which
+    keeps at least half of the room that the two have."""
 
     train_on: Literal["all-assistant", "last"] = "all-assistant"
     """Which answers of a conversation are learnt."""
@@ -89,7 +89,8 @@ class PrepareConfig(Config):
     """Keep the first of rows that say almost the same (MinHash)."""
 
     near_duplicate_similarity: float = Field(default=0.9, gt=0.5, le=1)
-    """Share of equal word triples (Jaccard, estimated) from which two rows are near duplicates."""
+    """Share of equal runs of five tokens (Jaccard, estimated) from which two rows are near
+    duplicates."""
 
     prepare_workers: int = Field(default=0, ge=0)
     """Processes that prepare large data; 0 takes one for each core."""

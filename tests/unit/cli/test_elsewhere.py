@@ -36,3 +36,9 @@ def test_help_and_arguments_reach_the_command():
     assert told.exit_code == 2
     told = CliRunner().invoke(app, ["--help"])
     assert all(one.name in told.output for one in COMMANDS)
+
+
+@pytest.mark.parametrize("name", ["version", "emulator", *sorted(one.name for one in COMMANDS)])
+def test_every_command_takes_the_short_form_of_help(name):
+    short, long = (CliRunner().invoke(app, [name, option]) for option in ("-h", "--help"))
+    assert (short.exit_code, short.output) == (0, long.output)

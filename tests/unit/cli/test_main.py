@@ -1,12 +1,18 @@
 """What the command says of itself."""
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from mlflow_phi3 import __version__
 from mlflow_phi3.cli.main import app
 from mlflow_phi3.config.describe import parameters
 from mlflow_phi3.config.words import WORDS
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("word", WORDS)
@@ -31,6 +37,19 @@ def test_plan_tells_its_own_parameters_first():
     told = CliRunner().invoke(app, ["plan", "--help"])
 
     assert told.output.index("--probe_steps") < told.output.index("--train_data")
+
+
+def test_help_names_no_entry_point_that_the_project_has_not():
+    entries = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+    for word in (*WORDS, "plan"):
+        told = CliRunner().invoke(app, [word, "--help"]).output
+        assert set(re.findall(r"mlflow run \. -e (\w+)", told)) == {word} & set(entries)
+
+
+def test_help_tells_of_what_stands_behind_a_word():
+    told = CliRunner().invoke(app, ["sweep", "--help"]).output
+    assert "mlflow-phi3 sweep repair STUDY" in told
+    assert "mlflow-phi3 plan --json" in CliRunner().invoke(app, ["plan", "--help"]).output
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["version"]])
