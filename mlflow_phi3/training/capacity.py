@@ -56,7 +56,7 @@ def measure_trial_bytes(
     layout = plan_layout(linear, spec.lora)
     weights = initial_weights(linear, layout, spec.seed).to(base.model.device)
     longest = sorted(train, key=lambda example: len(example.input_ids), reverse=True)
-    examples = next(split_by_tokens(longest, token_budget))
+    examples = next(split_by_tokens(longest[: spec.batch_size], token_budget))
     frozen = {parameter.data_ptr() for parameter in base.model.parameters()}
     kept: dict[int, int] = {}
 

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 # Tokens of one adapter in one pass. A CPU's matrix products are full at about a thousand rows, and
 # more would only take memory; a GPU's are not.
 TOKEN_BUDGET = {"cpu": 1024, "cuda": 16384}
+SCORED = 1024  # tokens of one adapter in a scoring pass that a large group does not go below
 REMEMBERED = 64  # finished trajectories on which a longer trial may still continue
 
 
@@ -178,9 +179,11 @@ class Session:
     def _evaluate(self, group: Sequence[Trajectory]) -> None:
         """Score the validation examples for all of ``group`` at once."""
         rows = [trajectory.row() for trajectory in group]
+        # Memory was measured for training, whose passes end with the batch: these do not.
+        budget = min(self._token_budget, max(SCORED, self._token_budget // len(group)))
         passes = [
             self._engine(group).score(examples, rows)
-            for examples in split_by_tokens(self._validation, self._token_budget)
+            for examples in split_by_tokens(self._validation, budget)
         ]
         for at, trajectory in enumerate(group):
             trajectory.torn = True

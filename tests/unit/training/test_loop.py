@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.training import loop
+from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec
@@ -143,6 +145,23 @@ def test_a_small_budget_changes_how_but_not_what(session):
         results.append(losses(collect(one)["a"]))
     assert results[1] == pytest.approx(results[0], rel=1e-5)
     assert results[2] == pytest.approx(results[0], rel=1e-5)
+
+
+def test_a_group_scores_no_more_at_once_than_one_may(session, monkeypatch):
+    monkeypatch.setattr(loop, "SCORED", 1)
+    parts = []
+
+    def look(examples, budget):
+        for part in split_by_tokens(examples, budget):
+            parts.append([len(example.input_ids) for example in part])
+            yield part
+
+    monkeypatch.setattr(loop, "split_by_tokens", look)
+    one = session(token_budget=90)
+    for rate in (1e-2, 2e-2, 3e-2):
+        one.add(f"{rate}", replace(SPEC, epochs=1, learning_rate=rate))
+    collect(one)
+    assert parts[-2:] == [[10, 15], [12]]  # 30 tokens each
 
 
 def test_an_adapter_to_begin_with(session, tmp_path):

@@ -209,6 +209,15 @@ def test_capacity_grows_with_memory_and_shrinks_with_rank(new_base, new_examples
     assert free_bytes(torch.device("cpu")) > 0
 
 
+def test_capacity_is_measured_on_a_pass_that_happens(new_base, new_examples):
+    """A pass ends with the batch, however many tokens it might take."""
+    base, examples = new_base(), new_examples((30, 30, 12, 8))
+    alone = replace(SPEC, per_device_batch_size=1)
+    one = measure_trial_bytes(base, examples[:1], SPEC, token_budget=64)
+    assert measure_trial_bytes(base, examples, alone, token_budget=64) == one
+    assert measure_trial_bytes(base, examples, SPEC, token_budget=64) > one
+
+
 @pytest.mark.parametrize(
     ("group", "find"),
     [
