@@ -15,6 +15,7 @@
 A message reads ``CODE place: problem. Fix: mend``. Codes are stable: people search for them.
 """
 
+import copyreg
 from typing import ClassVar
 
 
@@ -41,6 +42,10 @@ class _Told(BaseException):
         self.problem = problem
         self.where = where
         self.fix = fix
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Between processes it goes as it is; made anew, it would lack all but its message."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class Phi3Error(_Told, Exception):

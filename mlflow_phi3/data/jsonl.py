@@ -20,7 +20,11 @@ _FOREIGN = {
     b"\xff\xfe": ("UTF-16 or UTF-32", "save it as UTF-8"),
     b"\xfe\xff": ("UTF-16 or UTF-32", "save it as UTF-8"),
     b"\x1f\x8b": ("packed by gzip", "unpack it"),
-    b"PK": ("a ZIP archive", "unpack it"),
+    b"BZ": ("packed by bzip2", "unpack it"),
+    b"\xfd7": ("packed by xz", "unpack it"),
+    b"(\xb5": ("packed by Zstandard", "unpack it"),
+    b"PK": ("a ZIP archive or a workbook", "unpack it, or save the sheet as CSV"),
+    b"PA": ("a Parquet file", "let its name end in .parquet"),
 }
 
 
@@ -63,17 +67,15 @@ def plan_spans(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Span
         The pieces in order, and the SHA-256 of the file.
 
     Raises:
-        DataError: The file is in UTF-16 or UTF-32, or packed.
+        DataError: The file is no text in UTF-8.
     """
     digest = hashlib.sha256()
     spans: list[Span] = []
     start, line, at, lines = 0, 1, 0, 0
     with path.open("rb") as stream:
         while block := stream.read(chunk_bytes):
-            if at == 0 and block[:2] in _FOREIGN:
-                what, fix = _FOREIGN[block[:2]]
-                begins = f"the file begins with {block[:2].hex(' ')}: it is {what}"
-                raise DataError("PHI3-D001", begins, where=path.name, fix=fix)
+            if at == 0:
+                refuse_foreign(block, path.name)
             digest.update(block)
             last = block.rfind(b"\n")
             if last >= 0:
@@ -85,6 +87,18 @@ def plan_spans(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Span
         last_piece = spans.pop() if spans else Span(0, 0, 1)
         spans.append(Span(last_piece.start, at, last_piece.line))
     return spans, digest.hexdigest()
+
+
+def refuse_foreign(head: bytes, name: str) -> None:
+    """Refuse what is no text in UTF-8, told by how it begins.
+
+    Raises:
+        DataError: It is packed, in another encoding, or a table of another kind.
+    """
+    if head[:2] in _FOREIGN:
+        what, fix = _FOREIGN[head[:2]]
+        begins = f"the file begins with {head[:2].hex(' ')}: it is {what}"
+        raise DataError("PHI3-D001", begins, where=name, fix=fix)
 
 
 def read_rows(path: Path, span: Span) -> Iterator[Row]:

@@ -140,7 +140,6 @@ def _plan_file(kind: Kind, file: Path, line: int) -> tuple[Sequence[Span], str]:
     if kind == "json":
         return _group(jsonscan.find_objects(file, Span(0, file.stat().st_size, 1))), digest
     if kind == "csv":
-        tables.read_header(file)
         return tables.plan_csv(file), digest
     if kind == "parquet":
         return tables.plan_parquet(file), digest

@@ -4,19 +4,26 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlflow_phi3.data.jsonl import CHUNK_BYTES, MAX_ROW_BYTES, Row, Span
+from mlflow_phi3.data.jsonl import CHUNK_BYTES, MAX_ROW_BYTES, Row, Span, refuse_foreign
 from mlflow_phi3.data.validate import Problem
 from mlflow_phi3.errors import DataError
 
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of such bytes
 _DELIMITERS = (",", ";", "\t", "|")
 _ARROW_ROWS = 4096
 _READ_BYTES = 1 << 20
+# Of a row group that pieces share: for each of them, what stands before it is decoded again.
+_SHARED_BYTES = 64 << 20
 
 
 def hash_file(path: Path) -> str:
@@ -26,55 +33,80 @@ def hash_file(path: Path) -> str:
 
 
 def plan_csv(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> list[Span]:
-    """Cut a CSV file between records: at line ends with an even number of quotes before them."""
+    """Cut a CSV file between records, as :func:`read_csv` tells them apart.
+
+    Raises:
+        DataError: It has no header that can be read.
+    """
+    _, delimiter = read_header(path)
     spans: list[Span] = []
-    start, line, at, lines, quotes = 0, 1, 0, 0, 0
-    with path.open("rb") as stream:
-        while block := stream.read(chunk_bytes):
-            cut = _last_record_end(block, quotes)
-            if cut:
-                spans.append(Span(start, at + cut, line))
-                line += lines + block[:cut].count(b"\n")
-                start, lines = at + cut, block[cut:].count(b"\n")
-            else:
-                lines += block.count(b"\n")
-            quotes += block.count(b'"')
-            at += len(block)
+    start, line, at = 0, 1, 0
+
+    def lines(stream: TextIO) -> Iterator[str]:
+        nonlocal at
+        for text in stream:
+            at += len(text)
+            yield text
+
+    # In Latin-1 a character is a byte; delimiters and quotes are the same in UTF-8.
+    with path.open(encoding="latin-1", newline="") as stream:
+        for _, past, _ in _records(lines(stream), delimiter):
+            if at - start >= chunk_bytes:
+                spans.append(Span(start, at, line))
+                start, line = at, past + 1
     if start < at:
         spans.append(Span(start, at, line))
     return spans
 
 
-def _last_record_end(block: bytes, quotes_before: int) -> int:
-    """Past the last line end outside quotes; 0 when there is none."""
-    quotes = quotes_before + block.count(b'"')
-    end = len(block)
-    while (place := block.rfind(b"\n", 0, end)) >= 0:
-        quotes -= block.count(b'"', place, end)
-        if quotes % 2 == 0:
-            return place + 1
-        end = place
-    return 0
+def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, int, list[str] | str]]:
+    """The records of CSV.
+
+    Strict: else a quote that nothing closes would swallow the rest of a file.
+
+    Args:
+        lines: Text, cut at every line end.
+        delimiter: What stands between fields.
+
+    Yields:
+        Lines before the record, lines up to its end, and its fields, or what is wrong with it.
+    """
+    csv.field_size_limit(MAX_ROW_BYTES)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        before = reader.line_num
+        try:
+            record: list[str] | str = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            record = str(error)
+        yield before, reader.line_num, record
 
 
 def read_header(path: Path) -> tuple[list[str], str]:
     """Column names of a CSV file, and its delimiter.
 
     Raises:
-        DataError: It is not UTF-8, or has no header.
+        DataError: It is not UTF-8, has no header, or two columns of one name.
     """
     with path.open("rb") as stream:
-        head = stream.read(_READ_BYTES).removeprefix(b"\xef\xbb\xbf")
-    text = head.decode(errors="surrogateescape")
-    first = text.lstrip("\r\n").split("\n", 1)[0]
-    delimiter = max(_DELIMITERS, key=first.count)
-    try:
-        names = next((row for row in csv.reader(io.StringIO(text), delimiter=delimiter) if row), [])
-    except csv.Error as error:
-        raise _broken_table(path, str(error)) from error
-    if not names or "\udc00" <= max("".join(names), default="") <= "\udfff":
+        head = stream.read(_READ_BYTES)
+    refuse_foreign(head, path.name)
+    text = head.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+    first = next(io.StringIO(text.lstrip("\r\n"), newline=""), "")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=first.count)
+    records = _records(io.StringIO(text, newline=""), delimiter)
+    names = next((record for _, _, record in records if record), [])
+    if isinstance(names, str):
+        raise _broken_table(path, names)
+    if not names or _NOT_UTF8.search("".join(names)):
         raise _broken_table(path, "no header in UTF-8")
-    return [name.strip() for name in names], delimiter
+    names = [name.strip() for name in names]
+    twice = next((name for at, name in enumerate(names) if name and name in names[:at]), None)
+    if twice is not None:
+        raise _broken_table(path, f"two columns are named {twice!r}")
+    return names, delimiter
 
 
 def read_csv(path: Path, span: Span) -> Iterator[Row]:
@@ -84,25 +116,17 @@ def read_csv(path: Path, span: Span) -> Iterator[Row]:
         stream.seek(span.start)
         data = stream.read(span.end - span.start)
     text = data.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
-    csv.field_size_limit(MAX_ROW_BYTES)
-    records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    lines = list(io.StringIO(text, newline=""))
     skip_header = span.start == 0
-    while True:
-        line = span.line + records.line_num
-        try:
-            record = next(records)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            problem = Problem("PHI3-D034", f"not a CSV record: {error}")
-            yield Row(line, problem=problem)
-            continue
-        if not record:
-            continue
-        if skip_header:
+    for before, past, record in _records(lines, delimiter):
+        line = span.line + before
+        if isinstance(record, str):
+            problem = Problem("PHI3-D034", f"not a CSV record: {record}")
+            yield Row(line, problem=problem, raw="".join(lines[before:past]))
+        elif record and skip_header:
             skip_header = False
-            continue
-        yield _to_row(line, names, record)
+        elif record:
+            yield _to_row(line, names, record)
 
 
 def _to_row(line: int, names: Sequence[str], record: Sequence[str]) -> Row:
@@ -110,41 +134,68 @@ def _to_row(line: int, names: Sequence[str], record: Sequence[str]) -> Row:
     if len(record) != len(names):
         text = f"{len(record)} fields under {len(names)} column names"
         return Row(line, problem=Problem("PHI3-D034", text), raw=raw)
-    value = dict(zip(names, record, strict=True))
-    if any("\udc80" <= max(field, default="") <= "\udcff" for field in record):
-        return Row(line, problem=Problem("PHI3-D001", "a field is not UTF-8"), raw=raw)
-    return Row(line, value, raw=raw)
+    for name, field in zip(names, record, strict=True):
+        if not field.isascii() and (found := _NOT_UTF8.search(field)):
+            text = f"byte 0x{ord(found[0]) - 0xDC00:02x} in {name!r} is not UTF-8"
+            return Row(line, problem=Problem("PHI3-D001", text), raw=raw)
+    return Row(line, dict(zip(names, record, strict=True)), raw=raw)
 
 
 def plan_parquet(path: Path) -> list[Span]:
-    """One piece a row group; start and end number row groups.
+    """Pieces of row groups; start and end number rows.
 
     Raises:
         DataError: The file is no Parquet file.
     """
-    try:
+    spans: list[Span] = []
+    with _opened(path):
         metadata = pq.ParquetFile(path).metadata
-    except (pa.ArrowException, OSError) as error:
-        raise _broken_table(path, str(error)) from error
-    spans, line = [], 1
-    for group in range(metadata.num_row_groups):
-        spans.append(Span(group, group + 1, line))
-        line += metadata.row_group(group).num_rows
+    row = 0
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        parts = -(-group.total_byte_size // _SHARED_BYTES) or 1
+        ends = [row + group.num_rows * part // parts for part in range(parts + 1)]
+        spans += [Span(start, end, start + 1) for start, end in pairwise(ends) if start < end]
+        row += group.num_rows
     return spans
 
 
 def read_parquet(path: Path, span: Span) -> Iterator[Row]:
-    """The rows of row groups."""
-    groups = list(range(span.start, span.end))
-    batches = pq.ParquetFile(path).iter_batches(batch_size=_ARROW_ROWS, row_groups=groups)
-    yield from _from_batches(batches, span.line)
+    """The rows of a piece, which lies within one row group.
+
+    Raises:
+        DataError: They cannot be decoded.
+    """
+    with _opened(path):
+        file = pq.ParquetFile(path)
+        number, first = 0, 0
+        while first + (rows := file.metadata.row_group(number).num_rows) <= span.start:
+            number, first = number + 1, first + rows
+        batches = file.iter_batches(batch_size=_ARROW_ROWS, row_groups=[number])
+        yield from _from_batches(_cut(batches, span.start - first, span.end - first), span.line)
+
+
+def _cut(batches: Iterable[pa.RecordBatch], start: int, end: int) -> Iterator[pa.RecordBatch]:
+    """The rows ``[start, end)`` of batches that follow one another."""
+    first = 0
+    for batch in batches:
+        past = first + len(batch)
+        if past > start:
+            yield batch.slice(max(start - first, 0), min(end, past) - max(start, first))
+        if past >= end:
+            return
+        first = past
 
 
 def plan_arrow(path: Path, *, first_line: int = 1) -> list[Span]:
-    """Pieces of an Arrow stream, as ``datasets`` keeps it; start and end number batches."""
+    """Pieces of an Arrow stream, as ``datasets`` keeps it; start and end number batches.
+
+    Raises:
+        DataError: The file is no Arrow stream.
+    """
     spans, line, start, rows = [], first_line, 0, 0
     number = -1
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+    with _opened(path), pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
         for number, batch in enumerate(stream):
             rows += len(batch)
             if rows >= _ARROW_ROWS:
@@ -156,17 +207,29 @@ def plan_arrow(path: Path, *, first_line: int = 1) -> list[Span]:
 
 
 def read_arrow(path: Path, span: Span) -> Iterator[Row]:
-    """The rows of some batches of an Arrow stream."""
-    with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
-        batches = (batch for number, batch in enumerate(stream) if span.start <= number < span.end)
-        yield from _from_batches(batches, span.line)
+    """The rows of some batches of an Arrow stream.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    with _opened(path), pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+        yield from _from_batches(islice(stream, span.start, span.end), span.line)
 
 
-def _from_batches(batches: Iterator[pa.RecordBatch], line: int) -> Iterator[Row]:
+def _from_batches(batches: Iterable[pa.RecordBatch], line: int) -> Iterator[Row]:
     for batch in batches:
         for value in batch.to_pylist():
             yield Row(line, value, raw=json.dumps(value, ensure_ascii=False, default=str))
             line += 1
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[None]:
+    """Say which file it is that Arrow cannot read."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise _broken_table(path, str(error)) from error
 
 
 def _broken_table(path: Path, problem: str) -> DataError:

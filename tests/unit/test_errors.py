@@ -1,4 +1,5 @@
 import inspect
+import pickle
 
 from mlflow_phi3 import errors
 from mlflow_phi3.errors import AzureError, DataError, Phi3Error
@@ -19,6 +20,14 @@ def test_an_azure_error_keeps_what_support_asks_for():
     error = AzureError("PHI3-A001", "refused", status=403, azure_code="Denied", request_id="r-1")
 
     assert "status 403, code Denied, request id r-1" in str(error)
+
+
+def test_an_error_goes_whole_from_one_process_to_another():
+    error = AzureError("PHI3-A001", "refused", where="chat", fix="ask", status=403)
+    again = pickle.loads(pickle.dumps(error))
+
+    assert (type(again), str(again)) == (AzureError, str(error))
+    assert (again.code, again.where, again.fix, again.status) == ("PHI3-A001", "chat", "ask", 403)
 
 
 def test_the_tree_is_drawn_with_every_class_and_its_exit_code():

@@ -123,10 +123,15 @@ def test_a_huge_line_is_told_and_the_rest_is_read(plain_tokenizer, tmp_path):
         (b"\xfe\xff", r"UTF-16.*Fix: save it as UTF-8"),
         (b"\x1f\x8b\x08", r"packed by gzip.*Fix: unpack it"),
         (b"PK\x03\x04", r"ZIP archive.*Fix: unpack it"),
+        (b"BZh91AY", r"packed by bzip2.*Fix: unpack it"),
+        (b"\xfd7zXZ\x00", r"packed by xz.*Fix: unpack it"),
+        (b"(\xb5/\xfd", r"packed by Zstandard.*Fix: unpack it"),
+        (b"PAR1", r"a Parquet file.*Fix: let its name end in \.parquet"),
     ],
 )
-def test_what_is_no_text_is_named(mark, told, plain_tokenizer, tmp_path):
-    path = tmp_path / "rows.jsonl"
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv"])
+def test_what_is_no_text_is_named(name, mark, told, plain_tokenizer, tmp_path):
+    path = tmp_path / name
     path.write_bytes(mark + b"x\x00")
     with pytest.raises(Phi3Error, match=told):
         prepare(PrepareConfig(train_data=str(path)), plain_tokenizer, folder=tmp_path / "cache")

@@ -1,0 +1,128 @@
+import json
+
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
+import pytest
+
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data import tables
+from mlflow_phi3.data.pipeline import prepare
+from mlflow_phi3.errors import DataError
+
+
+def _read(path, **options):
+    return [row for span in tables.plan_csv(path, **options) for row in tables.read_csv(path, span)]
+
+
+def test_a_quote_within_a_field_moves_no_cut(tmp_path):
+    path = tmp_path / "rows.csv"
+    answers = [f"{n} begins\nand ends" for n in range(200)]
+    lines = ["\ufeffprompt,completion", '5" or 6"?,The 5" screen']
+    lines += [f'q{n},"{answer}"' for n, answer in enumerate(answers)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for chunk_bytes in (64, 100, 1 << 20):
+        rows = _read(path, chunk_bytes=chunk_bytes)
+        assert [row.value["completion"] for row in rows] == ['The 5" screen', *answers]
+        assert [row.line for row in rows] == [2, *range(3, 403, 2)]
+
+
+@pytest.mark.parametrize(
+    ("body", "told", "raw"),
+    [
+        (
+            'q1,"an answer\nq2,a2\nq3,a3\n',
+            "unexpected end of data",
+            'q1,"an answer\nq2,a2\nq3,a3\n',
+        ),
+        ('"say "hi" now",x\n', "',' expected after '\"'", '"say "hi" now",x\n'),
+    ],
+)
+def test_a_quote_in_the_wrong_place_loses_nothing_unsaid(body, told, raw, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text(f"prompt,completion\n{body}", encoding="utf-8")
+    (row,) = _read(path)
+    assert told in row.problem.text
+    assert (row.line, row.raw) == (2, raw)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_record_ends_as_its_file_ends_lines(end, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(end.join(["prompt;completion", "a, b;c", "d;e", ""]).encode())
+    assert [row.value for row in _read(path, chunk_bytes=1)] == [
+        {"prompt": "a, b", "completion": "c"},
+        {"prompt": "d", "completion": "e"},
+    ]
+
+
+def test_the_byte_that_is_not_utf8_is_named(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"prompt,completion\n" + "😀 ".encode() + b"caf\xe9,x\n")
+    (row,) = _read(path)
+    assert row.problem.text == "byte 0xe9 in 'prompt' is not UTF-8"
+
+
+def test_a_tab_divides_what_is_named_so(tmp_path):
+    path = tmp_path / "rows.tsv"
+    path.write_text("question\tanswer\tnote, a, b, c\nx\ty\tz\n", encoding="utf-8")
+    assert _read(path)[0].value == {"question": "x", "answer": "y", "note, a, b, c": "z"}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion, prompt,,\na,b,c,,\n", encoding="utf-8")
+    with pytest.raises(DataError, match=r"rows\.csv.*two columns are named 'prompt'"):
+        tables.plan_csv(path)
+
+
+def test_a_large_row_group_makes_several_pieces(tmp_path, monkeypatch):
+    path = tmp_path / "rows.parquet"
+    table = pa.table({"id": range(20_000), "text": [f"text {n}" for n in range(20_000)]})
+    pq.write_table(table, path, row_group_size=12_000)
+    assert len(tables.plan_parquet(path)) == 2
+    monkeypatch.setattr(tables, "_SHARED_BYTES", 50_000)
+    spans = tables.plan_parquet(path)
+    assert len(spans) > 4
+    rows = [row for span in spans for row in tables.read_parquet(path, span)]
+    assert [row.value["id"] for row in rows] == [*range(20_000)]
+    assert [row.line for row in rows] == [*range(1, 20_001)]
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """A Parquet file whose footer and first row group are sound, and the second is not."""
+    path = tmp_path / "rows.parquet"
+    rows = [f"row {n} {n * n}" for n in range(8000)]
+    pq.write_table(pa.table({"prompt": rows, "completion": rows}), path, row_group_size=4000)
+    data = bytearray(path.read_bytes())
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0).dictionary_page_offset
+    data[start + 1000 : start + 1400] = bytes(400)
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_broken_row_group_is_told_by_its_file(workers, broken, plain_tokenizer, tmp_path):
+    config = PrepareConfig(train_data=str(broken), on_error="reject", prepare_workers=workers)
+    with pytest.raises(DataError, match=r"PHI3-D034 rows\.parquet: not a table") as caught:
+        prepare(config, plain_tokenizer, folder=tmp_path / "cache")
+    assert caught.value.where == "rows.parquet"
+    assert not [*(tmp_path / "cache").iterdir()]
+
+
+def test_an_arrow_file_that_is_no_stream_is_told(tmp_path):
+    path = tmp_path / "rows.arrow"
+    pa.feather.write_feather(pa.table({"prompt": ["a"]}), str(path))
+    with pytest.raises(DataError, match=r"PHI3-D034 rows\.arrow: not a table"):
+        tables.plan_arrow(path)
+    schema = pa.schema([("prompt", pa.string())])
+    with pa.ipc.new_stream(str(path), schema) as stream:
+        stream.write(pa.record_batch([["a"] * 5000], schema=schema))
+        stream.write(pa.record_batch([["b"] * 5000], schema=schema))
+    spans = tables.plan_arrow(path)
+    rows = [row for span in spans for row in tables.read_arrow(path, span)]
+    assert [row.value["prompt"] for row in rows] == ["a"] * 5000 + ["b"] * 5000
+    path.write_bytes(path.read_bytes()[:-30_000])
+    with pytest.raises(DataError, match="PHI3-D034"):
+        json.dumps([row.raw for row in tables.read_arrow(path, spans[1])])
