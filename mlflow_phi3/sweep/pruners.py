@@ -31,7 +31,7 @@ class HalvingPruner(BasePruner):  # type: ignore[misc]  # optuna's types are not
     """
 
     def __init__(self, reduction_factor: float = 2.0, min_resource: int = 1) -> None:
-        if reduction_factor <= 1 or min_resource < 1:
+        if not 1 < reduction_factor < math.inf or min_resource < 1:
             raise ValueError("reduction_factor must be above 1 and min_resource at least 1")
         self._factor = reduction_factor
         self._least = min_resource
@@ -96,8 +96,8 @@ def build_pruner(name: str, options: str) -> BasePruner:
     Raises:
         UsageError: An option that the pruner does not know.
     """
-    given = parse_options(options)
     where = "pruner_options"
+    given = parse_options(options, where)
     made: BasePruner
     match name:
         case "median":
@@ -116,5 +116,5 @@ def build_pruner(name: str, options: str) -> BasePruner:
                 pruners.PatientPruner, {"wrapped_pruner": None, "patience": 1}, given, where
             )
         case _:
-            made = pruners.NopPruner()
+            made = build_by_name(pruners.NopPruner, {}, given, where)
     return made

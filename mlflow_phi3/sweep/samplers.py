@@ -21,6 +21,8 @@ from mlflow_phi3.errors import PreflightError, UsageError
 _LEAST_STARTUP, _MOST_STARTUP = 4, 10
 # What a text can give; an option that takes a function or an object is none of ours.
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
+# Optuna looks at these when it first needs them, which is after the trials of the start-up.
+_LEAST = {"n_ei_candidates": 1, "n_startup_trials": 0, "prior_weight": 0}
 
 
 def build_sampler(name: str, options: str, *, seed: int, number: int, n_trials: int) -> BaseSampler:
@@ -42,7 +44,15 @@ def build_sampler(name: str, options: str, *, seed: int, number: int, n_trials: 
         PreflightError: The sampler's library is not installed.
     """
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    given = parse_options(options)
+    given = parse_options(options, "sampler_options")
+    if "seed" in given:
+        # One for all trials would propose the same again and again.
+        raise UsageError(
+            "PHI3-U084",
+            "each trial has a sampler with a seed of its own, made of the study's",
+            where="sampler_options",
+            fix=f"seed={given['seed']} as a parameter of the sweep",
+        )
     startup = min(_MOST_STARTUP, max(_LEAST_STARTUP, n_trials // 4))
     match name:
         case "tpe":
@@ -68,18 +78,29 @@ def build_sampler(name: str, options: str, *, seed: int, number: int, n_trials: 
             return build_by_name(samplers.RandomSampler, {"seed": own}, given, "sampler_options")
 
 
-def parse_options(text: str) -> dict[str, Any]:
+def parse_options(text: str, where: str) -> dict[str, Any]:
     """``a=1,b=true`` as a mapping of typed values.
 
+    Args:
+        text: As the person gave it.
+        where: The parameter, for messages.
+
     Raises:
-        UsageError: A part without ``=``.
+        UsageError: A part that is not ``name=value``, or twice the same name.
     """
     found: dict[str, Any] = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, equals, value = part.partition("=")
-        if not equals:
-            raise UsageError("PHI3-U083", f"{part!r} is not name=value", fix="write a=1,b=true")
-        found[name.strip()] = yaml.safe_load(value)
+        name = name.strip()
+        if not equals or not name:
+            problem = f"{part!r} is not name=value"
+            raise UsageError("PHI3-U083", problem, where=where, fix="write a=1,b=true")
+        if name in found:
+            raise UsageError("PHI3-U083", f"{name} is given twice", where=where, fix="give it once")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:  # it only looks like YAML: whoever takes it will judge it
+            found[name] = value.strip()
     return found
 
 
@@ -95,7 +116,7 @@ def build_by_name(
                 "PHI3-U084",
                 f"{getattr(make, '__name__', make)} has no option {name!r}",
                 where=where,
-                fix=f"one of {', '.join(known)}",
+                fix=f"one of {', '.join(known)}" if known else "leave it out: it has none",
             )
         try:
             options[name] = TypeAdapter(known[name]).validate_python(value)
@@ -106,9 +127,19 @@ def build_by_name(
                 where=where,
                 fix="see Optuna's pages",
             ) from None
+        least = _LEAST.get(name)
+        if least is not None and options[name] < least:
+            raise UsageError(
+                "PHI3-U085",
+                f"{name}={value} is less than {least}, the least allowed",
+                where=where,
+                fix="see Optuna's pages",
+            )
     with warnings.catch_warnings():
-        # That Optuna calls it experimental is for its documentation, not for every run.
+        # That Optuna calls it experimental, or will drop it, is for its documentation and not for
+        # every trial.
         warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         try:
             return make(**options)
         except (TypeError, ValueError) as error:
@@ -118,11 +149,14 @@ def build_by_name(
 
 
 def _find_options(make: Callable[..., Any]) -> dict[str, Any]:
-    """The options that a text can give, with their types, which Optuna does not check itself."""
+    """The options that a text can give, with their types, which Optuna does not check itself.
+
+    A seed is not among them: it is made of the study's.
+    """
     found: dict[str, Any] = {}
     for name, parameter in inspect.signature(make).parameters.items():
         kind = parameter.annotation
         words = (kind if isinstance(kind, str) else inspect.formatannotation(kind)).split(" | ")
-        if set(words) <= _TYPES.keys():
+        if name != "seed" and set(words) <= _TYPES.keys():
             found[name] = functools.reduce(operator.or_, (_TYPES[word] for word in words))
     return found

@@ -44,13 +44,14 @@ def test_a_library_that_is_missing_is_named(monkeypatch):
 
 
 def test_options_are_optunas_own():
-    assert parse_options("a=1, b=true,c=x") == {"a": 1, "b": True, "c": "x"}
-    with pytest.raises(UsageError, match="'a' is not name=value"):
-        parse_options("a")
+    assert parse_options("a=1, b=true,c=x", "here") == {"a": 1, "b": True, "c": "x"}
+    with pytest.raises(UsageError, match="here: 'a' is not name=value"):
+        parse_options("a", "here")
     with pytest.raises(UsageError, match="TPESampler has no option 'candidates'"):
         build_sampler("tpe", "candidates=3", seed=0, number=0, n_trials=4)
-    with pytest.raises(UsageError, match="PHI3-U085"):
-        build_pruner("halving", "reduction_factor=1")
+    for factor in ("1", ".nan", ".inf"):
+        with pytest.raises(UsageError, match="PHI3-U085"):
+            build_pruner("halving", f"reduction_factor={factor}")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +62,8 @@ def test_options_are_optunas_own():
         ("tpe", "gamma=3"),
         ("gp", "deterministic_objective=maybe"),
         ("qmc", "independent_sampler=random"),
+        ("tpe", "n_ei_candidates=0"),
+        ("gp", "n_startup_trials=-1"),
     ],
 )
 def test_a_value_that_an_option_does_not_take_is_refused_before_it_is_needed(name, option):
@@ -118,3 +121,31 @@ def test_halving_waits_for_its_first_epoch():
     for trial, loss in zip(trials, (1.0, 2.0), strict=True):
         trial.report(loss, 1)
     assert not any(trial.should_prune() for trial in trials)
+
+
+@pytest.mark.parametrize("name", ["tpe", "random", "grid", "qmc", "gp"])
+def test_a_seed_is_the_studys_and_no_option(name):
+    """One for all trials would make them one trial."""
+    with pytest.raises(UsageError, match=r"PHI3-U084 sampler_options: .* Fix: seed=5 as a param"):
+        build_sampler(name, "seed=5", seed=0, number=0, n_trials=4)
+
+
+def test_options_that_nobody_would_read_are_refused():
+    with pytest.raises(UsageError, match=r"NopPruner has no option 'patience'\. Fix: leave it out"):
+        build_pruner("none", "patience=2")
+    with pytest.raises(UsageError, match="RandomSampler has no option 'multivariate'"):
+        build_sampler("grid", "multivariate=true", seed=0, number=0, n_trials=4)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("patience=1,patience=2", "PHI3-U083 pruner_options: patience is given twice"),
+        ("=2", "PHI3-U083 pruner_options: '=2' is not name=value"),
+        ("patience=[2", "PHI3-U085 pruner_options: patience=.2: .*integer"),
+        ("patience=@2", "PHI3-U085 pruner_options: patience=@2: .*integer"),
+    ],
+)
+def test_options_that_cannot_be_read_are_refused_with_their_place(options, told):
+    with pytest.raises(UsageError, match=told):
+        build_pruner("patient", options)
