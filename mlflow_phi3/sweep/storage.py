@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlflow_phi3.errors import PreflightError, UsageError
@@ -24,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 _FILE = "optuna.db"
 _JOURNAL_SUFFIX = ".log"
+_IN_MEMORY = ("sqlite://", SCHEME, f"{SCHEME}:memory:")
 # Several drivers may write to one SQLite file: wait for its lock rather than fail.
 _SQLITE_LOCK_S = 60
 # How long a database that answered once may be away before the sweep gives up.
@@ -45,24 +46,24 @@ def open_storage(url: str) -> BaseStorage:
 
     Raises:
         UsageError: It is neither.
-        PreflightError: The database does not answer, or its driver is missing.
+        PreflightError: It does not answer, cannot be read or made, or its driver is missing.
     """
-    if "://" not in url:
-        if not url.endswith(_JOURNAL_SUFFIX):
-            raise UsageError(
-                "PHI3-U086",
-                f"{url!r} is neither a database URL nor a journal file",
-                where="storage",
-                fix="sqlite:///study.db, postgresql://user:password@host/name, or study.log",
-            )
-        Path(url).resolve().parent.mkdir(parents=True, exist_ok=True)
-        return optuna.storages.JournalStorage(JournalFileBackend(url))
-    options: dict[str, object] = {"pool_pre_ping": True}
-    if url.startswith(SCHEME):
-        Path(url.removeprefix(SCHEME)).resolve().parent.mkdir(parents=True, exist_ok=True)
-        options = {"connect_args": {"timeout": _SQLITE_LOCK_S}}
+    if "://" not in url and not url.endswith(_JOURNAL_SUFFIX):
+        raise UsageError(
+            "PHI3-U086",
+            f"{url!r} is neither a database URL nor a journal file",
+            where="storage",
+            fix="sqlite:///study.db, postgresql://user:password@host/name, or study.log",
+        )
+    if url in _IN_MEMORY:
+        raise UsageError(
+            "PHI3-U087",
+            f"{url} is gone with this process, and no study could be continued",
+            where="storage",
+            fix="name a file, as in sqlite:///study.db",
+        )
     try:
-        storage = RDBStorage(_name_driver(url), engine_kwargs=options)
+        return _open_database(url) if "://" in url else _open_journal(Path(url))
     except ArgumentError as error:
         raise UsageError(
             "PHI3-U087", str(error), where="storage", fix="see docs/sweep.md"
@@ -74,13 +75,28 @@ def open_storage(url: str) -> BaseStorage:
             where=hide_password(url),
             fix="for PostgreSQL: pip install 'mlflow-phi3[postgres]'",
         ) from None
-    except OperationalError as error:
+    # What is no database, a folder that cannot be made, a line that is no journal's; and Optuna's
+    # RuntimeError about tables of another version.
+    except (DatabaseError, OSError, ValueError, RuntimeError) as error:
         raise PreflightError(
             "PHI3-P081",
-            f"{str(error).splitlines()[0]}",
+            str(error).splitlines()[0],
             where=hide_password(url),
-            fix="start the database, or name another storage",
+            fix="start or mend it, or name another storage",
         ) from None
+
+
+def _open_journal(path: Path) -> BaseStorage:
+    path.resolve().parent.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+
+
+def _open_database(url: str) -> BaseStorage:
+    options: dict[str, object] = {"pool_pre_ping": True}
+    if url.startswith(SCHEME):
+        Path(url.removeprefix(SCHEME)).resolve().parent.mkdir(parents=True, exist_ok=True)
+        options = {"connect_args": {"timeout": _SQLITE_LOCK_S}}
+    storage = RDBStorage(_name_driver(url), engine_kwargs=options)
     if url.startswith(SCHEME):
         write_ahead(storage.engine)
     else:

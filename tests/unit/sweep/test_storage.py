@@ -34,3 +34,21 @@ def test_a_journal_file_keeps_a_study(tmp_path):
     path = str(tmp_path / "deep" / "study.log")
     optuna.create_study(storage=open_storage(path), study_name="s")
     assert optuna.get_all_study_names(open_storage(path)) == ["s"]
+
+
+def test_what_cannot_keep_a_study_is_refused_in_a_line(tmp_path):
+    text = tmp_path / "text.db"
+    text.write_text("no database\n" * 200)
+    journal = tmp_path / "text.log"
+    journal.write_text("no journal\nat all\n")
+    for url in (
+        f"sqlite:///{text}",
+        str(journal),
+        str(text / "study.log"),
+        f"sqlite:///{text}/o.db",
+    ):
+        with pytest.raises(PreflightError, match="PHI3-P081"):
+            open_storage(url)
+    for url in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
+        with pytest.raises(UsageError, match=r"PHI3-U087 storage: .* is gone with this process"):
+            open_storage(url)
