@@ -1,6 +1,7 @@
 """How the search for the best trial goes."""
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -12,6 +13,8 @@ from mlflow_phi3.config.model import ModelConfig
 
 LOSS = "eval/loss"
 COSTS = ("cost/seconds", "cost/epochs", "cost/adapter_bytes")
+# File systems take 255 bytes.
+_LONGEST_NAME = 200
 
 
 class SweepConfig(ModelConfig, Hyperparameters):
@@ -100,8 +103,13 @@ class SweepConfig(ModelConfig, Hyperparameters):
     @classmethod
     def _names_a_folder(cls, name: str) -> str:
         # Checkpoints lie in a folder of this name, and MLflow is asked for it.
-        if name and not re.fullmatch(r"\w[\w. -]*", name):
+        # Of a script that writes vowels as marks, and joins letters, they are part of a word.
+        marks = {c for c in name if unicodedata.category(c) in {"Mn", "Mc"}} | {*"\u200c\u200d"}
+        letters = "".join(c for c in name if c not in marks)
+        if name and not re.fullmatch(r"\w[\w. -]*", letters):
             raise ValueError("is letters, digits, blanks and . _ -, a letter or digit first")
+        if len(name.encode()) > _LONGEST_NAME:
+            raise ValueError(f"is longer than {_LONGEST_NAME} bytes")
         return name
 
     @model_validator(mode="after")
@@ -144,16 +152,33 @@ class SweepConfig(ModelConfig, Hyperparameters):
         """Put the YAML file's parameters under those that were given directly."""
         if not isinstance(values, dict) or not values.get("space"):
             return values
-        path = Path(values["space"])
-        if not path.is_file():
-            raise ValueError(f"no file {str(path)!r} to read the search space from")
-        try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {error}") from error
-        if not isinstance(found, dict):
-            raise ValueError(f"{path} holds no mapping of parameters")  # noqa: TRY004 - pydantic wants it
-        unknown = sorted(map(str, found.keys() - Hyperparameters.model_fields.keys()))
-        if unknown:
-            raise ValueError(f"{path} names unknown parameters: {', '.join(unknown)}")
-        return {**found, **values}
+        if values.keys() >= Hyperparameters.model_fields.keys():
+            return values  # it was read before; by now the file may be gone, or another
+        return {**load_space(Path(values["space"])), **values}
+
+
+def load_space(path: Path) -> dict[str, Any]:
+    """The parameters in a YAML file, as they are written there.
+
+    Raises:
+        ValueError: There is no such file, or something else is in it.
+    """
+    if not path.is_file():
+        raise ValueError(f"no file {str(path)!r} to read the search space from")
+    try:
+        text = path.read_text(encoding="utf-8")
+        node, found = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{path} holds no mapping of parameters")  # noqa: TRY004 - pydantic wants it
+    unknown = sorted(map(str, found.keys() - Hyperparameters.model_fields.keys()))
+    if unknown:
+        raise ValueError(f"{path} names unknown parameters: {', '.join(unknown)}")
+    names = [key.value for key, _ in node.value]
+    for name, value in found.items():
+        if names.count(name) > 1:  # YAML's readers keep the last, and say nothing
+            raise ValueError(f"{path} gives {name} twice")
+        if value is None or isinstance(value, dict):
+            raise ValueError(f"{path} gives {name} no value: write one, a range or a list")
+    return dict(found)

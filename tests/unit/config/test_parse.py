@@ -115,6 +115,7 @@ def test_what_ours_has_none_like_is_not_taken_for_another(word, theirs):
     [
         ({"study": "o'b"}, "letters, digits"),
         ({"study": "../up"}, "letters, digits"),
+        ({"study": "a" * 201}, "longer than 200 bytes"),
         ({"seed": "-1"}, "greater than or equal to 0"),
         ({"seed": str(2**31)}, "less than 2147483648"),
         ({"validation_split": "0.9", "test_split": "0.3"}, "leave nothing to train on"),
@@ -123,6 +124,11 @@ def test_what_ours_has_none_like_is_not_taken_for_another(word, theirs):
 def test_what_no_sweep_can_use_is_refused(values, told):
     with pytest.raises(UsageError, match=told):
         parse_values(MainWord, values)
+
+
+@pytest.mark.parametrize("name", ["अभ्यास 1", "première étude", "etude\u0301", "s-1.b"])
+def test_a_study_has_a_name_in_any_script(name):
+    assert parse_values(SweepWord, {"study": name}).study == name
 
 
 def test_a_space_with_keys_that_are_no_names_is_refused(tmp_path):

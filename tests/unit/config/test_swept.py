@@ -108,12 +108,27 @@ def test_a_file_gives_the_space_and_the_command_line_wins(tmp_path):
         ("epoch: 3", "unknown parameters: epoch"),
         ("- 1", "holds no mapping"),
         ("epochs: a: b", "is not YAML"),
+        (b"epochs: \xff", "is not YAML"),
+        ("lora_r: 8\nepochs: 2\nlora_r: [16]", "gives lora_r twice"),
+        ("optimizer:", "gives optimizer no value"),
+        ("epochs: {low: 1, high: 3}", "gives epochs no value"),
         (None, "no file"),
     ],
 )
 def test_a_bad_space_file_is_refused(tmp_path, text, told):
     path = tmp_path / "space.yaml"
     if text is not None:
-        path.write_text(text)
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UsageError, match=told):
         parse_values(SweepConfig, {"space": str(path)})
+
+
+def test_a_space_is_read_once(tmp_path):
+    """What was kept of a sweep says it all, also where the file is not, or is another by now."""
+    path = tmp_path / "space.yaml"
+    path.write_text("lora_r: [8, 16]\n")
+    config = parse_values(SweepConfig, {"space": str(path)})
+    path.write_text("rank: 4\n")
+    assert narrow(config, SweepConfig) == config
+    path.unlink()
+    assert parse_values(SweepConfig, config.model_dump(mode="json")) == config
