@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
 from typing import Any
 
 from optuna.distributions import (
@@ -18,6 +19,7 @@ from mlflow_phi3.config.swept import Auto, Choices, Interval, Pin, Scalar, Swept
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import DEMO
 from mlflow_phi3.modeling.catalog import learning_rates
+from mlflow_phi3.training import loss, optimizer
 from mlflow_phi3.training.spec import LINEAR_LAYERS, LoraSpec, TrialSpec
 
 EPOCHS = "epochs"
@@ -92,7 +94,7 @@ def build_space(parameters: Hyperparameters, *, model: str, seed: int) -> Space:
         seed: Of every trial.
 
     Raises:
-        UsageError: A layer list with an unknown layer.
+        UsageError: A layer, an optimizer or a loss of a name that is not known.
     """
     swept: dict[str, Interval | Choices] = {}
     pinned: dict[str, Scalar] = {}
@@ -102,7 +104,8 @@ def build_space(parameters: Hyperparameters, *, model: str, seed: int) -> Space:
                 pinned[name] = value
             case Interval() | Choices() as several:
                 swept[name] = several
-    _check_layers(swept.get("target_modules", Pin(pinned.get("target_modules", ALL_LINEAR))))
+    _check_layers(parameters.target_modules)
+    _check_names(parameters)
     return Space(swept, pinned, seed)
 
 
@@ -191,6 +194,20 @@ def _check_layers(value: Swept) -> None:
                     f"no linear layer is called {layer!r}",
                     where="target_modules",
                     fix=f"{ALL_LINEAR}, or some of {'+'.join(LINEAR_LAYERS)}",
+                )
+
+
+def _check_names(parameters: Hyperparameters) -> None:
+    """Refuse an optimizer or a loss at which a trial in the midst of the study would stop."""
+    for where, code, home in (("optimizer", "PHI3-U061", optimizer), ("loss", "PHI3-U060", loss)):
+        known = {*home.BUILT_IN, *(entry.name for entry in entry_points(group=home.ENTRY_POINTS))}
+        for name in values_of(getattr(parameters, where)) or ():
+            if name not in known:
+                raise UsageError(
+                    code,
+                    f"no {where} named {name!r}",
+                    where=where,
+                    fix=f"choose one of {', '.join(sorted(known))}",
                 )
 
 

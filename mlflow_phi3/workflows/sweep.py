@@ -12,6 +12,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.sweep.report import rank, searched
 from mlflow_phi3.sweep.results import SweepProgress, SweepResult, show_value
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.tracking.datasets import log_datasets
@@ -149,21 +150,20 @@ def fetch_adapter(job: Job, trial_run: str, *, where: str) -> Path:
 
 def show_trials(job: Job, result: SweepResult) -> None:
     """Print the trials, best first."""
-    searched = sorted({name for trial in result.trials for name in trial.params})
-    ranked = sorted(result.trials, key=lambda t: (t.state != "complete", t.loss))
+    names = searched(result.trials)
     rows = [
         [
             f"{'*' if trial.number == result.winner.number else ' '} {trial.name}",
-            *(show_value(trial.params.get(name, "")) for name in searched),
+            *(show_value(trial.params.get(name, "")) for name in names),
             f"{trial.loss:.4f}",
             f"{trial.perplexity:.3f}",
             "" if math.isnan(trial.accuracy) else f"{trial.accuracy:.1%}",
             trial.state,
         ]
-        for trial in ranked
+        for trial in rank(result.trials)
     ]
     right = result.accuracy.replace("_accuracy", " acc.")
-    columns = ["trial", *searched, "val loss", "perplexity", right, "state"]
+    columns = ["trial", *names, "val loss", "perplexity", right, "state"]
     best = result.winner
     job.screen.facts(
         "winner",

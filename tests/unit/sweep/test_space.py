@@ -81,6 +81,18 @@ def test_a_single_training_refuses_what_is_not_decided():
     assert 6e-5 < spec.learning_rate < 1.2e-4
 
 
+@pytest.mark.parametrize(
+    ("values", "code"),
+    [
+        ({"optimizer": "adamw,adamx"}, "PHI3-U061 optimizer: no optimizer named 'adamx'"),
+        ({"loss": "focal,mse"}, "PHI3-U060 loss: no loss named 'mse'"),
+    ],
+)
+def test_a_name_that_a_later_trial_would_stop_at_is_refused(values, code):
+    with pytest.raises(UsageError, match=code):
+        space_of(**values)
+
+
 def test_unknown_layers_are_refused():
     with pytest.raises(UsageError, match="no linear layer is called 'q_proj'"):
         space_of(target_modules="all-linear,q_proj")
