@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mlflow_phi3.backends.base import Backend, Job, Training
 from mlflow_phi3.sweep.budget import Budget
+from mlflow_phi3.sweep.drivers import HEARTBEAT_S
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.objectives import measure_costs
 from mlflow_phi3.sweep.results import Accuracy, SweepProgress, trial_name
@@ -82,6 +83,7 @@ class Conductor:
     sleep: Callable[[float], None] = time.sleep
     _began: float = 0.0
     _spent_before: float = 0.0
+    _looked_at: float = 0.0
     _live: dict[str, LiveTrial] = field(default_factory=dict)
     _unresolved: dict[str, Ticket] = field(default_factory=dict)
 
@@ -98,7 +100,7 @@ class Conductor:
         self._began = self.clock()
         round_size = self.round_size or self.backend.group_size * self.backend.slots
         while True:
-            self._spent_before = self.ledger.spent_by_others()
+            self._look_at_others()
             if self.budget.is_spent(self.spent()):
                 return self.budget.name
             enough = self.ledger.gain_is_below(self.min_gain)
@@ -115,6 +117,9 @@ class Conductor:
     def spent(self) -> float:
         """Seconds that all drivers have worked on the study, as far as this one knows."""
         return self._spent_before + self.clock() - self._began
+
+    def _look_at_others(self) -> None:
+        self._spent_before, self._looked_at = self.ledger.spent_by_others(), self.clock()
 
     def _train(self, tickets: Sequence[Ticket]) -> None:
         """One round: every ticket is told its end, or released."""
@@ -156,7 +161,7 @@ class Conductor:
         if isinstance(report, StepReport):
             live.share = report.step / report.total_steps
             live.run.log_step(report)
-            self._tell_progress(report)
+            self.tell_progress(report)
         elif isinstance(report, EvaluationReport):
             live.run.log_evaluation(report)
             if not self.ledger.report(live.ticket, report.epoch, report.loss):
@@ -235,6 +240,8 @@ class Conductor:
 
     def _obey_budget(self, training: Training) -> None:
         """Past the budget, give up what runs, unless the study would end without any result."""
+        if self.budget.seconds and self.clock() - self._looked_at > HEARTBEAT_S:
+            self._look_at_others()  # they go on spending while a round is trained
         if not self.budget.is_spent(self.spent()) or self.ledger.best() is None:
             return
         for live in self._live.values():
@@ -243,7 +250,8 @@ class Conductor:
 
     # -- telling -----------------------------------------------------------------------------
 
-    def _tell_progress(self, report: StepReport) -> None:
+    def tell_progress(self, report: StepReport) -> None:
+        """Tell how the sweep stands after a step of a training."""
         stand = self.ledger.standing()
         share = sum(live.share for live in self._live.values())
         self.on_progress(

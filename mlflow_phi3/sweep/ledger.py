@@ -1,7 +1,6 @@
 """The ledger: everything that is asked of, and told to, a study in Optuna's storage."""
 
 import copy
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -260,8 +259,13 @@ class Ledger:
 
     def _left(self) -> int:
         """How many trials may still be proposed."""
-        total = self.n_trials if self._grid is None else min(self.n_trials, len(self._grid))
-        return total - len(self._counted())
+        left = self.n_trials - len(self._counted())
+        return left if self._grid is None else min(left, len(self._untried()))
+
+    def _untried(self) -> list[dict[str, Any]]:
+        """Points of the grid that no trial has, whoever proposed it."""
+        asked = {frozenset(trial.params.items()) for trial in self._counted()}
+        return [point for point in self._grid or () if frozenset(point.items()) not in asked]
 
     def _best_of(self, known: Sequence[FrozenTrial]) -> FrozenTrial | None:
         complete = [trial for trial in known if trial.state is TrialState.COMPLETE]
@@ -290,7 +294,7 @@ class Ledger:
         if self._grid is None:
             proposal = self.proposer.propose(self._known)
         else:
-            proposal = self._whole(self._grid[len(self._counted())], TrialState.RUNNING)
+            proposal = self._whole(self._untried()[0], TrialState.RUNNING)
         lease = {_ROUND: number if first is None else first, OWNER: self.driver.name}
         return self._create(proposal, lease)
 
@@ -348,11 +352,8 @@ class Ledger:
 
     def _siblings(self, trial: FrozenTrial) -> list[dict[str, Any]]:
         if self._grid is not None:
-            rest = self._grid[len(self._counted()) :]
             trunk = self.space.spec(trial.params).trunk
-            return list(
-                itertools.takewhile(lambda point: self.space.spec(point).trunk == trunk, rest)
-            )
+            return [p for p in self._untried() if self.space.spec(p).trunk == trunk]
         wanted = ({**trial.params, EPOCHS: epochs} for epochs in self._companions)
         asked = [other.params for other in self._counted()] if self._companions else []
         return [params for params in wanted if params not in asked]

@@ -1,6 +1,7 @@
 """The sweep as a whole: open the study, work on it, name the winner."""
 
 import importlib.util
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,6 +41,8 @@ from mlflow_phi3.sweep.trial_run import BEST, DRIVER, STUDY, accuracy_of, mark_f
 from mlflow_phi3.tracking.runs import Run, Tracker
 from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.training.reports import perplexity
+
+logger = logging.getLogger(__name__)
 
 _STATES: Mapping[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -146,16 +149,17 @@ def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepR
         close_sweeps(ledger.study, tracker=conductor.tracker, now=time.time())
         why = conductor.conduct()
         result = _result(conductor, folder, why=why, storage=hide_password(url))
-        reseeded = reseed_winner(
-            result.winner,
-            seeds,
-            ledger=ledger,
-            backend=conductor.backend,
-            tracker=conductor.tracker,
-            parent=conductor.parent,
-            tags=conductor.tags,
-        )
+        reseeded = reseed_winner(result.winner, _affordable(seeds, conductor), conductor)
     return replace(result, reseeded=reseeded, accuracy=conductor.accuracy)
+
+
+def _affordable(seeds: int, conductor: Conductor) -> int:
+    """How many other seeds the winner is trained with: none once the budget is spent."""
+    if seeds and conductor.budget.is_spent(conductor.spent()):
+        spent = conductor.budget.name
+        logger.warning("%s is spent: the winner is not trained again with other seeds", spent)
+        return 0
+    return seeds
 
 
 def log_result(parent: Run, result: SweepResult, report: StudyReport) -> None:
@@ -282,13 +286,7 @@ def conclude(conductor: Conductor, *, why: str, storage: str) -> SweepResult:
     trials = tuple(_trial_result(trial, ledger.space, costs) for trial in ledger.trials())
     best = ledger.best()
     if best is None:
-        reasons = sorted({trial.reason for trial in trials if trial.reason})
-        raise TrainingError(
-            "PHI3-T080",
-            f"none of {len(trials)} trials was completed: {'; '.join(reasons) or why}",
-            where=ledger.study.study_name,
-            fix="lower learning_rate, or look at the failed runs",
-        )
+        raise _nothing_complete(ledger.study.study_name, trials, why, conductor.budget)
     winner = next(trial for trial in trials if trial.number == best.number)
     return SweepResult(
         study=ledger.study.study_name,
@@ -300,6 +298,23 @@ def conclude(conductor: Conductor, *, why: str, storage: str) -> SweepResult:
         storage=storage,
         costs=costs,
         front=ledger.front() if costs else frozenset(),
+    )
+
+
+def _nothing_complete(
+    study: str, trials: Sequence[TrialResult], why: str, budget: Budget
+) -> TrainingError:
+    """A study without a result: what stood in its way, and what is to be done about that."""
+    reasons = {trial.reason for trial in trials if trial.reason}
+    fix = "lower learning_rate, or look at the failed runs"
+    if why == budget.name:
+        reasons.add(f"{why} is spent")
+        fix = f"raise {why}, and go on with study={study}"
+    return TrainingError(
+        "PHI3-T080",
+        f"none of {len(trials)} trials was completed: {'; '.join(sorted(reasons)) or why}",
+        where=study,
+        fix=fix,
     )
 
 

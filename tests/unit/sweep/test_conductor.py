@@ -271,3 +271,32 @@ def test_progress_only_grows(conduct):
     assert shares == sorted(shares)
     assert seen[-1].finished >= 4
     assert seen[-1].best_trial.startswith("trial-")
+
+
+def test_a_grid_goes_on_where_another_sampler_was(conduct):
+    space = {"learning_rate": "1e-4,1e-3,1e-2", "batch_size_multiplier": "1,2", "epochs": "1"}
+    conduct(sampler="random", n_trials="2", **space)
+    ledger = conduct(sampler="grid", n_trials="50", **space)
+    assert ledger.why == "grid"
+    found = [tuple(sorted(t.params.items())) for t in ledger.trials()]
+    assert len(found) == len(set(found)) == 6
+
+
+def test_a_budget_counts_what_others_spend_while_a_round_is_trained(conduct, scripted):
+    now = [0.0]
+
+    def clock():
+        now[0] += 10.0
+        return now[0]
+
+    def another(trial, step):
+        if (trial, step) == ("trial-002", 2):
+            study = optuna.load_study(study_name="study", storage=conduct.url)
+            facts = {"name": "other", "host": "elsewhere", "pid": 1, "started": 0.0}
+            facts |= {"began_at": 0.0, "beat_at": 2e6}
+            study.set_user_attr("driver:other", json.dumps(facts))
+
+    scripted.before_step = another
+    ledger = conduct(budget=Budget(1e6), clock=clock, n_trials="100")
+    assert ledger.why == "budget_hours"
+    assert [t.state.name for t in ledger.trials()] == ["COMPLETE"] * 2 + ["PRUNED"] * 2

@@ -1,14 +1,19 @@
 """The sweep with the real engine on a tiny random base."""
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
+from mlflow_phi3.backends.local import LocalTraining
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.sweep.reseed import tell_reseeded
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.training.loop import Session
+from mlflow_phi3.training.reports import EndReport
 
 SPACE = {"learning_rate": "3e-3..3e-2", "batch_size_multiplier": "1", "epochs": "1,2"}
 
@@ -187,3 +192,39 @@ def test_a_front_changes_as_the_study_goes_on(sweep, tracker):
     assert then.front == {then.winner.number}
     tagged = tracker.find({"phi3.pareto_front": "true"})
     assert [run.info.run_id for run in tagged] == [then.winner.run_id]
+
+
+def test_a_budget_that_buys_no_trial_is_what_is_to_be_raised(sweep):
+    with pytest.raises(TrainingError) as nothing:
+        sweep(budget_hours="1e-9")
+    told = "none of 0 trials was completed: budget_hours is spent. Fix: raise budget_hours, and "
+    assert f"PHI3-T080 s: {told}go on with study=s." in str(nothing.value)
+
+
+def test_a_spent_budget_trains_no_winner_again(sweep, tracker, parent, caplog):
+    result = sweep(n_trials="90", budget_cost="0.01", usd_per_hour="120", winner_seeds="2")
+    assert result.reseeded == ()
+    assert "budget_cost is spent: the winner is not trained again" in caplog.text
+    assert [r for r in tracker.children(parent.run_id) if "phi3.reseeds" in r.data.tags] == []
+
+
+def test_a_seed_with_which_the_winner_fails_is_told(sweep, tracker, parent, monkeypatch):
+    seen = []
+    train = LocalTraining.reports
+
+    def failing(training):
+        for report in train(training):
+            fails = isinstance(report, EndReport) and report.trial.endswith("-seed-2")
+            bad = {"outcome": "failed", "reason": "PHI3-T003 it diverged"} if fails else {}
+            yield replace(report, **bad)
+
+    monkeypatch.setattr(LocalTraining, "reports", failing)
+    result = sweep(n_trials="2", winner_seeds="2", on_progress=seen.append)
+    assert math.isfinite(result.reseeded[0])
+    assert math.isnan(result.reseeded[1])
+    assert "none (it failed)" in tell_reseeded(result.reseeded)
+    assert any(progress.trial.endswith("-seed-1") for progress in seen)
+    runs = {r.info.run_name: r for r in tracker.children(parent.run_id)}
+    failed = runs[f"{result.winner.name}-seed-2"]
+    assert failed.info.status == "FAILED"
+    assert failed.data.tags["phi3.reason"] == "PHI3-T003 it diverged"
