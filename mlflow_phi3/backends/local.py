@@ -7,14 +7,17 @@ from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from mlflow_phi3.backends.base import Job, Workload
+from mlflow_phi3.training.adapters import WEIGHTS_FILE
 from mlflow_phi3.training.capacity import (
     MEMORY_ERRORS,
     advise_size,
     choose_concurrency,
     is_out_of_memory,
 )
-from mlflow_phi3.training.checkpoint import is_resumable
+from mlflow_phi3.training.checkpoint import OPTIMIZER_FILE, is_resumable, load_progress
 from mlflow_phi3.training.loop import TOKEN_BUDGET, Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report
 
@@ -81,9 +84,24 @@ class LocalBackend:
 
 def add_job(session: Session, job: Job, folder: Path) -> None:
     """Let a job join, from its last checkpoint where it asks for that and there is one."""
-    resume = job.resume and is_resumable(folder / job.trial / "last")
+    resume = job.resume and _can_go_on(folder / job.trial / "last")
     evaluated = job.evaluated if resume else None
     session.add(job.trial, job.spec, resume=resume, evaluated=evaluated)
+
+
+def _can_go_on(last: Path) -> bool:
+    """Whether a checkpoint is there and whole; one that is broken is told, and begun anew."""
+    if not is_resumable(last):
+        return False
+    try:
+        load_progress(last)
+        for name in (WEIGHTS_FILE, OPTIMIZER_FILE):
+            with safe_open(last / name, framework="pt"):
+                pass  # its header is held against its length
+    except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
+        logger.warning("%s cannot be read, its trial begins anew: %s", last, error)
+        return False
+    return True
 
 
 class LocalTraining:

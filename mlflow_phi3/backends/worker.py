@@ -11,7 +11,7 @@ from pathlib import Path
 from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.local import LocalBackend, LocalTraining
 from mlflow_phi3.training.checkpoint import finish_replacing, replace_folder
-from mlflow_phi3.training.reports import Report, StepReport
+from mlflow_phi3.training.reports import EndReport, Report, StepReport
 
 # A stretch ends with an epoch, or after this long, so that progress is seen.
 _STRETCH_S = 1.0
@@ -25,12 +25,10 @@ class Stretch:
     Args:
         reports: In order.
         files: By trial, its folder as it was after the last of them, where an epoch ended.
-        over: Whether the group has nothing more to tell.
     """
 
     reports: tuple[Report, ...]
     files: Mapping[str, Files]
-    over: bool
 
 
 class Worker:
@@ -45,7 +43,7 @@ class Worker:
         self._backend = LocalBackend(work, folder=self._folder)
         self._training = LocalTraining(self._backend, [])
         self._reports: Iterator[Report] = iter(())
-        self._jobs: tuple[str, ...] = ()
+        self._jobs: set[str] = set()  # those of its group that go on
 
     def size(self) -> int:
         """Trainings that go on together here; answers once the base is loaded."""
@@ -56,7 +54,7 @@ class Worker:
         self._training.close()
         for trial, content in files.items():
             write_folder(self._folder / trial, content)
-        self._jobs = tuple(job.trial for job in jobs)
+        self._jobs = {job.trial for job in jobs}
         self._training = LocalTraining(self._backend, [jobs])
         self._reports = self._training.reports()
         return self.go_on(())
@@ -70,18 +68,27 @@ class Worker:
         for report in self._reports:
             told.append(report)
             if not isinstance(report, StepReport) or time.monotonic() - began > _STRETCH_S:
-                return self._stretch(told, over=False)
-        return self._stretch(told, over=True)
+                return self._stretch(told)
+        return self._stretch(told)
 
     def stop(self) -> Mapping[str, Files]:
-        """Leave each trial at its latest step; all folders."""
+        """Leave each trial at its latest step; the folders of those that have not ended."""
         self._training.close()
-        return {trial: read_folder(self._folder / trial) for trial in self._jobs}
+        files = {trial: read_folder(self._folder / trial) for trial in self._jobs}
+        self._clear()
+        return files
 
-    def _stretch(self, told: Sequence[Report], *, over: bool) -> Stretch:
+    def _stretch(self, told: Sequence[Report]) -> Stretch:
         ended = {r.trial for r in told if not isinstance(r, StepReport)}
         files = {trial: read_folder(self._folder / trial) for trial in ended}
-        return Stretch(tuple(told), files, over)
+        self._jobs -= {report.trial for report in told if isinstance(report, EndReport)}
+        if not self._jobs:
+            self._clear()
+        return Stretch(tuple(told), files)
+
+    def _clear(self) -> None:
+        """Keep nothing that the driver has: nobody tells a worker that it is let go."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:

@@ -174,3 +174,27 @@ def test_a_trial_that_does_not_fit_fails_alone_and_is_told_what_would(tmp_path):
     told = re.search(r"lora_r=(\d+) would fit", reasons["large"])
     assert told is not None
     assert 4 < int(told[1]) < 200_000
+
+
+@pytest.mark.parametrize(
+    "file", ["state.json", "optimizer.safetensors", "adapter_model.safetensors"]
+)
+@pytest.mark.parametrize("harm", ["cut", "gone"])
+def test_a_broken_checkpoint_is_told_and_its_trial_begins_anew(
+    backend, tmp_path, caplog, file, harm
+):
+    whole = listen(backend, [Job("whole", spec())])
+    with backend.train([[Job("a", spec())]]) as training:
+        for report in training.reports():
+            if isinstance(report, StepReport) and report.step == 6:
+                break
+    path = tmp_path / "a" / "last" / file
+    if harm == "cut":
+        path.write_bytes(path.read_bytes()[:60])
+    else:
+        path.unlink()
+    again = listen(backend, [Job("a", spec(), resume=True, evaluated=1)])
+    assert ends(again) == {"a": ("complete", 8)}
+    assert again[-1].best_loss == pytest.approx(whole[-1].best_loss, rel=1e-6)
+    told = "cannot be read, its trial begins anew"
+    assert (told in caplog.text) == ((file, harm) != ("state.json", "gone"))

@@ -1,10 +1,15 @@
 """Folders that travel between a worker and its driver."""
 
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from mlflow_phi3.backends.worker import read_folder, write_folder
+from mlflow_phi3.backends.base import Job, Workload
+from mlflow_phi3.backends.worker import Worker, read_folder, write_folder
+from mlflow_phi3.training.reports import EndReport
+from mlflow_phi3.training.spec import LoraSpec, TrialSpec
+from tests.unit.sweep import tiny
 
 FILES = {"best/a": b"1", "last/b": b"2"}
 
@@ -48,3 +53,22 @@ def test_what_cannot_be_cleared_away_is_told_before_the_folder_is_touched(tmp_pa
     with pytest.raises(OSError, match="symbolic link"):
         write_folder(folder, {"best/a": b"3"})
     assert read_folder(folder) == FILES
+
+
+def test_a_worker_keeps_nothing_that_its_driver_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    spec = TrialSpec(1e-2, epochs=2, lora=LoraSpec(r=4, alpha=8.0))
+    worker = Worker(Workload(tiny.make_base(), tiny.count(32, 0), tiny.count(8, 1), spec, 1))
+    told, files = [], {}
+    stretch = worker.begin([Job("a", spec)], {})
+    while stretch.reports:
+        told += stretch.reports
+        files |= stretch.files
+        stretch = worker.go_on(())
+    assert isinstance(told[-1], EndReport)
+    assert "best/adapter_model.safetensors" in files["a"]
+    assert list(tmp_path.rglob("*.safetensors")) == []
+
+    worker.begin([Job("b", spec)], {})
+    assert "last/state.json" in worker.stop()["b"]
+    assert list(tmp_path.rglob("*.safetensors")) == []
