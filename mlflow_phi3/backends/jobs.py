@@ -1,5 +1,6 @@
 """Trials as fine-tuning jobs of Foundry: so many at once, and no more than they may cost."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ from mlflow_phi3.training.reports import (
     perplexity,
 )
 from mlflow_phi3.training.spec import TrialSpec
+
+logger = logging.getLogger(__name__)
 
 _PAUSE_S = 2.0
 _NOWHERE = Path()
@@ -139,7 +142,7 @@ class _Course:
     evaluated: int = 0
     best: float = math.inf
     step: int = 0
-    dropped: bool = False
+    cancelled: bool = False
 
 
 @dataclass(slots=True)
@@ -149,6 +152,7 @@ class FoundryTraining:
     backend: FoundryBackend
     waiting: list[Job]
     running: list[_Course] = field(default_factory=list)
+    dropped: set[str] = field(default_factory=set)
 
     def reports(self) -> Iterator[Report]:
         """What the trials tell, until each has said its ``EndReport``."""
@@ -162,21 +166,38 @@ class FoundryTraining:
 
     def drop(self, trial: str) -> None:
         """Cancel a trial's job; one that waits is not submitted."""
+        self.dropped.add(trial)
         for course in self.running:
-            if course.job.trial == trial and not course.dropped:
-                course.dropped = True
-                self.backend.service.cancel(course.name)
+            if course.job.trial == trial:
+                self._cancel(course)
 
     def leave(self) -> None:
         """Stop listening; cancel what runs where that is wanted."""
-        for course in self.running:
-            if self.backend.cancel:
-                self.backend.service.cancel(course.name)
+        if self.backend.cancel:
+            self.dropped.update(course.job.trial for course in self.running)
+            for course in self.running:
+                self._cancel(course)
         self.running.clear()
         self.waiting.clear()
 
+    def _cancel(self, course: _Course) -> None:
+        """Cancel a job for which no other trial waits; what Azure refuses is told, and stays."""
+        sharing = [other for other in self.running if other.name == course.name]
+        if any(c.cancelled or c.job.trial not in self.dropped for c in sharing):
+            return
+        try:
+            self.backend.service.cancel(course.name)
+        except AzureError as error:
+            told = "%s could not be cancelled: it trains on, and costs: %s"
+            logger.warning(told, course.name, error)
+        else:
+            course.cancelled = True
+
     def _submit(self, job: Job) -> Iterator[Report]:
         backend = self.backend
+        if job.trial in self.dropped:
+            yield _end(job, "dropped", "")
+            return
         cost_usd = backend.limits.cost_usd(job.spec)
         if 0 < backend.limits.budget_usd < backend.spent_usd + cost_usd:
             left = backend.limits.budget_usd - backend.spent_usd
@@ -213,13 +234,15 @@ class FoundryTraining:
             self.backend.on_job(course.job.trial, news.job)
         yield from self._retell(course, news)
         if not news.job.ended:
+            if course.job.trial in self.dropped:  # Azure may have refused it before
+                self._cancel(course)
             return
         self.running.remove(course)
         if news.job.status == "Completed":
             if course.evaluated < course.job.spec.epochs and "eval_loss" in course.values:
                 yield _evaluation(course, course.values["eval_loss"], course.job.spec.epochs)
-            yield _end(course.job, "complete", "", course)
-        elif course.dropped:
+            yield _end(course.job, "complete", news.untold, course)
+        elif course.job.trial in self.dropped:
             yield _end(course.job, "dropped", "", course)
         else:
             why = self.backend.service.why_failed(course.name) or "no reason was given"

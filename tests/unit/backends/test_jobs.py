@@ -189,3 +189,72 @@ def test_a_state_without_news_ends_with_the_time_given():
 
     assert end.outcome == "failed"
     assert "goes on in Azure" in end.reason
+
+
+def test_a_trial_that_waits_for_its_turn_can_be_dropped():
+    project = Trainer()
+    with backend(project).train([[job] for job in jobs(4)]) as training:
+        training.drop("trial-003")
+        ends = {r.trial: r.outcome for r in training.reports() if isinstance(r, EndReport)}
+
+    assert ends["trial-003"] == "dropped"
+    assert len(project.submitted) == 3
+
+
+def test_a_job_that_two_trials_wait_for_is_cancelled_for_both_alone():
+    project = Trainer()
+    (one,) = jobs(1)
+    twins = [replace(one, trial=name) for name in ("trial-000", "trial-001")]
+    with backend(project).train([[job] for job in twins]) as training:
+        reports = training.reports()
+        next(reports)
+        training.drop("trial-000")
+        assert project.cancelled == []
+        ends = {r.trial: r.outcome for r in reports if isinstance(r, EndReport)}
+
+    assert ends == {"trial-000": "complete", "trial-001": "complete"}
+    assert len(project.submitted) == 1
+
+
+class Refusing(Trainer):
+    """The first order to cancel is refused."""
+
+    refusals = 1
+
+    def cancel(self, name):
+        if self.refusals:
+            self.refusals -= 1
+            raise AzureError("PHI3-A703", "no answer", where=f"job {name}")
+        super().cancel(name)
+
+
+def test_an_order_to_cancel_that_is_refused_is_told_and_given_again(caplog):
+    project = Refusing()
+    with backend(project).train([[job] for job in jobs(1)]) as training:
+        reports = training.reports()
+        next(reports)
+        training.drop("trial-000")
+        (end,) = [r for r in reports if isinstance(r, EndReport)]
+
+    assert "could not be cancelled" in caplog.text
+    assert end.outcome == "dropped"
+    assert project.cancelled == project.submitted
+
+
+def test_a_job_that_cannot_be_cancelled_keeps_none_from_being_cancelled(caplog):
+    project = Refusing()
+    with backend(project, cancel=True).train([[job] for job in jobs(2)]) as training:
+        next(iter(training.reports()))
+
+    assert project.cancelled == project.submitted[1:]
+    assert f"{project.submitted[0]} could not be cancelled" in caplog.text
+
+
+def test_why_a_completed_trial_has_no_loss_is_said():
+    class Unreadable(Trainer):
+        def metrics(self, name):
+            raise AzureError("PHI3-A710", "not allowed to read metrics", status=403)
+
+    (end,) = [r for r in everything(backend(Unreadable()), jobs(1)) if isinstance(r, EndReport)]
+
+    assert "not allowed to read metrics" in end.reason
