@@ -10,11 +10,12 @@ from typing import Literal
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.messages import Message
 
-# Control characters but tab and line feed (carriage returns are the whitespace rule's), the
+# Control characters but tab and those that end a line (which are the whitespace rule's), the
 # byte-order mark, and the two noncharacters that templates use. Joiners (U+200C, U+200D), which
 # Devanagari and emoji need, and direction marks are not among them.
-_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff\U0010fffe\U0010ffff]")
-_LINE_END = re.compile(r"\r\n?|\u2028|\u2029")
+_CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufeff\U0010fffe\U0010ffff]")
+# Unicode's newline function (The Unicode Standard, 5.8).
+_LINE_END = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 _TRAILING = re.compile(r"[ \t\xa0]+(?=\n)")
 _BREAKING = re.compile(r"<\s*(?:br|/p|/div|/li|/tr|/h[1-6]|hr)\s*/?\s*>", re.IGNORECASE)
 _TAG = re.compile(
@@ -86,7 +87,7 @@ def strip_control(text: str) -> str:
 
 def tidy_whitespace(text: str) -> str:
     """Line feeds as the only line ends, nothing blank before them nor around the text."""
-    if "\r" in text or "\u2028" in text or "\u2029" in text:
+    if not text.isprintable():
         text = _LINE_END.sub("\n", text)
     if " \n" in text or "\t\n" in text or "\xa0\n" in text:
         text = _TRAILING.sub("", text)

@@ -81,7 +81,7 @@ class Reader:
         format: The format.
         keys: The source's key for each of the format's groups.
         others: The source's other keys.
-        missing_is_empty: Take markers such as ``NaN`` in tables for empty.
+        missing_is_empty: Take texts such as ``NaN`` for empty, as cells of tables mean them.
     """
 
     format: Format
@@ -102,7 +102,7 @@ class Reader:
         if not isinstance(row, dict):
             text = f"the row is {show(row)}; expected an object"
             return Draft(problem=Problem("PHI3-D003", text))
-        found = {group: row[key] for group, key in self.keys.items() if row.get(key) is not None}
+        found = {group: row[key] for group, key in self.keys.items() if not _is_null(row.get(key))}
         for group in self.format.needs:
             if group[0] not in found and self.keys[group[0]] not in row:
                 text = f"no {self.keys[group[0]]!r} among {show(sorted(map(str, row)))}"
@@ -111,7 +111,7 @@ class Reader:
         extra = {key: value for key, value in row.items() if key not in used}
         cleaned = False
         if self.missing_is_empty and self.format.name not in ("chat", "sharegpt"):
-            marked = [group for group, value in found.items() if _is_missing(value)]
+            marked = [group for group, value in found.items() if _is_marker(value)]
             cleaned = bool(marked)
             found = {group: value for group, value in found.items() if group not in marked}
         draft = self.format.convert(found, extra)
@@ -194,14 +194,17 @@ def _absent_code(way: Format) -> str:
     return "PHI3-D019" if way.name == "text-label" else "PHI3-D006"
 
 
-def _is_missing(value: object) -> bool:
-    if isinstance(value, float):
-        return value != value  # noqa: PLR0124 - NaN alone differs from itself
+def _is_null(value: object) -> bool:
+    # NaN, which alone differs from itself, is what pandas writes for null.
+    return value is None or (isinstance(value, float) and value != value)  # noqa: PLR0124
+
+
+def _is_marker(value: object) -> bool:
     return isinstance(value, str) and value.strip() in _MISSING
 
 
 def _chat(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
-    return Draft(found.get("messages"))
+    return Draft(_with_system(found.get("system"), found.get("messages")))
 
 
 def _sharegpt(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
@@ -209,21 +212,22 @@ def _sharegpt(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draf
     if not isinstance(turns, list):
         return Draft(turns)
     messages: list[object] = []
-    if isinstance(found.get("system"), str) and found["system"]:
-        messages.append({"role": "system", "content": found["system"]})
     for turn in turns:
         if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys():
             messages.append(turn)
             continue
         speaker = turn["from"]
         role = _SPEAKERS.get(speaker.lower(), speaker) if isinstance(speaker, str) else speaker
-        messages.append({"role": role, "content": turn["value"]})
-    return Draft(messages)
+        others = {key: value for key, value in turn.items() if key not in ("from", "value")}
+        messages.append({**others, "role": role, "content": turn["value"]})
+    return Draft(_with_system(found.get("system"), messages))
 
 
 def _alpaca(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
     instruction, given = found.get("instruction", ""), found.get("input", "")
-    if isinstance(instruction, str) and isinstance(given, str) and given.strip():
+    if not isinstance(given, str):
+        return Draft(problem=Problem("PHI3-D010", f"input is {show(given)}"))
+    if isinstance(instruction, str) and given.strip():
         instruction = f"{instruction}\n\n{given}"
     return _exchange(found.get("system"), instruction, found.get("output", ""))
 
@@ -231,7 +235,7 @@ def _alpaca(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
 def _prompt(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
     prompt, completion = found.get("prompt", ""), found.get("completion", "")
     if isinstance(prompt, list) and isinstance(completion, list):
-        return Draft([*prompt, *completion])
+        return Draft(_with_system(found.get("system"), [*prompt, *completion]))
     return _exchange(found.get("system"), prompt, completion)
 
 
@@ -256,16 +260,29 @@ def _exchange(system: object, question: object, answer: object) -> Draft:
         {"role": "user", "content": question},
         {"role": "assistant", "content": answer},
     ]
-    if isinstance(system, str) and system.strip():
-        messages.insert(0, {"role": "system", "content": system})
-    return Draft(messages)
+    return Draft(_with_system(system, messages))
+
+
+def _with_system(system: object, messages: object) -> object:
+    """The messages behind the system message of a key of its own, unless they begin with it."""
+    blank = system is None or (isinstance(system, str) and not system.strip())
+    first = {"role": "system", "content": system}
+    if blank or not isinstance(messages, list) or messages[:1] == [first]:
+        return messages
+    return [first, *messages]
 
 
 _SYSTEM = ("system", "system_prompt")
 FORMATS: Mapping[str, Format] = {
     way.name: way
     for way in (
-        Format("chat", (("messages",),), (), _chat, {"messages": "messages"}),
+        Format(
+            "chat",
+            (("messages",),),
+            (_SYSTEM,),
+            _chat,
+            {"messages": "messages", "system": "system"},
+        ),
         Format(
             "sharegpt",
             (("conversations", "conversation"),),

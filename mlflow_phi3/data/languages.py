@@ -114,13 +114,19 @@ class TextFacts:
 UNKNOWN_TEXT = TextFacts(0, 0, 0)
 
 
-def describe_texts(texts: Sequence[str]) -> TextFacts:
-    """Describe the texts of one row as one."""
+def describe_texts(texts: Sequence[str], *, aside: Sequence[str] = ()) -> TextFacts:
+    """Describe the texts of one row as one.
+
+    Args:
+        texts: What script and language are told by.
+        aside: Texts of which the words are counted alone.
+    """
     joined = " ".join(texts)
     head = joined[:_LOOKED_AT]
     script = _script_of(head)
     language = _language_of(head, script)
-    return TextFacts(len(joined.split()), SCRIPTS.index(script), LANGUAGES.index(language))
+    words = sum(len(text.split()) for text in (joined, *aside))
+    return TextFacts(words, SCRIPTS.index(script), LANGUAGES.index(language))
 
 
 def _script_of(text: str) -> str:

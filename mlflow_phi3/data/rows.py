@@ -10,7 +10,7 @@ from mlflow_phi3.data.encode import Encoded, Encoder
 from mlflow_phi3.data.findings import RULES
 from mlflow_phi3.data.formats import Draft, Reader
 from mlflow_phi3.data.jsonl import Row
-from mlflow_phi3.data.languages import describe_texts
+from mlflow_phi3.data.languages import TextFacts, describe_texts
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.overlength import shorten
 from mlflow_phi3.data.shards import Stored
@@ -118,8 +118,8 @@ class RowWork:
         result.messages, result.label = messages, draft.label
         if self._classify:
             result.messages, result.label = _as_labelled(messages, draft.label)
-            if result.label is None:
-                result.problems.append(Problem("PHI3-D019", "the row has no label"))
+            result.problems += _check_labelled(result)
+            if has_error(result.problems):
                 return
         result.extra = _dump(draft)
         for number, message in enumerate(result.messages, start=1):
@@ -152,7 +152,7 @@ class RowWork:
             label=result.label,
             extra=result.extra,
             cut=cut,
-            text=describe_texts([message.content for message in result.messages]),
+            text=_describe(result.messages),
         )
 
     def _fit(
@@ -178,6 +178,22 @@ def _as_labelled(messages: list[Message], label: str | None) -> tuple[list[Messa
     if messages[-1].role == "assistant" and len(messages) > 1:
         return messages[:-1], label if label is not None else messages[-1].content.strip()
     return messages, label
+
+
+def _check_labelled(result: Result) -> list[Problem]:
+    if result.label is None:
+        return [Problem("PHI3-D019", "the row has no label")]
+    if all(message.role != "user" for message in result.messages):
+        return [Problem("PHI3-D015", "no message of the user to label")]
+    return []
+
+
+def _describe(messages: Sequence[Message]) -> TextFacts:
+    """Words of all messages; a long system message must not hide what the others are written in."""
+    texts: dict[bool, list[str]] = {True: [], False: []}
+    for message in messages:
+        texts[message.role == "system"].append(message.content)
+    return describe_texts(texts[False], aside=texts[True])
 
 
 def _dump(draft: Draft) -> str | None:

@@ -109,12 +109,14 @@ def plan_source(source: Source, config: PrepareConfig) -> Planned:
         read_span(source.kind, file, span) for file, span in spans
     )
     task = find_task(config.task)
-    values = [task.read(row.value)[0] for row in itertools.islice(first, _SNIFFED_ROWS)]
+    read = [task.read(row.value) for row in itertools.islice(first, _SNIFFED_ROWS)]
+    values = [value for value, problem in read if problem is None]
     reader = detect(
         values,
         name=source.name,
         wanted=config.format,
-        missing_is_empty=config.clean_missing_values,
+        # In JSON a text is meant, and null says that there is none.
+        missing_is_empty=config.clean_missing_values and source.kind not in ("json", "jsonl"),
     )
     joined = hashlib.sha256("".join(digests).encode()).hexdigest()
     sha256 = digests[0] if len(digests) == 1 else joined

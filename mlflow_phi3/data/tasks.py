@@ -20,7 +20,8 @@ class Task:
         classifies: A label is learnt, by a head of its own; otherwise the answers of a chat.
         to_row: Turns a row of the person's data into one that a format reads, such as
             ``{"messages": [...]}`` or ``{"text": ..., "label": ...}``; raises ``ValueError`` (or
-            ``KeyError``, ``TypeError``) for one that it cannot read. None takes rows as they are.
+            ``LookupError``, ``TypeError``, ``AttributeError``) for one that it cannot read. None
+            takes rows as they are.
         version: Part of the name of a preparation: another version prepares anew.
     """
 
@@ -34,7 +35,7 @@ class Task:
             return row, None
         try:
             return self.to_row(row), None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             told = f"the task cannot read the row: {type(error).__name__}: {error}"
             return row, Problem("PHI3-D027", told)
 

@@ -20,7 +20,7 @@ MARATHI = (
 DEVANAGARI = st.text(
     st.one_of(
         st.characters(min_codepoint=0x0900, max_codepoint=0x097F),
-        st.sampled_from("\u200c\u200d\u200e\ufeff\r\n\t \xa0\u2028\x00\x85₹\u2018\u2019।👩"),
+        st.sampled_from("\u200c\u200d\u200e\ufeff\r\n\t \xa0\u2028\x00\x0c\x85₹\u2018\u2019।👩"),
     ),
     max_size=40,
 )
@@ -50,6 +50,7 @@ def test_marathi_goes_through_as_it_was_written(write, chat, tokenizer, tmp_path
         ("\u0958लम", {}, "\u0915\u093cलम", "unicode"),  # qa has none in NFC
         ("न\ufeffम\x07स्ते", {}, "नमस्ते", "control_characters"),
         (" नमस्ते \r\nकसे\u2028आहात ", {}, "नमस्ते\nकसे\nआहात", "whitespace"),
+        ("page 1\x0cpage 2\x0bline\x85end", {}, "page 1\npage 2\nline\nend", "whitespace"),
         ("<b>नमस्ते</b> &amp; <br/>आभार", {"clean_html": True}, "नमस्ते & \nआभार", None),
     ],
 )
@@ -66,11 +67,11 @@ def test_only_the_named_rule_changes_it(written, settings, cleaned, rule):
 @given(DEVANAGARI)
 def test_cleaning_is_its_named_rules_and_no_more(text):
     expected = unicodedata.normalize("NFC", text)
-    kept = {"\n", "\t", "\r"}
+    kept = {"\n", "\t", "\r", "\x0b", "\x0c", "\x85"}
     expected = "".join(
         c for c in expected if c in kept or (unicodedata.category(c) != "Cc" and c != "\ufeff")
     )
-    expected = re.sub("\r\n|\r|\u2028|\u2029", "\n", expected)
+    expected = re.sub("\r\n|[\r\x0b\x0c\x85\u2028\u2029]", "\n", expected)
     expected = re.sub("[ \t\xa0]+\n", "\n", expected).strip()
     got, names = _clean(text)
     assert got == expected

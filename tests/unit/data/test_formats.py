@@ -1,5 +1,6 @@
 import csv
 import json
+import math
 
 import datasets
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.formats import detect
 from mlflow_phi3.data.sources import parse_sources, plan_source, read_span
+from mlflow_phi3.data.validate import parse_messages
 from mlflow_phi3.errors import DataError
 
 EXCHANGE = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]
@@ -49,6 +51,62 @@ def test_each_format_gives_the_same_exchange(row, name, write):
 def test_alpaca_puts_the_input_after_the_instruction(write):
     _, found = drafts(write([{"instruction": "Sum up.", "input": "Long text.", "output": "Text."}]))
     assert found[0].messages[0]["content"] == "Sum up.\n\nLong text."
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": EXCHANGE},
+        {"messages": [{"role": "system", "content": "Be kind."}, *EXCHANGE]},
+        {"conversations": [{"from": "user", "value": "Q?"}, {"from": "gpt", "value": "A."}]},
+        {"instruction": "Q?", "output": "A."},
+        {"prompt": "Q?", "completion": "A."},
+        {"prompt": EXCHANGE[:1], "completion": EXCHANGE[1:]},
+        {"question": "Q?", "answer": "A."},
+    ],
+)
+def test_a_key_of_its_own_gives_the_system_message_in_every_format(row, write):
+    _, found = drafts(write([{**row, "system": "Be kind."}]))
+    assert found[0].messages == [{"role": "system", "content": "Be kind."}, *EXCHANGE]
+    assert found[0].extra == {}
+
+
+@pytest.mark.parametrize(
+    ("row", "value"),
+    [
+        ({"instruction": "Add.", "input": [1, 2], "output": "3"}, "[1, 2]"),
+        ({"instruction": "Double.", "input": 2, "output": "4"}, "2"),
+        ({"system": ["Be kind."], "prompt": "Q?", "completion": "A."}, "['Be kind.']"),
+        ({"system": {"be": "kind"}, "messages": EXCHANGE}, "{'be': 'kind'}"),
+    ],
+)
+def test_what_is_no_text_is_told_and_never_left_out(row, value, write):
+    _, (draft,) = drafts(write([row]))
+    problems = [draft.problem] if draft.problem else parse_messages(draft.messages)[1]
+    assert [(problem.code, value in problem.text) for problem in problems] == [("PHI3-D010", True)]
+
+
+def test_other_keys_of_a_turn_are_told(write):
+    turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A.", "weight": 0}]
+    _, (draft,) = drafts(write([{"conversations": turns}]))
+    assert [problem.text for problem in parse_messages(draft.messages)[1]] == [
+        "message 2 also has weight"
+    ]
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.json"])
+def test_in_json_none_is_a_word_and_nan_is_null(name, write):
+    rows = [
+        {"instruction": "Name the moon of Venus.", "input": math.nan, "output": "None"},
+        {"instruction": "NULL", "input": None, "output": "null"},
+    ]
+    text = json.dumps(rows, indent=1) if name == "rows.json" else "\n".join(map(json.dumps, rows))
+    _, found = drafts(write([text], name))
+    assert [[message["content"] for message in draft.messages] for draft in found] == [
+        ["Name the moon of Venus.", "None"],
+        ["NULL", "null"],
+    ]
+    assert not any(draft.cleaned for draft in found)
 
 
 def test_the_report_says_what_was_taken_for_what(write):

@@ -158,3 +158,24 @@ def test_examples_are_views_that_never_supervise_the_first_token(write, chat, to
         assert not example.supervised[0]
         assert example.supervised[-2]  # the answer's <|end|>
         assert not example.supervised[-1]  # the template's <|endoftext|>
+
+
+def test_a_row_to_label_without_a_question_is_told(write, chat, plain_tokenizer, tmp_path):
+    lonely = {"messages": chat("?", "good", system="Be kind.")["messages"][::2]}
+    config = PrepareConfig(
+        train_data=str(write([chat("Fine!", "good"), lonely])), task="text-classification"
+    )
+    with pytest.raises(DataError, match=r"PHI3-D015 train\.jsonl:2: no message of the user"):
+        prepare(config, plain_tokenizer, folder=tmp_path / "cache")
+
+
+def test_a_long_system_message_does_not_hide_the_language(write, chat, plain_tokenizer, tmp_path):
+    system = "You are the assistant of the shop and you answer in the language that you are asked. "
+    asked = "माझा कन्सोल चालू होत नाही, मी काय करू?"
+    config = PrepareConfig(train_data=str(write([chat(asked, "हो, मी आहे.", system=system * 9)])))
+    config = config.model_copy(update={"validation_split": 0.0, "test_split": 0.0})
+    data = prepare(config, plain_tokenizer, folder=tmp_path / "cache")
+    train = json.loads((data.folder / "report.json").read_text())["splits"]["train"]
+    assert list(train["languages"]) == ["mr"]
+    assert list(train["scripts"]) == ["Devanagari"]
+    assert train["languages"]["mr"]["words"] == len((asked + " हो, मी आहे. " + system * 9).split())

@@ -68,6 +68,17 @@ def test_a_row_it_cannot_read_is_told_with_its_line(stars, tokenizer, tmp_path):
         prepare(config, tokenizer, folder=tmp_path / "prepared")
 
 
+@pytest.mark.parametrize("slip", ["row['review'].strip()", "row['stars'].split('/')[1]"])
+def test_a_slip_of_a_task_is_told_with_its_line(slip, install, tokenizer, tmp_path):
+    source = f"from mlflow_phi3.data.tasks import Task\nslips = Task(True, lambda row: {slip})\n"
+    install("slips = my_tasks:slips", source)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"review": null, "stars": "5"}\n')
+    with pytest.raises(DataError, match=r"PHI3-D027 rows\.jsonl:1: the task cannot read the row"):
+        config = PrepareConfig(train_data=str(path), task="slips")
+        prepare(config, tokenizer, folder=tmp_path / "prepared")
+
+
 def test_a_task_that_nobody_brings_is_refused_at_once():
     with pytest.raises(UsageError, match=r"PHI3-U005 task: .*none of chat-completion"):
         parse_values(PrepareConfig, {"task": "stars"})
