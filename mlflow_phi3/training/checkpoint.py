@@ -21,8 +21,10 @@ from torch.optim import Optimizer
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError
+from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import CONFIG_FILE, WEIGHTS_FILE, Layout, save_adapter
 from mlflow_phi3.training.reports import StepReport
+from mlflow_phi3.training.spec import TrialSpec
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -131,6 +133,15 @@ def load_progress(folder: Path) -> Progress:
         start=state.get("start", ""),
         untold=tuple(StepReport(**report) for report in state.get("untold", ())),
     )
+
+
+def identify(spec: TrialSpec, base: Base, data_sha256: str) -> dict[str, Any]:
+    """What must be equal for a checkpoint to be continued, as JSON values."""
+    return {
+        "spec": asdict(spec.trunk),
+        "base": [base.name, base.revision, base.quantization],
+        "data_sha256": data_sha256,
+    }
 
 
 def check_identity(folder: Path, progress: Progress, identity: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -303,12 +303,7 @@ class Session:
         trajectory.boarded |= bool(trajectory.history)
 
     def _identity(self, spec: TrialSpec) -> dict[str, Any]:
-        """What must be equal for a checkpoint to be continued, as JSON values."""
-        return {
-            "spec": asdict(spec.trunk),
-            "base": [self._base.name, self._base.revision, self._base.quantization],
-            "data_sha256": self._data_sha256,
-        }
+        return disk.identify(spec, self._base, self._data_sha256)
 
     def _leave(
         self, trajectory: Trajectory, rider: Rider, outcome: Outcome = "complete", reason: str = ""

@@ -6,41 +6,39 @@
 Hugging Face's modules with PEFT's adapter, as in the reference engine, under PyTorch's
 ``fully_shard``: a device holds its part of every layer, and a whole one only while it computes
 with it. Each optimizer batch is dealt out to the processes; its loss and gradient are those of one
-process, and what is written is the same adapter in PEFT's format.
+process, and what is written are the same checkpoints. The same command goes on from the last one.
 """
 
 import argparse
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from peft import PeftModel, get_peft_model
-from torch import Tensor, distributed, nn
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
+from peft import PeftModel
+from torch import distributed, nn
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.data.prepared import load_prepared
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.modeling.base import Base, Precision, load_base
-from mlflow_phi3.training.adapters import Layout, find_linear, initial_weights, plan_layout
+from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.capacity import memory_bytes
-from mlflow_phi3.training.checkpoint import save_checkpoint
 from mlflow_phi3.training.loss import TokenLoss, get_loss
-from mlflow_phi3.training.optimizer import make_optimizer
-from mlflow_phi3.training.reference import find_trained, predict, same_rope, trainable
+from mlflow_phi3.training.reference import predict, same_rope
 from mlflow_phi3.training.reports import EvaluationReport, StepReport, perplexity
 from mlflow_phi3.training.schedule import Calendar, order_examples
 from mlflow_phi3.training.spec import LoraSpec, Scheduler, TrialSpec
+from mlflow_phi3.training.spread import Spread, gathered, spread_adapter
 
 TRIAL = "sharded"
 _DEFAULT = TrialSpec(0.0)
@@ -81,12 +79,12 @@ class Scores:
     tokens: int
     accuracy: float
 
-    def to_report(self, step: int, epoch: int, *, best: bool, folder: Path) -> EvaluationReport:
+    def to_report(self, at: disk.Progress, *, best: bool, folder: Path) -> EvaluationReport:
         """As the other engines tell it."""
         return EvaluationReport(
             trial=TRIAL,
-            step=step,
-            epoch=epoch,
+            step=at.step,
+            epoch=at.evaluated,
             loss=self.loss,
             perplexity=perplexity(self.loss),
             token_accuracy=self.accuracy,
@@ -105,6 +103,7 @@ def train_sharded(
     group: Group,
     folder: Path,
     token_budget: int = 1024,
+    checkpoint_s: float = 600.0,
 ) -> Iterator[StepReport | EvaluationReport]:
     """Train ``spec`` in every process of ``group``; each is told the same.
 
@@ -114,48 +113,82 @@ def train_sharded(
         validation: Evaluated after each epoch; may be empty.
         spec: The trial. With dropout, the masks are not those of one process.
         group: The processes.
-        folder: The first process keeps ``<folder>/{best,last}``.
+        folder: The first process keeps ``<folder>/{best,last}``; where ``last`` holds an earlier
+            training of the same, this one goes on from there.
         token_budget: Most tokens of one process in one pass.
+        checkpoint_s: Seconds after which ``last`` is renewed within an epoch.
 
     Raises:
         UsageError: The base is quantised, or has a head over labels.
+        TrainingError: ``last`` holds the checkpoint of something else.
     """
     _refuse_others(base)
-    layout = plan_layout(find_linear(base.model), spec.lora)
-    model, parameters = _shard(base, layout, spec)
-    loss_of, calendar = get_loss(spec, group.device), Calendar(spec, len(train))
-    optimizer = _make_optimizer(spec, parameters.values())
-    best = math.inf
-    for step in range(calendar.total_steps):
-        began = time.perf_counter()
-        epoch, start, end = calendar.batch(step)
-        batch = [train[at] for at in order_examples(spec, epoch, len(train))[start:end]]
-        loss, targets = _differentiate(model, batch, loss_of, group, token_budget)
-        norm = _clip(parameters.values(), spec.max_grad_norm)
-        rate = optimizer.param_groups[0]["lr"] = calendar.learning_rate(step)
-        optimizer.step()
-        optimizer.zero_grad()
-        read = sum(len(example.input_ids) for example in batch)
-        yield StepReport(
-            trial=TRIAL,
-            step=step + 1,
-            total_steps=calendar.total_steps,
-            epoch=epoch + end / len(train),
-            loss=loss,
-            learning_rate=rate,
-            grad_norm=norm,
-            tokens=read,
-            supervised_tokens=targets,
-            tokens_per_second=read / (time.perf_counter() - began),
-            memory_bytes=memory_bytes(group.device),
-        )
-        if end == len(train):
-            scores = _evaluate(model, validation, group, token_budget)
-            improved = not validation or scores.loss < best
-            best = min(best, scores.loss)
-            _save(folder, ("last", "best") if improved else ("last",), layout, parameters, base)
+    identity = disk.identify(spec, base, disk.digest_examples(train))
+    progress = _find_progress(folder / "last", identity, group)
+    spread = spread_adapter(base, spec, folder / "last" if progress.step else None)
+    calendar = Calendar(spec, len(train))
+    saved = time.perf_counter()
+    for step in range(progress.step, calendar.total_steps):
+        told = _step(spread, train, step, group, token_budget)
+        yield told
+        progress = replace(progress, step=step + 1)
+        if progress.step % calendar.steps_per_epoch == 0:
+            scores = _evaluate(spread.model, validation, group, token_budget)
+            before = progress.best_loss
+            improved = not validation or scores.loss < before
+            progress = replace(
+                progress,
+                evaluated=progress.evaluated + 1,
+                best_loss=scores.loss if validation and improved else before,
+                best_before=before,
+            )
+            _save(spread, progress, base, folder, best=improved)
             if validation:
-                yield scores.to_report(step + 1, epoch + 1, best=improved, folder=folder)
+                yield scores.to_report(progress, best=improved, folder=folder)
+        elif group.add_up(time.perf_counter() - saved)[0] > checkpoint_s * group.size:
+            _save(spread, progress, base, folder)
+            saved = time.perf_counter()
+
+
+def _step(
+    spread: Spread, train: Sequence[Example], step: int, group: Group, budget: int
+) -> StepReport:
+    """The update that follows ``step`` finished ones."""
+    began = time.perf_counter()
+    spec, calendar = spread.spec, Calendar(spread.spec, len(train))
+    epoch, start, end = calendar.batch(step)
+    batch = [train[at] for at in order_examples(spec, epoch, len(train))[start:end]]
+    loss, targets = _differentiate(spread.model, batch, get_loss(spec, group.device), group, budget)
+    norm = _clip(spread.parameters.values(), spec.max_grad_norm)
+    rate = spread.optimizer.param_groups[0]["lr"] = calendar.learning_rate(step)
+    spread.optimizer.step()
+    spread.optimizer.zero_grad()
+    read = sum(len(example.input_ids) for example in batch)
+    return StepReport(
+        trial=TRIAL,
+        step=step + 1,
+        total_steps=calendar.total_steps,
+        epoch=epoch + end / len(train),
+        loss=loss,
+        learning_rate=rate,
+        grad_norm=norm,
+        tokens=read,
+        supervised_tokens=targets,
+        tokens_per_second=read / (time.perf_counter() - began),
+        memory_bytes=memory_bytes(group.device),
+    )
+
+
+def _find_progress(last: Path, identity: Mapping[str, Any], group: Group) -> disk.Progress:
+    """How far an earlier training of the same has come; no step when there is none."""
+    if group.rank == 0:
+        disk.finish_replacing(last)
+    distributed.barrier()
+    if not disk.is_resumable(last):
+        return disk.Progress(0, 0, math.inf, math.inf, identity)
+    progress = disk.load_progress(last)
+    disk.check_identity(last, progress, identity)
+    return progress
 
 
 def _refuse_others(base: Base) -> None:
@@ -166,26 +199,6 @@ def _refuse_others(base: Base) -> None:
             where=base.name,
             fix="leave quantization and labels out, or train it on one device",
         )
-
-
-def _shard(
-    base: Base, layout: Layout, spec: TrialSpec
-) -> tuple[PeftModel, dict[str, nn.Parameter]]:
-    """Put a fresh adapter on the base and spread both; the trained tensors by their file's name."""
-    weights = initial_weights(find_linear(base.model), layout, spec.seed)
-    model = get_peft_model(base.model, trainable(base, layout))
-    parameters = find_trained(model, "default")
-    with torch.no_grad():
-        for name, view in layout.views(weights).items():
-            parameters[name].copy_(view)
-    for layer in base.model.model.layers:
-        fully_shard(layer)
-    return fully_shard(model), find_trained(model, "default")
-
-
-def _make_optimizer(spec: TrialSpec, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    rate, decay = spec.learning_rate, spec.weight_decay
-    return make_optimizer(spec.optimizer, parameters, learning_rate=rate, weight_decay=decay)
 
 
 def _differentiate(
@@ -228,15 +241,11 @@ def _deal(
 def _clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
     """Scale the gradients to norm ``limit``; 0 leaves them. Their norm before."""
     found = list(parameters)
-    norm = _whole(nn.utils.get_total_norm([each.grad for each in found if each.grad is not None]))
+    gradients = [each.grad for each in found if each.grad is not None]
+    norm = gathered(nn.utils.get_total_norm(gradients))
     if limit:
         nn.utils.clip_grads_with_norm_(found, limit, norm)
     return float(norm)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that is spread over the processes."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
@@ -258,19 +267,15 @@ def _evaluate(model: PeftModel, examples: Sequence[Example], group: Group, budge
 
 
 def _save(
-    folder: Path,
-    names: Sequence[str],
-    layout: Layout,
-    parameters: Mapping[str, nn.Parameter],
-    base: Base,
+    spread: Spread, progress: disk.Progress, base: Base, folder: Path, *, best: bool = False
 ) -> None:
     """Gather the adapter; the first process writes it."""
-    flat = torch.empty(layout.size)
-    for name, view in layout.views(flat).items():
-        view.copy_(_whole(parameters[name].detach()))
+    flat, optimizer = spread.gather()
     if distributed.get_rank() == 0:
-        for name in names:
-            save_checkpoint(folder / name, layout, flat, base_name=base.path)
+        keep = partial(disk.save_checkpoint, layout=spread.layout, weights=flat)
+        if best:  # first: what stops us here is gone through again
+            keep(folder / "best", base_name=base.path)
+        keep(folder / "last", base_name=base.path, optimizer=optimizer, progress=progress)
 
 
 def main() -> None:
@@ -282,6 +287,7 @@ def main() -> None:
     parser.add_argument("--prepared", type=Path, required=True, help="folder that prepare wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for best and last")
     parser.add_argument("--token_budget", type=int, default=1024, help="tokens of one pass")
+    parser.add_argument("--checkpoint_s", type=float, default=600.0, help="seconds between two")
     parser.add_argument("--learning_rate", type=float, required=True)
     for name in ("batch_size_multiplier", "epochs", "per_device_batch_size", "seed"):
         parser.add_argument(f"--{name}", type=int, default=getattr(_DEFAULT, name))
@@ -309,9 +315,14 @@ def main() -> None:
             group=group,
             folder=asked.out,
             token_budget=asked.token_budget,
+            checkpoint_s=asked.checkpoint_s,
         ):
             if group.rank == 0:
                 print(json.dumps(asdict(report), default=str), flush=True)  # noqa: T201 - a program
+    except Phi3Error as error:
+        if group.rank == 0:
+            print(error, file=sys.stderr)  # noqa: T201 - a program
+        sys.exit(error.exit_code)
     finally:
         distributed.destroy_process_group()
 
