@@ -3,8 +3,10 @@
 `shipped` is TRL's SFTTrainer with PEFT as it comes: padded, activation checkpointing, bfloat16
 where the machine has it. `tuned` is the fastest of its settings: padding-free, no checkpointing,
 with Liger's kernels on a GPU where installed. All train the same batches in the same order, each
-in a process of its own. The last line reads
-`vs_tuned=<ratio> vs_shipped=<ratio> peak_vs_tuned=<ratio> util=<share>`.
+in a process of its own. `group` is several trials side by side on our engine, measured on a GPU or
+where `--trials` asks for it. The last line reads
+`vs_tuned=<ratio> vs_shipped=<ratio> peak_vs_tuned=<ratio> util=<share>`; the one before it, with a
+group, `group_vs_one=<ratio>`: how many times as fast as one trial after the other.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from mlflow_phi3.modeling.hardware import has_bfloat16
 
 HERE = Path(__file__).parent
 METHODS = ("engine", "tuned", "shipped")
+GROUP = "group"
 Result = dict[str, Any]
 
 
@@ -51,13 +54,14 @@ def measure(method: str, data: str, asked: argparse.Namespace) -> Result:
     flash = asked.device != "cpu" and importlib.util.find_spec("flash_attn")
     command = [sys.executable, str(HERE / "training_worker.py")]
     told = {
-        "method": "engine" if method == "engine" else "trl",
+        "method": "engine" if method in {"engine", GROUP} else "trl",
         "data": data,
         "size": asked.size,
         "device": asked.device,
         "dtype": dtype,
         "threads": asked.threads,
         "steps": asked.steps,
+        "trials": asked.trials if method == GROUP else 1,
         "options": json.dumps(settings(method, asked.device, asked.dtype)),
         "attention": "flash_attention_2" if flash and method == "tuned" else "sdpa",
     }
@@ -86,11 +90,13 @@ def median(results: Sequence[Result], method: str, data: str, key: str) -> float
 def summarise(results: Sequence[Result], sets: Sequence[str], speed: str) -> dict[str, float]:
     """Geometric means over the data sets of the medians' ratios."""
 
-    def mean_ratio(key: str, other: str) -> float:
-        ratios = [median(results, "engine", d, key) / median(results, other, d, key) for d in sets]
+    def mean_ratio(key: str, other: str, one: str = "engine") -> float:
+        ratios = [median(results, one, d, key) / median(results, other, d, key) for d in sets]
         return math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
 
+    grouped = any(result["method"] == GROUP for result in results)
     return {
+        **({"group_vs_one": mean_ratio(speed, "engine", GROUP)} if grouped else {}),
         "vs_tuned": mean_ratio(speed, "tuned"),
         "vs_shipped": mean_ratio(speed, "shipped"),
         "peak_vs_tuned": mean_ratio("peak_mb", "tuned"),
@@ -129,6 +135,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--steps", type=int, help="counted, after one that is not; 2, on a GPU 20")
+    parser.add_argument("--trials", type=int, help="of the group; 12 on a GPU, else none")
     parser.add_argument("--sets", default="samsum,tailed")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of the ratios")
     parser.add_argument("--quick", action="store_true", help="one repeat, one step; not written")
@@ -138,6 +145,7 @@ def main() -> None:
     asked.dtype = asked.dtype or ("bfloat16" if fast_low else "float32")
     asked.size = asked.size or ("small" if on_cpu else "mini")
     asked.steps = asked.steps or (2 if on_cpu else 20)
+    asked.trials = asked.trials or (1 if on_cpu else 12)
     if asked.quick:
         asked.repeats, asked.steps = 1, 1
     if not workload.SHARED.is_dir():
@@ -147,7 +155,8 @@ def main() -> None:
     results: list[Result] = []
     for repeat in range(asked.repeats):
         for data in sets:
-            results += [{"repeat": repeat, **measure(name, data, asked)} for name in METHODS]
+            methods = METHODS if asked.trials == 1 else (*METHODS, GROUP)
+            results += [{"repeat": repeat, **measure(name, data, asked)} for name in methods]
     speed = "tokens_per_second" if asked.clock == "wall" else "tokens_per_cpu_second"
     summary = summarise(results, sets, speed)
     if not asked.quick:
@@ -155,6 +164,9 @@ def main() -> None:
         text = json.dumps({**about, "summary": summary, "results": results}, indent=1)
         (HERE / "results").mkdir(exist_ok=True)
         (HERE / "results" / name).write_text(text + "\n", encoding="utf-8")
+    group = summary.pop("group_vs_one", None)
+    if group is not None:
+        print(f"group_vs_one={group:.2f}")
     print(" ".join(f"{name}={value:.2f}" for name, value in summary.items()))
 
 

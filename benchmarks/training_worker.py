@@ -16,15 +16,15 @@ import training_workload as workload
 from mlflow_phi3.data.messages import Example
 
 BATCH = 8
-WARM_UP = 1  # steps not counted
 LEARNING_RATE = 2e-4
 
 
 @dataclass(slots=True)
 class Clock:
-    """Counts steps after the warm-up until there are enough of them, by wall and CPU time."""
+    """Counts each trial's steps after its first until there are enough, by wall and CPU time."""
 
     wanted: int
+    trials: int = 1
     tokens: int = 0
     steps: int = 0
     losses: list[float] = field(default_factory=list)
@@ -39,12 +39,12 @@ class Clock:
         self.steps += 1
         if loss is not None:
             self.losses.append(loss)
-        if self.steps <= WARM_UP:
+        if self.steps <= self.trials:
             self.began = now
             return False
         self.tokens += tokens
         self.ended = now
-        return self.steps >= WARM_UP + self.wanted
+        return self.steps >= self.trials * (1 + self.wanted)
 
 
 def run_engine(examples: Sequence[Example], model: Any, clock: Clock) -> None:
@@ -58,8 +58,11 @@ def run_engine(examples: Sequence[Example], model: Any, clock: Clock) -> None:
     with tempfile.TemporaryDirectory() as folder:
         session = Session(base, examples, [], folder=Path(folder), engine="fused")
         lora = LoraSpec(r=workload.LORA["r"], alpha=workload.LORA["lora_alpha"])
-        spec = TrialSpec(LEARNING_RATE, epochs=1000, warmup_ratio=0.0, lora=lora, shuffle=False)
-        session.add("one", spec)
+        for number in range(clock.trials):
+            # Another rate each: equal trials would be computed once.
+            rate = LEARNING_RATE * (1 - number / (2 * clock.trials))
+            spec = TrialSpec(rate, epochs=1000, warmup_ratio=0.0, lora=lora, shuffle=False)
+            session.add(f"trial-{number}", spec)
         reports = session.reports()
         for report in reports:
             if isinstance(report, StepReport) and clock.tick(report.tokens, report.loss):
@@ -133,6 +136,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=kind, required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--trials", type=int, default=1, help="side by side, of our engine")
     parser.add_argument("--options", type=json.loads, default={})
     parser.add_argument("--attention", default="sdpa")
     asked = parser.parse_args()
@@ -141,7 +145,7 @@ def main() -> None:
     dtype = getattr(torch, asked.dtype)
     model = workload.new_model(asked.size, dtype, asked.device, asked.attention)
     rate = workload.matrix_rate(dtype, asked.device)
-    clock = Clock(asked.steps)
+    clock = Clock(asked.steps, asked.trials)
     if asked.device != "cpu":
         torch.cuda.reset_peak_memory_stats()  # the weights were float32 while they were drawn
     if asked.method == "engine":
@@ -156,7 +160,7 @@ def main() -> None:
     seen = [examples[at % len(examples)] for at in range(BATCH, BATCH * (1 + clock.wanted))]
     # On a CPU both are counted by processor time, which others on the machine do not lengthen.
     seconds = busy if asked.device == "cpu" else wall
-    flops = workload.unavoidable_flops(asked.size, seen)
+    flops = asked.trials * workload.unavoidable_flops(asked.size, seen)
     result = {
         "tokens_per_second": clock.tokens / wall,
         "tokens_per_cpu_second": clock.tokens / busy,
