@@ -14,7 +14,7 @@ from mlflow_phi3.data.findings import RULES, Finding, Tally, join_findings, join
 from mlflow_phi3.data.relations import Kind, Pair, find_exact, find_leaks, find_near, group_rows
 from mlflow_phi3.data.rows import OVERLENGTH
 from mlflow_phi3.data.shards import Rows, ShardStore
-from mlflow_phi3.data.similarity import BANDS, BINS, near_pairs
+from mlflow_phi3.data.similarity import BINS, count_bands, near_pairs
 from mlflow_phi3.data.sources import Planned
 from mlflow_phi3.data.split import (
     SPLITS,
@@ -175,14 +175,14 @@ def _near(given: Collected, rows: int) -> npt.NDArray[np.int64]:
     with whole.open("wb") as out:
         for piece in given.pieces:
             np.load(folder / f"{piece.number:06d}.sketch.npy").tofile(out)
-    sketches = np.memmap(whole, np.uint32, mode="r", shape=(rows, BINS))
+    sketches = np.memmap(whole, np.uint32, mode="r", shape=(rows, 2, BINS))
 
     def band(number: int) -> npt.NDArray[np.uint64]:
         parts = [folder / f"{piece.number:06d}.bands.npy" for piece in given.pieces]
         return np.concatenate([np.load(part, mmap_mode="r")[number] for part in parts])
 
     similarity = given.settings.config.near_duplicate_similarity
-    found = near_pairs(sketches, (band(number) for number in range(BANDS)), similarity)
+    found = near_pairs(sketches, map(band, range(count_bands(similarity))), similarity)
     for pattern in ("all.sketch", "*.sketch.npy", "*.bands.npy"):
         for file in folder.glob(pattern):
             file.unlink()

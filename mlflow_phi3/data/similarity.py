@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 RUN = 5  # tokens: three to four English words
 BINS = 128
-BANDS = 16  # of 8 bins: of pairs that are 0.9 similar, all but 1 in 10,000 share a band
+_WIDTHS = (8, 4, 2)  # bins of a band; the wider, the fewer pairs are compared in vain
+_ESCAPES = 0.02  # of pairs that are just similar; of 0.9 and 8 bins, it is 1 in 10,000
 _BIN_BITS = 7
 _ROWS_AT_ONCE = 1 << 10  # few enough for the processor's cache
 _EMPTY = np.uint32(0xFFFFFFFF)
 _PAD = -1
-_COMPARED_AT_ONCE = 1 << 16
+_COMPARED_AT_ONCE = 1 << 15
 
 Sketches = npt.NDArray[np.uint32]
 Bands = npt.NDArray[np.uint64]
@@ -42,10 +43,26 @@ def sketch_rows(rows: Sequence[npt.NDArray[np.int32]]) -> Sketches:
     return np.concatenate(parts or [np.zeros((0, BINS), np.uint32)])
 
 
-def band_keys(sketches: Sketches) -> Bands:
-    """uint64 ``[BANDS, rows]``: equal where all bins of a band are."""
-    width = BINS // BANDS
-    grouped = sketches.reshape(-1, BANDS, width).astype(np.uint64)
+def count_bands(similarity: float) -> int:
+    """Bands of which similar rows share one, but for two pairs in a hundred.
+
+    Two rows share a band of ``w`` bins with the probability ``s**w``, and one of ``BINS / w`` bands
+    with ``1 - (1 - s**w)**(BINS / w)``.
+
+    Args:
+        similarity: Least Jaccard similarity of similar rows, above 0.5.
+    """
+    return next(
+        BINS // width
+        for width in _WIDTHS
+        if (1 - similarity**width) ** (BINS // width) <= _ESCAPES or width == _WIDTHS[-1]
+    )
+
+
+def band_keys(sketches: Sketches, bands: int) -> Bands:
+    """uint64 ``[bands, rows]``: equal where all bins of a band are."""
+    width = BINS // bands
+    grouped = sketches.reshape(-1, bands, width).astype(np.uint64)
     keys = np.zeros(grouped.shape[:2], np.uint64)
     for place in range(width):
         keys = _mix(keys ^ grouped[:, :, place])
@@ -60,7 +77,8 @@ def near_pairs(
     Of the rows that share a band's key, each is compared with the first and with the one before it.
 
     Args:
-        sketches: uint32 ``[rows, BINS]``; may be a memory map, only candidates are read.
+        sketches: uint32 ``[rows, parts, BINS]``: rows are similar when each part of them is; may be
+            a memory map, only candidates are read.
         bands: For each band, the key of each row.
         similarity: Least estimated Jaccard similarity.
 
@@ -72,7 +90,7 @@ def near_pairs(
         candidates = _candidates(keys)
         for start in range(0, len(candidates), _COMPARED_AT_ONCE):
             some = candidates[start : start + _COMPARED_AT_ONCE]
-            alike = np.mean(sketches[some[:, 0]] == sketches[some[:, 1]], axis=1)
+            alike = np.mean(sketches[some[:, 0]] == sketches[some[:, 1]], axis=2).min(axis=1)
             found.append(some[alike >= similarity])
     if not found:
         return np.zeros((0, 2), np.int64)

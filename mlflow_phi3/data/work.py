@@ -2,8 +2,9 @@
 
 import gc
 import json
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -18,7 +19,7 @@ from mlflow_phi3.data.formats import Reader
 from mlflow_phi3.data.jsonl import CHUNK_BYTES, Row, Span
 from mlflow_phi3.data.rows import Result, RowWork
 from mlflow_phi3.data.shards import ShardWriter, Stored, shard_name
-from mlflow_phi3.data.similarity import band_keys, sketch_rows
+from mlflow_phi3.data.similarity import band_keys, count_bands, sketch_rows
 from mlflow_phi3.data.sources import Source, read_span
 from mlflow_phi3.data.template import TemplateSource
 from mlflow_phi3.data.validate import Problem
@@ -26,6 +27,8 @@ from mlflow_phi3.data.validate import Problem
 HTML = "PHI3-D026"
 _SHOWN_RAW = 20_000
 _BLOCK_ROWS = 4096  # so many that their words repeat
+_NONE = np.zeros(0, np.int32)
+Ids = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,8 @@ class Worker:
         base = self._settings.folder / f"{piece.number:06d}"
         writer = ShardWriter(self._settings.folder / shard_name(piece.number))
         keys: list[tuple[bytes, bytes]] = []
-        contents: list[npt.NDArray[np.int32]] = []
+        said: list[Ids] = []
+        learnt: list[Ids] = []
         with (
             base.with_suffix(".findings").open("w", encoding="utf-8") as findings,
             base.with_suffix(".rejected").open("w", encoding="utf-8") as rejected,
@@ -134,13 +138,15 @@ class Worker:
                 keys.append(row_keys(stored.messages, stored.label))
                 outcome.labels.append(stored.label)
                 if self._settings.looks_for_near:
-                    contents.append(_content_tokens(stored))
+                    said.append(_tokens_of(stored, ("user", "assistant")))
+                    learnt.append(_learnt_tokens(stored))
         writer.close()
         np.save(base.with_suffix(".keys.npy"), to_keys(keys))
         if self._settings.looks_for_near:
-            sketches = sketch_rows(contents)
+            sketches = np.stack([sketch_rows(said), sketch_rows(learnt)], axis=1)
+            bands = count_bands(self._settings.config.near_duplicate_similarity)
             np.save(base.with_suffix(".sketch.npy"), sketches)
-            np.save(base.with_suffix(".bands.npy"), band_keys(sketches))
+            np.save(base.with_suffix(".bands.npy"), band_keys(sketches[:, 0], bands))
         if not any(outcome.labels):
             outcome.labels = []
         return outcome
@@ -189,15 +195,25 @@ def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
         yield block
 
 
-def _content_tokens(stored: Stored) -> npt.NDArray[np.int32]:
-    """Tokens of what was said, without the system message: that is alike in all rows."""
+def _tokens_of(stored: Stored, roles: Collection[str]) -> Ids:
+    """Tokens of what some roles said; the system message is alike in all rows."""
     turns = stored.encoded.turns.tolist()
     spoken = [
         stored.encoded.ids[start:end]
         for message, (start, end, _) in zip(stored.messages, turns, strict=True)
-        if message.role != "system"
+        if message.role in roles
     ]
-    return np.concatenate(spoken) if len(spoken) > 1 else spoken[0]
+    return np.concatenate([*spoken, _NONE]) if len(spoken) != 1 else spoken[0]
+
+
+def _learnt_tokens(stored: Stored) -> Ids:
+    """Tokens of the answers, or a number for the label.
+
+    Rows that ask about one long text are almost alike, but do not teach the same.
+    """
+    if stored.label is None:
+        return _tokens_of(stored, ("assistant",))
+    return np.array([zlib.crc32(stored.label.encode()) >> 1], np.int32)
 
 
 def _reject(rejected: TextIO, piece: Piece, row: Row, errors: Sequence[Finding]) -> None:

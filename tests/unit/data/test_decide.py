@@ -9,6 +9,7 @@ import pytest
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.drift import stability_index
 from mlflow_phi3.data.pipeline import prepare
+from mlflow_phi3.data.similarity import band_keys, count_bands, near_pairs, sketch_rows
 from mlflow_phi3.errors import DataError
 
 WORDS = [f"word{number}" for number in range(500)]
@@ -58,6 +59,37 @@ def test_near_duplicates_are_those_above_the_similarity(write, chat, run):
     for at in range(1, 60, 3):  # rows that ask the same are on one side
         assert len({sides[f"train.jsonl:{at + more}"] for more in range(3)}) == 1
     assert set(sides.values()) == {"train", "validation", "test"}
+
+
+def test_rows_about_one_long_text_are_no_duplicates(write, chat, run):
+    draw = random.Random(8)
+    text = _text(draw, 300)
+    asked = [_text(draw, 6) for _ in range(20)]
+    rows = [chat(f"{text}\n{question}", f"It is {question}.") for question in asked]
+    assert run(write([*rows, *rows[:3]]), **WHOLE).manifest.counts.duplicates == 3
+    labelled = [{"text": f"{text} {question}", "label": "good"} for question in asked[:2]]
+    contrary = {**labelled[0], "label": "bad"}
+    data = run(write([*labelled, contrary], "l.jsonl"), task="text-classification", **WHOLE)
+    assert _pairs(data) == [("l.jsonl:2", "l.jsonl:1", "near")]
+    assert {row.label for row in data.conversations("train")} == {"good", "bad"}
+
+
+@pytest.mark.parametrize("similarity", [0.55, 0.6, 0.7, 0.8, 0.9, 0.95])
+def test_similar_rows_are_found_whatever_similarity_is_asked(similarity):
+    draw = np.random.default_rng(9)
+    sure = min(similarity + 0.1, 1)  # the estimate's standard deviation is 0.04
+    length, rows = 400, []
+    changed = round(length * (1 - sure) / (1 + sure))
+    for _ in range(100):
+        row = draw.integers(0, 30_000, length, dtype=np.int32)
+        other = draw.integers(0, 30_000, length, dtype=np.int32)
+        rows += [row, np.concatenate([other[:changed], row[changed:]])]
+    sketches = sketch_rows(rows)
+    bands = band_keys(sketches, count_bands(similarity))
+    found = near_pairs(sketches[:, np.newaxis], bands, similarity).tolist()
+    wanted = [[at + 1, at] for at in range(0, len(rows), 2)]
+    assert all(pair in wanted for pair in found)
+    assert len(found) >= 95
 
 
 @pytest.fixture
