@@ -11,20 +11,24 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 _LIFE = dt.timedelta(days=365)
+_RENEWED = dt.timedelta(days=30)
+"""Before their end: an emulator may run for long."""
 
 
-def save_certificates(folder: Path) -> None:
-    """Write ``authority.pem``, ``server.pem``, ``server.key`` and ``bundle.pem`` when missing.
+def save_certificates(folder: Path, now: dt.datetime) -> None:
+    """Write ``authority.pem``, ``server.pem``, ``server.key`` and ``bundle.pem``.
+
+    Those that are there stay, unless their time is as good as over.
 
     The bundle holds the public authorities too, so that trusting the emulator (by
     ``REQUESTS_CA_BUNDLE``) does not cut a process off from everything else.
     """
-    if (folder / "bundle.pem").exists():
+    if _lasts(folder / "server.pem", now):
         return
     authority_key = ec.generate_private_key(ec.SECP256R1())
     server_key = ec.generate_private_key(ec.SECP256R1())
-    authority = _build("mlflow-phi3 emulator authority", authority_key, authority_key, issuer=None)
-    server = _build("localhost", server_key, authority_key, issuer=authority.subject)
+    authority = _build("mlflow-phi3 emulator authority", authority_key, authority_key, now)
+    server = _build("localhost", server_key, authority_key, now, issuer=authority.subject)
     pem = serialization.Encoding.PEM
     key = server_key.private_bytes(
         pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -32,21 +36,30 @@ def save_certificates(folder: Path) -> None:
     secret = folder / "server.key"
     secret.touch(mode=0o600)
     secret.write_bytes(key)
-    (folder / "server.pem").write_bytes(server.public_bytes(pem) + authority.public_bytes(pem))
     (folder / "authority.pem").write_bytes(authority.public_bytes(pem))
     public = Path(certifi.where()).read_bytes()
     (folder / "bundle.pem").write_bytes(authority.public_bytes(pem) + public)
+    # The last, by which the others are known to be there, and to belong together.
+    (folder / "server.pem").write_bytes(server.public_bytes(pem) + authority.public_bytes(pem))
+
+
+def _lasts(certificate: Path, now: dt.datetime) -> bool:
+    if not certificate.exists():
+        return False
+    end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    return end - now > _RENEWED
 
 
 def _build(
     name: str,
     key: ec.EllipticCurvePrivateKey,
     signer: ec.EllipticCurvePrivateKey,
+    now: dt.datetime,
     *,
-    issuer: x509.Name | None,
+    issuer: x509.Name | None = None,
 ) -> x509.Certificate:
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    start = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=5)
+    start = now - dt.timedelta(minutes=5)
     is_authority = issuer is None
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     signed_by = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())

@@ -74,7 +74,7 @@ def serve(settings: Settings) -> None:
     settings.home.mkdir(parents=True, exist_ok=True)
     with (settings.home / "emulator.lock").open("w") as lock:
         _hold(lock, settings)
-        save_certificates(settings.home)
+        save_certificates(settings.home, dt.datetime.now(dt.UTC))
         # A signal may come while the parts are being started: SystemExit unwinds them.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
@@ -178,6 +178,7 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
                 "serverless": ServerlessScoring(serverless, ground.fleet, client),
             },
             blobs=Behind(client, ground.blob_url, f"/{ACCOUNT}/"),
+            sas=ground.blobs.sas,
         )
 
 

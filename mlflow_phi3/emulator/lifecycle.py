@@ -62,8 +62,8 @@ def start_emulator(settings: Settings) -> Running:
         if known is not None:
             child.returncode = child.returncode or 0  # it is meant to outlive us: no warning
             return known
-        if child.poll() is not None:
-            break
+        if child.poll() is not None and not _is_locked(settings):
+            break  # else one that somebody started at the same time is coming up
         time.sleep(0.05)
     said = log.read_text(errors="replace").strip().splitlines()[-1:] or ["nothing in its log"]
     raise PreflightError(

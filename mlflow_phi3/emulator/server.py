@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from mlflow_phi3.emulator.arm import check_request, paged
 from mlflow_phi3.emulator.authorization.actions import needed_actions, scope_of
 from mlflow_phi3.emulator.authorization.state import Permissions
 from mlflow_phi3.emulator.faults import Fault, Faults, Kind, answer
@@ -37,6 +38,7 @@ class Application:
         journal: Notes every request.
         scoring: By the first word of the path, who answers calls of endpoints.
         blobs: The blob service; its account's name begins the path.
+        sas: Makes a signature for the blob service, which knows no tokens.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Application:
         journal: Journal,
         scoring: Mapping[str, Scored],
         blobs: Behind,
+        sas: Callable[[], str],
     ) -> None:
         self._router = router
         self._identity = identity
@@ -57,6 +60,7 @@ class Application:
         self._journal = journal
         self._scoring = scoring
         self._blobs = blobs
+        self._sas = sas
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -102,7 +106,7 @@ class Application:
         if call is None:
             if scored is not None:
                 return await scored(scope, receive, send), None
-            return await forward(self._blobs, scope, receive, send), None
+            return await forward(self._blobs, self._signed(scope), receive, send), None
         reply = await run_in_threadpool(self._handle, call)
         if fault is not None and fault.kind is Kind.DROP_AFTER:
             _drop(send)
@@ -110,8 +114,25 @@ class Application:
             await _to_response(reply)(scope, receive, send)
         return reply.status, call.body if call.method in {"PUT", "PATCH"} else None
 
+    def _signed(self, scope: Scope) -> Scope:
+        """Give a request for blobs that brings a token a signature in its place.
+
+        Raises:
+            Refusal: 401, the token is not good.
+        """
+        headers = dict(scope["headers"])
+        token = headers.get(b"authorization", b"").decode()
+        if not token.startswith("Bearer "):
+            return scope
+        if not self._identity.is_good(token.removeprefix("Bearer ")):
+            raise Refusal(401, "InvalidAuthenticationInfo", "Server failed to authenticate.")
+        kept = [(name, value) for name, value in scope["headers"] if name != b"authorization"]
+        query = b"&".join(filter(None, [scope["query_string"], self._sas().encode()]))
+        return {**scope, "headers": kept, "query_string": query}
+
     def _handle(self, call: Call) -> Reply:
         route, names = self._router.find(call.method, call.path)
+        check_request(call)
         if not route.open:
             token = call.headers.get("authorization", "").removeprefix("Bearer ")
             if not self._identity.is_good(token):
@@ -119,9 +140,10 @@ class Application:
                 raise Refusal(401, "InvalidAuthenticationToken", text)
             for action in needed_actions(call.method, call.path, call.body):
                 self._permissions.check(action, scope_of(call.path, call.method))
-        return route.handler(
-            Call(call.method, call.path, names, call.query, call.headers, call.body, call.origin)
+        found = Call(
+            call.method, call.path, names, call.query, call.headers, call.body, call.origin
         )
+        return paged(found, route.handler(found))
 
 
 async def _to_call(scope: Scope, receive: Receive) -> Call:

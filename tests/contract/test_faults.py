@@ -151,7 +151,11 @@ def requests_of(emulator, endpoint):
     )
     answer = emulator.http.get(
         f"{place}/onlineEndpoints/{endpoint}/providers/Microsoft.Insights/metrics",
-        params={"metricnames": "RequestsPerMinute", "timespan": span},
+        params={
+            "metricnames": "RequestsPerMinute",
+            "timespan": span,
+            "api-version": "2023-10-01",
+        },
         headers={"Authorization": f"Bearer {emulator.token()}"},
     )
     (metric,) = answer.json()["value"]

@@ -60,7 +60,8 @@ def test_roles_hold_where_they_are_assigned(emulator):
     group = f"{subscription}/resourceGroups/{GROUP}"
 
     def ask(method, path, **body):
-        return emulator.http.request(method, path, headers=headers, json=body or None)
+        query = {"api-version": "2022-04-01"}
+        return emulator.http.request(method, path, headers=headers, params=query, json=body or None)
 
     listed = ask("GET", f"{subscription}{ROLES}/roleDefinitions").json()["value"]
     roles = {one["properties"]["roleName"]: one["id"] for one in listed}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mlflow_phi3.emulator.arm import PAGE
 from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION, WORKSPACE
 
 HOME = (
@@ -143,10 +144,81 @@ def test_quota_machines_and_providers(emulator, arm, tmp_path):
     # of which alone the application is the owner.
     emulator.allow("*")
     place = "/subscriptions/7e1f2b3c-0000-4000-8000-00000000c0de/providers/Microsoft.Network"
-    state = emulator.http.get(place, headers=token).json()["registrationState"]
+    state = emulator.http.get(place, headers=token, params=VERSION).json()["registrationState"]
     assert state == "NotRegistered"
-    assert emulator.http.post(f"{place}/register", headers=token).status_code == 200
-    state = emulator.http.get(place.lower(), headers=token).json()["registrationState"]
+    assert emulator.http.post(f"{place}/register", headers=token, params=VERSION).status_code == 200
+    state = emulator.http.get(place.lower(), headers=token, params=VERSION).json()[
+        "registrationState"
+    ]
     assert state == "Registered"
     unknown = place.replace("Network", "Nonsense")
-    assert emulator.http.get(unknown, headers=token).status_code == 404
+    assert emulator.http.get(unknown, headers=token, params=VERSION).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "query", "body", "code"),
+    [
+        ("", {}, None, "MissingApiVersionParameter"),
+        ("", {"api-version": "latest"}, None, "InvalidApiVersionParameter"),
+        ("/onlineEndpoints/ok-name", VERSION, [1], "InvalidRequestContent"),
+        ("/onlineEndpoints/ok-name", VERSION, {**endpoint(), "tags": {"a": 1}}, "InvalidRequestC"),
+        (
+            "/onlineEndpoints/ok-name",
+            VERSION,
+            {**endpoint(), "tags": {"a": "x" * 257}},
+            "InvalidTagValueLength",
+        ),
+        (
+            "/onlineEndpoints/ok-name",
+            VERSION,
+            {**endpoint(), "tags": dict.fromkeys(map(str, range(51)), "")},
+            "InvalidTagCount",
+        ),
+        (
+            "/onlineEndpoints/ok-name",
+            VERSION,
+            {**endpoint(), "tags": {"a/b": ""}},
+            "InvalidTagNameCharacters",
+        ),
+    ],
+)
+def test_what_the_resource_manager_itself_refuses(emulator, path, query, body, code):
+    method, token = (
+        "GET" if body is None else "PUT",
+        {"Authorization": f"Bearer {emulator.token()}"},
+    )
+    answer = emulator.http.request(method, HOME + path, json=body, params=query, headers=token)
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["error"]["code"].startswith(code)
+
+
+@pytest.mark.parametrize(
+    "kind", ["onlineEndpoints", "serverlessEndpoints", "jobs", "models", "data", "connections"]
+)
+def test_nothing_is_listed_of_a_workspace_that_is_not_there(arm, kind):
+    assert arm("GET", f"-nowhere/{kind}").status_code == 404
+
+
+def test_a_list_comes_in_pages_that_lead_to_the_end(emulator, arm):
+    body = {"properties": {"modelUri": "azureml://a", "modelType": "mlflow_model"}}
+    for number in range(PAGE + 1):
+        assert arm("PUT", f"/models/paged/versions/{number}", body).status_code == 201
+    first = arm("GET", "/models/paged/versions").json()
+    token = {"Authorization": f"Bearer {emulator.token()}"}
+    last = emulator.http.get(first["nextLink"], headers=token).json()
+    found = [one["name"] for page in (first, last) for one in page["value"]]
+    assert found == [str(number) for number in range(PAGE, -1, -1)]
+    assert "nextLink" not in last
+
+
+def test_what_an_endpoint_cannot_become(emulator, arm):
+    finish(emulator, arm("PUT", "/onlineEndpoints/rigid", endpoint()))
+    user = {"type": "UserAssigned", "userAssignedIdentities": {"/x": {}}}
+    for body in (
+        {**endpoint(), "identity": user},
+        endpoint(authMode="AMLToken"),
+        endpoint(publicNetworkAccess="Secret"),
+        endpoint(mirrorTraffic={"blue": 10}),
+    ):
+        answer = arm("PUT", "/onlineEndpoints/rigid", body)
+        assert answer.status_code == 400, answer.text

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mlflow_phi3.emulator.assets.state import Assets
-from mlflow_phi3.emulator.router import WORKSPACE, Call, Handler, Reply, Route
+from mlflow_phi3.emulator.router import WORKSPACE, Call, Handler, Refusal, Reply, Route
 
 
 def workspace_id(call: Call) -> str:
@@ -37,11 +37,18 @@ def routes(assets: Assets, *, sas: Callable[[], str]) -> list[Route]:
 
     def secrets(call: Call) -> Reply:
         assets.get_datastore(workspace_id(call), call.names["name"])
+        if assets.credentials == "None":
+            raise Refusal(400, "UserError", "The datastore has no credentials.")
         return Reply({"secretsType": "Sas", "sasToken": sas()})
+
+    def set_credentials(call: Call) -> Reply:
+        assets.credentials = str((call.body or {}).get("credentialsType") or "AccountKey")
+        return Reply(status=204)
 
     one = WORKSPACE + "/datastores/{name}"
     found = [
         Route("GET", WORKSPACE, workspace),
+        Route("PUT", "/emulator/datastore", set_credentials, open=True),
         Route("GET", WORKSPACE + "/datastores", datastores),
         Route("GET", one, datastore),
         Route("POST", one + "/listSecrets", secrets),

@@ -12,6 +12,7 @@ from mlflow_phi3.emulator.store import Resource, Store
 CONTAINER = "azureml-blobstore"
 DATASTORE = "workspaceblobstore"
 _PROVIDER = "Microsoft.MachineLearningServices"
+_CREDENTIALS = "/emulator/datastore"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 
 
@@ -81,10 +82,19 @@ class Assets:
             "endpoint": "localhost",
             "protocol": "https",
             "serviceDataAccessAuthIdentity": "None",
-            "credentials": {"credentialsType": "AccountKey"},
+            "credentials": {"credentialsType": self.credentials},
         }
         resource_id = f"{workspace_id}/datastores/{DATASTORE}"
         return envelope(resource_id, f"{_PROVIDER}/workspaces/datastores", properties)
+
+    @property
+    def credentials(self) -> str:
+        """How the datastore is opened: ``AccountKey``, or ``None``: as whoever asks."""
+        return str((self._store.get(_CREDENTIALS) or {"type": "AccountKey"})["type"])
+
+    @credentials.setter
+    def credentials(self, kind: str) -> None:
+        self._store.put(_CREDENTIALS, "credentials", {"type": kind})
 
     def put_version(
         self, workspace_id: str, kind: str, name: str, version: str, properties: dict[str, Any]
@@ -138,7 +148,12 @@ class Assets:
         return self._store.beneath(f"{workspace_id}/{kind}/{name}", f"{kind}/versions")[::-1]
 
     def list_containers(self, workspace_id: str, kind: str) -> list[Resource]:
-        """Return the assets of a kind."""
+        """Return the assets of a kind.
+
+        Raises:
+            Refusal: 404, no such workspace.
+        """
+        self.get_workspace(workspace_id)
         return self._store.beneath(workspace_id, kind)
 
     def get_container(self, workspace_id: str, kind: str, name: str) -> Resource:

@@ -50,6 +50,7 @@ class EndpointRoutes:
         return Reply(self._endpoints.get_endpoint(_endpoint_id(call)))
 
     def _list_endpoints(self, call: Call) -> Reply:
+        self._assets.get_workspace(workspace_id(call))
         return Reply({"value": self._endpoints.list_endpoints(workspace_id(call))})
 
     def _delete_endpoint(self, call: Call) -> Reply:

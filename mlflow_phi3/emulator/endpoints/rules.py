@@ -1,7 +1,7 @@
 """What the service refuses; pure functions of values."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mlflow_phi3.emulator.endpoints.skus import CORES, QUOTA_CORES
@@ -9,6 +9,7 @@ from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource
 
 _NAME = re.compile(r"[a-zA-Z][a-zA-Z0-9-]{1,30}[a-zA-Z0-9]")
+_MOST_MIRRORED = 50
 _BUSY = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
 
 
@@ -30,6 +31,39 @@ def check_idle(resource: Resource) -> None:
         raise Refusal(409, "ResourceOperationInProgress", text)
 
 
+def check_endpoint(
+    body: Mapping[str, Any], known: Resource | None, deployments: Sequence[Resource]
+) -> None:
+    """Refuse an endpoint that cannot be, or that is to become what it cannot become.
+
+    Args:
+        body: What is sent.
+        known: What is there, or None.
+        deployments: Its deployments.
+    """
+    sent = body.get("properties") or {}
+    if not body.get("location"):
+        raise bad("location is required.")
+    if sent.get("authMode") not in {"Key", "AMLToken", "AADToken"}:
+        raise bad("authMode must be Key, AMLToken or AADToken.")
+    if (sent.get("publicNetworkAccess") or "Enabled") not in {"Enabled", "Disabled"}:
+        raise bad("publicNetworkAccess must be Enabled or Disabled.")
+    if known is not None:
+        if known["properties"]["authMode"] != sent["authMode"]:
+            raise bad("authMode of an endpoint cannot be changed.")
+        if known["identity"]["type"] != identity(body)["type"]:
+            raise bad("The identity of an endpoint cannot be changed.")
+    traffic = sent.get("traffic") or {}
+    check_traffic(traffic, deployments)
+    check_mirror(sent.get("mirrorTraffic") or {}, traffic, deployments)
+
+
+def identity(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the identity that a body asks for: one of the service's own where it does not."""
+    sent = {name: value for name, value in (body.get("identity") or {}).items() if value}
+    return {"type": "SystemAssigned", **sent}
+
+
 def check_traffic(traffic: Mapping[str, Any], deployments: Iterable[Resource]) -> None:
     """Refuse traffic that is not whole, does not add up to 0 or 100, or goes nowhere."""
     states = {d["name"].lower(): d["properties"]["provisioningState"] for d in deployments}
@@ -42,6 +76,30 @@ def check_traffic(traffic: Mapping[str, Any], deployments: Iterable[Resource]) -
             raise bad(f"Traffic is set for deployment {name}, which is in state Failed.")
     if sum(traffic.values()) not in {0, 100}:
         raise bad(f"Traffic percentages must add up to 0 or 100, not {sum(traffic.values())}.")
+
+
+def check_mirror(
+    mirror: Mapping[str, Any], traffic: Mapping[str, Any], deployments: Iterable[Resource]
+) -> None:
+    """Refuse copies of requests for more than one deployment, for none, or for one with traffic.
+
+    Source: "Perform safe rollout of new deployments: test the deployment with mirrored traffic".
+    """
+    wanted = {name: share for name, share in mirror.items() if share}
+    names = {deployment["name"].lower() for deployment in deployments}
+    if len(wanted) > 1:
+        raise bad("Traffic can be mirrored to only one deployment.")
+    for name, share in wanted.items():
+        if (
+            isinstance(share, bool)
+            or not isinstance(share, int)
+            or not 0 <= share <= _MOST_MIRRORED
+        ):
+            raise bad(f"Mirror traffic of {name} must be 0 to {_MOST_MIRRORED}, not {share!r}.")
+        if name.lower() not in names:
+            raise bad(f"Mirror traffic is set for deployment {name}, which does not exist.")
+        if traffic.get(name):
+            raise bad(f"Deployment {name} can get live traffic or mirrored traffic, not both.")
 
 
 def check_deployment(body: Mapping[str, Any]) -> None:

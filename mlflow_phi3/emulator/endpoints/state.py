@@ -60,17 +60,11 @@ class Endpoints:
         name = endpoint_id.rsplit("/", 1)[1]
         rules.check_name(name, "Endpoint")
         sent = {k: v for k, v in (body.get("properties") or {}).items() if v is not None}
-        if not body.get("location"):
-            raise rules.bad("location is required.")
-        if sent.get("authMode") not in {"Key", "AMLToken", "AADToken"}:
-            raise rules.bad("authMode must be Key, AMLToken or AADToken.")
         with self._store.transaction():
             known = self._store.get(endpoint_id)
             if known is not None:
                 rules.check_idle(known)
-                if known["properties"]["authMode"] != sent["authMode"]:
-                    raise rules.bad("authMode of an endpoint cannot be changed.")
-            rules.check_traffic(sent.get("traffic") or {}, self.list_deployments(endpoint_id))
+            rules.check_endpoint(body, known, self.list_deployments(endpoint_id))
             defaults = {
                 "properties": {},  # the SDK cannot read an endpoint without them
                 "traffic": {},
@@ -85,7 +79,7 @@ class Endpoints:
                 "location": body["location"],
                 "tags": body.get("tags") or {},
                 "kind": "Managed",
-                "identity": {"type": "SystemAssigned", "principalId": name},
+                "identity": {**rules.identity(body), "principalId": name},
                 "properties": {
                     **defaults,
                     **properties,
@@ -231,10 +225,12 @@ class Endpoints:
             if known is None:
                 return None
             rules.check_idle(known)
-            share = (self._store.need(endpoint_id)["properties"].get("traffic") or {}).get(name, 0)
-            if share:
-                text = f"Deployment {name} has {share} % of the traffic: set it to 0 % first."
-                raise rules.bad(text)
+            shares = self._store.need(endpoint_id)["properties"]
+            for kind in ("traffic", "mirrorTraffic"):
+                share = (shares.get(kind) or {}).get(name, 0)
+                if share:
+                    text = f"Deployment {name} has {share} % of {kind}: set it to 0 % first."
+                    raise rules.bad(text)
             self._store.patch(deployment_id, provisioningState="Deleting")
 
         def finish() -> None:

@@ -55,6 +55,7 @@ class JobRoutes:
         return Reply(self._jobs.get(_id(call)))
 
     def _list(self, call: Call) -> Reply:
+        self._assets.get_workspace(workspace_id(call))
         return Reply({"value": self._jobs.beneath(workspace_id(call))})
 
     def _cancel(self, call: Call) -> Reply:

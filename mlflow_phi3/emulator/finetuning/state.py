@@ -128,6 +128,7 @@ class Jobs:
                 raise Refusal(409, "JobNotInTerminalState", text)
             self._store.delete(job_id)
             self._store.delete(_error_id(job_id))
+            self._trainer.forget(job["name"])
         return True
 
     def error(self, job_id: str) -> dict[str, str] | None:

@@ -52,6 +52,10 @@ class Trainer:
         """Return where a job works and leaves its metrics."""
         return self._folder / job.lower()
 
+    def forget(self, job: str) -> None:
+        """Remove what a job has left: prepared data, checkpoints, metrics and its log."""
+        shutil.rmtree(self.folder_of(job), ignore_errors=True)
+
     def train(
         self,
         job: str,
@@ -75,7 +79,7 @@ class Trainer:
             Canceled: It was told to stop.
         """
         folder = self.folder_of(job)
-        shutil.rmtree(folder, ignore_errors=True)
+        self.forget(job)
         folder.mkdir(parents=True)
         told("Queued")
         self._await_turn(canceled)

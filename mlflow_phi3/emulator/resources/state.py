@@ -14,6 +14,7 @@ _CONNECTION = "connection"
 _ACCOUNT = "account"
 _STATE = "/emulator/subscription"
 _WORKSPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,32}")
+_HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
 
 class Resources:
@@ -134,19 +135,28 @@ class Resources:
         return self._store.need(f"{workspace_id}/connections/{name}", "UserError", text)
 
     def list_connections(self, workspace_id: str) -> list[Resource]:
-        """Return the connections of a workspace."""
+        """Return the connections of a workspace.
+
+        Raises:
+            Refusal: 404, no such workspace.
+        """
+        self._assets.get_workspace(workspace_id)
         return self._store.beneath(workspace_id, _CONNECTION)
 
     def put_account(self, account_id: str, body: Mapping[str, Any]) -> tuple[Resource, bool]:
         """Create an AI Services account; tell whether it is new.
 
         Raises:
-            Refusal: Without kind, SKU or location.
+            Refusal: Without kind, SKU or location, or with a name that no host can have.
         """
         self.get_group(account_id.split("/providers/", maxsplit=1)[0])
         check_location(str(body.get("location") or ""))
         if not body.get("kind") or not (body.get("sku") or {}).get("name"):
             raise Refusal(400, "InvalidRequest", "An account needs a kind and a sku.")
+        host = str((body.get("properties") or {}).get("customSubDomainName") or "")
+        if host and not _HOST_NAME.fullmatch(host):
+            text = f"The custom subdomain name '{host}' is not valid: letters, digits and dashes."
+            raise Refusal(400, "CustomSubDomainNameInvalid", text)
         known = self._store.get(account_id)
         name = account_id.rsplit("/", 1)[1]
         made = envelope(

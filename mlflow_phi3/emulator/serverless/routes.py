@@ -22,6 +22,7 @@ def routes(serverless: Serverless, operations: Operations, assets: Assets) -> li
         return Reply(serverless.get(_id(call)))
 
     def every(call: Call) -> Reply:
+        assets.get_workspace(workspace_id(call))
         return Reply({"value": serverless.beneath(workspace_id(call))})
 
     def keys(call: Call) -> Reply:

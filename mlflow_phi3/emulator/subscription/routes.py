@@ -25,9 +25,14 @@ def routes(subscription: Subscription) -> list[Route]:
         names = call.names
         return Reply(subscription.register(names["subscription"], names["namespace"]))
 
+    def unregister(call: Call) -> Reply:
+        names = call.names
+        return Reply(subscription.unregister(names["subscription"], names["namespace"]))
+
     return [
         Route("GET", _PLACE + "/usages", usages),
         Route("GET", _PLACE + "/vmSizes", sizes),
         Route("GET", _ONE + "/providers/{namespace}", provider),
         Route("POST", _ONE + "/providers/{namespace}/register", register),
+        Route("POST", _ONE + "/providers/{namespace}/unregister", unregister),
     ]

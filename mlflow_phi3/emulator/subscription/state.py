@@ -84,8 +84,15 @@ class Subscription:
 
     def register(self, subscription: str, namespace: str) -> Resource:
         """Register a resource provider."""
+        return self._set(subscription, namespace, "Registered")
+
+    def unregister(self, subscription: str, namespace: str) -> Resource:
+        """Take a resource provider's registration back."""
+        return self._set(subscription, namespace, "NotRegistered")
+
+    def _set(self, subscription: str, namespace: str, state: str) -> Resource:
         name = self._name(namespace)
-        made = _provider(subscription, name, "Registered")
+        made = _provider(subscription, name, state)
         self._store.put(_provider_id(subscription, name), _KIND, made)
         return made
 

@@ -7,7 +7,7 @@ from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.faults import Faults
 from mlflow_phi3.emulator.finetuning.rules import check_job, check_same
 from mlflow_phi3.emulator.finetuning.state import Jobs
-from mlflow_phi3.emulator.finetuning.trainer import Canceled
+from mlflow_phi3.emulator.finetuning.trainer import Canceled, Trainer
 from mlflow_phi3.emulator.operation import OperationFailed
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Store
@@ -40,6 +40,10 @@ class Instant:
         self.gate = threading.Event()
         self.gate.set()
         self.outcome = None
+        self.forgotten = []
+
+    def forget(self, job):
+        self.forgotten.append(job)
 
     def folder_of(self, job):
         return self.folder / job
@@ -116,6 +120,7 @@ def test_what_runs_is_cancelled_and_not_deleted(home):
     assert await_end(jobs, job_id) == "Canceled"
     assert jobs.delete(job_id)
     assert not jobs.delete(job_id)
+    assert trainer.forgotten == ["j"]
 
 
 def test_a_failure_is_kept_with_its_reason(home):
@@ -175,3 +180,12 @@ def test_what_the_service_adds_makes_no_other_job():
     known = body()
     known["outputs"]["registered_model"] |= {"assetVersion": "1", "uri": "azureml://..."}
     check_same(known, body())
+
+
+def test_a_job_that_is_forgotten_leaves_nothing(tmp_path):
+    trainer = Trainer(tmp_path, download=None, upload=None)
+    for name in ("Gone", "stays"):
+        (trainer.folder_of(name) / "prepared").mkdir(parents=True)
+    trainer.forget("Gone")
+    trainer.forget("Gone")
+    assert [path.name for path in tmp_path.iterdir()] == ["stays"]

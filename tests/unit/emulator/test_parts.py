@@ -1,3 +1,5 @@
+import datetime as dt
+import fcntl
 import json
 import os
 import signal
@@ -17,7 +19,7 @@ from mlflow_phi3.emulator.endpoints import rules
 from mlflow_phi3.emulator.endpoints.scoring import to_mlflow
 from mlflow_phi3.emulator.faults import Faults, Kind, answer
 from mlflow_phi3.emulator.identity.state import Identity
-from mlflow_phi3.emulator.lifecycle import find_emulator, stop_emulator
+from mlflow_phi3.emulator.lifecycle import find_emulator, start_emulator, stop_emulator
 from mlflow_phi3.emulator.operation import OperationFailed, Operations
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route, Router
 from mlflow_phi3.emulator.settings import CACHE_VARIABLE, HOME_VARIABLE, settings_from
@@ -186,9 +188,9 @@ def test_payloads_of_azure_become_mlflows():
 
 
 def test_certificates_are_made_once_and_the_key_is_for_its_owner_alone(tmp_path):
-    save_certificates(tmp_path)
+    save_certificates(tmp_path, dt.datetime.now(dt.UTC))
     first = (tmp_path / "server.pem").read_bytes()
-    save_certificates(tmp_path)
+    save_certificates(tmp_path, dt.datetime.now(dt.UTC))
     assert (tmp_path / "server.pem").read_bytes() == first
     assert (tmp_path / "server.key").stat().st_mode & 0o077 == 0
     server = x509.load_pem_x509_certificate(first)
@@ -277,3 +279,49 @@ def test_two_threads_do_not_lose_each_others_writes(tmp_path):
     for thread in threads:
         thread.join()
     assert len(store.get("/a/b")["properties"]) == 150
+
+
+@pytest.mark.parametrize(
+    ("mirror", "reason"),
+    [
+        ({"red": 10, "green": 10}, "only one"),
+        ({"red": 51}, "0 to 50"),
+        ({"gone": 10}, "does not exist"),
+        ({"blue": 10}, "not both"),
+    ],
+)
+def test_copies_of_requests_that_the_service_refuses(mirror, reason):
+    deployments = [resource(name) for name in ("blue", "red", "green")]
+    with pytest.raises(Refusal, match=reason):
+        rules.check_mirror(mirror, {"blue": 100}, deployments)
+    rules.check_mirror({"red": 50, "green": 0}, {"blue": 100}, deployments)
+
+
+def test_certificates_whose_time_is_over_are_made_anew(tmp_path):
+    now = dt.datetime.now(dt.UTC)
+    save_certificates(tmp_path, now - dt.timedelta(days=340))
+    old = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    save_certificates(tmp_path, now)
+    new = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert set(new) == set(old)
+    assert all(new[name] != old[name] for name in new)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.pem", tmp_path / "server.key")
+
+
+def test_whoever_starts_one_at_the_same_time_waits_for_it(tmp_path):
+    settings = settings_from({HOME_VARIABLE: str(tmp_path), CACHE_VARIABLE: str(tmp_path)})
+    found = []
+    with (tmp_path / "emulator.lock").open("w") as lock:  # as another that is still coming up
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        waiting = threading.Thread(target=lambda: found.append(start_emulator(settings)))
+        waiting.start()
+        log = tmp_path / "emulator.log"
+        while not log.exists() or "PHI3-P705" not in log.read_text():
+            time.sleep(0.05)
+        record = {"pid": os.getpid(), "port": 1, "url": "https://localhost:1"}
+        half = tmp_path / "half"
+        half.write_text(json.dumps(record))
+        half.rename(settings.record)
+        waiting.join(10)
+    assert [one.port for one in found] == [1]
