@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.pipeline import send
+from mlflow_phi3.azure.pipeline import read_list, send
 from mlflow_phi3.azure.registry import REGISTRY
-from mlflow_phi3.errors import AzureError
+from mlflow_phi3.errors import AzureError, UsageError
 
 OUTPUT = "registered_model"
 ENDED = frozenset({"Completed", "Failed", "Canceled"})
@@ -178,23 +179,32 @@ class JobService:
                 outputs={OUTPUT: Output(type="mlflow_model", name=wanted.output)},
             )
             job.task = _TASKS[wanted.task]
-            return _to_state(ml.jobs.create_or_update(job))
+            ml.jobs.create_or_update(job)
+        state = self.get(wanted.name)
+        if state is None:
+            raise AzureError("PHI3-A735", "it was deleted meanwhile", where=f"job {wanted.name}")
+        return state
 
     def get(self, name: str) -> JobState | None:
-        """Return a job, or None."""
-        from azure.core.exceptions import ResourceNotFoundError
+        """Return a fine-tuning job, or None.
 
-        with self._workspace.session(f"job {name}") as ml:
-            try:
-                found = ml.jobs.get(name)
-            except ResourceNotFoundError:
-                return None
-            return _to_state(found)
+        Raises:
+            UsageError: It is a job of another kind.
+        """
+        body = self._send("GET", self._path_of(name), f"job {name}")
+        state = None if body is None else _from_body(body)
+        if body is not None and state is None:
+            raise UsageError(
+                "PHI3-U788",
+                f"it is a job of another kind: {_kind_of(body)}",
+                where=f"job {name}",
+                fix="mlflow-phi3 list names the fine-tuning jobs",
+            )
+        return state
 
     def list_jobs(self) -> list[JobState]:
         """Return the fine-tuning jobs of the project, newest first."""
-        answer = self._send("GET", f"{self._workspace.target.path}/jobs", "jobs")
-        states = [_from_body(one) for one in (answer or {}).get("value", [])]
+        states = [_from_body(one) for one in self._list("jobs", "jobs")]
         return [state for state in states if state is not None]
 
     def cancel(self, name: str) -> None:
@@ -208,7 +218,7 @@ class JobService:
         Raises:
             AzureError: It still runs.
         """
-        self._send("DELETE", f"{self._workspace.target.path}/jobs/{name}", f"job {name}")
+        self._send("DELETE", self._path_of(name), f"job {name}")
 
     def why_failed(self, name: str) -> str:
         """Return what the service says of a job that failed; empty where it says nothing."""
@@ -255,8 +265,7 @@ class JobService:
 
     def tuned_models(self) -> list[TunedModel]:
         """Return every model version of the project that a job made, newest first."""
-        answer = self._send("GET", f"{self._workspace.target.path}/models", "models") or {}
-        names = [str(one["name"]) for one in answer.get("value", [])]
+        names = [str(one["name"]) for one in self._list("models", "models")]
         return [model for name in names for model in self._versions(name) if model.job]
 
     def delete_model(self, model: TunedModel) -> None:
@@ -269,10 +278,8 @@ class JobService:
         self._send("DELETE", path, f"model {model.name}:{model.version}")
 
     def _versions(self, name: str) -> list[TunedModel]:
-        url = f"{self._workspace.target.path}/models/{name}/versions"
-        answer = self._send("GET", url, f"model {name}") or {}
         found = []
-        for one in answer.get("value", []):
+        for one in self._list(f"models/{name}/versions", f"model {name}"):
             properties = one.get("properties") or {}
             version = str(one["name"])
             own = {str(k): str(v) for k, v in (properties.get("properties") or {}).items()}
@@ -293,6 +300,14 @@ class JobService:
                 self._api = str(ml.jobs._api_url).rstrip("/")  # noqa: SLF001 - as jobs.stream
         return self._api
 
+    def _path_of(self, job: str) -> str:
+        return f"{self._workspace.target.path}/jobs/{quote(job, safe='')}"
+
+    def _list(self, path: str, where: str) -> list[dict[str, Any]]:
+        url = f"{self._workspace.target.path}/{path}?api-version={_MODELS_VERSION}"
+        with self._workspace.session(where) as ml:
+            return read_list(ml, url)
+
     def _send(
         self, method: str, url: str, where: str, *, version: str = _MODELS_VERSION
     ) -> dict[str, Any] | None:
@@ -311,24 +326,8 @@ def base_name(address: str) -> str:
     return rest.split("/")[0] if found else address
 
 
-def _to_state(job: Any) -> JobState:
-    output = (job.outputs or {}).get(OUTPUT)
-    studio = (job.services or {}).get("Studio")
-    context = job.creation_context
-    return JobState(
-        name=str(job.name),
-        status=str(getattr(job.status, "value", job.status)),  # an enumeration prints its class
-        output=str(getattr(output, "name", "") or ""),
-        base=str(getattr(job.model, "path", "") or ""),
-        hyperparameters={str(k): str(v) for k, v in (job.hyperparameters or {}).items()},
-        tags={str(k): str(v) for k, v in (job.tags or {}).items()},
-        url=str(getattr(studio, "endpoint", "") or ""),
-        created=str(getattr(context, "created_at", "") or ""),
-    )
-
-
 def _from_body(body: Mapping[str, Any]) -> JobState | None:
-    """A job of a list; None for one that is no fine-tuning of ours to understand."""
+    """A job as Azure describes it; None for one that is no fine-tuning of ours to understand."""
     properties = body.get("properties") or {}
     details = properties.get("fineTuningDetails") or {}
     if properties.get("jobType") != "FineTuning" or details.get("modelProvider") != "Custom":
@@ -340,8 +339,18 @@ def _from_body(body: Mapping[str, Any]) -> JobState | None:
         status=str(properties.get("status") or ""),
         output=str(output.get("assetName") or ""),
         base=str((details.get("model") or {}).get("uri") or ""),
-        hyperparameters=dict(details.get("hyperParameters") or {}),
-        tags=dict(properties.get("tags") or {}),
+        hyperparameters=_texts(details.get("hyperParameters")),
+        tags=_texts(properties.get("tags")),
         url=str(studio.get("endpoint") or ""),
         created=str((body.get("systemData") or {}).get("createdAt") or ""),
     )
+
+
+def _kind_of(body: Mapping[str, Any]) -> str:
+    properties = body.get("properties") or {}
+    provider = (properties.get("fineTuningDetails") or {}).get("modelProvider")
+    return " ".join(filter(None, [str(properties.get("jobType") or "unknown"), provider]))
+
+
+def _texts(values: Mapping[str, Any] | None) -> dict[str, str]:
+    return {str(name): str(value) for name, value in (values or {}).items()}

@@ -4,7 +4,7 @@ Source: azure-ai-ml's fine-tuning samples (names and text values), the portal's 
 (batch 1 to 32, epochs 1 to 10).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -109,20 +109,29 @@ def check_range(*, epochs: int, batch_size: int) -> None:
             )
 
 
-def from_azure(hyperparameters: Mapping[str, str]) -> dict[str, int | float]:
+def from_azure(hyperparameters: Mapping[str, str]) -> dict[str, int | float | str]:
     """Return our names and values for a job's ``hyperParameters``; what is missing stays out.
 
-    The effective batch comes back as ``per_device_batch_size`` with a multiplier of 1.
+    The effective batch comes back as ``per_device_batch_size`` with a multiplier of 1. What we
+    have no word for, as in a job of the portal, keeps its name and text.
     """
-    found: dict[str, int | float] = {}
-    if "num_train_epochs" in hyperparameters:
-        found["epochs"] = int(hyperparameters["num_train_epochs"])
-    if "learning_rate" in hyperparameters:
-        found["learning_rate"] = float(hyperparameters["learning_rate"])
-    if "per_device_train_batch_size" in hyperparameters:
-        found["per_device_batch_size"] = int(hyperparameters["per_device_train_batch_size"])
+    found: dict[str, int | float | str] = {}
+    for name, text in hyperparameters.items():
+        ours, kind = _OURS.get(name, (name, str))
+        try:
+            found[ours] = kind(text)
+        except ValueError:
+            found[name] = text
+    if "per_device_batch_size" in found:
         found["batch_size_multiplier"] = 1
     return found
+
+
+_OURS: Mapping[str, tuple[str, Callable[[str], int | float | str]]] = {
+    "num_train_epochs": ("epochs", int),
+    "learning_rate": ("learning_rate", float),
+    "per_device_train_batch_size": ("per_device_batch_size", int),
+}
 
 
 def check_expressible(given: Iterable[str]) -> None:

@@ -12,12 +12,12 @@ from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
-from mlflow_phi3.azure.pipeline import send
+from mlflow_phi3.azure.pipeline import read_list, send
 from mlflow_phi3.errors import AzureError
 
 _BUSY = frozenset({"Accepted", "Creating", "InProgress", "Registering", "Running", "Updating"})
 _LONGEST_PAUSE_S = 10.0
-_LOST = frozenset({"Canceled", "Failed"})
+LOST = frozenset({"Canceled", "Failed"})
 _AGAIN = "run the same command again, when nobody else deletes it"
 
 
@@ -62,6 +62,15 @@ class ResourceManager:
         more = f"&{query}" if query else ""
         return self._send("GET", f"{path}?api-version={version}{more}", where)
 
+    def get_all(self, path: str, version: str, *, where: str) -> list[dict[str, Any]]:
+        """Return all items of a list; none when what the list is of is not there.
+
+        Raises:
+            AzureError: As :meth:`get`.
+        """
+        with self._account.session(where) as ml:
+            return read_list(ml, f"{path}?api-version={version}")
+
     def post(self, path: str, version: str, *, where: str) -> Answer | None:
         """Ask for an action.
 
@@ -83,11 +92,11 @@ class ResourceManager:
         url = f"{path}?api-version={version}"
         answer = self._send("PUT", url, where, body)
         pause_s = 0.2
-        while answer is not None and _state(answer) in _BUSY:
+        while answer is not None and state_of(answer.body) in _BUSY:
             if deadline.left_s() <= 0:
                 raise DeadlinePassed(
                     "PHI3-A721",
-                    f"it is still {_state(answer)} after {deadline.timeout_s:.0f} s",
+                    f"it is still {state_of(answer.body)} after {deadline.timeout_s:.0f} s",
                     where=where,
                     fix="run the same command again, with a longer --timeout-s",
                 )
@@ -96,10 +105,10 @@ class ResourceManager:
             answer = self._send("GET", url, where)
         if answer is None:
             raise AzureError("PHI3-A723", "it was deleted meanwhile", where=where, fix=_AGAIN)
-        if _state(answer) in _LOST:
+        if state_of(answer.body) in LOST:
             raise AzureError(
                 "PHI3-A724",
-                f"Azure ended it as {_state(answer)}",
+                f"Azure ended it as {state_of(answer.body)}",
                 where=where,
                 fix="look at the resource group's activity log, then run the same command again",
             )
@@ -118,8 +127,9 @@ class ResourceManager:
         )
 
 
-def _state(answer: Answer) -> str:
-    return str((answer.body.get("properties") or {}).get("provisioningState") or "")
+def state_of(body: Mapping[str, Any]) -> str:
+    """Return how the making of a resource stands, as its description says; else empty."""
+    return str((body.get("properties") or {}).get("provisioningState") or "")
 
 
 def _date(text: str) -> dt.datetime | None:

@@ -42,3 +42,24 @@ def send(ml: Any, method: str, url: str, *, body: Any = None) -> Any | None:
     if told.status_code >= _REFUSED:
         raise HttpResponseError(response=told, error_format=ARMErrorFormat)
     return answer
+
+
+def read_list(ml: Any, url: str) -> list[dict[str, Any]]:
+    """Return all items of a list, which the service tells in pages that name the next one.
+
+    Args:
+        ml: A signed-in ``MLClient``.
+        url: Of the first page, as of :func:`send`.
+
+    Returns:
+        None of them when what the list is of is not there.
+
+    Raises:
+        HttpResponseError: Refused.
+    """
+    items: list[dict[str, Any]] = []
+    while url and (answer := send(ml, "GET", url)) is not None:
+        page = answer.http_response.json()
+        items += page.get("value") or ()
+        url = str(page.get("nextLink") or "")
+    return items

@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
-from mlflow_phi3.azure.pipeline import pipeline_of, send
+from mlflow_phi3.azure.pipeline import pipeline_of, read_list, send
 from mlflow_phi3.errors import AzureError
 
 _VERSION = "2024-10-01-preview"
@@ -89,9 +89,9 @@ class ServerlessService:
 
     def list(self) -> "list[ServerlessEndpoint]":
         """Return all serverless endpoints of the project."""
-        answer = self._send("GET", "")
-        found = [] if answer is None else answer.http_response.json()["value"]
-        return [_to_endpoint(one) for one in found]
+        url = f"{self._workspace.target.path}/serverlessEndpoints?api-version={_VERSION}"
+        with self._workspace.session("endpoints") as ml:
+            return [_to_endpoint(one) for one in read_list(ml, url)]
 
     def await_idle(self, name: str) -> ServerlessEndpoint | None:
         """Return an endpoint once it is not being changed any more, or None.
@@ -152,8 +152,8 @@ class ServerlessService:
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         """Send one request; None when what is read or deleted is not there."""
-        place = f"{self._workspace.target.path}/serverlessEndpoints/{path}".rstrip("/")
-        with self._workspace.session(f"endpoint {path}" if path else "endpoints") as ml:
+        place = f"{self._workspace.target.path}/serverlessEndpoints/{path}"
+        with self._workspace.session(f"endpoint {path}") as ml:
             return send(ml, method, f"{place}?api-version={_VERSION}", body=body)
 
 

@@ -7,10 +7,11 @@ import pytest
 
 from mlflow_phi3.azure.assets import upload_data
 from mlflow_phi3.azure.client import open_workspace
-from mlflow_phi3.azure.finetuning import FineTuning, JobService
+from mlflow_phi3.azure.finetuning import FineTuning, JobService, JobState
 from mlflow_phi3.azure.registry import look_up_offers
 from mlflow_phi3.azure.target import find_target
 from mlflow_phi3.data.sample import load_conversations
+from mlflow_phi3.emulator.arm import PAGE
 from mlflow_phi3.errors import AzureError
 
 
@@ -172,3 +173,20 @@ def test_the_registry_says_where_a_model_is_tuned(workspace):
     assert set(found) == {"Phi-4-mini-instruct", "Phi-4-reasoning"}
     assert "eastus2" in found["Phi-4-mini-instruct"].regions
     assert found["Phi-4-reasoning"].regions == ()
+
+
+def test_the_model_of_a_job_is_found_behind_many_others(workspace, emulator):
+    """A project lists its versions in pages; a job whose model is not found is submitted anew."""
+    asked = {
+        "headers": {"Authorization": f"Bearer {emulator.token()}"},
+        "params": {"api-version": "2024-10-01-preview"},
+    }
+    place = f"{workspace.target.path}/models/phi-many/versions"
+    for number in range(PAGE + 1):
+        body = {"properties": {"modelUri": "azureml://a", "jobName": f"ft-{number}"}}
+        made = emulator.http.put(f"{place}/{number}", json=body, **asked)
+        assert made.status_code == 201
+    service = JobService(workspace)
+    job = JobState("ft-0", "Completed", "phi-many", "", {}, {}, "", "")
+    assert service.tuned_model(job).version == "0"
+    assert len([m for m in service.tuned_models() if m.name == "phi-many"]) == PAGE + 1

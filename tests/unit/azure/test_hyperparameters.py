@@ -87,3 +87,8 @@ def test_only_what_was_given_and_cannot_be_told_is_refused():
 
 def test_the_documentation_has_the_same_table():
     assert render_table() in (DOCS / "foundry.md").read_text(encoding="utf-8")
+
+
+def test_what_the_portal_sent_is_told_as_it_is():
+    sent = {"num_train_epochs": "1.0", "learning_rate_multiplier": "2", "learning_rate": "0.1"}
+    assert from_azure(sent) == {**sent, "learning_rate": 0.1}

@@ -9,7 +9,7 @@ import pytest
 from mlflow_phi3.azure.failures import translated
 from mlflow_phi3.azure.manager import ResourceManager
 from mlflow_phi3.azure.operation import Deadline
-from mlflow_phi3.azure.pipeline import send
+from mlflow_phi3.azure.pipeline import read_list, send
 from mlflow_phi3.azure.serverless import Refused, ServerlessEndpoint, ServerlessService
 from mlflow_phi3.errors import AzureError
 
@@ -33,17 +33,18 @@ class MemoryClient:
     """Gives the answers in order; the last one from then on."""
 
     def __init__(self, *answers):
-        self._answers, self.asked = list(answers), []
+        self._answers, self.asked, self.urls = list(answers), [], []
         config = SimpleNamespace(base_url="https://arm")
         inner = SimpleNamespace(_client=self, _config=config)
         self.serverless_endpoints = SimpleNamespace(_service_client=inner)
         self.target, self.location = SimpleNamespace(path="/project"), "eastus2"
 
     def format_url(self, url, endpoint):
-        return endpoint + url
+        return url if "//" in url else endpoint + url
 
     def send_request(self, request, *, _return_pipeline_response):
         self.asked.append(request.method)
+        self.urls.append(request.url)
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         return SimpleNamespace(http_response=Response(*answer))
 
@@ -118,3 +119,23 @@ def test_the_resource_manager_does_not_take_a_failure_for_done(state):
     made, ended = ((200, {"properties": {"provisioningState": s}}) for s in ("Creating", state))
     with pytest.raises(AzureError, match=f"PHI3-A724 hub h: Azure ended it as {state}"):
         put(made, ended)
+
+
+PAGES = [
+    (200, {"value": [{"name": "a"}, {"name": "b"}], "nextLink": "https://arm/things?$skip=2"}),
+    (200, {"value": [{"name": "c"}], "nextLink": None}),
+]
+
+
+def test_a_list_is_read_to_its_last_page():
+    client = MemoryClient(*PAGES)
+    assert [one["name"] for one in read_list(client, "/things")] == ["a", "b", "c"]
+    assert client.urls == ["https://arm/things", "https://arm/things?$skip=2"]
+    manager = ResourceManager(MemoryClient(*PAGES))
+    assert len(manager.get_all("/things", "2024-01-01", where="things")) == 3
+    assert read_list(MemoryClient(GONE), "/things") == []
+
+
+def test_a_list_whose_next_page_is_refused_is_not_taken_for_all_of_it():
+    with pytest.raises(AzureError, match="PHI3-A701"), translated("things"):
+        read_list(MemoryClient(PAGES[0], (503, {})), "/things")
