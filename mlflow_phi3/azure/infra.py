@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from rapidfuzz import process
 
 from mlflow_phi3.azure.client import Workspace, open_account
-from mlflow_phi3.azure.manager import ResourceManager
+from mlflow_phi3.azure.manager import LOST, ResourceManager, state_of
 from mlflow_phi3.azure.operation import Deadline, finish
 from mlflow_phi3.azure.wanted import CREATE, SKIP, WantedInfra, check_wanted
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
@@ -24,6 +24,9 @@ _WORKSPACE_ID = re.compile(
     re.IGNORECASE,
 )
 _DENIED = 403
+_AI_SERVICES, _AI_SEARCH = "ai-services", "ai-search"
+"""Names of a hub's connections."""
+_OPTIONS = {_AI_SERVICES: "--ai-services", _AI_SEARCH: "--search"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class CurrentInfra:
         hub: The hub.
         project: The project.
         account: The AI Services account.
-        connections: Names of the hub's connections.
+        connections: What the hub's connections lead to, by their names; empty where not told.
         locations: Names of the subscription's regions; none where they may not be read.
     """
 
@@ -64,7 +67,7 @@ class CurrentInfra:
     hub: Mapping[str, Any] | None
     project: Mapping[str, Any] | None
     account: Mapping[str, Any] | None
-    connections: tuple[str, ...] = ()
+    connections: Mapping[str, str] = field(default_factory=dict)
     locations: tuple[str, ...] = ()
 
 
@@ -133,9 +136,9 @@ def connections(wanted: WantedInfra) -> dict[str, str]:
     """Return the hub's connections by name, and what they lead to."""
     found = {}
     if wanted.ai_services != SKIP:
-        found["ai-services"] = wanted.account_path
+        found[_AI_SERVICES] = wanted.account_path
     if wanted.search != SKIP:
-        found["ai-search"] = wanted.search
+        found[_AI_SEARCH] = wanted.search
     return found
 
 
@@ -171,20 +174,21 @@ class Builder:
         Raises:
             AzureError: Refused, or no answer.
         """
-        places = self._locations(wanted) if wanted.location else ()
         group = self._get(wanted.group_path, GROUPS)
-        if group is None:
-            return CurrentInfra(None, None, None, None, locations=places)
         hub = self._get(wanted.hub_target.path, WORKSPACES)
-        found: tuple[str, ...] = ()
-        if hub is not None:
-            listed = self._get(f"{wanted.hub_target.path}/connections", WORKSPACES) or {}
-            found = tuple(str(one["name"]) for one in listed.get("value") or ())
         account = None
         if wanted.ai_services != SKIP:
             account = self._get(wanted.account_path, ACCOUNTS)
-        project = self._get(wanted.target.path, WORKSPACES)
-        return CurrentInfra(group, hub, project, account, found, places)
+        if account is not None and state_of(account) in LOST:
+            account = None  # another PUT makes it
+        return CurrentInfra(
+            group,
+            hub,
+            self._get(wanted.target.path, WORKSPACES),
+            account,
+            {} if hub is None else self._connections(wanted),
+            self._locations(wanted) if wanted.location else (),
+        )
 
     def build(
         self,
@@ -236,7 +240,7 @@ class Builder:
         )
 
         hub = open_account(wanted.hub_target, self._account.environment)
-        if step.name == "ai-search":
+        if step.name == _AI_SEARCH:
             made: Any = AzureAISearchConnection(name=step.name, endpoint=wanted.search)
         else:
             account = self._get(wanted.account_path, ACCOUNTS) or {}
@@ -252,12 +256,17 @@ class Builder:
         """Names of the regions; none where they may not be read: Azure refuses a wrong one too."""
         path = f"/subscriptions/{wanted.target.subscription}/locations"
         try:
-            found = self._get(path, LOCATIONS)
+            found = self._manager.get_all(path, LOCATIONS, where="locations")
         except AzureError as refused:
             if refused.status != _DENIED:
                 raise
             return ()
-        return tuple(str(one["name"]).lower() for one in (found or {}).get("value") or ())
+        return tuple(str(one["name"]).lower() for one in found)
+
+    def _connections(self, wanted: WantedInfra) -> dict[str, str]:
+        path = f"{wanted.hub_target.path}/connections"
+        found = self._manager.get_all(path, WORKSPACES, where=f"connections of {wanted.hub}")
+        return {str(one["name"]): _leads_to(one.get("properties") or {}) for one in found}
 
     def _get(self, path: str, version: str) -> Mapping[str, Any] | None:
         answer = self._manager.get(path, version, where=path.rsplit("/", 1)[1])
@@ -273,6 +282,8 @@ def _check_known(current: CurrentInfra, wanted: WantedInfra, location: str) -> N
         if found is None:
             continue
         name = wanted.hub if what == "hub" else wanted.target.project
+        group = wanted.hub_target.group if what == "hub" else wanted.target.group
+        _check_made(found, f"{what} {name}", f"az ml workspace delete -n {name} -g {group}")
         is_kind = str(found.get("kind") or "Default")
         if is_kind.lower() != kind.lower():
             raise PreflightError(
@@ -299,6 +310,7 @@ def _check_known(current: CurrentInfra, wanted: WantedInfra, location: str) -> N
             where=wanted.ai_services,
             fix="give the resource id of one, or --ai-services create or skip",
         )
+    _check_connections(current, wanted)
 
 
 def _check_hub(project: Mapping[str, Any] | None, wanted: WantedInfra) -> None:
@@ -317,9 +329,43 @@ def _check_hub(project: Mapping[str, Any] | None, wanted: WantedInfra) -> None:
     )
 
 
+def _check_made(found: Mapping[str, Any], where: str, mend: str) -> None:
+    """Refuse what Azure could not make: another PUT does not bring it to life."""
+    state = state_of(found)
+    if state in LOST:
+        raise PreflightError(
+            "PHI3-P725",
+            f"Azure ended its creation as {state}",
+            where=where,
+            fix=f"{mend}, then run the same command again",
+        )
+
+
+def _check_connections(current: CurrentInfra, wanted: WantedInfra) -> None:
+    """Refuse to lead a connection elsewhere: others may use it."""
+    told = {**connections(wanted)}
+    if wanted.ai_services == CREATE:  # whatever it leads to is no matter then
+        del told[_AI_SERVICES]
+    for name, to in told.items():
+        found = current.connections.get(name, "")
+        if found and found.rstrip("/").lower() != to.rstrip("/").lower():
+            raise PreflightError(
+                "PHI3-P726",
+                f"it leads to {found}, not to {to}",
+                where=f"connection {name} of hub {wanted.hub}",
+                fix=f"leave it as it is by {_OPTIONS[name]} skip, or first "
+                f"az ml connection delete -n {name} -w {wanted.hub} -g {wanted.hub_target.group}",
+            )
+
+
 def _own_hub(project: Mapping[str, Any] | None) -> re.Match[str] | None:
     properties = (project or {}).get("properties") or {}
     return _WORKSPACE_ID.fullmatch(str(properties.get("hubResourceId") or ""))
+
+
+def _leads_to(connection: Mapping[str, Any]) -> str:
+    resource = (connection.get("metadata") or {}).get("ResourceId")
+    return str(resource or connection.get("target") or "")
 
 
 def _step(kind: Kind, name: str, path: str, note: str) -> Step:

@@ -8,6 +8,8 @@ from mlflow_phi3.errors import AzureError
 
 CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
 """States in which Azure refuses further changes."""
+LONGER = "with a longer -C timeout_s= or --timeout-s"
+"""How a command that ran out of time is given more: each has one of the two."""
 _SLICE_S = 0.25
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
@@ -60,7 +62,7 @@ def await_idle(
                 "PHI3-A708",
                 f"{told} is still being changed after {deadline.timeout_s:.0f} s",
                 where=where,
-                fix="run the same command again, with a longer -C timeout_s=",
+                fix=f"run the same command again, {LONGER}",
             )
         sleep(min(pause_s, deadline.left_s()))
         pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
@@ -83,7 +85,7 @@ def finish(poller: Any, deadline: Deadline, *, where: str) -> Any:
                 f"not finished after {deadline.timeout_s:.0f} s (state {poller.status()}); "
                 "the operation goes on in Azure",
                 where=where,
-                fix="run the same command again to take it up, with a longer -C timeout_s=",
+                fix=f"run the same command again to take it up, {LONGER}",
             )
         poller.wait(min(_SLICE_S, left_s))
     return poller.result()

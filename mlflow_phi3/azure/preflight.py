@@ -2,19 +2,25 @@
 
 import datetime as dt
 import functools
-import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
 
 from mlflow_phi3.azure.blobs import open_container
+from mlflow_phi3.azure.checks import (
+    REMOTE,
+    Check,
+    Needs,
+    check_clock,
+    check_region,
+    check_step,
+    check_versions,
+    cores_needed,
+    untold_steps,
+)
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.manager import ResourceManager
-from mlflow_phi3.azure.permissions import REGISTER, STEPS, missing_actions
+from mlflow_phi3.azure.permissions import REGISTER, STEPS
 from mlflow_phi3.errors import AzureError
-
-State = Literal["ok", "failed", "fixed", "skipped"]
 
 PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "Microsoft.Network": ("infra", "deploy"),
@@ -24,64 +30,6 @@ PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "Microsoft.KeyVault": ("infra",),
 }
 """Resource providers that must be registered, and the steps that fail otherwise."""
-_ALL_STEPS = tuple(STEPS)
-_REMOTE = ("infra", "train", "deploy", "monitor", "delete")
-_SKEW_S = 300.0
-"""Sign-in refuses tokens that are older or newer than its clock by more (Entra: five minutes)."""
-_EXEMPT = re.compile(r"Standard_(NC\d+ads_A100_v4|ND96a\w+|ND40rs_v2)", re.IGNORECASE)
-_RESERVE = 1.2
-"""Managed endpoints need a fifth more quota for upgrades, but for large GPU machines.
-
-Source: "Manage resources and quotas: virtual machine quota allocation for deployment" (2025-12).
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at.
-
-    Args:
-        name: What.
-        state: ``ok``, ``failed``, ``fixed``, or ``skipped`` when an earlier one made it pointless.
-        found: What is there.
-        needed: What has to be there.
-        blocks: Which of our steps cannot succeed without it.
-        fix: The mend; empty unless it failed.
-    """
-
-    name: str
-    state: State
-    found: str
-    needed: str
-    blocks: tuple[str, ...] = ()
-    fix: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Needs:
-    """What the person wants to do.
-
-    Args:
-        model: The model to be tuned.
-        regions: Where Foundry tunes it.
-        regions_as_of: Who says so, and of when.
-        refusal: Why Foundry does not tune it at all; empty where it does.
-        instead: What to do then.
-        instance_type: Machine type to be deployed on.
-        instance_count: How many.
-        versions: Installed version by package; empty text where it is not installed.
-        wanted_versions: Least version by package.
-    """
-
-    model: str
-    regions: tuple[str, ...]
-    refusal: str
-    instead: str
-    instance_type: str
-    instance_count: int
-    versions: Mapping[str, str] = field(default_factory=dict)
-    wanted_versions: Mapping[str, str] = field(default_factory=dict)
-    regions_as_of: str = ""
 
 
 @dataclass(slots=True)
@@ -111,7 +59,7 @@ class Doctor:
         """Look, one thing after the other; what is told does not stop at the first failure."""
         yield from check_versions(self.needs)
         yield from self._check_subscription()
-        yield self._guarded("resource group", _REMOTE, self._check_group, needed=False)
+        yield self._guarded("resource group", REMOTE, self._check_group, needed=False)
         yield self._guarded("project", ("train", "deploy", "monitor"), self._check_project)
         yield check_region(self.needs, self._location)
         yield from self._check_permissions()
@@ -132,16 +80,16 @@ class Doctor:
         try:
             answer = self._manager.get(path, "2022-12-01", where=path)
         except AzureError as refused:
-            yield Check(name, "failed", refused.problem, needed, _REMOTE, refused.fix or listed)
+            yield Check(name, "failed", refused.problem, needed, REMOTE, refused.fix or listed)
             return
         if answer is None:
             found = f"no subscription {target.subscription} in this tenant"
-            yield Check(name, "failed", found, needed, _REMOTE, listed)
+            yield Check(name, "failed", found, needed, REMOTE, listed)
             return
         state = str(answer.body.get("state") or "unknown")
         if state != "Enabled":
             mend = "ask its owner to enable it: portal, Subscriptions, Reactivate"
-            yield Check(name, "failed", f"state {state}", needed, _REMOTE, mend)
+            yield Check(name, "failed", f"state {state}", needed, REMOTE, mend)
         else:
             self._subscribed = True
             yield Check(name, "ok", f"{answer.body.get('displayName')}, {state}", needed)
@@ -177,45 +125,31 @@ class Doctor:
         return Check("project", "ok", f"a {kind.lower()} in {self._location}", needed)
 
     def _check_permissions(self) -> Iterator[Check]:
-        """One check a step: what it may not do, by the names of actions."""
+        """One check a step: what it may not do, by the names of actions.
+
+        A role may be given on the project alone: a resource group is what `infra` needs it on.
+        """
         if not self._group_there:
-            for step in _ALL_STEPS:
-                yield Check(
-                    f"permissions: {step}",
-                    "skipped",
-                    "no resource group to look at",
-                    _count(STEPS[step]),
-                )
+            yield from untold_steps(STEPS, "no resource group to look at")
             return
         target = self._manager.target
-        path = (
-            f"/subscriptions/{target.subscription}/resourceGroups/{target.group}"
-            "/providers/Microsoft.Authorization/permissions"
-        )
+        group = f"/subscriptions/{target.subscription}/resourceGroups/{target.group}"
+        place = f"resource group {target.group}"
+        yield from self._check_steps(("infra",), group, place)
+        others = tuple(step for step in STEPS if step != "infra")
+        if self._location:
+            group, place = target.path, f"project {target.project}"
+        yield from self._check_steps(others, group, place)
+
+    def _check_steps(self, steps: tuple[str, ...], scope: str, place: str) -> Iterator[Check]:
+        path = f"{scope}/providers/Microsoft.Authorization/permissions"
         try:
-            answer = self._manager.get(path, "2022-04-01", where="permissions")
+            granted = self._manager.get_all(path, "2022-04-01", where="permissions")
         except AzureError as refused:
-            yield Check(
-                "permissions",
-                "failed",
-                refused.problem,
-                "to read your permissions",
-                _REMOTE,
-                "ask for Reader on the resource group",
-            )
+            yield from untold_steps(steps, refused.problem, f"ask for Reader on {place}")
             return
-        granted = list(answer.body.get("value") or ()) if answer else []
-        for step, actions in STEPS.items():
-            missing = missing_actions(granted, actions)
-            name, needed = f"permissions: {step}", _count(actions)
-            if not missing:
-                yield Check(name, "ok", "all granted", needed)
-                continue
-            mend = (
-                f"ask an owner of resource group {target.group} for a role that grants these: "
-                f"{_role(step)}"
-            )
-            yield Check(name, "failed", f"not granted: {', '.join(missing)}", needed, (step,), mend)
+        for step in steps:
+            yield check_step(step, granted, place)
 
     def _check_provider(self, namespace: str) -> Check:
         steps = PROVIDERS[namespace]
@@ -230,7 +164,10 @@ class Doctor:
                 f"(needs {REGISTER.format(namespace=namespace)})"
             )
             return Check(name, "failed", found, needed, steps, mend)
-        self._manager.post(f"{path}/register", "2021-04-01", where=name)
+        try:
+            self._manager.post(f"{path}/register", "2021-04-01", where=name)
+        except AzureError as refused:  # what --fix may not do is no fix
+            return Check(name, "failed", f"{found}; {refused.problem}", needed, steps, refused.fix)
         found = self._registration(path, name)
         if found in {needed, "Registering"}:
             return Check(name, "fixed", f"{found}, now", needed)
@@ -250,8 +187,9 @@ class Doctor:
             f"/providers/Microsoft.MachineLearningServices/locations/{self._location}"
         )
         version = "2024-10-01"
-        sizes = self._manager.get(f"{place}/vmSizes", version, where="machine types")
-        size = _find(sizes, "name", needs.instance_type)
+        sizes = self._manager.get_all(f"{place}/vmSizes", version, where="machine types")
+        wanted = needs.instance_type.lower()
+        size = next((one for one in sizes if str(one["name"]).lower() == wanted), None)
         if size is None:
             mend = f"az ml compute list-sizes -l {self._location} lists what there is"
             return Check(
@@ -264,8 +202,7 @@ class Doctor:
             )
         cores = cores_needed(needs.instance_type, int(size["vCPUs"]), needs.instance_count)
         family = str(size["family"])
-        usages = self._manager.get(f"{place}/usages", version, where="quota")
-        rows = [*((usages.body if usages else {}).get("value") or ())]
+        rows = self._manager.get_all(f"{place}/usages", version, where="quota")
         row = next((r for r in rows if r["name"]["value"].lower() == family.lower()), None)
         left = int(row["limit"]) - int(row["currentValue"]) if row else 0
         needed = f"{cores} cores of {family} for {needs.instance_count} x {needs.instance_type}"
@@ -319,78 +256,3 @@ _STORAGE_FIX = (
     "check that the storage account allows your network (portal: its Networking page, add your "
     "address) and key access, or ask for Storage Blob Data Contributor on it"
 )
-
-
-def check_versions(needs: Needs) -> Iterator[Check]:
-    """Hold the installed packages against the least versions."""
-    for package, least in needs.wanted_versions.items():
-        found = needs.versions.get(package, "")
-        needed = f">= {least}"
-        if found and _numbers(found) >= _numbers(least):
-            yield Check(f"package {package}", "ok", found, needed)
-        else:
-            mend = f"pip install --upgrade '{package}>={least}'"
-            yield Check(
-                f"package {package}", "failed", found or "not installed", needed, _REMOTE, mend
-            )
-
-
-def check_clock(now: dt.datetime, told: dt.datetime | None) -> Check:
-    """Compare this machine's clock with the service's."""
-    needed = f"within {_SKEW_S:.0f} s of Azure's clock"
-    if told is None:
-        return Check("clock", "skipped", "the service did not tell its time", needed)
-    skew_s = (now - told).total_seconds()
-    found = f"{abs(skew_s):.0f} s {'ahead' if skew_s > 0 else 'behind'}"
-    if abs(skew_s) <= _SKEW_S:
-        return Check("clock", "ok", found, needed)
-    mend = "set the clock: timedatectl set-ntp true, or ask whoever runs this machine"
-    return Check("clock", "failed", found, needed, _REMOTE, mend)
-
-
-def check_region(needs: Needs, location: str) -> Check:
-    """Hold the project's region against the model's."""
-    name = f"model {needs.model}"
-    if needs.refusal:
-        return Check(
-            name, "failed", needs.refusal, "a model that Foundry tunes", ("train",), needs.instead
-        )
-    told = f" ({needs.regions_as_of})" if needs.regions_as_of else ""
-    needed = f"a project in {', '.join(needs.regions)}{told}"
-    if not location:
-        return Check(name, "skipped", "no project to look at", needed)
-    if location in needs.regions:
-        return Check(name, "ok", location, needed)
-    infra = f"mlflow-phi3 infra --project <new name> --location {needs.regions[0]}"
-    mend = f"create a project there: {infra}"
-    return Check(name, "failed", f"the project is in {location}", needed, ("train",), mend)
-
-
-def cores_needed(instance_type: str, cores: int, count: int) -> int:
-    """Return the quota that a managed deployment takes, its reserve for upgrades included."""
-    reserve = 1.0 if _EXEMPT.fullmatch(instance_type) else _RESERVE
-    return math.ceil(count * reserve) * cores
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
-
-
-def _count(actions: tuple[str, ...]) -> str:
-    return f"{len(actions)} actions"
-
-
-def _role(step: str) -> str:
-    if step == "infra":
-        return "Contributor, or a custom role"
-    if step == "monitor":
-        return "Monitoring Reader and Azure AI Developer, or a custom role"
-    return "Azure AI Developer, or a custom role"
-
-
-def _find(answer: Any, key: str, value: str) -> Mapping[str, Any] | None:
-    rows = (answer.body if answer else {}).get("value") or ()
-    found: Mapping[str, Any] | None = next(
-        (row for row in rows if str(row[key]).lower() == value.lower()), None
-    )
-    return found

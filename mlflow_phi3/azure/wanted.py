@@ -9,6 +9,7 @@ from mlflow_phi3.errors import UsageError
 
 SKIP, CREATE = "skip", "create"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,32}")
+_GROUP = re.compile(r"[\w().-]{0,89}[\w()-]")
 _ACCOUNT_ID = re.compile(
     r"/subscriptions/[^/]+/resourceGroups/[^/]+/providers/Microsoft\.CognitiveServices"
     r"/accounts/[A-Za-z0-9][A-Za-z0-9._-]+",
@@ -51,7 +52,8 @@ class WantedInfra:
     def account_name(self) -> str:
         """Name of an AI Services account, unique in the world as it becomes a host name."""
         place = f"{self.target.subscription}/{self.hub_target.group}/{self.hub}".lower()
-        return f"{self.hub[:40]}-ai-{hashlib.sha256(place.encode()).hexdigest()[:6]}".lower()
+        host = self.hub.replace("_", "-")
+        return f"{host}-ai-{hashlib.sha256(place.encode()).hexdigest()[:6]}".lower()
 
     @property
     def account_path(self) -> str:
@@ -76,6 +78,14 @@ def check_wanted(wanted: WantedInfra) -> None:
                 where=what,
                 fix="choose another",
             )
+    if not _GROUP.fullmatch(wanted.target.group):
+        raise UsageError(
+            "PHI3-U789",
+            f"{wanted.target.group!r} is not a name of 1 to 90 letters, digits, dots, dashes, "
+            "underscores and parentheses that does not end with a dot",
+            where="--group",
+            fix="choose another",
+        )
     given = wanted.ai_services
     if given not in {CREATE, SKIP} and not _ACCOUNT_ID.fullmatch(given):
         raise UsageError(

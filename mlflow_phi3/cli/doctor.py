@@ -10,8 +10,9 @@ import typer
 from rich.markup import escape
 from rich.text import Text
 
+from mlflow_phi3.azure.checks import Check, Needs
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.preflight import Check, Doctor, Needs
+from mlflow_phi3.azure.preflight import Doctor
 from mlflow_phi3.azure.registry import look_up_offers
 from mlflow_phi3.backends.project import find_place
 from mlflow_phi3.cli.target import AS_JSON, TARGET

@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import shlex
 from dataclasses import replace
 
 import typer
+from rich.markup import escape
 
 from mlflow_phi3.azure.infra import Builder, find_location, plan_infra
 from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.target import Target
 from mlflow_phi3.azure.wanted import CREATE, SKIP, WantedInfra, check_wanted
 from mlflow_phi3.backends.project import find_place
 from mlflow_phi3.cli.target import AS_JSON, TARGET
@@ -63,8 +66,15 @@ def infra_command(  # noqa: PLR0913 - one option each
     if not steps:
         screen.say("Nothing to do: hub and project are there.")
     if not dry_run:
-        screen.say(
-            f"\nexport AZURE_SUBSCRIPTION_ID={found.subscription}\n"
-            f"export AZURE_RESOURCE_GROUP={found.group}\n"
-            f"export AZUREML_WORKSPACE_NAME={found.project}"
-        )
+        screen.say("\n" + escape("\n".join(_settings(found, emulated=bool(place.environment)))))
+
+
+def _settings(target: Target, *, emulated: bool) -> list[str]:
+    """What a shell reads so that the target is the one that commands mean by themselves."""
+    names = {
+        "AZURE_SUBSCRIPTION_ID": target.subscription,
+        "AZURE_RESOURCE_GROUP": target.group,
+        "AZUREML_WORKSPACE_NAME": target.project,
+    }
+    way = ['eval "$(mlflow-phi3 emulator env)"'] if emulated else []
+    return way + [f"export {name}={shlex.quote(value)}" for name, value in names.items()]

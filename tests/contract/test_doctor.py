@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from mlflow_phi3.azure.checks import Needs
 from mlflow_phi3.azure.client import open_account
-from mlflow_phi3.azure.preflight import Doctor, Needs
+from mlflow_phi3.azure.preflight import Doctor
 from mlflow_phi3.azure.target import Target
 from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION, WORKSPACE
 from mlflow_phi3.modeling.catalog import describe, refusal
@@ -53,6 +54,17 @@ def look(emulator):
     return look
 
 
+@pytest.fixture
+def unregistered(emulator):
+    """The subscription does not know the network's provider, as a new one."""
+    place = f"/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Network/unregister"
+    asked = {
+        "headers": {"Authorization": f"Bearer {emulator.token()}"},
+        "params": {"api-version": "2021-04-01"},
+    }
+    assert emulator.http.post(place, **asked).status_code == 200
+
+
 def failed(checks):
     return {name for name, check in checks.items() if check.state == "failed"}
 
@@ -67,7 +79,7 @@ def assert_mendable(check, *words):
         assert word in check.fix
 
 
-def test_the_network_provider_is_registered_only_by_fix(look):
+def test_the_network_provider_is_registered_only_by_fix(look, unregistered):
     checks = look()
     assert failed(checks) == {"provider Microsoft.Network"}
     assert_mendable(checks["provider Microsoft.Network"], "doctor --fix", "register/action")
@@ -116,6 +128,7 @@ def test_a_hub_is_no_project(look, emulator):
         "/providers/Microsoft.Resources/deployments/hub",
         json={"properties": {"parameters": parameters}},
         headers={"Authorization": f"Bearer {emulator.token()}"},
+        params={"api-version": "2020-06-01"},
     )
     assert made.status_code == 201, made.text
     check = look(target=replace(HERE, project="only-a-hub"))["project"]
@@ -158,7 +171,9 @@ def test_permissions_are_actions_not_roles(look, emulator):
 
 def test_permissions_that_may_not_be_read(look, emulator):
     emulator.fault("status", "/Microsoft.Authorization/permissions", status=403, times=9)
-    assert_mendable(look()["permissions"], "Reader")
+    checks = look()
+    assert_mendable(checks["permissions: infra"], "Reader on resource group")
+    assert_mendable(checks["permissions: train"], "Reader on project")
 
 
 @pytest.mark.parametrize(
@@ -196,3 +211,38 @@ def test_a_service_that_answers_nothing(look, emulator):
     emulator.fault("status", f"/workspaces/{WORKSPACE}$", status=500, times=9)
     checks = look()
     assert_mendable(checks["project"], "run the same command again")
+
+
+def test_a_fix_that_is_refused_is_no_fix(look, emulator, unregistered):
+    emulator.allow("*", but=["Microsoft.Network/register/action"])
+    check = look(fix=True)["provider Microsoft.Network"]
+    assert_mendable(check, "a role that grants", "Microsoft.Network/register/action")
+    assert check.found.startswith("NotRegistered; ")
+
+
+def test_a_role_on_the_project_alone_is_seen(look, emulator):
+    headers = {"Authorization": f"Bearer {emulator.token()}"}
+    roles = "/providers/Microsoft.Authorization/roleAssignments"
+
+    def ask(method, path, **body):
+        query = {"params": {"api-version": "2022-04-01"}, "headers": headers}
+        return emulator.http.request(method, path, json=body or None, **query)
+
+    (owner,) = ask("GET", f"/subscriptions/{SUBSCRIPTION}{roles}").json()["value"]
+    role = "/providers/Microsoft.Authorization/roleDefinitions/64702f94-c441-49e6-a78b-ef80e0188fee"
+    mine = f"{HERE.path}{roles}/00000000-0000-4000-8000-00000000d00d"
+    who = {"principalId": owner["properties"]["principalId"], "roleDefinitionId": role}
+    assert ask("PUT", mine, properties=who).status_code == 201
+    assert ask("DELETE", owner["id"]).status_code == 200
+    try:
+        checks = look()
+    finally:
+        emulator.allow("*")
+        ask("PUT", owner["id"], properties=owner["properties"])
+        ask("DELETE", mine)
+        emulator.clear()
+    assert {checks[f"permissions: {step}"].state for step in ("train", "deploy", "delete")} == {
+        "ok"
+    }
+    assert_mendable(checks["permissions: infra"], f"Reader on resource group {GROUP}")
+    assert_mendable(checks["permissions: monitor"], f"an owner of project {WORKSPACE}")

@@ -147,7 +147,7 @@ def test_a_hub_of_another_group_is_taken_as_it_is(emulator, monkeypatch):
     assert wanted.hub_target == hub
     assert "/resourceGroups/platform/" in wanted.account_path
     there = {"kind": "Hub", "location": "eastus2"}
-    current = CurrentInfra({"location": "eastus2"}, there, project, {}, ("ai-services",))
+    current = CurrentInfra({"location": "eastus2"}, there, project, {}, {"ai-services": ""})
     assert plan_infra(current, wanted) == ()
     with pytest.raises(PreflightError, match=r"P724 .* in hub phi-hub of resource group platform"):
         plan_infra(current, replace(wanted, hub_group=""))
@@ -185,3 +185,56 @@ def test_the_mends_of_a_wrong_region_lead_out(azure, emulator):
     assert "another name by --project and another by --hub" in str(told.exception)
     told = CliRunner().invoke(app, ["--project", "phi-there", "--location", "eastus2", *skip])
     assert told.exit_code == 0, told.exception
+
+
+def test_an_account_of_another_group_serves_a_group_that_is_new(azure, emulator):
+    home = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/local"
+    account = f"{home}/providers/Microsoft.CognitiveServices/accounts/shared"
+    body = {"location": "eastus2", "kind": "AIServices", "sku": {"name": "S0"}}
+    made = emulator.http.put(
+        account,
+        json=body,
+        params={"api-version": "2024-10-01"},
+        headers={"Authorization": f"Bearer {emulator.token()}"},
+    )
+    assert made.status_code == 201, made.text
+    words = ["--group", "phi-fresh", "--location", "eastus2", "--ai-services"]
+    told = CliRunner().invoke(app, [*words, account, "--dry-run", "--json"])
+    assert told.exit_code == 0, told.exception
+    kinds = [step["kind"] for step in json.loads(told.output)["steps"]]
+    assert kinds == ["resource group", "hub", "connection", "project"]
+    told = CliRunner().invoke(app, [*words, account.replace("shared", "nosuch")])
+    assert told.exception.code == "PHI3-P723"
+
+
+def test_a_connection_is_not_led_elsewhere(azure):
+    words = ["--project", "phi_find", "--location", "eastus2", "--search"]
+    made = CliRunner().invoke(app, [*words, "https://one.search.windows.net"])
+    assert made.exit_code == 0, made.exception  # also a host's name is made of this project's
+    again = CliRunner().invoke(app, [*words, "https://ONE.search.windows.net/"])
+    assert "Nothing to do" in again.output, again.exception
+    told = CliRunner().invoke(app, [*words, "https://two.search.windows.net"])
+    assert isinstance(told.exception, PreflightError)
+    assert told.exception.code == "PHI3-P726"
+    assert "leads to https://one.search.windows.net, not to https://two" in str(told.exception)
+    assert "--search skip" in str(told.exception)
+
+
+@pytest.mark.parametrize("state", ["Failed", "Canceled"])
+def test_what_azure_could_not_make_is_not_taken_for_made(state):
+    lost = {"kind": "Hub", "location": "eastus2", "properties": {"provisioningState": state}}
+    wanted = WantedInfra(TARGET, "phi-hub", "", ai_services="skip")
+    with pytest.raises(PreflightError, match=rf"P725 hub phi-hub: .*{state}.*-n phi-hub -g tut"):
+        plan_infra(CurrentInfra({"location": "eastus2"}, lost, None, None), wanted)
+
+
+def test_what_is_printed_leads_to_what_was_made(azure, monkeypatch):
+    words = ["-t", "azure-foundry:/local", "--project", "phi-shell", "--group", "a(b)"]
+    told = CliRunner().invoke(app, [*words, "--location", "eastus2", "--ai-services", "skip"])
+    assert told.exit_code == 0, told.exception
+    assert told.output.splitlines()[-4:] == [
+        'eval "$(mlflow-phi3 emulator env)"',
+        f"export AZURE_SUBSCRIPTION_ID={SUBSCRIPTION}",
+        "export AZURE_RESOURCE_GROUP='a(b)'",
+        "export AZUREML_WORKSPACE_NAME=phi-shell",
+    ]

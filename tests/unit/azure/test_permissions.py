@@ -2,8 +2,8 @@
 
 import pytest
 
+from mlflow_phi3.azure.checks import cores_needed
 from mlflow_phi3.azure.permissions import STEPS, missing_actions
-from mlflow_phi3.azure.preflight import cores_needed
 
 _ML = "Microsoft.MachineLearningServices/workspaces"
 
