@@ -11,6 +11,10 @@ from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
 _READS_SECRETS = "enforce_access_to_default_secret_stores"
 """Property of an endpoint by which its identity may read the project's connections."""
 
+_KEPT_OF_ENDPOINT = ("description", "public_network_access")
+_KEPT_OF_DEPLOYMENT = ("description", "app_insights_enabled", "egress_public_network_access")
+"""What others may have set, and no option of ours names."""
+
 _COLLECT_TAG = "phi3.collect_data"
 """Tag of a deployment that collects, ``true``: the SDK (azure-ai-ml 1.35.2) sends the mode of a
 collection as ``enabled``, and reads it as off unless the service has made ``Enabled`` of it."""
@@ -29,6 +33,9 @@ class Endpoint:
         auth_mode: ``key``, ``aml_token`` or ``aad_token``.
         reads_secrets: Whether its deployments' variables may refer to the project's connections;
             settled at its creation.
+        mirror: Percent of requests that are copied to a deployment whose answers nobody gets.
+        kept: What else Azure has of it, by the SDK's names: it is sent back as it came, since a PUT
+            without it takes it away.
     """
 
     name: str
@@ -38,6 +45,8 @@ class Endpoint:
     tags: Mapping[str, str]
     auth_mode: str = "key"
     reads_secrets: bool = False
+    mirror: Mapping[str, int] = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,7 @@ class Deployment:
         request_timeout_s: How long one request may take, seconds.
         collect_data: Whether Azure's data collector keeps requests and answers.
         state: As of an endpoint; empty when wanted.
+        kept: As of an endpoint.
     """
 
     name: str
@@ -65,6 +75,7 @@ class Deployment:
     request_timeout_s: int = 90
     collect_data: bool = False
     state: str = ""
+    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 class OnlineService:
@@ -199,8 +210,11 @@ def endpoint_entity(endpoint: Endpoint) -> Any:
         name=endpoint.name,
         auth_mode=endpoint.auth_mode,
         traffic={name: share for name, share in endpoint.traffic.items() if share},
+        # What gets requests itself cannot get copies of them too.
+        mirror_traffic={n: s for n, s in endpoint.mirror.items() if not endpoint.traffic.get(n)},
         tags=dict(endpoint.tags),
         properties={_READS_SECRETS: "enabled"} if endpoint.reads_secrets else {},
+        **endpoint.kept,
     )
 
 
@@ -236,6 +250,7 @@ def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
         ),
         liveness_probe=ProbeSettings(**probe),
         readiness_probe=ProbeSettings(**{**probe, "initial_delay": 10}),
+        **deployment.kept,
     )
 
 
@@ -255,6 +270,8 @@ def _to_endpoint(found: Any) -> Endpoint:
         tags={str(k): str(v) for k, v in (found.tags or {}).items()},
         auth_mode=str(found.auth_mode or "key").lower(),
         reads_secrets=(found.properties or {}).get(_READS_SECRETS) == "enabled",
+        mirror={str(k): int(v) for k, v in (found.mirror_traffic or {}).items() if int(v)},
+        kept={**_kept(found, _KEPT_OF_ENDPOINT), **_identity(found.identity)},
     )
 
 
@@ -273,7 +290,23 @@ def _to_deployment(found: Any) -> Deployment:
         request_timeout_s=int(timeout_ms or 90_000) // 1000,
         collect_data=any(tagged or one.enabled == "true" for one in collections.values()),
         state=_state(found),
+        kept=_kept(found, _KEPT_OF_DEPLOYMENT),
     )
+
+
+def _identity(found: Any) -> dict[str, Any]:
+    """Return an identity of the person's own, without what only Azure may say of it."""
+    own = [one.resource_id for one in (found and found.user_assigned_identities) or ()]
+    if not own:
+        return {}  # the endpoint's own, which comes with it
+    from azure.ai.ml.entities import IdentityConfiguration, ManagedIdentityConfiguration
+
+    identities = [ManagedIdentityConfiguration(resource_id=one) for one in own]
+    return {"identity": IdentityConfiguration(type=found.type, user_assigned_identities=identities)}
+
+
+def _kept(found: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(found, name, None))}
 
 
 def _state(found: Any) -> str:

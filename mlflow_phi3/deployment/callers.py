@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
@@ -13,9 +14,10 @@ from mlflow_phi3.azure.serverless import CHAT, ServerlessService
 from mlflow_phi3.deployment.examination import Examination, examine
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.serverless import chat_of, stream_serverless
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import AzureError, UsageError
 
 _READ_TIMEOUT_S = 300.0
+_UNAUTHORIZED = 401
 
 
 class Callers:
@@ -35,16 +37,17 @@ class Callers:
         weakref.finalize(self, _close, self._clients)
 
     def predict(self, names: Names, inputs: Any) -> dict[str, Any]:
-        """Ask an endpoint (by its traffic) or one deployment of it."""
-        client = self.find(names.endpoint)
-        if names.endpoint in self._serverless:
-            return dict(client.ask(chat_of(inputs), path=CHAT))
-        return joined(
-            [
-                (positions, client.ask(part, deployment=names.deployment))
-                for positions, part in alike(to_request(inputs))
-            ]
-        )
+        """Ask an endpoint (by its traffic) or one deployment of it.
+
+        A key that was changed, or a token that is over, is replaced once by the one of now.
+        """
+        known = names.endpoint in self._clients
+        try:
+            return self._predict(names, inputs)
+        except AzureError as refused:
+            if not known or refused.status != _UNAUTHORIZED:
+                raise
+        return self._predict(names, inputs)
 
     def predict_stream(self, names: Names, inputs: Any) -> Iterator[dict[str, Any]]:
         """Yield a chat's answer in parts.
@@ -53,7 +56,8 @@ class Callers:
         """
         client = self.find(names.endpoint)
         if names.endpoint in self._serverless:
-            yield from stream_serverless(client, inputs)
+            with self._forgetting(names.endpoint):
+                yield from stream_serverless(client, inputs)
             return
         answer = self.predict(names, inputs)
         yield _as_chunk(answer) if answer.get("choices") else answer
@@ -87,6 +91,28 @@ class Callers:
         client = self._clients.pop(endpoint, None)
         if client is not None:
             client.close()
+
+    def _predict(self, names: Names, inputs: Any) -> dict[str, Any]:
+        client = self.find(names.endpoint)
+        with self._forgetting(names.endpoint):
+            if names.endpoint in self._serverless:
+                return dict(client.ask(chat_of(inputs), path=CHAT))
+            return joined(
+                [
+                    (positions, client.ask(part, deployment=names.deployment))
+                    for positions, part in alike(to_request(inputs))
+                ]
+            )
+
+    @contextmanager
+    def _forgetting(self, endpoint: str) -> Iterator[None]:
+        """Forget an endpoint whose key is refused: the next call fetches the one that it has."""
+        try:
+            yield
+        except AzureError as refused:
+            if refused.status == _UNAUTHORIZED:
+                self.forget(endpoint)
+            raise
 
     def _connect(self, endpoint: str) -> ScoringClient:
         workspace, deadline = self._open(), Deadline(_READ_TIMEOUT_S)

@@ -180,23 +180,25 @@ class Deployer:
             AzureError: One or more could not be deleted; each was told.
             PreflightError: They are deleted, but the registry could not be told.
         """
-        service = self.service(timeout_s)
-        expired = [e.name for e in find_expired(service.list_endpoints(), now)]
-        expired += [e.name for e in find_expired(self.serverless.service(timeout_s).list(), now)]
+        managed, billed = self.service(timeout_s), self.serverless.service(timeout_s)
+        # By kind: elsewhere than here, one of each may have been given the same name.
+        expired = [(e.name, self._remove) for e in find_expired(managed.list_endpoints(), now)]
+        expired += [(e.name, self.serverless.remove) for e in find_expired(billed.list(), now)]
+        names = [name for name, _ in expired]
         if dry_run:
-            return expired
+            return names
         deleted: list[Gone] = []
         failed: list[AzureError] = []
-        for name in expired:
+        for name, remove in expired:
             try:
-                deleted += self._remove(Names(name), DeployConfig(timeout_s=timeout_s))
+                deleted += remove(Names(name), DeployConfig(timeout_s=timeout_s))
             except AzureError as error:
                 self._told(str(error))
                 failed.append(error)
         self._note(deleted)
         if failed:
             raise failed[0]
-        return expired
+        return names
 
     def service(self, timeout_s: float) -> OnlineService:
         """Return the remote calls, which all together may wait so long."""

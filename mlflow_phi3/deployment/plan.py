@@ -234,6 +234,7 @@ def _merged(known: Deployment | None, wanted: Wanted, name: str) -> Deployment:
         collect_data=(known is not None and known.collect_data)
         if wanted.collect_data is None
         else wanted.collect_data,
+        kept=known.kept if known else {},
     )
 
 

@@ -1,5 +1,7 @@
 """A model that Foundry tuned, billed by token."""
 
+import datetime as dt
+
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -9,8 +11,13 @@ from mlflow_phi3.azure.assets import name_asset, upload_model
 from mlflow_phi3.azure.client import open_workspace
 from mlflow_phi3.azure.target import find_target
 from mlflow_phi3.cli.try_ import app as try_app
+from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.emulator.router import WORKSPACE
+from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION
+from mlflow_phi3.emulator.settings import WORKSPACE as PROJECT
 from mlflow_phi3.tracking.tuned import TUNED_TAG
 
+HOME = WORKSPACE.format(subscription=SUBSCRIPTION, group=GROUP, workspace=PROJECT)
 QUICK = {"verify": "false"}
 
 
@@ -151,3 +158,19 @@ def test_what_try_prints_asks_it_with_openais_client(client, version, run_printe
     assert "from openai import OpenAI" in told.output
     assert run_printed(told.output).count("one: hello") == 2
     client.delete_deployment("printed")
+
+
+def test_only_what_has_expired_is_reaped_whatever_its_name(client, version, emulator):
+    client.create_deployment("twin", version, config={**QUICK, "ttl_hours": "1"})
+    made = emulator.http.put(  # elsewhere than here one name may be of both kinds
+        f"{HOME}/onlineEndpoints/twin",
+        json={"location": "eastus2", "properties": {"authMode": "Key"}},
+        params={"api-version": "2024-10-01-preview"},
+        headers={"Authorization": f"Bearer {emulator.token()}"},
+    )
+    assert made.status_code == 201, made.text
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(hours=2)
+    deployer = Deployer("azure-foundry:/local", told=print)
+    assert deployer.reap(later, dry_run=False, timeout_s=60) == ["twin"]
+    assert [e["flavor"] for e in client.list_deployments()] == ["python_function"]
+    client.delete_endpoint("twin")

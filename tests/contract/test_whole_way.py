@@ -12,6 +12,11 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.promote import promote, rollback
+from mlflow_phi3.emulator.router import WORKSPACE
+from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION
+from mlflow_phi3.emulator.settings import WORKSPACE as PROJECT
+
+HOME = WORKSPACE.format(subscription=SUBSCRIPTION, group=GROUP, workspace=PROJECT)
 
 
 def text(answer):
@@ -205,3 +210,17 @@ def test_endpoints_by_hand(client):
     assert [e["name"] for e in client.list_endpoints()] == ["bare"]
     client.delete_endpoint("bare")
     assert client.list_endpoints() == []
+
+
+def test_a_key_that_was_changed_is_fetched_again(client, models, ask, emulator):
+    client.create_deployment("rekeyed", models["one"])
+    client.predict("rekeyed", ask)
+    answer = emulator.http.post(
+        f"{HOME}/onlineEndpoints/rekeyed/regenerateKeys",
+        json={"keyType": "Primary"},
+        params={"api-version": "2024-10-01-preview"},
+        headers={"Authorization": f"Bearer {emulator.token()}"},
+    )
+    assert answer.status_code == 202
+    assert client.predict("rekeyed", ask)["choices"][0]["message"]["content"] == "one: hello"
+    client.delete_deployment("rekeyed")

@@ -1,0 +1,78 @@
+"""What others have set on an endpoint or deployment stays, whatever is changed of it here."""
+
+import pytest
+
+from mlflow_phi3.emulator.router import WORKSPACE
+from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION
+from mlflow_phi3.emulator.settings import WORKSPACE as PROJECT
+
+HOME = WORKSPACE.format(subscription=SUBSCRIPTION, group=GROUP, workspace=PROJECT)
+USER = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.ManagedIdentity"
+IDENTITY = {
+    "type": "UserAssigned",
+    "userAssignedIdentities": {f"{USER}/userAssignedIdentities/ours": {}},
+}
+
+
+@pytest.fixture
+def portal(emulator):
+    """Look at a thing, or change it as the portal does: all of it is sent back, with the change."""
+    asked = {
+        "headers": {"Authorization": f"Bearer {emulator.token()}"},
+        "params": {"api-version": "2024-10-01-preview"},
+    }
+
+    def see(path):
+        return emulator.http.get(f"{HOME}/onlineEndpoints/{path}", **asked).json()
+
+    def change(path, body=None, **properties):
+        sent = body or see(path)
+        sent["properties"] |= properties
+        made = emulator.http.put(f"{HOME}/onlineEndpoints/{path}", json=sent, **asked)
+        assert made.status_code < 300, made.text
+        while see(path)["properties"]["provisioningState"] != "Succeeded":
+            pass
+
+    change.see = see
+    return change
+
+
+def test_an_endpoint_keeps_its_walls_and_its_copies_of_requests(client, models, portal):
+    client.create_deployment("kept", models["one"])
+    client.create_deployment("green", models["two"], endpoint="kept")
+    ours = {"publicNetworkAccess": "Disabled", "description": "ours", "mirrorTraffic": {"green": 9}}
+    portal("kept", **ours)
+    client.update_endpoint("kept", {"ttl_hours": 9})
+    found = portal.see("kept")["properties"]
+    assert {name: found[name] for name in ours} == ours
+    client.update_endpoint("kept", {"traffic": "blue=90,green=10"})
+    assert portal.see("kept")["properties"]["mirrorTraffic"] == {}  # it gets live requests now
+    client.update_endpoint("kept", {"traffic": "blue=100"})
+    portal("kept", **ours)
+    client.delete_deployment("green", endpoint="kept")
+    found = portal.see("kept")["properties"]
+    assert (found["publicNetworkAccess"], found["mirrorTraffic"]) == ("Disabled", {})
+    client.delete_deployment("kept")
+
+
+def test_an_endpoint_keeps_the_identity_that_it_was_given(client, portal):
+    portal(
+        "whose",
+        {"location": "eastus2", "identity": IDENTITY, "properties": {"authMode": "Key"}},
+    )
+    client.update_endpoint("whose", {"ttl_hours": 9})  # another identity would be refused
+    assert portal.see("whose")["identity"]["userAssignedIdentities"]
+    client.delete_endpoint("whose")
+
+
+def test_a_deployment_keeps_its_walls_and_its_insights(client, models, portal):
+    client.create_deployment("watched", models["one"])
+    ours = {"appInsightsEnabled": True, "egressPublicNetworkAccess": "Disabled"}
+    portal("watched/deployments/blue", **ours)
+    client.update_deployment("watched", config={"instance_count": "2"})
+    found = portal.see("watched/deployments/blue")["properties"]
+    assert {name: found[name] for name in ours} == ours
+    client.update_deployment("watched", models["two"])  # and so does the version that takes over
+    found = portal.see("watched/deployments/green")["properties"]
+    assert {name: found[name] for name in ours} == ours
+    client.delete_deployment("watched")
