@@ -34,6 +34,7 @@ LEAK_CODES: dict[Kind, str] = {"exact": "PHI3-D045", "prompt": "PHI3-D046", "nea
 _AZURE_BYTES = 512 << 20
 _AZURE_ROWS = 50
 _OUT = np.int8(-1)
+_USES = {"train": "train on", "validation": "validate with", "test": "test with"}
 Tell = Callable[[str, float | None], None]
 
 
@@ -285,7 +286,7 @@ def _check_limits(given: Collected) -> list[Finding]:
                 Finding("PHI3-D037", planned.source.name, 0, f"the file has {size:,} bytes")
             )
     if rows.get("train", 0) < _AZURE_ROWS:
-        name = ", ".join(p.source.name for p in given.planned if p.source.split == "train")
+        name = _names(given.planned, "train")
         found.append(Finding("PHI3-D038", name, 0, f"{rows.get('train', 0)} rows to train on"))
     return found
 
@@ -325,26 +326,34 @@ def _stop_on_errors(given: Collected, decided: Decided) -> None:
         errors -= leaks
     if errors:
         raise tally.error(errors, _keep_findings(given))
-    if not len(decided.splits["train"]):
-        raise DataError(
-            "PHI3-D040",
-            f"no row is left to train on{_where_they_went(given, decided)} "
-            f"(findings: {_keep_findings(given)})",
-            where=_training_names(given.planned),
-            fix="give more rows (50 are a beginning), or mend the rejected ones",
-        )
+    for split, use in _USES.items():
+        brought = split == "train" or any(p.source.split == split for p in given.planned)
+        if brought and not len(decided.splits[split]):
+            raise DataError(
+                "PHI3-D040",
+                f"no row is left to {use}{_where_they_went(given, decided, split)} "
+                f"(findings: {_keep_findings(given)})",
+                where=_names(given.planned, split) or f"{split}_data",
+                fix="give more rows (50 are a beginning), or mend the rejected ones",
+            )
 
 
-def _where_they_went(given: Collected, decided: Decided) -> str:
-    """The rows that were split off, where nothing was left beside them."""
+def _where_they_went(given: Collected, decided: Decided, split: str) -> str:
+    """What took rows that are sound, where nothing was left beside them."""
     config = given.settings.config
     own = {"validation": config.validation_data, "test": config.test_data}
-    taken = {name: len(decided.splits[name]) for name, files in own.items() if not files}
-    return "".join(f"; {n} went to the {name} split" for name, n in taken.items() if n)
+    taken = {
+        name: len(decided.splits[name])
+        for name, files in own.items()
+        if split == "train" and not files
+    }
+    went = "".join(f"; {n} went to the {name} split" for name, n in taken.items() if n)
+    left_out = f"; the weights leave {decided.left_out} out" if decided.left_out else ""
+    return went + left_out
 
 
-def _training_names(planned: Sequence[Planned]) -> str:
-    return ", ".join(p.source.name for p in planned if p.source.split == "train")
+def _names(planned: Sequence[Planned], split: str) -> str:
+    return ", ".join(p.source.name for p in planned if p.source.split == split)
 
 
 def _keep_findings(given: Collected) -> Path:

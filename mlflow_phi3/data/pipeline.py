@@ -15,11 +15,12 @@ from mlflow_phi3.data.finish import finish
 from mlflow_phi3.data.manifest import NAME
 from mlflow_phi3.data.pool import work_pieces
 from mlflow_phi3.data.prepared import SHARDS, PreparedData, load_prepared
-from mlflow_phi3.data.sources import Planned, parse_sources, plan_source
+from mlflow_phi3.data.sources import Planned, parse_sources, plan_source, tell_apart
+from mlflow_phi3.data.split import SPLITS
 from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.data.template import ChatTokenizer, TemplateSource
 from mlflow_phi3.data.work import Outcome, Piece, Settings
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import DataError, UsageError
 
 __all__ = ["PreparedData", "load_prepared", "prepare"]
 
@@ -69,7 +70,8 @@ def prepare(
 
     Raises:
         UsageError: ``max_length`` is more than the model can read.
-        DataError: Rows that cannot be trained on, all of them listed in ``findings.jsonl``.
+        DataError: Rows that cannot be trained on, all of them listed in ``findings.jsonl``; a
+            source that cannot be read, or a folder that cannot be written.
     """
     tell = on_progress or _silent
     tell("reading the sources", None)
@@ -81,8 +83,9 @@ def prepare(
     if (final / NAME).is_file():
         tell("found prepared", 1.0)
         return load_prepared(final)
-    partial = _fresh(folder, key)
+    partial = folder / f".{key}.{os.getpid()}.partial"
     try:
+        _make_fresh(partial)
         settings = Settings(partial / SHARDS, template, config, max_length)
         given = Collected(
             folder=partial,
@@ -97,6 +100,13 @@ def prepare(
         tell("writing the report", None)
         finish(given, decided, previous=previous or _latest(folder, plan))
         _publish(partial, final)
+    except OSError as error:
+        raise DataError(
+            "PHI3-D051",
+            f"a file cannot be read or written: {error}",
+            where=str(folder),
+            fix="free space, set workspace to a folder on another disk, or bring back the source",
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     shutil.rmtree(folder / f"failed-{key}", ignore_errors=True)
@@ -122,10 +132,20 @@ def plan_sources(config: PrepareConfig) -> Plan:
     Raises:
         DataError: A source is not there or cannot be read.
     """
-    planned: list[Planned] = []
-    for split in ("train", "validation", "test"):
-        named = parse_sources(getattr(config, f"{split}_data"), split)
-        planned += [plan_source(source, config) for source in named]
+    try:
+        sources = [
+            source
+            for split in SPLITS
+            for source in parse_sources(getattr(config, f"{split}_data"), split)
+        ]
+        planned = [plan_source(source, config) for source in tell_apart(sources)]
+    except OSError as error:
+        raise DataError(
+            "PHI3-D030",
+            f"cannot be read: {error.strerror or error}",
+            where=str(error.filename or "train_data"),
+            fix="mend its permissions, or copy it to a disk of this machine",
+        ) from error
     pieces: list[Piece] = []
     for number, one in enumerate(planned):
         for file, span in one.spans:
@@ -156,15 +176,13 @@ def _prepare_pieces(settings: Settings, plan: Plan, tell: Progress) -> list[Outc
     return outcomes
 
 
-def _fresh(folder: Path, key: str) -> Path:
-    """An empty folder to prepare in; what an interrupted preparation left is cleared away."""
-    for left in folder.glob(f".{key}.*.partial"):
-        if not Path("/proc", left.name.split(".")[2]).exists():
+def _make_fresh(partial: Path) -> None:
+    """Make the folder to prepare in; what killed preparations left beside it is cleared away."""
+    for left in partial.parent.glob(".*.partial"):
+        pid = left.name.split(".")[2]
+        if pid == str(os.getpid()) or not Path("/proc", pid).exists():
             shutil.rmtree(left, ignore_errors=True)
-    partial = folder / f".{key}.{os.getpid()}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
     (partial / SHARDS).mkdir(parents=True)
-    return partial
 
 
 def _publish(partial: Path, final: Path) -> None:

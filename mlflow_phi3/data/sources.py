@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,7 @@ class Source:
         split: The split it was given for: ``train``, ``validation`` or ``test``.
         kind: How its files are written.
         weight: How often each row is shown; below 1, the share of rows that are.
+        place: Where it lies, as it was given.
     """
 
     files: tuple[Path, ...]
@@ -46,6 +47,7 @@ class Source:
     split: str
     kind: Kind
     weight: float = 1.0
+    place: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -83,11 +85,23 @@ def parse_sources(text: str, split: str) -> list[Source]:
         share = float(weight[1]) if weight else 1.0
         path = sample_path() if named == DEMO else Path(named).expanduser()
         if path.is_file():
-            sources.append(Source((path,), path.name, split, _kind_of(path), share))
+            sources.append(Source((path,), path.name, split, _kind_of(path), share, named))
             continue
         files = _dataset_files(named, path, split)
-        sources.append(Source(files, path.name if path.exists() else named, split, "arrow", share))
+        name = path.name if path.exists() else named
+        sources.append(Source(files, name, split, "arrow", share, named))
     return sources
+
+
+def tell_apart(sources: Sequence[Source]) -> list[Source]:
+    """The sources, those of one name that lie in different places by their places."""
+    places: dict[str, set[str]] = {}
+    for source in sources:
+        places.setdefault(source.name, set()).add(source.place)
+    return [
+        replace(source, name=source.place) if len(places[source.name]) > 1 else source
+        for source in sources
+    ]
 
 
 def plan_source(source: Source, config: PrepareConfig) -> Planned:

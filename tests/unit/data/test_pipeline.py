@@ -1,4 +1,6 @@
 import json
+import os
+import resource
 
 import numpy as np
 import pytest
@@ -127,6 +129,73 @@ def test_rejected_rows_are_kept_with_their_reason(write, chat, tokenizer, tmp_pa
     assert rejected["row"] == "{not json"
     duplicate = json.loads((data.folder / "duplicates.jsonl").read_text())
     assert (duplicate["place"], duplicate["same_as"]) == ("train.jsonl:41", "train.jsonl:1")
+
+
+@pytest.mark.parametrize(("split", "use"), [("validation", "validate with"), ("test", "test with")])
+def test_a_file_of_your_own_without_a_good_row_is_told(
+    split, use, write, chat, tokenizer, tmp_path
+):
+    path = write([chat(f"Question {n}?", f"Answer {n}.") for n in range(9)])
+    files = {f"{split}_data": str(write(["{not json"], "held.jsonl"))}
+    config = PrepareConfig(train_data=str(path), on_error="reject", **files)
+    with pytest.raises(DataError, match=rf"PHI3-D040 held\.jsonl: no row is left to {use}"):
+        prepare(config, tokenizer, folder=tmp_path / "cache")
+
+
+def test_rows_that_weights_leave_out_are_told(write, chat, tokenizer, tmp_path):
+    config = PrepareConfig(train_data=f"{write([chat('Hello?', 'Hello.')])}:0")
+    with pytest.raises(DataError, match=r"PHI3-D040 .*the weights leave 1 out"):
+        prepare(config, tokenizer, folder=tmp_path / "cache")
+
+
+def test_files_of_one_name_are_told_apart(write, chat, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write([chat(f"What is {folder}?", f"A letter: {folder}."), "{"], f"{folder}/rows.jsonl")
+    write([chat("Alone?", "Yes.")], "a/alone.jsonl")
+    config = PrepareConfig(
+        train_data="a/rows.jsonl, a/alone.jsonl",
+        validation_data="b/rows.jsonl",
+        test_split=0,
+        on_error="reject",
+    )
+    data = prepare(config, tokenizer, folder=tmp_path / "cache")
+    names = [source.name for source in data.manifest.sources]
+    assert names == ["a/rows.jsonl", "alone.jsonl", "b/rows.jsonl"]
+    lines = (data.folder / "rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line)["place"] for line in lines] == ["a/rows.jsonl:2", "b/rows.jsonl:2"]
+
+
+def test_what_killed_preparations_left_is_cleared_away(write, chat, tokenizer, tmp_path):
+    cache = tmp_path / "cache"
+    left = {pid: cache / f".0123.{pid}.partial" for pid in (2**30, os.getpid(), os.getppid())}
+    for folder in left.values():
+        (folder / "shards").mkdir(parents=True)
+    config = PrepareConfig(
+        train_data=str(write([chat("a", "b")])), validation_split=0, test_split=0
+    )
+    prepare(config, tokenizer, folder=cache)
+    assert [*cache.glob(".*")] == [left[os.getppid()]]  # which is still at work
+
+
+def test_a_full_disk_is_told_and_nothing_is_left(write, chat, tokenizer, tmp_path):
+    path = write([chat(f"Question {n}?", f"Answer {n}.") for n in range(300)])
+    cache = tmp_path / "cache"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(DataError, match=r"PHI3-D051 .*cache: a file cannot be .*Fix: free"):
+            prepare(PrepareConfig(train_data=str(path)), tokenizer, folder=cache)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [*cache.iterdir()]
+
+
+def test_a_source_that_cannot_be_read_is_told(tokenizer, tmp_path):
+    config = PrepareConfig(train_data="/proc/self/mem")
+    with pytest.raises(DataError, match="PHI3-D030 train_data: cannot be read: Input/output error"):
+        prepare(config, tokenizer, folder=tmp_path / "cache")
 
 
 def test_adding_rows_moves_none(write, chat, tokenizer, tmp_path):
