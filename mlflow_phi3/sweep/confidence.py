@@ -13,6 +13,7 @@ from mlflow_phi3.evaluation.compare import compare
 from mlflow_phi3.evaluation.losses import ExampleLoss
 from mlflow_phi3.sweep.results import TrialResult
 from mlflow_phi3.sweep.trial_run import PER_EXAMPLE
+from mlflow_phi3.tracking.missing import unless_missing
 from mlflow_phi3.tracking.runs import Tracker
 
 # Trials far behind need no test.
@@ -48,8 +49,10 @@ def compare_with_winner(
     validation: Sequence[Example],
     tracker: Tracker,
     seed: int = 0,
-) -> tuple[Rival, ...]:
+) -> tuple[Rival, ...] | None:
     """The winner against the complete trials that came nearest, nearest first.
+
+    Trials whose losses by example are gone are left out; None where the winner's are.
 
     Args:
         winner: The trial with the lowest loss.
@@ -61,33 +64,54 @@ def compare_with_winner(
     others = [t for t in trials if t.state == "complete" and t.number != winner.number]
     others.sort(key=lambda trial: (trial.loss, trial.number))
     mine = _losses(winner, validation, tracker)
+    if mine is None:
+        return None
     rivals: list[Rival] = []
     for trial in others[:_COMPARED]:
-        found = compare(_losses(trial, validation, tracker), mine, seed=seed)
-        rivals.append(Rival(trial.number, found.difference, found.low, found.high))
+        theirs = _losses(trial, validation, tracker)
+        if theirs is not None:
+            found = compare(theirs, mine, seed=seed)
+            rivals.append(Rival(trial.number, found.difference, found.low, found.high))
     return tuple(rivals)
 
 
-def tell_confidence(winner: TrialResult, rivals: Sequence[Rival] | None) -> str:
-    """One sentence for people; None where the losses by example are not known."""
+def tell_confidence(
+    winner: TrialResult, rivals: Sequence[Rival] | None, trials: Sequence[TrialResult]
+) -> str:
+    """What may be said of the winner, for people.
+
+    Args:
+        winner: The trial with the lowest loss.
+        rivals: Those that it was compared with; None where losses by example are not known.
+        trials: All trials.
+    """
     if rivals is None:
         return f"{winner.name} has the lowest loss; whether by chance cannot be told from here."
     tied = [rival for rival in rivals if rival.tied]
-    if not rivals:
+    others = sum(trial.state == "complete" for trial in trials) - 1
+    if not others:
         return f"{winner.name} is the only complete trial."
+    whom = "every other trial" if len(rivals) == others else f"the {len(rivals)} compared with it"
     if not tied:
-        return f"{winner.name} is better than every other trial beyond chance (95 %)."
+        return f"{winner.name} is better than {whom} beyond chance (95 %)."
     names = ", ".join(f"trial {rival.number}" for rival in tied)
-    return f"{winner.name} has the lowest loss, but is not distinguishable from {names} (95 %)."
+    left = others - len(rivals)
+    rest = f" {left} more {'was' if left == 1 else 'were'} not compared with it." if left else ""
+    return (
+        f"{winner.name} has the lowest loss, but is not distinguishable from {names} (95 %).{rest}"
+    )
 
 
 def _losses(
     trial: TrialResult, validation: Sequence[Example], tracker: Tracker
-) -> list[ExampleLoss]:
-    """The trial's losses at its best evaluation, from its run."""
-    with tempfile.TemporaryDirectory() as folder:
+) -> list[ExampleLoss] | None:
+    """The trial's losses at its best evaluation, from its run; None where that is gone."""
+    losses = None
+    with tempfile.TemporaryDirectory() as folder, unless_missing():
         path = tracker.get(trial.run_id).download(PER_EXAMPLE, Path(folder))
         losses = json.loads(path.read_text(encoding="utf-8"))
+    if losses is None:
+        return None
     return [
         ExampleLoss(example.place, loss, _targets(example), 0)
         for example, loss in zip(validation, losses, strict=True)

@@ -71,10 +71,11 @@ def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival] | No
     drawn = {title: figure for title, figure in figures.items() if figure is not None}
     template = resources.files("mlflow_phi3.sweep").joinpath(_TEMPLATE).read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    confidence = tell_confidence(result.winner, rivals, result.trials)
     html = environment.from_string(template).render(
         result=result,
         winner=result.winner,
-        confidence=tell_confidence(result.winner, rivals) + tell_reseeded(result.reseeded),
+        confidence=confidence + tell_reseeded(result.reseeded),
         rivals={rival.number: rival for rival in rivals or ()},
         ranked=rank(result.trials),
         parameters=searched(result.trials),

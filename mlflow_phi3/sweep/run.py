@@ -35,7 +35,7 @@ from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialRe
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.sweep.storage import default_storage, open_storage
-from mlflow_phi3.sweep.study import open_study
+from mlflow_phi3.sweep.study import check_runs, open_study
 from mlflow_phi3.sweep.tickets import OUTCOME, RUN_ID
 from mlflow_phi3.sweep.trial_run import BEST, DRIVER, STUDY, accuracy_of, mark_front
 from mlflow_phi3.tracking.runs import Run, Tracker
@@ -99,26 +99,28 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     checkpoints = folder / name
     url = config.storage or default_storage(tracker.uri)
     ledger = open_ledger(config, space, name=name, url=url, tags=tags)
+    check_runs(ledger.study, tracker)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
-    work = Workload(base, train, validation, space.largest(), config.concurrency)
-    backend = _open_backend(config, work, checkpoints)
-    conductor = Conductor(
-        ledger,
-        backend,
-        tracker,
-        parent,
-        {**tags, "phi3.base_model": base.name},
-        on_progress,
-        folder=checkpoints / "points",
-        round_size=ledger.remember_round(backend.group_size * backend.slots),
-        budget=budget,
-        min_gain=config.min_gain,
-        accuracy=accuracy_of(base.labels),
-        costs=config.objectives[1:],
-    )
-    result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
-    _log_spent(parent, budget, conductor.spent())
-    return _compare(conductor, result, validation, seed=config.seed)
+    with _storage_stays(url, name), beating(ledger.study, ledger.driver):
+        work = Workload(base, train, validation, space.largest(), config.concurrency)
+        backend = _open_backend(config, work, checkpoints)
+        conductor = Conductor(
+            ledger,
+            backend,
+            tracker,
+            parent,
+            {**tags, "phi3.base_model": base.name},
+            on_progress,
+            folder=checkpoints / "points",
+            round_size=ledger.remember_round(backend.group_size * backend.slots),
+            budget=budget,
+            min_gain=config.min_gain,
+            accuracy=accuracy_of(base.labels),
+            costs=config.objectives[1:],
+        )
+        result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
+        _log_spent(parent, budget, conductor.spent())
+        return _compare(conductor, result, validation, seed=config.seed)
 
 
 def name_study(given: str, parent: Run) -> str:
@@ -134,7 +136,8 @@ def _compare(
     rivals = compare_with_winner(
         result.winner, result.trials, validation=validation, tracker=tracker, seed=seed
     )
-    result = replace(result, ties=tuple(rival.number for rival in rivals if rival.tied))
+    ties = tuple(rival.number for rival in rivals or () if rival.tied)
+    result = replace(result, ties=ties)
     log_result(conductor.parent, result, write_report(conductor.ledger.study, result, rivals))
     if result.costs:
         mark_front(result, tracker)
@@ -144,12 +147,11 @@ def _compare(
 def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepResult:
     """Train until the study is complete, and its winner again with other seeds."""
     ledger = conductor.ledger
-    with _storage_stays(url, ledger.study.study_name), beating(ledger.study, ledger.driver):
-        conductor.parent.set_tags({DRIVER: ledger.driver.name})
-        close_sweeps(ledger.study, tracker=conductor.tracker, now=time.time())
-        why = conductor.conduct()
-        result = _result(conductor, folder, why=why, storage=hide_password(url))
-        reseeded = reseed_winner(result.winner, _affordable(seeds, conductor), conductor)
+    conductor.parent.set_tags({DRIVER: ledger.driver.name})
+    close_sweeps(ledger.study, tracker=conductor.tracker, now=time.time())
+    why = conductor.conduct()
+    result = _result(conductor, folder, why=why, storage=hide_password(url))
+    reseeded = reseed_winner(result.winner, _affordable(seeds, conductor), conductor)
     return replace(result, reseeded=reseeded, accuracy=conductor.accuracy)
 
 

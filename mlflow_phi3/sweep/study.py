@@ -8,6 +8,10 @@ from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.sweep.tickets import RUN_ID
+from mlflow_phi3.tracking.missing import unless_missing
+from mlflow_phi3.tracking.runs import Tracker
+from mlflow_phi3.tracking.uris import hide_password
 
 _FACTS = "made_of"
 
@@ -52,3 +56,24 @@ def open_study(
                 fix="continue it with what it was begun with, or begin another",
             )
     return study
+
+
+def check_runs(study: Study, tracker: Tracker) -> None:
+    """Refuse a tracking store that has none of the runs of the study's trials.
+
+    Raises:
+        UsageError: They are in another one.
+    """
+    known = [trial.user_attrs.get(RUN_ID) for trial in study.get_trials(deepcopy=False)]
+    run_ids = [str(run_id) for run_id in known if run_id]
+    for run_id in reversed(run_ids):  # single runs may have been deleted for good
+        with unless_missing():
+            tracker.get(run_id)
+            return
+    if run_ids:
+        raise UsageError(
+            "PHI3-U091",
+            f"the runs of study {study.study_name!r} are not in {hide_password(tracker.uri)}",
+            where="study",
+            fix="let MLFLOW_TRACKING_URI name the store that has them, or begin another study",
+        )

@@ -10,6 +10,7 @@ from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.results import Accuracy, SweepResult
 from mlflow_phi3.sweep.space import flat_params
 from mlflow_phi3.sweep.tickets import Ticket
+from mlflow_phi3.tracking.missing import unless_missing
 from mlflow_phi3.tracking.runs import Run, Status, Tracker
 from mlflow_phi3.training.reports import EvaluationReport, StepReport
 
@@ -133,7 +134,8 @@ def mark_front(result: SweepResult, tracker: Tracker) -> None:
     marked = tracker.find({STUDY: result.study, FRONT: "true"})
     on_front = {trial.run_id for trial in result.trials if trial.number in result.front}
     for run_id in on_front ^ {run.info.run_id for run in marked}:
-        tracker.get(run_id).set_tags({FRONT: "true" if run_id in on_front else "false"})
+        with unless_missing():
+            tracker.get(run_id).set_tags({FRONT: "true" if run_id in on_front else "false"})
 
 
 def open_trial_run(
@@ -163,15 +165,17 @@ def open_trial_run(
         # The earlier driver may have died between creating the run and noting it.
         run_id = next((run.info.run_id for run in tracker.find(own)), "")
     spill = None if folder is None else folder / f"{ticket.name}.json"
+    opened: TrialRun | None = None
     if run_id:
-        run = tracker.resume(run_id)
-        run.set_tags({STATE: "RUNNING", REASON: ""}, later=True)
-        opened = _recover(run, spill, accuracy)
-    else:
+        with unless_missing():  # somebody may have deleted it
+            run = tracker.resume(run_id)
+            run.set_tags({STATE: "RUNNING", REASON: ""}, later=True)
+            opened = _recover(run, spill, accuracy)
+    if opened is None:
         all_tags = {**tags, **own, STATE: "RUNNING"}
         run = tracker.start(ticket.name, stage="trial", parent=parent, tags=all_tags)
         opened = TrialRun(run, spill=spill, accuracy=accuracy)
-    run.log_params(flat_params(ticket.spec), later=True)
+    opened.run.log_params(flat_params(ticket.spec), later=True)
     return opened
 
 

@@ -17,6 +17,7 @@ from mlflow_phi3.sweep.results import SweepProgress, SweepResult, show_value
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
+from mlflow_phi3.tracking.missing import unless_missing
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.check import check_search
 from mlflow_phi3.workflows.job import Job, greet, load_config, log_config, open_base, open_job
@@ -109,7 +110,8 @@ def log_repeats(job: Job, result: SweepResult, model: str) -> None:
     """Log each trial as the job of Foundry that would repeat it."""
     for trial in result.trials:
         if trial.run_id:
-            job.tracker.get(trial.run_id).log_text(repeat_yaml(trial.spec, model), YAML)
+            with unless_missing():  # somebody may have deleted it
+                job.tracker.get(trial.run_id).log_text(repeat_yaml(trial.spec, model), YAML)
 
 
 def load_winner(job: Job, sweep_run: str, *, where: str) -> Winner:

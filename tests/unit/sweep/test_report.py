@@ -104,5 +104,14 @@ def test_a_single_trial_has_a_report_too(result):
 
 
 def test_confidence_in_words(result):
-    ahead = [Rival(0, 0.5, 0.1, 0.9)]
-    assert "beyond chance" in tell_confidence(result.winner, ahead)
+    ahead = [Rival(number, 0.5, 0.1, 0.9) for number in (4, 0, 5)]
+    near = [Rival(4, 0.01, -0.1, 0.1)]
+
+    def told(rivals):
+        return tell_confidence(result.winner, rivals, result.trials)
+
+    assert told(ahead) == "trial-001 is better than every other trial beyond chance (95 %)."
+    assert "better than the 2 compared with it beyond chance" in told(ahead[:2])
+    assert told(near + ahead[1:]).endswith("is not distinguishable from trial 4 (95 %).")
+    assert told(near).endswith("from trial 4 (95 %). 2 more were not compared with it.")
+    assert "cannot be told from here" in told(None)

@@ -5,6 +5,8 @@ import math
 from dataclasses import replace
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from mlflow_phi3.backends.local import LocalTraining
 from mlflow_phi3.config.parse import parse_values
@@ -228,3 +230,42 @@ def test_a_seed_with_which_the_winner_fails_is_told(sweep, tracker, parent, monk
     failed = runs[f"{result.winner.name}-seed-2"]
     assert failed.info.status == "FAILED"
     assert failed.data.tags["phi3.reason"] == "PHI3-T003 it diverged"
+
+
+def test_a_study_goes_on_without_the_runs_that_somebody_deleted(sweep, tracker, parent):
+    def stop(progress):
+        if progress.trial == "trial-002" and progress.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(on_progress=stop)
+    runs = {run.info.run_name: run.info.run_id for run in tracker.children(parent.run_id)}
+    for name in ("trial-000", "trial-002"):
+        tracker.client.delete_run(runs[name])
+    result = sweep()
+    assert [trial.state for trial in result.trials] == ["complete"] * 4
+    again = {run.info.run_name: run.info for run in tracker.children(parent.run_id)}
+    assert again["trial-002"].status == "FINISHED"
+    assert again["trial-002"].run_id not in {*runs.values()}
+
+
+def test_a_store_without_any_of_the_runs_is_refused(sweep, tracker, monkeypatch):
+    sweep(n_trials="2")
+
+    def missing(run_id):
+        raise MlflowException(run_id, error_code=RESOURCE_DOES_NOT_EXIST)
+
+    monkeypatch.setattr(tracker.client, "get_run", missing)
+    with pytest.raises(UsageError, match="PHI3-U091 study: the runs of study 's' are not in"):
+        sweep(n_trials="4")
+
+
+def test_whoever_stops_a_report_is_told_how_the_study_goes_on(sweep, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt) as stopped:
+        patch.setattr("mlflow_phi3.sweep.run.write_report", stop)
+        sweep(n_trials="2")
+    assert "the same command with study=s goes on with it" in stopped.value.__notes__[0]
+    assert sweep(n_trials="2").stopped_because == "n_trials"
