@@ -84,11 +84,12 @@ def open_container(ml: Any) -> Any:
 
     store = ml.datastores.get(_DATASTORE, include_secrets=True)
     secret = getattr(store.credentials, "sas_token", None)
-    credential = secret or getattr(store.credentials, "account_key", None)
+    secret = secret or getattr(store.credentials, "account_key", None)
     return ContainerClient(
         f"{store.protocol}://{store.account_name}.blob.{store.endpoint}",
         store.container_name,
-        credential=credential,
+        # Without a secret, as where a policy forbids keys, who signed in is who may read and write.
+        credential=secret or ml._credential,  # noqa: SLF001 - as the SDK for its own uploads
         # The default waits 15 s before it asks again.
         retry_policy=ExponentialRetry(initial_backoff=1, increment_base=2, retry_total=6),
     )

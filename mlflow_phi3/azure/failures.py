@@ -49,6 +49,10 @@ _FIXES_BY_CODE = {
 """By the service's own code, where the status says too little."""
 _AT_WORK = re.compile(r"(?i)in ?progress|on ?going|being (changed|created|updated|deleted)")
 """How the service says 409 of another operation, in its code or its words."""
+_TRIED = re.compile(r"^\t(\w+Credential): (.+)$", re.MULTILINE)
+"""How DefaultAzureCredential (azure-identity) tells what came of each way to sign in."""
+_NOT_IN = re.compile(r"AADSTS\d+|(?i:authentication failed)")
+"""How a way that was open was refused; those that were not open say otherwise."""
 _DENIED = re.compile(r"perform action '(?P<action>[^']+)' over scope '(?P<scope>[^']+)'")
 """How the resource manager says 403 (AuthorizationFailed)."""
 _FIX_LATER = "run the same command again; it goes on where it stopped"
@@ -86,7 +90,7 @@ def translated(where: str) -> Iterator[None]:
 def _from_response(error: HttpResponseError, where: str, code: str) -> AzureError:
     told = getattr(error, "error", None)
     headers = getattr(error.response, "headers", {}) or {}
-    text = (told.message if told is not None and told.message else None) or _first_line(error)
+    text = told.message if told is not None and told.message else _why(error)
     azure_code = str(getattr(told, "code", "") or "")
     status = error.status_code
     fix = (
@@ -120,6 +124,17 @@ def _grant(text: str) -> str | None:
         f"ask an owner of {group} for a role that grants {denied['action']} "
         "(mlflow-phi3 doctor lists all that each step needs)"
     )
+
+
+def _why(error: HttpResponseError) -> str:
+    """Return why a request failed; of a sign-in, what was refused of the ways that were tried."""
+    tried = _TRIED.findall(str(error.message))
+    refused = [
+        f"{way}: {told.partition(' Trace ID')[0]}" for way, told in tried if _NOT_IN.search(told)
+    ]
+    if tried and not refused:
+        return f"nobody is signed in; tried {', '.join(way for way, _ in tried)}"
+    return "; ".join(refused) or _first_line(error)
 
 
 def _first_line(error: BaseException) -> str:

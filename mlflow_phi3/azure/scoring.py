@@ -1,14 +1,15 @@
 """Calling an endpoint: key, one deployment on demand, retries within a deadline, streams."""
 
+import contextlib
 import json
-import math
 import ssl
 import time
 from collections.abc import Iterator, Mapping
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay
 
 from mlflow_phi3.azure.failures import redact
 from mlflow_phi3.errors import AzureError
@@ -59,7 +60,7 @@ class ScoringClient:
         """
         retrying = Retrying(
             retry=retry_if_exception(lambda e: isinstance(e, _Busy | httpx.TransportError)),
-            stop=stop_after_delay(self._total_s),
+            stop=stop_before_delay(self._total_s),
             wait=_wait_s,
             sleep=time.sleep,
             reraise=True,
@@ -142,16 +143,26 @@ class ScoringClient:
 def _wait_s(state: RetryCallState) -> float:
     """Return how long to wait: as told by the service, else doubling from a tenth of a second."""
     error = state.outcome.exception() if state.outcome else None
-    if isinstance(error, _Busy):
-        headers = error.response.headers
-        try:
-            told = float(headers.get("retry-after-ms", "nan")) / 1000
-            told = float(headers.get("retry-after", "nan")) if math.isnan(told) else told
-        except ValueError:
-            told = float("nan")
-        if not math.isnan(told):
-            return min(told, _LONGEST_WAIT_S)
+    told_s = _retry_after_s(error.response.headers) if isinstance(error, _Busy) else 0.0
+    if told_s > 0:  # "at once" says nothing: asking on and on would only keep it busy
+        return min(told_s, _LONGEST_WAIT_S)
     return min(0.1 * 2.0 ** (state.attempt_number - 1), _LONGEST_WAIT_S)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float:
+    """Return the seconds that an answer asks to wait, 0 where it does not; as azure-core reads it.
+
+    Source: RFC 9110, 10.2.3: seconds, or a date; the headers in milliseconds are Azure's own.
+    """
+    for name in ("retry-after-ms", "x-ms-retry-after-ms"):
+        with contextlib.suppress(ValueError):
+            return float(headers.get(name, "")) / 1000
+    text = headers.get("retry-after", "")
+    with contextlib.suppress(ValueError):
+        return float(text)
+    with contextlib.suppress(ValueError):
+        return parsedate_to_datetime(text).timestamp() - time.time()
+    return 0.0
 
 
 def _told(response: httpx.Response) -> str:

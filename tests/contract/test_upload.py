@@ -135,3 +135,17 @@ def test_two_gigabytes_are_cut_resumed_and_sent_once_with_flat_memory(
         assert sent_blobs(emulator) == []
     print(f"peak {memory.size_bytes / 2**20:.0f} MiB")
     assert memory.size_bytes < 300 * 2**20
+
+
+def test_a_datastore_without_secrets_is_opened_as_whoever_signed_in(workspace, emulator, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "weights.bin").write_bytes(b"abc")
+    arrived = []
+    emulator.http.put("/emulator/datastore", json={"credentialsType": "None"})
+    try:
+        upload_folder(workspace, folder, "keyless", progress=arrived.append)
+    finally:
+        emulator.http.put("/emulator/datastore", json={"credentialsType": "AccountKey"})
+    assert sum(arrived) == 3
+    assert not [e for e in emulator.journal() if e["path"].endswith("/listSecrets")]

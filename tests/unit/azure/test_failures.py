@@ -6,6 +6,7 @@ from azure.core.exceptions import (
     HttpResponseError,
     ServiceRequestError,
 )
+from azure.identity import ChainedTokenCredential, CredentialUnavailableError
 from azure.mgmt.core.exceptions import ARMErrorFormat
 
 from mlflow_phi3.azure.failures import redact, translated
@@ -81,3 +82,37 @@ def test_secrets_are_taken_out(text):
 def test_other_text_stays():
     text = "The VM size Standard_X is not supported; known keys: a, b."
     assert redact(text) == text
+
+
+class EnvironmentCredential:
+    """A way to sign in that answers with an error."""
+
+    def __init__(self, error):
+        self._error = error
+
+    def get_token(self, *_scopes, **_options):
+        raise self._error
+
+
+class CliCredential(EnvironmentCredential):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (
+            ClientAuthenticationError("AADSTS7000215: Invalid client secret. Trace ID: 1-2"),
+            r"A702 x: CliCredential: AADSTS7000215: Invalid client secret\. Fix: sign in again",
+        ),
+        (
+            CredentialUnavailableError("Please run 'az login'"),
+            r"A702 x: nobody is signed in; tried EnvironmentCredential, CliCredential\. Fix",
+        ),
+    ],
+)
+def test_why_signing_in_failed_is_told_of_the_way_that_was_open(answer, told):
+    unset = CredentialUnavailableError("EnvironmentCredential is not fully configured.")
+    chain = ChainedTokenCredential(EnvironmentCredential(unset), CliCredential(answer))
+    with pytest.raises(AzureError, match=told), translated("x"):
+        chain.get_token("scope")

@@ -1,12 +1,17 @@
 """Answers that are none: a gateway's page, a connection that breaks, nobody there."""
 
+import datetime as dt
 import http.server
 import ssl
 import threading
+from email.utils import format_datetime
+from types import SimpleNamespace
 
+import httpx
 import pytest
+from tenacity import Future
 
-from mlflow_phi3.azure.scoring import ScoringClient
+from mlflow_phi3.azure.scoring import ScoringClient, _Busy, _wait_s
 from mlflow_phi3.errors import AzureError
 
 
@@ -15,11 +20,14 @@ def answering():
     """Start a server that answers with these bytes, of which it promises so many more."""
     servers = []
 
-    def start(body, *, promised=0):
+    def start(body, *, promised=0, status=200, **headers):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 self.rfile.read(int(self.headers["Content-Length"]))
-                self.send_response(200)
+                start.asked += 1
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name.replace("_", "-"), value)
                 self.send_header("Content-Length", str(len(body) + promised))
                 self.end_headers()
                 self.wfile.write(body)
@@ -39,7 +47,7 @@ def answering():
         clients.append(ScoringClient(uri, "key", ssl.create_default_context(), total_s=0.2))
         return clients[-1]
 
-    start.client = client
+    start.client, start.asked = client, 0
     yield start
     for one in clients:
         one.close()
@@ -68,7 +76,37 @@ def test_a_stream_that_breaks_off_is_told(answering):
         next(events)
 
 
+def test_nobody_waits_for_longer_than_there_is_time(answering):
+    with pytest.raises(AzureError, match=r"PHI3-A707 .*status 503"):
+        answering(b"{}", status=503, retry_after="19").ask({})
+    assert answering.asked == 1
+
+
 @pytest.mark.parametrize("call", [lambda c: c.ask({}), lambda c: list(c.stream({}))])
 def test_nobody_there_is_told_with_the_mend(answering, call):
     with pytest.raises(AzureError, match=r"PHI3-A706 http://127.0.0.1:9/score: .*check the net"):
         call(answering.client("http://127.0.0.1:9/score"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "least_s", "most_s"),
+    [
+        ({"retry-after-ms": "1500", "Retry-After": "9"}, 1.5, 1.5),
+        ({"x-ms-retry-after-ms": "1500"}, 1.5, 1.5),
+        ({"retry-after-ms": "soon", "Retry-After": "3"}, 3, 3),
+        ({"Retry-After": "3600"}, 20, 20),
+        ({"Retry-After": format_datetime(dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))}, 20, 20),
+        # The time is over, or nothing is told: as without the header.
+        ({"Retry-After": format_datetime(dt.datetime.now(dt.UTC))}, 0.4, 0.4),
+        ({"Retry-After": "0"}, 0.4, 0.4),
+        ({"Retry-After": "-5"}, 0.4, 0.4),
+        ({"Retry-After": "soon"}, 0.4, 0.4),
+        ({}, 0.4, 0.4),
+    ],
+)
+def test_the_service_says_how_long_to_wait(headers, least_s, most_s):
+    state = SimpleNamespace(
+        outcome=Future.construct(3, _Busy(httpx.Response(429, headers=headers)), True),
+        attempt_number=3,
+    )
+    assert least_s <= _wait_s(state) <= most_s
