@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from mlflow_phi3.errors import Interrupted, Phi3Error
 from mlflow_phi3.tracking.launcher import find_launcher
 from mlflow_phi3.tracking.signals import is_alive, stoppable
 
+_SPLITS = ("train", "validation", "test")
+_WEIGHT = re.compile(r":[\d.]+$")  # "rows.jsonl:0.5"
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
@@ -43,21 +46,30 @@ def run(word: str, arguments: Sequence[str]) -> int:
                 # `mlflow run` starts us in the project's folder; paths mean where the person is.
                 os.chdir(launcher.cwd())
             config = parse_arguments(WORDS[word], arguments)
-            settle(str(getattr(config, "model", "")))
+            data = [str(getattr(config, f"{split}_data", "")) for split in _SPLITS]
+            settle(str(getattr(config, "model", "")), data)
             importlib.import_module(f"mlflow_phi3.workflows.{word}").run(config)
     except (Phi3Error, Interrupted) as error:
         return _tell(error, launcher)
     return 0
 
 
-def settle(model: str) -> None:
-    """Set what libraries read from the environment when they are imported."""
+def settle(model: str, data: Sequence[str] = ()) -> None:
+    """Set what libraries read from the environment when they are imported.
+
+    Args:
+        model: As ``model`` names it.
+        data: Sources, as ``train_data`` and its kin name them.
+    """
     # On a CPU it asks for the package `kernels` whenever it is imported, which PEFT always does.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     # A hub id is "owner/name"; whatever else names a model lies on this machine.
-    if model.count("/") != 1 or Path(model).is_dir():
+    own_model = model.count("/") != 1 or Path(model).is_dir()
+    sources = [_WEIGHT.sub("", part.strip()) for named in data for part in named.split(",") if part]
+    own_data = all(Path(name).exists() or Path(name).suffix or name == "demo" for name in sources)
+    if own_model and own_data:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 

@@ -25,13 +25,20 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported():
 
 
 @pytest.mark.parametrize(
-    ("model", "offline"),
-    [("demo", "1"), (".", "1"), ("microsoft/Phi-4-mini-instruct", None)],
+    ("model", "data", "offline"),
+    [
+        ("demo", "", "1"),
+        (".", "demo, no/such.jsonl", "1"),
+        ("microsoft/Phi-4-mini-instruct", "demo", None),
+        ("demo", "demo, HuggingFaceH4/no_robots:0.5", None),
+        ("demo", "squad", None),
+        ("demo", "tests:2", "1"),
+    ],
 )
-def test_the_hub_is_out_of_reach_when_the_model_is_on_this_machine(monkeypatch, model, offline):
+def test_the_hub_is_out_of_reach_when_all_is_on_this_machine(monkeypatch, model, data, offline):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
-    entry.settle(model)
+    entry.settle(model, [data, ""])
 
     assert entry.os.environ.get("HF_HUB_OFFLINE") == offline
     assert entry.os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
