@@ -13,7 +13,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, DatabaseError
+from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlflow_phi3.errors import PreflightError, UsageError
@@ -27,6 +27,8 @@ _JOURNAL_SUFFIX = ".log"
 _IN_MEMORY = ("sqlite://", SCHEME, f"{SCHEME}:memory:")
 # Several drivers may write to one SQLite file: wait for its lock rather than fail.
 _SQLITE_LOCK_S = 60
+# How long commands that begin at once may be in each other's way while the tables are made.
+_MAKING_S = 60
 # How long a database that answered once may be away before the sweep gives up.
 _AWAY_S = 300
 
@@ -96,12 +98,25 @@ def _open_database(url: str) -> BaseStorage:
     if url.startswith(SCHEME):
         Path(url.removeprefix(SCHEME)).resolve().parent.mkdir(parents=True, exist_ok=True)
         options = {"connect_args": {"timeout": _SQLITE_LOCK_S}}
-    storage = RDBStorage(_name_driver(url), engine_kwargs=options)
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_made_by_another),
+        stop=tenacity.stop_after_delay(_MAKING_S),
+        wait=tenacity.wait_random(0.1, 0.5),
+        reraise=True,
+    )
+    storage: BaseStorage = attempts(RDBStorage, _name_driver(url), engine_kwargs=options)
     if url.startswith(SCHEME):
         write_ahead(storage.engine)
     else:
         event.listen(storage.engine, "do_connect", _connect_patiently)
     return storage
+
+
+def _is_made_by_another(error: BaseException) -> bool:
+    """Whether another command was making the tables at the same moment."""
+    return isinstance(error, IntegrityError) or (
+        isinstance(error, DatabaseError) and "already exists" in str(error)
+    )
 
 
 def _name_driver(url: str) -> str:

@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from mlflow_phi3.errors import PreflightError, UsageError
@@ -52,3 +55,15 @@ def test_what_cannot_keep_a_study_is_refused_in_a_line(tmp_path):
     for url in ("sqlite://", "sqlite:///", "sqlite:///:memory:"):
         with pytest.raises(UsageError, match=r"PHI3-U087 storage: .* is gone with this process"):
             open_storage(url)
+
+
+def test_commands_that_begin_at_once_make_one_database(tmp_path):
+    url = f"sqlite:///{tmp_path}/new.db"
+    together = threading.Barrier(4)
+
+    def open_together(_):
+        together.wait()
+        return open_storage(url).get_all_studies()
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(open_together, range(4))) == [[]] * 4
