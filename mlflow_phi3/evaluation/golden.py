@@ -137,9 +137,10 @@ def read_golden(path: Path) -> Iterator[GoldenQuery]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else f"it is not UTF-8: {error}"
         raise DataError(
-            "PHI3-D072", f"cannot be read: {error.strerror}", where=str(path), fix="check golden"
+            "PHI3-D072", f"cannot be read: {told}", where=str(path), fix="check golden"
         ) from error
     for place, line in numbered_lines(text, path):
         yield _to_query(line, place)
@@ -202,7 +203,7 @@ def _within(text: str, answer: str) -> bool:
 def _to_query(line: str, place: str) -> GoldenQuery:
     try:
         row = _Row.model_validate(json.loads(line))
-    except (ValueError, re.error) as error:  # ValidationError and JSONDecodeError are ValueErrors
+    except (ValueError, RecursionError, re.error) as error:  # pydantic's and JSON's are ValueErrors
         told = str(error)
         if isinstance(error, ValidationError):
             fault = error.errors(include_url=False, include_context=False)[0]

@@ -97,7 +97,7 @@ def judge_answers(run: Run, rows: Sequence[JudgedAnswer], scorers: list[Any]) ->
         for row in rows
     ]
     run.flush()
-    with mlflow.start_run(run_id=run.run_id, nested=True):
+    with run.current():
         found = mlflow.genai.evaluate(data=data, scorers=scorers)
     shares = {
         name.removesuffix("/mean"): float(value)

@@ -11,6 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 
+from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.missing import is_missing
 from mlflow_phi3.tracking.runs import Run
 
@@ -53,7 +54,7 @@ class Servable(Protocol):
 
 def log_model(run: Run, servable: Servable, *, name: str = "model") -> str:
     """Log ``servable`` as a model of ``run``; its ``models:/`` URI."""
-    with mlflow.start_run(run_id=run.run_id, nested=True):
+    with run.current():
         logged = mlflow.pyfunc.log_model(name=name, **_as_mlflow(servable))
     return str(logged.model_uri)
 
@@ -115,9 +116,31 @@ def ensure_registered(client: MlflowClient, name: str) -> None:
     """Make the registered model ``name``, if it is not there yet."""
     try:
         client.create_registered_model(name)
-    except MlflowException:
-        if not client.search_registered_models(f"name = '{name}'"):
-            raise
+    except MlflowException as refused:
+        try:
+            client.get_registered_model(name)
+        except MlflowException:
+            raise refused from None
+
+
+def check_name(name: str, *, where: str) -> None:
+    """Refuse what no registered model can be called, or what ``models:/`` could not name then.
+
+    Args:
+        name: As the person gave it.
+        where: The parameter that it stands in.
+
+    Raises:
+        UsageError: It cannot be.
+    """
+    # The first two are MLflow's own (mlflow.utils.validation); @ stands before an alias.
+    if any(letter in name for letter in "/:@") or not name.strip(" ."):
+        raise UsageError(
+            "PHI3-U024",
+            f"{name!r} is no name for a registered model",
+            where=where,
+            fix="leave out '/', ':' and '@'",
+        )
 
 
 def find_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:

@@ -184,6 +184,13 @@ class Run:
         """Log a table that the MLflow UI can sort and compare across runs."""
         self.client.log_table(self.run_id, data=dict(columns), artifact_file=name)
 
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        """A block in which MLflow's own functions log here; they end the run, and it goes on."""
+        with mlflow.start_run(run_id=self.run_id, nested=True):
+            yield
+        self.client.update_run(self.run_id, status="RUNNING")
+
     def end(self, status: Status) -> None:
         """Write what is buffered and close the run."""
         self.flush()

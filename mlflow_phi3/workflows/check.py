@@ -1,14 +1,19 @@
 """What cannot be meant, refused before a run is made and data is read."""
 
+from pathlib import Path
+
 from mlflow_phi3.config.hyperparameters import UNWEIGHTED, Hyperparameters
 from mlflow_phi3.config.parse import narrow
+from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.swept import Pin
 from mlflow_phi3.config.words import SweepWord, TrainWord
+from mlflow_phi3.evaluation.golden import load_golden
 from mlflow_phi3.modeling.base import choose_device
 from mlflow_phi3.sweep.pruners import build_pruner
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import build_space, pinned_spec
+from mlflow_phi3.tracking.registry import check_name
 
 
 def check_search(config: SweepWord) -> None:
@@ -39,3 +44,16 @@ def check_training(config: TrainWord) -> None:
     # Balanced weights are counted in the data, which is not read yet.
     settings = narrow(config, Hyperparameters).model_copy(update={"class_weights": Pin(UNWEIGHTED)})
     pinned_spec(settings, model=config.model, seed=config.seed)
+
+
+def check_registration(config: RegisterConfig) -> None:
+    """Refuse a name that no registered model can have, and golden queries that are none.
+
+    Raises:
+        UsageError: Such a name.
+        DataError: The golden queries cannot be read, or there are none.
+    """
+    if config.registered_model:
+        check_name(config.registered_model, where="registered_model")
+    if config.golden:
+        load_golden(Path(config.golden))

@@ -1,15 +1,17 @@
 """``main``: prepare, sweep, evaluate, register, as child runs of one run, in one process."""
 
 import importlib
+import os
 
 from rich.markup import escape
 
+from mlflow_phi3.azure.safety import safety_from
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.tracking.uris import hide_password
-from mlflow_phi3.workflows.check import check_search
-from mlflow_phi3.workflows.evaluate import evaluate_as_child, show_measures
+from mlflow_phi3.workflows.check import check_registration, check_search
+from mlflow_phi3.workflows.evaluate import choose_judges, evaluate_as_child, show_measures
 from mlflow_phi3.workflows.job import Job, greet, open_base, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.register import Registered, register_as_child
@@ -22,6 +24,10 @@ def run(config: MainWord) -> None:
         importlib.import_module("mlflow_phi3.workflows.foundry_main").run(config)
         return
     check_search(config)
+    # What is needed last must not fail only after the training.
+    choose_judges(config)
+    safety_from(os.environ)
+    check_registration(config)
     job = open_job(config)
     greet(job, config)
     with job.root("main", config) as root:

@@ -20,7 +20,7 @@ from mlflow_phi3.evaluation.gates import (
     golden_gate,
     parity_gate,
 )
-from mlflow_phi3.evaluation.golden import GoldenResult, judge_all, read_golden
+from mlflow_phi3.evaluation.golden import GoldenResult, judge_all, load_golden
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
 from mlflow_phi3.modeling.adapter import with_adapter
@@ -37,13 +37,14 @@ from mlflow_phi3.tracking import registry
 from mlflow_phi3.tracking.lookup import find_finished
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.certify import certify_winner
+from mlflow_phi3.workflows.check import check_registration
 from mlflow_phi3.workflows.evaluate import load_evaluation
 from mlflow_phi3.workflows.job import Job, log_config, open_base, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, fetch_adapter, load_winner
 
 _PARAMETER = "evaluate_run"
-_GOLDEN_TOKENS = 256
+_GOLDEN_TOKENS = 512  # of an answer whose query names none, as of a served model
 _NAMES = {False: "phi3-chat", True: "phi3-classifier"}  # by whether labels are learnt
 
 
@@ -74,6 +75,7 @@ class Registered:
 
 def run(config: RegisterWord) -> None:
     """Run the step by itself, on an evaluation of the store."""
+    check_registration(config)
     job = open_job(config)
     evaluate_run = (
         config.evaluate_run or job.tracker.latest("evaluate", where=_PARAMETER).info.run_id
@@ -225,14 +227,21 @@ def _judge(
 
 def _ask_golden(model: Base, path: Path) -> tuple[GoldenResult, ...]:
     """Let the reloaded model answer the golden queries."""
-    queries = list(read_golden(path))
-    prompts = [query.messages for query in queries]
-    if not model.labels:
-        answers = generate(model.model, model.tokenizer, prompts, max_new_tokens=_GOLDEN_TOKENS)
-        return judge_all(queries, answers)
-    rendered = [render_prompt(model.tokenizer, prompt) for prompt in prompts]
-    found = [model.labels[int(shares.argmax())] for shares in classify(model.model, rendered)]
-    return judge_all(queries, found)
+    queries = load_golden(path)
+    if model.labels:
+        rendered = [render_prompt(model.tokenizer, query.messages) for query in queries]
+        found = [model.labels[int(shares.argmax())] for shares in classify(model.model, rendered)]
+        return judge_all(queries, found)
+    by_length: dict[int, list[int]] = {}
+    for at, query in enumerate(queries):
+        by_length.setdefault(query.inputs.get("max_tokens", _GOLDEN_TOKENS), []).append(at)
+    answers = [""] * len(queries)
+    for length, places in by_length.items():
+        prompts = [queries[at].messages for at in places]
+        texts = generate(model.model, model.tokenizer, prompts, max_new_tokens=length)
+        for at, text in zip(places, texts, strict=True):
+            answers[at] = text
+    return judge_all(queries, answers)
 
 
 def _against_champion(
@@ -251,9 +260,22 @@ def _against_champion(
     if reigning is None:
         return champion_gate(None, config.promote)
     folder = registry.download_model(reigning.source, scratch / "champion")
-    champion = load_portable(folder / CHECKPOINT, precision="float32")
-    if champion.labels != challenger.labels:
-        told = f"the champion knows other labels: {', '.join(champion.labels) or 'none'}"
+    if not (folder / CHECKPOINT).is_dir():
+        told = "the champion's weights are not in the store, so it cannot be measured here"
         return champion_gate(None, config.promote, unlike=told)
+    champion = load_portable(folder / CHECKPOINT, precision="float32")
+    if unlike := _why_unlike(champion, challenger):
+        return champion_gate(None, config.promote, unlike=unlike)
     rival = measure(champion, None, data.examples("test"), (), config=EvaluateConfig(answers=0))
     return champion_gate(compare(tuned.per_example, rival.per_example), config.promote)
+
+
+def _why_unlike(champion: Base, challenger: Base) -> str:
+    """Why a loss on the challenger's test rows says nothing of the champion; empty if it does."""
+    if champion.labels != challenger.labels:
+        return f"the champion knows other labels: {', '.join(champion.labels) or 'none'}"
+    if champion.tokenizer.get_vocab() != challenger.tokenizer.get_vocab():
+        return "the champion reads other tokens, of which a loss cannot be compared"
+    if champion.template_sha256 != challenger.template_sha256:
+        return "the champion was trained on another chat template"
+    return ""

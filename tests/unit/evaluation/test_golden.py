@@ -73,6 +73,7 @@ def test_what_only_looks_like_a_line_end_ends_none(tmp_path):
     ("row", "told"),
     [
         ("{", "g.jsonl:1: Expecting"),
+        ("[" * 100_000, "g.jsonl:1: maximum recursion depth"),
         ({"contains": ["a"]}, "give messages, or text"),
         ({"messages": ASK, "text": "a"}, "give messages, or text"),
         ({"messages": [], "contains": ["a"]}, "must end with the user's"),
@@ -91,6 +92,12 @@ def test_a_wrong_line_is_told_with_its_place(tmp_path, row, told):
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(DataError, match="PHI3-D072"):
         list(read_golden(tmp_path / "none.jsonl"))
+
+
+def test_a_file_that_is_not_utf8_is_told(tmp_path):
+    (tmp_path / "g.jsonl").write_bytes('{"text": "é"}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"PHI3-D072 .*g\.jsonl: .* not UTF-8: .* byte 0xe9"):
+        list(read_golden(tmp_path / "g.jsonl"))
 
 
 def test_a_file_without_a_query_is_told(tmp_path):

@@ -103,6 +103,17 @@ def test_uris_no_longer_depend_on_the_working_directory(tmp_path, monkeypatch):
     assert absolute_uri("sqlite:////x/mlflow.db") == "sqlite:////x/mlflow.db"
     assert absolute_uri("http://localhost:5000") == "http://localhost:5000"
     assert absolute_uri("mlruns") == (tmp_path / "mlruns").as_uri()
+    assert absolute_uri("databricks") == "databricks"
+
+
+def test_a_run_that_mlflow_itself_logs_to_goes_on(tracker):
+    with tracker.stage("register", stage="register") as run:
+        with run.current():
+            mlflow.log_param("by", "mlflow")
+        between = tracker.client.get_run(run.run_id)
+
+    assert (between.data.params, between.info.status) == ({"by": "mlflow"}, "RUNNING")
+    assert tracker.client.get_run(run.run_id).info.status == "FINISHED"
 
 
 def test_what_a_killed_process_had_spilled_is_there_up_to_its_last_whole_line(tracker, tmp_path):

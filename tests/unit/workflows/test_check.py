@@ -1,13 +1,15 @@
 """What cannot be meant leaves no run behind."""
 
+import os
+
 import pytest
 
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.words import WORDS
-from mlflow_phi3.errors import UsageError
-from mlflow_phi3.workflows import main, sweep, train
+from mlflow_phi3.errors import Phi3Error
+from mlflow_phi3.workflows import main, register, sweep, train
 
-RUN = {"main": main.run, "sweep": sweep.run, "train": train.run}
+RUN = {"main": main.run, "sweep": sweep.run, "train": train.run, "register": register.run}
 
 
 @pytest.mark.parametrize(
@@ -24,13 +26,19 @@ RUN = {"main": main.run, "sweep": sweep.run, "train": train.run}
         ("train", {"epochs": "1,2"}, "PHI3-U081 epochs"),
         ("train", {"learning_rate": "1e-5..1e-4"}, "PHI3-U081 learning_rate"),
         ("train", {"target_modules": "q_proj"}, "PHI3-U082 target_modules"),
+        ("main", {"registered_model": "a/b"}, "PHI3-U024 registered_model"),
+        ("main", {"golden": "none.jsonl"}, "PHI3-D072 none.jsonl"),
+        ("main", {"judge_model": "gpt"}, "PHI3-U072 judge_model"),
+        ("register", {"registered_model": "a@b"}, "PHI3-U024 registered_model"),
+        ("register", {"registered_model": ".."}, "PHI3-U024 registered_model"),
+        ("register", {"golden": os.devnull}, "PHI3-D077"),
     ],
 )
 def test_it_is_refused_before_anything_runs(word, values, code, tracker, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiment_id)
 
-    with pytest.raises(UsageError, match=code):
+    with pytest.raises(Phi3Error, match=code):
         RUN[word](parse_values(WORDS[word], values))
 
     assert tracker.client.search_runs([tracker.experiment_id]) == []
