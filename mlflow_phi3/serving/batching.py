@@ -9,7 +9,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, PreTrainedModel
 
 from mlflow_phi3.errors import Phi3Error
-from mlflow_phi3.modeling.generate import context_length, padding_id, stop_ids
+from mlflow_phi3.modeling.generate import padding_id, stop_ids
 from mlflow_phi3.serving.deliveries import Deliveries
 from mlflow_phi3.serving.local import Checkpoint
 
@@ -41,7 +41,6 @@ class Batcher:
         # that, a small model takes a sixth less time for a token.
         model.forward = torch.inference_mode()(model.forward)
         self._ends = stop_ids(model, checkpoint.tokenizer)
-        self.capacity = min(context_length(model), cache_tokens)
         self._manager = model.init_continuous_batching(
             generation_config=GenerationConfig(
                 do_sample=sampling,
@@ -124,7 +123,8 @@ def _batching_config(
         return ContinuousBatchingConfig(per_request_processors=sampling)
     return ContinuousBatchingConfig(
         block_size=_BLOCK,
-        num_blocks=-(-cache_tokens // _BLOCK),
+        # One more than the tokens take: the scheduler asks for it when a prompt fills the last.
+        num_blocks=-(-cache_tokens // _BLOCK) + 1,
         max_batch_tokens=_CPU_BATCH_TOKENS,
         per_request_processors=sampling,
         seed=int(torch.seed() % 2**31),

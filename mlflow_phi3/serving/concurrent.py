@@ -68,7 +68,7 @@ class ConcurrentModel:
     Args:
         checkpoint: What answers.
         default_max_tokens: Length of an answer when a request names none.
-        cache_tokens: Capacity of the key-value cache on a CPU.
+        cache_tokens: Capacity of the key-value cache on a CPU, and of any request.
         interval_s: As for :class:`mlflow_phi3.serving.deliveries.Deliveries`.
     """
 
@@ -108,11 +108,15 @@ class ConcurrentModel:
         """Render the messages and see whether they fit.
 
         Raises:
-            UsageError: The messages fill the context.
+            UsageError: The messages fill the context, or the cache.
         """
         ids = render_prompt(self._checkpoint.tokenizer, request.to_messages())
-        context = min(context_length(self._checkpoint.model), self._cache_tokens)
-        length = allowed_tokens(request, prompt=len(ids), context=context, default=self._default)
+        context, bound = context_length(self._checkpoint.model), "the model's context is"
+        if self._cache_tokens < context:
+            context, bound = self._cache_tokens, "the server's cache_tokens are"
+        length = allowed_tokens(
+            request, prompt=len(ids), context=context, default=self._default, bound=bound
+        )
         return Prompt(request, ids, length)
 
     async def answer(self, prompt: Prompt) -> Reply:

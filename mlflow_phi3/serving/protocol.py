@@ -166,8 +166,22 @@ def parse_request(body: object) -> ChatRequest:
         ) from error
 
 
-def allowed_tokens(request: ChatRequest, *, prompt: int, context: int, default: int) -> int:
+def allowed_tokens(
+    request: ChatRequest,
+    *,
+    prompt: int,
+    context: int,
+    default: int,
+    bound: str = "the model's context is",
+) -> int:
     """How long the answer may be: as asked, or ``default``, and never past the context.
+
+    Args:
+        request: What is asked.
+        prompt: Tokens of the rendered messages.
+        context: Tokens of prompt and answer together, at most.
+        default: Tokens of an answer that names no length.
+        bound: What sets ``context``, for people.
 
     Raises:
         UsageError: The prompt alone fills the context.
@@ -176,7 +190,7 @@ def allowed_tokens(request: ChatRequest, *, prompt: int, context: int, default: 
     if room < 1:
         raise UsageError(
             "PHI3-U042",
-            f"the messages have {prompt} tokens and the model's context is {context} tokens",
+            f"the messages have {prompt} tokens and {bound} {context} tokens",
             where="messages",
             fix=f"shorten the messages to at most {context - 1} tokens",
         )

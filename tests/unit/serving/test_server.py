@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from mlflow_phi3.errors import Phi3Error
+from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.serving.concurrent import ConcurrentModel
 from mlflow_phi3.serving.protocol import parse_request
 from tests.unit.serving.running import QUESTIONS, ask, expected
@@ -194,6 +194,21 @@ def test_a_request_past_the_context_is_a_400_with_the_numbers(client):
         client.chat.completions.create(model="m", messages=[{"role": "user", "content": "x" * 300}])
     assert told.value.code == "PHI3-U042"
     assert told.value.param == "messages"
+
+
+def test_a_prompt_that_leaves_the_cache_room_for_one_token_gets_it(checkpoint, local):
+    model = ConcurrentModel(checkpoint, cache_tokens=64)
+    try:
+        asked = (parse_request(ask("x" * count)) for count in range(64))
+        prompt = next(p for p in map(model.prepare, asked) if len(p.ids) == 63)
+        (found,) = asyncio.run(model.answer(prompt)).answers
+        one = prompt.request.model_copy(update={"max_tokens": 1})
+        assert found == local.answer(one).answers[0]
+        with pytest.raises(UsageError, match=r"\d+ tokens and the server's cache_tokens are 64"):
+            model.prepare(parse_request(ask("x" * 64)))
+        assert model.alive
+    finally:
+        model.stop()
 
 
 def test_health_models_and_metrics(server, client):
