@@ -13,11 +13,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, NaiveDatetime, ValidationError
+from pydantic import AwareDatetime, BaseModel, FiniteFloat, NaiveDatetime, ValidationError
 
 from mlflow_phi3.errors import DataError
 
 _FILTERED = "content_filter"
+# What holds the chats or texts of a request: Azure's key, and those of MLflow's scoring server.
+_HOLDERS = ("input_data", "dataframe_split", "dataframe_records", "inputs")
 _OK = 200
 
 
@@ -51,7 +53,7 @@ class _Measured(BaseModel):
 
     at: AwareDatetime | NaiveDatetime
     status: int | None = None
-    latency_ms: float | None = None
+    latency_ms: FiniteFloat | None = None
 
 
 def to_log(request: Any, response: Any, *, at: dt.datetime, status: int, latency_ms: float) -> str:
@@ -138,7 +140,14 @@ def _call(measured: _Measured, request: Any, response: Any) -> Call:
 
 def _answer(completion: Mapping[str, Any]) -> str:
     message = next(iter(_mappings(completion.get("choices"))), {}).get("message")
-    return str(message.get("content") or "") if isinstance(message, Mapping) else ""
+    return _said(message.get("content")) if isinstance(message, Mapping) else ""
+
+
+def _said(content: Any) -> str:
+    """The text of a message, which may come in parts."""
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in _mappings(content))
+    return str(content or "")
 
 
 def _used(completions: Iterable[Mapping[str, Any]], name: str) -> int | None:
@@ -158,9 +167,9 @@ def _is_refused(completion: Mapping[str, Any]) -> bool:
 def _prompts(request: Any) -> Iterator[str]:
     """What users said, in any of the shapes that a request or the collector gives it."""
     for row in _rows(_loaded(request)):
-        for turn in _loaded(row.get("messages")) or ():
-            if isinstance(turn, Mapping) and turn.get("role") == "user":
-                yield str(turn.get("content") or "")
+        for turn in _mappings(_loaded(row.get("messages"))):
+            if turn.get("role") == "user":
+                yield _said(turn.get("content"))
         if isinstance(row.get("text"), str):
             yield row["text"]
 
@@ -170,11 +179,14 @@ def _rows(request: Any) -> list[Mapping[str, Any]]:
         return _mappings(request)
     if not isinstance(request, Mapping):
         return []
-    framed = request.get("input_data") or request.get("dataframe_split")
-    if isinstance(framed, Mapping) and "columns" in framed:
-        columns = framed["columns"]
-        return [dict(zip(columns, row, strict=False)) for row in framed.get("data") or ()]
-    return _rows(framed) if isinstance(framed, list) else [request]
+    held = next((request[name] for name in _HOLDERS if request.get(name)), None)
+    if isinstance(held, Mapping) and "columns" in held:
+        columns, data = held["columns"], held.get("data")
+        if not (isinstance(columns, list) and isinstance(data, list)):
+            return []
+        names = [str(name) for name in columns]
+        return [dict(zip(names, row, strict=False)) for row in data if isinstance(row, list)]
+    return _mappings(held) if isinstance(held, list) else [request]
 
 
 def _completions(response: Any) -> list[Mapping[str, Any]]:
@@ -195,7 +207,7 @@ def _loaded(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in "[{":
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 
@@ -203,7 +215,7 @@ def _loaded(value: Any) -> Any:
 def _parse(text: str, place: str) -> Mapping[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as wrong:
+    except (ValueError, RecursionError) as wrong:
         raise DataError(
             "PHI3-D092", f"not JSON: {wrong}", where=place, fix="remove the line"
         ) from wrong

@@ -1,6 +1,8 @@
 """Requests, latency, errors, tokens, refusals and cost of a window of time."""
 
+import datetime as dt
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -103,7 +105,7 @@ def from_calls(calls: Sequence[Call], *, hours: float) -> Traffic:
         error_rate=_share([status >= 400 for status in statuses]),
         latency_p50_ms=float(middle),
         latency_p95_ms=float(high),
-        latency_worst_p95_ms=float(max(latencies, default=math.nan)),
+        latency_worst_p95_ms=_worst_minute(calls),
         prompt_tokens=_total([call.prompt_tokens for call in calls]),
         completion_tokens=_total([call.completion_tokens for call in calls]),
         refusal_rate=_share([call.refused for call in calls]),
@@ -111,11 +113,11 @@ def from_calls(calls: Sequence[Call], *, hours: float) -> Traffic:
 
 
 def joined(measured: Traffic | None, written: Traffic) -> Traffic:
-    """The service's own figures where there are some, those of written calls for the rest.
+    """The service's own figures where it counted any request, those of written calls for the rest.
 
     Tokens are counted up to all requests, as only some calls may have been written down.
     """
-    if measured is None:
+    if measured is None or not measured.requests:
         return written
     scale = measured.requests / written.requests if written.requests else 1.0
     return replace(
@@ -137,6 +139,15 @@ def with_cost(traffic: Traffic, tariff: Tariff, *, hours: float) -> Traffic:
     ) / MILLION
     parts = [part for part in (hours * tariff.usd_per_hour, tokens) if not math.isnan(part)]
     return replace(traffic, cost_usd=sum(parts) if parts else math.nan)
+
+
+def _worst_minute(calls: Sequence[Call]) -> float:
+    """The highest of the minutes' 95th percentiles; NaN without a latency."""
+    minutes: dict[dt.datetime, list[float]] = defaultdict(list)
+    for call in calls:
+        if call.latency_ms is not None:
+            minutes[call.at.replace(second=0, microsecond=0)].append(call.latency_ms)
+    return max((float(np.percentile(one, 95)) for one in minutes.values()), default=math.nan)
 
 
 def _weighted(values: Sequence[float], counts: np.ndarray) -> float:

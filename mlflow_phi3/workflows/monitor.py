@@ -137,9 +137,10 @@ def _is_managed(workspace: Workspace, endpoint: str) -> bool:
 def _read_log(path: Path) -> Iterator[tuple[str, str]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else f"it is not UTF-8: {error}"
         raise DataError(
-            "PHI3-D093", f"cannot be read: {error.strerror}", where=str(path), fix="check --log"
+            "PHI3-D093", f"cannot be read: {told}", where=str(path), fix="check --log"
         ) from error
     return numbered_lines(text, path)
 

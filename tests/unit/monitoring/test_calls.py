@@ -45,6 +45,9 @@ def test_request_and_answer_meet_in_any_order():
         {"dataframe_split": {"columns": ["messages"], "data": [[CHAT["messages"]]]}},
         [{"messages": json.dumps(CHAT["messages"])}],  # a pandas frame, written as text
         {"input_data": [{"text": "hello"}]},
+        {"dataframe_records": [CHAT]},
+        {"inputs": [{"text": "hello"}]},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]},
     ],
 )
 def test_every_shape_of_a_request(data):
@@ -81,6 +84,24 @@ def test_every_chat_of_a_batch_counts():
     assert (call.prompt_tokens, call.completion_tokens, call.refused) == (None, None, False)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"messages": 5},
+        {"messages": [5, None, {"role": "user", "content": [7]}]},
+        {"input_data": {"columns": None, "data": [[1]]}},
+        {"input_data": {"columns": ["text"], "data": 5}},
+        {"input_data": {"columns": [["text"]], "data": [1, ["hello"]]}},
+        {"input_data": "hello"},
+        "[" * 100_000,
+    ],
+)
+def test_a_request_that_was_none_is_a_call_all_the_same(data):
+    """Such as an endpoint answers with 400, and an application writes down with the rest."""
+    (call,) = read(to_log(data, {"error": {}}, at=AT, status=400, latency_ms=1))
+    assert (call.status, "".join(call.prompts), call.refused) == (400, "", False)
+
+
 @pytest.mark.parametrize("at", [1770091500, 1770091500000, "2026-02-03T04:05:00", "1770091500"])
 def test_times_as_other_logs_have_them(at):
     (call,) = read(json.dumps({"at": at, "request": CHAT, "response": ANSWER}))
@@ -97,7 +118,13 @@ def test_an_odd_answer_is_none(message):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("at", "yesterday"), ("at", None), ("status", "error"), ("latency_ms", "12 ms")],
+    [
+        ("at", "yesterday"),
+        ("at", None),
+        ("status", "error"),
+        ("latency_ms", "12 ms"),
+        ("latency_ms", float("nan")),
+    ],
 )
 def test_a_field_that_cannot_be_read_is_named(field, value):
     line = {"at": AT.isoformat(), "request": CHAT, "response": ANSWER, field: value}

@@ -21,8 +21,8 @@ from mlflow_phi3.monitoring.watch import describe, figure_names, watch
 AT = dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
 
 
-def call(status=200, latency_ms=10.0, refused=False, tokens=(10, 5)):
-    return Call(AT, ("hi",), ("ho",), status, latency_ms, *tokens, refused)
+def call(status=200, latency_ms=10.0, refused=False, tokens=(10, 5), at=AT):
+    return Call(at, ("hi",), ("ho",), status, latency_ms, *tokens, refused)
 
 
 def test_minutes_are_weighted_by_their_requests():
@@ -41,6 +41,19 @@ def test_calls_one_by_one():
     assert found.refusal_rate == 1 / 101
     assert found.prompt_tokens == 1010
     assert 94 < found.latency_p95_ms < 97
+
+
+def test_the_worst_minute_is_one_minutes_percentile_and_no_single_call():
+    usual = [call(at=AT + dt.timedelta(seconds=n)) for n in range(60)]
+    slow = [call(latency_ms=n, at=AT + dt.timedelta(minutes=5, seconds=n)) for n in range(21)]
+    odd = call(latency_ms=9000.0, at=AT)
+    assert from_calls([*usual, odd, *slow], hours=1).latency_worst_p95_ms == pytest.approx(19)
+    assert math.isnan(from_calls([call(latency_ms=None)], hours=1).latency_worst_p95_ms)
+
+
+def test_a_service_that_counted_nothing_does_not_hide_what_was_written_down():
+    written = from_calls([call(), call(status=500)], hours=1)
+    assert joined(from_minutes([], hours=1), written) == written
 
 
 def test_the_services_figures_win_and_tokens_are_counted_up():

@@ -23,3 +23,9 @@ def test_a_log_holds_whatever_users_write(tmp_path):
 def test_a_log_that_is_not_there_is_told(tmp_path):
     with pytest.raises(DataError, match="PHI3-D093"):
         list(_read_log(tmp_path / "none.jsonl"))
+
+
+def test_a_log_that_is_not_utf8_is_told(tmp_path):
+    (tmp_path / "calls.jsonl").write_bytes('{"at": "é"}'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"PHI3-D093 .*not UTF-8: .* byte 0xe9"):
+        list(_read_log(tmp_path / "calls.jsonl"))
