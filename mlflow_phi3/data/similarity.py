@@ -27,19 +27,21 @@ Bands = npt.NDArray[np.uint64]
 Words = npt.NDArray[np.uint64]
 
 
-def sketch_rows(rows: Sequence[npt.NDArray[np.int32]]) -> Sketches:
+def sketch_rows(rows: Sequence[npt.NDArray[np.int32]], *, filled: bool = True) -> Sketches:
     """MinHash sketches.
 
     Args:
         rows: Tokens of each row, int32.
+        filled: Let empty bins borrow, which :func:`band_keys` needs and comparing two rows does not.
 
     Returns:
-        uint32 ``[rows, BINS]``; the share of equal entries of two rows estimates the Jaccard
-        similarity of their sets of :data:`RUN` tokens.
+        uint32 ``[rows, BINS]``; the share of equal entries of two rows, without the bins that are
+        empty in both, estimates the Jaccard similarity of their sets of :data:`RUN` tokens.
     """
-    parts = [
-        _sketch(rows[start : start + _ROWS_AT_ONCE]) for start in range(0, len(rows), _ROWS_AT_ONCE)
-    ]
+    starts = range(0, len(rows), _ROWS_AT_ONCE)
+    parts = [_sketch(rows[start : start + _ROWS_AT_ONCE]) for start in starts]
+    if filled:
+        parts = [_fill_empty(part) for part in parts]
     return np.concatenate(parts or [np.zeros((0, BINS), np.uint32)])
 
 
@@ -90,11 +92,18 @@ def near_pairs(
         candidates = _candidates(keys)
         for start in range(0, len(candidates), _COMPARED_AT_ONCE):
             some = candidates[start : start + _COMPARED_AT_ONCE]
-            alike = np.mean(sketches[some[:, 0]] == sketches[some[:, 1]], axis=2).min(axis=1)
-            found.append(some[alike >= similarity])
+            alike = _similarity(sketches[some[:, 0]], sketches[some[:, 1]])
+            found.append(some[alike.min(axis=1) >= similarity])
     if not found:
         return np.zeros((0, 2), np.int64)
     return np.unique(np.concatenate(found), axis=0)
+
+
+def _similarity(one: Sketches, other: Sketches) -> npt.NDArray[np.float64]:
+    """Equal bins over bins that are filled in one of both, along the last axis."""
+    met = (one != _EMPTY) | (other != _EMPTY)
+    share: npt.NDArray[np.float64] = np.sum((one == other) & met, axis=-1) / np.sum(met, axis=-1)
+    return share
 
 
 def _candidates(keys: Words) -> npt.NDArray[np.int64]:
@@ -120,7 +129,7 @@ def _sketch(rows: Sequence[npt.NDArray[np.int32]]) -> Sketches:
     table = np.full(len(rows) * BINS, _EMPTY, np.uint32)
     # The low 31 bits: the bin's own bits carry no news, and _EMPTY stays out of reach.
     np.minimum.at(table, bins, (hashes & np.uint64(0x7FFFFFFF)).astype(np.uint32))
-    return _fill_empty(table.reshape(-1, BINS))
+    return table.reshape(-1, BINS)
 
 
 def _hash_runs(

@@ -143,7 +143,7 @@ class Worker:
         writer.close()
         np.save(base.with_suffix(".keys.npy"), to_keys(keys))
         if self._settings.looks_for_near:
-            sketches = np.stack([sketch_rows(said), sketch_rows(learnt)], axis=1)
+            sketches = np.stack([sketch_rows(said), sketch_rows(learnt, filled=False)], 1)
             bands = count_bands(self._settings.config.near_duplicate_similarity)
             np.save(base.with_suffix(".sketch.npy"), sketches)
             np.save(base.with_suffix(".bands.npy"), band_keys(sketches[:, 0], bands))
