@@ -12,7 +12,7 @@ import numpy.typing as npt
 from tokenizers import Tokenizer
 
 from mlflow_phi3.data.messages import Message
-from mlflow_phi3.data.template import Renderer, Shape, TemplateSource, shape_of
+from mlflow_phi3.data.template import Renderer, Shape, TemplateSource, fill, shape_of
 from mlflow_phi3.data.words import Plan, WordLane
 from mlflow_phi3.errors import DataError
 
@@ -71,6 +71,8 @@ class Encoder:
         self._specials = _any_of(self._aliases)
         self._special_ids = frozenset(self._numbers.values())
         self._skeletons: dict[tuple[Shape, bool], list[str | int]] = {}
+        # Shapes of which the template looks into the contents: each row is rendered to be sure.
+        self._seeing: set[tuple[Shape, bool]] = set()
         self._lane = WordLane.build(parsed, self._tokenizer, mark=ALIAS) if fast else None
         self._check_every = check_every
         self._seen = 0
@@ -166,18 +168,19 @@ class Encoder:
         """The template's text around the contents, special tokens by their private names."""
         shape = shape_of(messages)
         known = self._skeletons.get((shape, prompt))
-        if known is not None:
+        if known is not None and (shape, prompt) not in self._seeing:
             return known
         found = self._renderer.skeleton(shape, prompt=prompt)
-        filled = "".join(
-            messages[piece].content if isinstance(piece, int) else piece for piece in found
-        )
-        if filled != self._renderer.render(messages, prompt=prompt):
+        if fill(found, messages) != self._renderer.render(messages, prompt=prompt):
             raise DataError(
                 "PHI3-D023",
                 "the chat template changes the contents it renders",
                 fix="use a template that writes contents as they are",
             )
+        if known is not None:
+            return known
+        if not self._renderer.is_blind(shape, found, prompt=prompt):
+            self._seeing.add((shape, prompt))
         named: list[str | int] = [
             piece
             if isinstance(piece, int)

@@ -32,7 +32,7 @@ def sketch_rows(rows: Sequence[npt.NDArray[np.int32]], *, filled: bool = True) -
 
     Args:
         rows: Tokens of each row, int32.
-        filled: Let empty bins borrow, which :func:`band_keys` needs and comparing two rows does not.
+        filled: Let empty bins borrow, which :func:`band_keys` needs and a comparison does not.
 
     Returns:
         uint32 ``[rows, BINS]``; the share of equal entries of two rows, without the bins that are

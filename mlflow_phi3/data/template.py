@@ -17,11 +17,13 @@ from jinja2 import Template as Jinja
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from mlflow_phi3.data.findings import show
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.errors import DataError
 
 HOLE = "\U0010ffff"  # a Unicode noncharacter: validation refuses it in content
 _HOLE = re.compile(f"{HOLE}([0-9]+){HOLE}")
+_LOOKED_FOR = " \n<think>x</think>\n<tool_call>\n "  # what templates are known to look for
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
 Shape = tuple[tuple[str, bool], ...]
 
@@ -53,7 +55,17 @@ class TemplateSource:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: ChatTokenizer) -> "TemplateSource":
-        """Take what is needed out of a transformers tokenizer."""
+        """Take what is needed out of a transformers tokenizer.
+
+        Raises:
+            DataError: It has several templates, or none.
+        """
+        if not isinstance(tokenizer.chat_template, str):
+            raise DataError(
+                "PHI3-D023",
+                f"the tokenizer's chat_template is {show(tokenizer.chat_template)}; expected one",
+                fix="leave in tokenizer_config.json the one that the model is asked with",
+            )
         tokens = {
             str(name): str(value)
             for name, value in dict(tokenizer.special_tokens_map).items()
@@ -61,7 +73,7 @@ class TemplateSource:
         }
         return cls(
             tokenizer=str(tokenizer.backend_tokenizer.to_str()),
-            template=str(tokenizer.chat_template),
+            template=tokenizer.chat_template,
             tokens=tokens,
         )
 
@@ -98,7 +110,7 @@ class Renderer:
             return self._jinja.render(
                 messages=turns, add_generation_prompt=prompt, **self._source.tokens
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise DataError(
                 "PHI3-D023",
                 f"the chat template cannot render these messages: {error}",
@@ -127,11 +139,19 @@ class Renderer:
         for number, (role, filled) in enumerate(shape):
             if filled and role == "assistant" and number not in shown:
                 raise DataError(
-                    "PHI3-D024",
+                    "PHI3-D023",
                     f"the chat template leaves out message {number + 1} ({role})",
                     fix="use a model whose template shows every turn",
                 )
         return found
+
+    def is_blind(self, shape: Shape, skeleton: Sequence[str | int], *, prompt: bool) -> bool:
+        """Whether the template seems to write contents without a look at them."""
+        messages = [Message(role, _LOOKED_FOR if filled else "") for role, filled in shape]
+        try:
+            return self.render(messages, prompt=prompt) == fill(skeleton, messages)
+        except DataError:
+            return False
 
     @cached_property
     def _jinja(self) -> Jinja:
@@ -153,6 +173,13 @@ class Renderer:
                 f"the chat template is not valid Jinja: {error}",
                 fix="use an instruct checkpoint, which brings a template",
             ) from error
+
+
+def fill(skeleton: Sequence[str | int], messages: Sequence[Message]) -> str:
+    """The skeleton with the contents in its holes."""
+    return "".join(
+        messages[piece].content if isinstance(piece, int) else piece for piece in skeleton
+    )
 
 
 def shape_of(messages: Sequence[Message]) -> Shape:

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import re
+import types
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import mlflow_phi3
 from mlflow_phi3.data.encode import ALIAS, Encoder
+from mlflow_phi3.data.findings import RULES
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.template import TemplateSource
 from mlflow_phi3.errors import DataError
@@ -255,6 +258,48 @@ def test_a_template_that_changes_contents_is_refused(tokenizer):
         Encoder(shouting).encode(messages)
     (error,) = Encoder(shouting).encode_all([messages])
     assert error.code == "PHI3-D023"
+
+
+@pytest.mark.parametrize(
+    "look", ["message['content'] | trim", "message['content'].split('</think>')[-1]"]
+)
+def test_a_template_that_changes_some_contents_is_refused_for_these(look, tokenizer):
+    source = TemplateSource.from_tokenizer(tokenizer)
+    changed = source.template.replace("message['content']", f"({look})")
+    encoder = Encoder(dataclasses.replace(source, template=changed))
+    rows = [
+        [Message("user", "Why?"), Message("assistant", answer)]
+        for answer in ("So.", "<think>x</think> So. ", "Thus.", "<think>y</think> Thus. ")
+    ]
+    found = encoder.encode_all(rows)
+    assert [isinstance(one, DataError) for one in found] == [False, True, False, True]
+    assert found[3].code == "PHI3-D023"
+    assert np.array_equal(found[2].ids, Encoder(source).encode(rows[2]).ids)
+
+
+@pytest.mark.parametrize("template", [None, {"default": "{{ messages }}", "rag": ""}])
+def test_several_templates_or_none_are_refused(template, tokenizer):
+    bare = types.SimpleNamespace(
+        chat_template=template,
+        special_tokens_map={},
+        backend_tokenizer=tokenizer.backend_tokenizer,
+    )
+    with pytest.raises(DataError, match=r"PHI3-D023: the tokenizer's chat_template is .* expected"):
+        TemplateSource.from_tokenizer(bare)
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ tools | tojson }}", "cannot render these messages: .*not JSON serializable"),
+        ("{{ messages[0]['content'] }}", r"leaves out message 2 \(assistant\)"),
+    ],
+)
+def test_a_row_that_a_template_cannot_show_is_an_error(template, told, tokenizer):
+    source = dataclasses.replace(TemplateSource.from_tokenizer(tokenizer), template=template)
+    (found,) = Encoder(source).encode_all([[Message("user", "Why?"), Message("assistant", "So.")]])
+    assert RULES[found.code].severity == "error"
+    assert re.search(told, found.problem)
 
 
 def test_a_template_that_leaves_a_message_out_shows_an_empty_turn(tokenizer):
