@@ -13,6 +13,11 @@ from mlflow_phi3.config.model import ModelConfig
 
 LOSS = "eval/loss"
 COSTS = ("cost/seconds", "cost/epochs", "cost/adapter_bytes")
+_NOT_OF_JOBS = {
+    "budget_cost": "budget_usd limits what its jobs cost",
+    "concurrency": "max_jobs is how many train at the same time",
+    "winner_seeds": "its jobs take no seed",
+}
 # File systems take 255 bytes.
 _LONGEST_NAME = 200
 
@@ -144,6 +149,17 @@ class SweepConfig(ModelConfig, Hyperparameters):
     def _price_the_budget(self) -> Self:
         if self.budget_cost and not (self.machine or self.usd_per_hour):
             raise ValueError("budget_cost needs machine or usd_per_hour: what an hour costs")
+        return self
+
+    @model_validator(mode="after")
+    def _leave_nothing_unread(self) -> Self:
+        """Refuse limits that the backend would not keep."""
+        if self.backend == "foundry":
+            for name, instead in _NOT_OF_JOBS.items():
+                if getattr(self, name):
+                    raise ValueError(f"backend=foundry has no {name}: {instead}")
+        if self.ray_address and self.backend != "ray":
+            raise ValueError(f"ray_address is for backend=ray, not {self.backend}")
         return self
 
     @model_validator(mode="before")

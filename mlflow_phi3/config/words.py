@@ -1,6 +1,8 @@
 """The feature words and their schemas: what each entry point accepts."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import model_validator
 
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.evaluate import EvaluateConfig
@@ -41,6 +43,16 @@ class TrainWord(FoundryConfig, Hyperparameters, PrepareWord):
 
 class SweepWord(FoundryConfig, SweepConfig, PrepareWord):
     """`sweep`: search hyperparameters over LoRA trainings."""
+
+    @model_validator(mode="after")
+    def _fit_the_backend(self) -> Self:
+        if self.budget_usd and self.backend != "foundry":
+            raise ValueError(
+                f"budget_usd is for backend=foundry; with {self.backend} it is budget_cost"
+            )
+        if self.detach:
+            raise ValueError("detach is for one training: a sweep submits jobs as others end")
+        return self
 
 
 class EvaluateWord(EvaluateConfig, JobConfig):
