@@ -93,6 +93,12 @@ def is_alive(name: str, attrs: Mapping[str, Any], *, now: float, grace_s: float 
     return bool(now - beat_at < grace_s)
 
 
+def worked_here(name: str, attrs: Mapping[str, Any]) -> bool:
+    """Whether the driver called ``name`` worked on this machine, judging by the study's attrs."""
+    facts = json.loads(attrs.get(_PREFIX + name, "{}"))
+    return bool(facts.get("host") == socket.gethostname())
+
+
 def spent_by_others(attrs: Mapping[str, Any], name: str) -> float:
     """Seconds that drivers other than ``name`` have worked on the study, as far as they told."""
     told = [json.loads(text) for key, text in attrs.items() if key.startswith(_PREFIX)]

@@ -25,7 +25,7 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.budget import Budget, plan_budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.confidence import compare_with_winner
-from mlflow_phi3.sweep.drivers import beating, this_driver
+from mlflow_phi3.sweep.drivers import beating, this_driver, worked_here
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.pruners import build_pruner
 from mlflow_phi3.sweep.repair import close_sweeps
@@ -36,7 +36,7 @@ from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.sweep.storage import default_storage, open_storage
 from mlflow_phi3.sweep.study import check_runs, open_study
-from mlflow_phi3.sweep.tickets import OUTCOME, RUN_ID
+from mlflow_phi3.sweep.tickets import OUTCOME, RUN_ID, owner_of
 from mlflow_phi3.sweep.trial_run import BEST, DRIVER, STUDY, accuracy_of, mark_front
 from mlflow_phi3.tracking.runs import Run, Tracker
 from mlflow_phi3.tracking.uris import hide_password
@@ -266,9 +266,11 @@ def _open_backend(config: SweepConfig, work: Workload, folder: Path) -> Backend:
 def _result(conductor: Conductor, folder: Path, *, why: str, storage: str) -> SweepResult:
     result = conclude(conductor, why=why, storage=storage)
     winner = result.winner
-    adapter = winner.adapter
-    if adapter is None or not adapter.is_dir():
-        # It was trained on another machine, or its folder was cleaned away.
+    adapter, study = winner.adapter, conductor.ledger.study
+    owner = owner_of(study.get_trials(deepcopy=False)[winner.number])
+    if adapter is None or not worked_here(owner, study.user_attrs) or not adapter.is_dir():
+        # Another machine trained it, and a folder of that name here is of an earlier attempt; or
+        # the folder was cleaned away.
         adapter = conductor.tracker.get(winner.run_id).download(BEST, folder / winner.name)
     return replace(result, winner_adapter=adapter)
 

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import optuna
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
@@ -269,3 +270,21 @@ def test_whoever_stops_a_report_is_told_how_the_study_goes_on(sweep, monkeypatch
         sweep(n_trials="2")
     assert "the same command with study=s goes on with it" in stopped.value.__notes__[0]
     assert sweep(n_trials="2").stopped_because == "n_trials"
+
+
+def test_what_an_earlier_attempt_left_here_is_not_taken_for_another_machines_winner(
+    sweep, storage_url
+):
+    before = sweep(n_trials="2")
+    weights = before.winner_adapter / "adapter_model.safetensors"
+    right = weights.read_bytes()
+    weights.unlink()  # in the store it may be the same file
+    weights.write_bytes(b"of an earlier epoch")
+    study = optuna.load_study(study_name="s", storage=storage_url)
+    for name, told in study.user_attrs.items():
+        if name.startswith("driver:"):
+            facts = {**json.loads(told), "host": "elsewhere"}
+            study.set_user_attr(name, json.dumps(facts))
+    after = sweep(n_trials="2")
+    assert after.winner.number == before.winner.number
+    assert (after.winner_adapter / "adapter_model.safetensors").read_bytes() == right
