@@ -43,7 +43,7 @@ def render_report(
         title=title,
         rows=comparison.rows,
         read=_read(tuned),
-        verdict=_verdict(comparison),
+        verdict=_verdict(comparison, unit="token" if tuned.labels is None else "row"),
         plot=_plot(comparison),
         metrics=[_metric(name, base, tuned) for name in _names(base, tuned)],
         worst=_worst(base, tuned, worst),
@@ -86,9 +86,9 @@ def _metric(name: str, base: Evaluation, tuned: Evaluation) -> dict[str, str]:
     }
 
 
-def _verdict(comparison: Comparison) -> dict[str, str]:
+def _verdict(comparison: Comparison, *, unit: str) -> dict[str, str]:
     figures = (
-        f"test loss {comparison.difference:+.4f} nats per token "
+        f"test loss {comparison.difference:+.4f} nats per {unit} "
         f"({comparison.confidence:.0%} interval {comparison.low:+.4f} to {comparison.high:+.4f})"
     )
     if comparison.better:

@@ -180,6 +180,7 @@ _INPUTS = [
     _column("temperature", "double"),
     _column("top_p", "double"),
     _column("max_tokens", "long"),
+    _column("max_completion_tokens", "long"),
     _column("stop", "any"),  # one text or several
     _column("n", "long"),
     _column("seed", "long"),

@@ -164,12 +164,14 @@ def _tariff(config: MonitorConfig) -> tuple[Tariff, tuple[str, ...]]:
 
 
 def _trained(config: MonitorConfig) -> list[str]:
-    """User messages of the training split; read by the pipeline, and found again next time."""
+    """User messages of the training split; read by the pipeline, and found again next time.
+
+    Rows that cannot be trained on are left out: whoever trained has been told of them.
+    """
     folder = Path(".phi3").resolve() / "prepared"
     folder.mkdir(parents=True, exist_ok=True)
-    prepared = pipeline.prepare(
-        PrepareConfig(train_data=config.train_data), load_tokenizer(DEMO), folder=folder
-    )
+    settings = PrepareConfig(train_data=config.train_data, on_error="reject")
+    prepared = pipeline.prepare(settings, load_tokenizer(DEMO), folder=folder)
     return [
         message.content
         for conversation in prepared.conversations("train")

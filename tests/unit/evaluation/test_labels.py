@@ -69,6 +69,7 @@ def test_the_report_shows_what_was_taken_for_what(classifier):
     found = evaluate(classifier, None, ROWS, map(talk, range(1, 8)), config=CONFIG)
     page = render_report(found, found, compare(found.per_example, found.per_example))
     assert "2 labels" in page
+    assert "nats per row" in page
     assert "<th>expected</th>" in page
     for count in found.labels.metrics.confusion.ravel():
         assert f">{count}</td>" in page

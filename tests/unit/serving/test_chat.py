@@ -58,6 +58,11 @@ def test_settings_travel_with_the_model(pyfunc):
     assert pyfunc.predict({"messages": HELLO})["usage"]["completion_tokens"] == 6
 
 
+def test_the_newer_name_of_a_length_holds_too(pyfunc):
+    reply = pyfunc.predict({"messages": HELLO, "max_completion_tokens": 3})
+    assert reply["usage"]["completion_tokens"] == 3
+
+
 def test_a_frame_of_requests_is_answered_row_by_row(pyfunc):
     frame = pd.DataFrame({"messages": [HELLO, HELLO], "max_tokens": [2, 4]})
     assert [row["usage"]["completion_tokens"] for row in pyfunc.predict(frame)] == [2, 4]

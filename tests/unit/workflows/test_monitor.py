@@ -1,10 +1,12 @@
 import datetime as dt
+import json
 
 import pytest
 
+from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.errors import DataError
 from mlflow_phi3.monitoring.calls import read_calls, to_log
-from mlflow_phi3.workflows.monitor import _read_log
+from mlflow_phi3.workflows.monitor import _read_log, _trained
 
 AT = dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
 
@@ -29,3 +31,18 @@ def test_a_log_that_is_not_utf8_is_told(tmp_path):
     (tmp_path / "calls.jsonl").write_bytes('{"at": "é"}'.encode("latin-1"))
     with pytest.raises(DataError, match=r"PHI3-D093 .*not UTF-8: .* byte 0xe9"):
         list(_read_log(tmp_path / "calls.jsonl"))
+
+
+def test_rows_that_were_not_trained_on_are_no_obstacle(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = [{"role": "user", "content": f"What is {n} times {n}?"} for n in range(40)]
+    answered = [
+        {"messages": [turn, {"role": "assistant", "content": f"{n * n}."}]}
+        for n, turn in enumerate(asked)
+    ]
+    rows = [*answered, {"messages": [{"role": "user", "content": "never answered"}]}]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = _trained(MonitorConfig(endpoint="chat", train_data=str(path)))
+    assert 20 < len(found) <= 40
+    assert set(found) <= {turn["content"] for turn in asked}
