@@ -78,6 +78,7 @@ RULES: Mapping[str, Rule] = {
     ),
     "PHI3-D027": Rule("the task can read the row", "mend the row, or the package of the task"),
     "PHI3-D026": Rule("content holds HTML", "set clean_html=true, unless it is meant", "warning"),
+    "PHI3-D028": Rule("a key stands once in an object", "keep the one that is meant"),
     "PHI3-D034": Rule("a record fits the table's header", "quote fields that hold the delimiter"),
     "PHI3-D037": Rule(
         "a file is at most 512 MB, as Azure's managed fine-tuning asks",

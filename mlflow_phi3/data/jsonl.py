@@ -143,15 +143,33 @@ def parse_row(number: int, line: bytes) -> Row:
         found = f"byte 0x{line[error.start]:02x} at column {error.start + 1} is not UTF-8"
         return _broken(number, line, "PHI3-D001", found)
     try:
-        value = json.loads(text)
+        value = _JSON.decode(text)
     except json.JSONDecodeError as error:
         found = f"not JSON: {error.msg} at column {error.colno} ({_around(text, error.pos)})"
         return Row(number, problem=Problem("PHI3-D002", found), raw=text)
     except RecursionError:
         return Row(number, problem=Problem("PHI3-D004", "nested too deeply"), raw=text)
+    except _RepeatedKeyError as error:
+        return Row(number, problem=Problem("PHI3-D028", str(error)), raw=text)
     except ValueError as error:  # a number of more digits than Python reads
         return Row(number, problem=Problem("PHI3-D002", f"not JSON: {error}"), raw=text)
     return Row(number, value, raw=text)
+
+
+class _RepeatedKeyError(ValueError):
+    """An object of JSON has a key twice, of which Python would keep the last."""
+
+
+def _to_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        again = next(key for at, key in enumerate(keys) if key in keys[:at])
+        raise _RepeatedKeyError(f"the key {again!r} stands twice in one object")
+    return found
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_to_object)
 
 
 def _count_lines(block: bytes) -> int:
