@@ -1,5 +1,6 @@
 """Fine-tuning jobs of a project: submit once, look, cancel, delete; their metrics and models."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from mlflow_phi3.errors import AzureError, UsageError
 OUTPUT = "registered_model"
 ENDED = frozenset({"Completed", "Failed", "Canceled"})
 _MODELS_VERSION = "2024-10-01-preview"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # The types have "ChatCompletion"; the SDK's constructor lowers the first letter.
 _TASKS = {"chat-completion": "ChatCompletion", "text-classification": "TextClassification"}
 
@@ -191,6 +193,8 @@ class JobService:
         Raises:
             UsageError: It is a job of another kind.
         """
+        if not _NAME.fullmatch(name):
+            return None  # no job is called so, and its address would be another thing's
         body = self._send("GET", self._path_of(name), f"job {name}")
         state = None if body is None else _from_body(body)
         if body is not None and state is None:
@@ -239,7 +243,7 @@ class JobService:
         latest = (((found or {}).get("run") or {}).get("data") or {}).get("metrics") or []
         points: list[Point] = []
         for key in sorted({str(metric["key"]) for metric in latest}):
-            url = f"{base}/metrics/get-history?run_id={name}&metric_key={key}"
+            url = f"{base}/metrics/get-history?run_id={name}&metric_key={quote(key, safe='')}"
             told = self._send("GET", url, f"metrics of {name}", version="") or {}
             points += [
                 Point(key, float(p["value"]), int(p.get("step") or 0))
@@ -301,7 +305,7 @@ class JobService:
         return self._api
 
     def _path_of(self, job: str) -> str:
-        return f"{self._workspace.target.path}/jobs/{quote(job, safe='')}"
+        return f"{self._workspace.target.path}/jobs/{job}"
 
     def _list(self, path: str, where: str) -> list[dict[str, Any]]:
         url = f"{self._workspace.target.path}/{path}?api-version={_MODELS_VERSION}"

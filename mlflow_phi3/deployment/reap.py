@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.rollout import Service
-from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.errors import PreflightError, UsageError
 
 EXPIRES_TAG = "azure.expires_at"
 
@@ -50,8 +50,20 @@ TaggedT = TypeVar("TaggedT", bound=Tagged)
 
 
 def expiry(now: dt.datetime, ttl_hours: float) -> str:
-    """Return the value of the tag for a life that begins now."""
-    return (now + dt.timedelta(hours=ttl_hours)).isoformat(timespec="seconds")
+    """Return the value of the tag for a life that begins now.
+
+    Raises:
+        UsageError: It would end after the last year that a date can have.
+    """
+    try:
+        return (now + dt.timedelta(hours=ttl_hours)).isoformat(timespec="seconds")
+    except OverflowError as never:
+        raise UsageError(
+            "PHI3-U754",
+            f"{ttl_hours:g} hours end after the year 9999",
+            where="ttl_hours",
+            fix="leave it out: the endpoint stays until it is deleted",
+        ) from never
 
 
 def let_expire(endpoint: str, service: Service, ttl_hours: float) -> None:

@@ -1,8 +1,10 @@
 """Jobs as Azure describes them, also those that others have submitted."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from mlflow_phi3.azure.finetuning import JobService
+from mlflow_phi3.azure.finetuning import JobService, Point
 from mlflow_phi3.errors import UsageError
 from tests.unit.azure.test_pipeline import GONE, MemoryClient
 
@@ -15,14 +17,29 @@ def described(**properties):
 
 def test_a_job_is_told_in_one_request_with_texts_for_hyperparameters():
     client = MemoryClient(described())
-    found = JobService(client).get("j/?x")
+    found = JobService(client).get("j")
     assert (found.name, found.status, found.hyperparameters) == (
         "j",
         "Running",
         {"num_train_epochs": "2"},
     )
-    assert client.urls == ["https://arm/project/jobs/j%2F%3Fx?api-version=2024-10-01-preview"]
+    assert client.urls == ["https://arm/project/jobs/j?api-version=2024-10-01-preview"]
     assert JobService(MemoryClient(GONE)).get("j") is None
+
+
+@pytest.mark.parametrize("name", ["", "..", "j/x", "j?x", "j:1"])
+def test_what_no_job_is_called_is_not_asked_for(name):
+    client = MemoryClient(described())
+    assert JobService(client).get(name) is None
+    assert client.urls == []
+
+
+def test_a_metric_is_asked_for_by_its_whole_name():
+    run = {"run": {"data": {"metrics": [{"key": "loss (a&b)"}]}}}
+    client = MemoryClient((200, run), (200, {"metrics": [{"value": 1, "step": 2}]}))
+    client.jobs = SimpleNamespace(_api_url="https://api")
+    assert JobService(client).metrics("j") == [Point("loss (a&b)", 1.0, 2)]
+    assert client.urls[1].endswith("?run_id=j&metric_key=loss%20%28a%26b%29")
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ def update(service):
     [
         ({"ttl_hours": "abc"}, "PHI3-U005 ttl_hours"),
         ({"ttl_hours": -1}, "PHI3-U005 ttl_hours"),
+        ({"ttl_hours": "inf"}, "PHI3-U754 ttl_hours"),
+        ({"ttl_hours": 1e8}, "PHI3-U754 ttl_hours"),
         ({"traffic": {"blue": "x", "green": "y"}}, "PHI3-U744 traffic"),
         ({"traffic": {"blue": None}}, "PHI3-U744 traffic"),
         ({"traffic": "blue"}, "PHI3-U744 traffic"),
