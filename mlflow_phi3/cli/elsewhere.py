@@ -33,7 +33,9 @@ class Elsewhere:
 
     def call(self, given: list[str]) -> int:
         """Run the command with what was typed behind it; its exit code."""
-        found = self.app()
+        # Without the options by which a program of its own would install its completion.
+        found = typer.Typer(add_completion=False)
+        found.registered_commands = self.app().registered_commands
         several = len(found.registered_commands) > 1
         program = "mlflow-phi3" if several else f"mlflow-phi3 {self.name}"
         arguments = [self.name, *given] if several else given

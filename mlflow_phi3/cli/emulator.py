@@ -7,13 +7,14 @@ import shlex
 import typer
 
 from mlflow_phi3.emulator.lifecycle import find_emulator, start_emulator, stop_emulator
-from mlflow_phi3.emulator.settings import settings_from
+from mlflow_phi3.emulator.settings import SUBSCRIPTION, settings_from
 
 app = typer.Typer(
     name="emulator",
     help="Azure AI Foundry on this machine: try every deployment command without an account.",
     no_args_is_help=True,
 )
+_PROJECT = ("AZURE_RESOURCE_GROUP", "AZUREML_WORKSPACE_NAME")
 
 
 @app.command()
@@ -49,9 +50,13 @@ def status(*, as_json: bool = typer.Option(False, "--json", help="For machines."
 def env() -> None:
     """Print the settings that lead Azure's own tools to it: eval "$(mlflow-phi3 emulator env)".
 
-    They hold the secret of the emulator's only application, which is good for nothing else.
+    A project of the emulator that the environment names stays the one that is meant. The settings
+    hold the secret of the emulator's only application, which is good for nothing else.
     """
     settings = settings_from(os.environ)
     running = start_emulator(settings)
-    for name, value in settings.environment(running.port).items():
+    told = settings.environment(running.port)
+    if os.environ.get("AZURE_SUBSCRIPTION_ID") == SUBSCRIPTION:
+        told |= {name: os.environ[name] for name in _PROJECT if os.environ.get(name)}
+    for name, value in told.items():
         typer.echo(f"export {name}={shlex.quote(value)}")

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import typer
 
 from mlflow_phi3.azure.target import flag
+from mlflow_phi3.cli.stopping import told_to_stop
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.parse import parse_values
@@ -55,7 +56,8 @@ def monitor_command(  # noqa: PLR0913 - one option each
     config = parse_values(MonitorConfig, values)
     from mlflow_phi3.workflows.monitor import Outcome, run, to_json
 
-    outcome: Outcome = run(config, dt.datetime.now(dt.UTC))
+    with told_to_stop():
+        outcome: Outcome = run(config, dt.datetime.now(dt.UTC))
     if as_json:
         typer.echo(to_json(outcome))
     else:
@@ -80,8 +82,8 @@ def monitor_command(  # noqa: PLR0913 - one option each
             "PHI3-G762",
             "; ".join(outcome.exceeded),
             where=f"endpoint {name}",
-            fix=f"look at run {outcome.run_id}; mlflow-phi3 rollback {name}{flag(target)} "
-            "goes back, train --continue_from takes newer data in",
+            fix=f"look at run {outcome.run_id}; mlflow-phi3 rollback {name}{flag(target)} takes "
+            "the last move of a managed endpoint back, train --continue_from takes newer data in",
         )
 
 

@@ -11,8 +11,9 @@ from mlflow_phi3.backends.project import find_place
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import names_of
+from mlflow_phi3.deployment.serverless import FLAVOR as SERVERLESS
 from mlflow_phi3.deployment.tryout import KEY_VARIABLE, Samples, Tried, make_samples, try_queries
-from mlflow_phi3.errors import GateError
+from mlflow_phi3.errors import DataError, GateError
 from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
 from mlflow_phi3.monitoring.calls import to_log
 from mlflow_phi3.workflows.screen import Screen
@@ -45,10 +46,8 @@ def try_command(
     endpoint = names_of(None, name).endpoint
     names = names_of(deployment or None, endpoint)
     deployer = Deployer(target, told=lambda line: typer.echo(line, err=True))
-    found = deployer.describe(names_of(None, endpoint))
+    found = deployer.describe(names)
     tried = try_queries(queries, lambda inputs: deployer.callers.predict(names, inputs))
-    if log is not None:
-        _write(log, tried)
     place = find_place(target)
     samples = make_samples(
         endpoint,
@@ -63,25 +62,37 @@ def try_command(
         typer.echo(json.dumps(told, indent=2, ensure_ascii=False, default=str))
     else:
         _show(tried, samples)
+    if log is not None:
+        _write(log, tried)
     bad = [one for one in tried if one.faults]
     if bad:
+        back = f"mlflow-phi3 rollback {name}{flag(target)} takes the last move of traffic back; or "
         raise GateError(
             "PHI3-G761",
             f"{len(bad)} of {len(tried)} answers are not as demanded; the first "
             f"{', '.join(bad[0].faults)}: {bad[0].answer[:200]!r}",
             where=f"endpoint {name}",
-            fix=f"mlflow-phi3 rollback {name}{flag(target)} takes the last move of traffic back; "
-            "or change the file",
+            fix=f"{'' if found['flavor'] == SERVERLESS else back}change the file",
         )
 
 
 def _write(log: Path, tried: tuple[Tried, ...]) -> None:
-    """Add the calls to a log; content safety's refusals and other errors end the command before."""
-    with log.open("a", encoding="utf-8") as file:
-        for one in tried:
-            latency_ms = one.latency_s * 1000
-            line = to_log(one.request, one.response, at=one.at, status=200, latency_ms=latency_ms)
-            file.write(line + "\n")
+    """Add the calls to a log; content safety's refusals and other errors end the command before.
+
+    Raises:
+        DataError: It cannot be written.
+    """
+    lines = [
+        to_log(one.request, one.response, at=one.at, status=200, latency_ms=one.latency_s * 1000)
+        for one in tried
+    ]
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    except OSError as error:
+        raise DataError(
+            "PHI3-D094", f"cannot be written: {error.strerror}", where=str(log), fix="check --log"
+        ) from error
 
 
 def _show(tried: tuple[Tried, ...], samples: Samples) -> None:

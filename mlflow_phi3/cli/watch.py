@@ -1,16 +1,14 @@
 """``mlflow-phi3 watch``: take a fine-tuning job up again."""
 
-import sys
 from typing import Literal
 
 import typer
 
+from mlflow_phi3.cli.stopping import told_to_stop
 from mlflow_phi3.cli.target import TARGET
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.job import JobConfig
 from mlflow_phi3.config.parse import parse_values
-from mlflow_phi3.errors import Interrupted
-from mlflow_phi3.tracking.signals import stoppable
 from mlflow_phi3.workflows.entry import settle
 from mlflow_phi3.workflows.job import open_job
 from mlflow_phi3.workflows.watch import watch
@@ -39,9 +37,5 @@ def watch_command(
         "job_timeout_hours": job_timeout_hours,
     }
     config = parse_values(FoundryConfig, values)
-    try:
-        with stoppable(None):
-            watch(job, config, open_job(JobConfig(output=output)))
-    except Interrupted as stop:
-        print(stop, *getattr(stop, "__notes__", ()), sep="\n", file=sys.stderr)  # noqa: T201 - the last word belongs on the terminal
-        raise typer.Exit(stop.exit_code) from None
+    with told_to_stop():
+        watch(job, config, open_job(JobConfig(output=output)))

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from mlflow_phi3.cli.deployment import app as deployment
 from mlflow_phi3.cli.emulator import app as emulator_app
+from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION, WORKSPACE
 from mlflow_phi3.plugins.deployments import target_help
 
 
@@ -21,6 +22,19 @@ def test_emulator_commands_find_the_one_that_runs(emulator):
     told = dict(line.removeprefix("export ").split("=", 1) for line in lines)
     assert told["AZURE_AUTHORITY_HOST"] == emulator.running.url
     assert set(told) == set(emulator.environment)
+
+
+def test_settings_printed_again_keep_the_project_that_is_meant(emulator, monkeypatch):
+    def printed():
+        lines = CliRunner().invoke(emulator_app, ["env"]).output.splitlines()
+        told = dict(line.removeprefix("export ").split("=", 1) for line in lines)
+        return told["AZURE_RESOURCE_GROUP"], told["AZUREML_WORKSPACE_NAME"]
+
+    monkeypatch.setenv("AZURE_RESOURCE_GROUP", "mine")
+    monkeypatch.setenv("AZURE_SUBSCRIPTION_ID", "in-azure")
+    assert printed() == (GROUP, WORKSPACE)
+    monkeypatch.setenv("AZURE_SUBSCRIPTION_ID", SUBSCRIPTION)
+    assert printed() == ("mine", WORKSPACE)
 
 
 def test_emulator_status_and_stop_when_none_runs(monkeypatch, tmp_path):

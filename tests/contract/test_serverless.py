@@ -160,6 +160,18 @@ def test_what_try_prints_asks_it_with_openais_client(client, version, run_printe
     client.delete_deployment("printed")
 
 
+def test_try_tells_of_a_deployment_and_a_way_back_that_there_are_not(client, version, tmp_path):
+    client.create_deployment("alone", version, config=QUICK)
+    words = ["alone", "-t", "azure-foundry:/local"]
+    told = CliRunner().invoke(try_app, [*words, "--deployment", "blue"])
+    assert "PHI3-U735 blue" in str(told.exception)
+    golden = tmp_path / "golden.jsonl"
+    golden.write_text('{"messages": [{"role": "user", "content": "hello"}], "contains": ["blue"]}')
+    told = CliRunner().invoke(try_app, [*words, "--golden", str(golden)])
+    assert str(told.exception).endswith("Fix: change the file.")
+    client.delete_deployment("alone")
+
+
 def test_only_what_has_expired_is_reaped_whatever_its_name(client, version, emulator):
     client.create_deployment("twin", version, config={**QUICK, "ttl_hours": "1"})
     made = emulator.http.put(  # elsewhere than here one name may be of both kinds

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from mlflow_phi3.azure.permissions import SEE, STEPS
 from mlflow_phi3.cli.monitor import app as monitor
 from mlflow_phi3.cli.try_ import app as try_
-from mlflow_phi3.errors import GateError, UsageError
+from mlflow_phi3.errors import DataError, GateError, UsageError
 
 LOCAL = ["-t", "azure-foundry:/local"]
 
@@ -64,6 +64,14 @@ def test_the_collector_is_asked_for(served, emulator):
         "request": "enabled",
         "response": "enabled",
     }
+
+
+def test_a_log_that_cannot_be_written_costs_no_answer(served, tmp_path):
+    words = ["watched", "--question", "hello", "--log", str(tmp_path), *LOCAL]
+    told = CliRunner().invoke(try_, words)
+    assert isinstance(told.exception, DataError)
+    assert str(told.exception).startswith(f"PHI3-D094 {tmp_path}: cannot be written")
+    assert "one: hello" in told.output
 
 
 def test_golden_queries_and_samples_that_work(served, emulator, tmp_path, run_printed):

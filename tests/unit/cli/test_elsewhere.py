@@ -42,3 +42,4 @@ def test_help_and_arguments_reach_the_command():
 def test_every_command_takes_the_short_form_of_help(name):
     short, long = (CliRunner().invoke(app, [name, option]) for option in ("-h", "--help"))
     assert (short.exit_code, short.output) == (0, long.output)
+    assert "--install-completion" not in long.output

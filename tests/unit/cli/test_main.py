@@ -8,9 +8,10 @@ import yaml
 from typer.testing import CliRunner
 
 from mlflow_phi3 import __version__
-from mlflow_phi3.cli.main import app
+from mlflow_phi3.cli.main import app, main
 from mlflow_phi3.config.describe import parameters
 from mlflow_phi3.config.words import WORDS
+from mlflow_phi3.errors import DataError
 
 ROOT = Path(__file__).parents[3]
 
@@ -50,6 +51,19 @@ def test_help_tells_of_what_stands_behind_a_word():
     told = CliRunner().invoke(app, ["sweep", "--help"]).output
     assert "mlflow-phi3 sweep repair STUDY" in told
     assert "mlflow-phi3 plan --json" in CliRunner().invoke(app, ["plan", "--help"]).output
+
+
+def test_what_is_noted_on_an_error_is_told_with_it(monkeypatch, capsys):
+    def fail():
+        error = DataError("PHI3-D000", "broken")
+        error.add_note("and run 1 could not be closed")
+        raise error
+
+    monkeypatch.setattr("mlflow_phi3.cli.main.app", fail)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 3
+    assert capsys.readouterr().err == "PHI3-D000: broken.\nand run 1 could not be closed\n"
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["version"]])
