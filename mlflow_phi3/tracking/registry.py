@@ -98,17 +98,34 @@ def locate_model(uri: str) -> Path:
 
 
 def create_version(
-    run: Run, *, name: str, model_uri: str, tags: Mapping[str, object], description: str
+    run: Run,
+    *,
+    name: str,
+    model_uri: str,
+    metrics: Mapping[str, float],
+    tags: Mapping[str, object],
+    description: str,
 ) -> ModelVersion:
-    """Make the logged model a version of the registered model ``name``."""
+    """Make the logged model a version of the registered model ``name``.
+
+    Args:
+        run: The run that logged it.
+        name: Registered model.
+        model_uri: As :func:`log_model` gives it.
+        metrics: Shown beside the model, and as tags of the version.
+        tags: Further tags of the version.
+        description: For people.
+    """
     ensure_registered(run.client, name)
+    model_id = model_uri.removeprefix("models:/")
+    mlflow.log_metrics(dict(metrics), run_id=run.run_id, model_id=model_id)
     return run.client.create_model_version(
         name,
         source=model_uri,
         run_id=run.run_id,
-        tags={key: str(value) for key, value in tags.items()},
+        tags={key: str(value) for key, value in {**tags, **metrics}.items()},
         description=description,
-        model_id=model_uri.removeprefix("models:/"),
+        model_id=model_id,
     )
 
 

@@ -161,11 +161,8 @@ def register(
         run,
         name=config.registered_model or _NAMES[bool(base.labels)],
         model_uri=model_uri,
-        tags={
-            **base.tags,
-            "phi3.trial_run": winner.run_id,
-            **{f"test/{name}": value for name, value in tuned.metrics.items()},
-        },
+        metrics={f"test/{name}": value for name, value in tuned.metrics.items()},
+        tags={**base.tags, "phi3.trial_run": winner.run_id},
         description=f"{winner.name} of sweep run {winner.sweep_run}: {verdict.why}",
     )
     registry.set_challenger(run.client, version)

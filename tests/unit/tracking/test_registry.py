@@ -1,9 +1,28 @@
-"""Names of registered models."""
+"""Registered models: their names, and what is told of a version."""
 
 import pytest
 from mlflow.exceptions import MlflowException
 
-from mlflow_phi3.tracking.registry import ensure_registered
+from mlflow_phi3.tracking.registry import create_version, ensure_registered
+
+
+def test_a_versions_figures_stand_beside_its_model_too(tracker):
+    run = tracker.start("register", stage="register")
+    model = tracker.client.create_logged_model(tracker.experiment_id, source_run_id=run.run_id)
+
+    version = create_version(
+        run,
+        name="figures",
+        model_uri=model.model_uri,
+        metrics={"test/loss": 1.5},
+        tags={"phi3.trial_run": "t"},
+        description="so",
+    )
+
+    assert version.tags == {"test/loss": "1.5", "phi3.trial_run": "t"}
+    (metric,) = tracker.client.get_logged_model(model.model_id).metrics
+    assert (metric.key, metric.value) == ("test/loss", 1.5)
+    assert tracker.client.get_run(run.run_id).data.metrics == {"test/loss": 1.5}
 
 
 def test_a_name_with_a_quote_is_found_again(tracker):
