@@ -339,7 +339,7 @@ def _stop_on_errors(given: Collected, decided: Decided) -> None:
 
 
 def _where_they_went(given: Collected, decided: Decided, split: str) -> str:
-    """What took rows that are sound, where nothing was left beside them."""
+    """What took the rows, where nothing was left."""
     config = given.settings.config
     own = {"validation": config.validation_data, "test": config.test_data}
     taken = {
@@ -348,6 +348,12 @@ def _where_they_went(given: Collected, decided: Decided, split: str) -> str:
         if split == "train" and not files
     }
     went = "".join(f"; {n} went to the {name} split" for name, n in taken.items() if n)
+    rejected = sum(
+        outcome.rejected
+        for piece, outcome in zip(given.pieces, given.outcomes, strict=True)
+        if piece.source.split == split
+    )
+    went += f"; {rejected} rejected" if rejected else ""
     left_out = f"; the weights leave {decided.left_out} out" if decided.left_out else ""
     return went + left_out
 

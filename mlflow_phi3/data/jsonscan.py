@@ -12,13 +12,18 @@ _BLOCK = 1 << 20
 _SEPARATORS = b" \t\r\n,\xef\xbb\xbf"
 
 
-def find_objects(path: Path, span: Span) -> Iterator[Span]:
+def find_objects(path: Path, span: Span, *, by_line: bool = True) -> Iterator[Span]:
     """The place of each top-level value: one pass over the bytes, flat memory.
 
     What stands between two objects and is neither blank nor a comma becomes a value of its own, so
     that nothing in the file goes unread.
+
+    Args:
+        path: The file.
+        span: Its piece.
+        by_line: Number the values by their lines; else one after another.
     """
-    scan = _Scan(span)
+    scan = _Scan(span, by_line=by_line)
     with path.open("rb") as stream:
         stream.seek(span.start)
         held, left = b"", span.end - span.start
@@ -38,12 +43,13 @@ def find_objects(path: Path, span: Span) -> Iterator[Span]:
 class _Scan:
     """Where the scanner is; depth 0 is between values, the outer array's brackets left aside."""
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, *, by_line: bool) -> None:
         self._at = span.start
-        self._line = span.line
+        self._by_line = by_line
+        self._number = span.line
         self._depth = 0
         self._quoted = False
-        self._object: tuple[int, int] | None = None  # start and line of the value being read
+        self._object: tuple[int, int] | None = None  # start and number of the value being read
         self._stray: tuple[int, int] | None = None
 
     def feed(self, block: bytes) -> Iterator[Span]:
@@ -54,13 +60,13 @@ class _Scan:
                 self._note_stray(block, before, place)
             before = match.end()
             if token == b"\n":
-                self._line += 1
+                self._number += self._by_line
             elif token.startswith(b"\\"):
                 continue
             elif token == b'"':
                 self._quoted = not self._quoted
                 if self._depth == 0 and self._quoted:
-                    self._stray = self._stray or (self._at + place, self._line)
+                    self._stray = self._stray or (self._at + place, self._number)
             elif not self._quoted:
                 yield from self._bracket(token, self._at + place)
         if self._depth == 0 and not self._quoted:
@@ -76,7 +82,7 @@ class _Scan:
         if token == b"{":
             if self._depth == 0:
                 yield from self._end_stray(place)
-                self._object = (place, self._line)
+                self._object = (place, self._number)
             self._depth += 1
         elif token == b"[" and self._depth:
             self._depth += 1
@@ -85,23 +91,25 @@ class _Scan:
             if self._depth == 0 and self._object is not None:
                 yield Span(self._object[0], place + 1, self._object[1])
                 self._object = None
+                self._number += not self._by_line
         elif token == b"}":
-            self._stray = self._stray or (place, self._line)
+            self._stray = self._stray or (place, self._number)
 
     def _end_stray(self, place: int) -> Iterator[Span]:
         if self._stray is not None:
             yield Span(self._stray[0], place, self._stray[1])
             self._stray = None
+            self._number += not self._by_line
 
     def _note_stray(self, block: bytes, start: int, end: int) -> None:
         if self._stray is None and (rest := block[start:end].lstrip(_SEPARATORS)):
-            self._stray = (self._at + end - len(rest), self._line)
+            self._stray = (self._at + end - len(rest), self._number)
 
 
-def read_objects(path: Path, span: Span) -> Iterator[Row]:
-    """Parse each top-level value of a piece."""
+def read_objects(path: Path, span: Span, *, by_line: bool = True) -> Iterator[Row]:
+    """Parse each top-level value of a piece, numbered as :func:`find_objects` says."""
     with path.open("rb") as stream:
-        for found in find_objects(path, span):
+        for found in find_objects(path, span, by_line=by_line):
             size = found.end - found.start
             if size > MAX_ROW_BYTES:
                 problem = Problem("PHI3-D005", f"the row has {size:,} bytes")
@@ -109,6 +117,12 @@ def read_objects(path: Path, span: Span) -> Iterator[Row]:
                 continue
             stream.seek(found.start)
             yield parse_row(found.line, stream.read(size).strip(_SEPARATORS))
+
+
+def is_one_line(path: Path) -> bool:
+    """Whether all values stand on one line, which tells none from another."""
+    with path.open("rb") as stream:
+        return b"\n" not in stream.read(_BLOCK).strip()
 
 
 def is_many_lined(path: Path) -> bool:

@@ -3,13 +3,15 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import jsonl, jsonscan, tables
+from mlflow_phi3.data.findings import printable
 from mlflow_phi3.data.formats import Reader, detect
 from mlflow_phi3.data.jsonl import Row, Span
 from mlflow_phi3.data.sample import sample_path
@@ -17,7 +19,7 @@ from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.errors import DataError
 
 DEMO = "demo"
-Kind = Literal["jsonl", "json", "csv", "parquet", "arrow"]
+Kind = Literal["jsonl", "json", "json-line", "csv", "parquet", "arrow"]
 _WEIGHT = re.compile(r":(\d+(?:\.\d+)?)$")
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _SNIFFED_ROWS = 100
@@ -26,6 +28,7 @@ _OUR_NAMES = {
     "validation": ("validation", "valid", "val", "dev", "eval"),
     "test": ("test",),
 }
+_TABLES = ("csv", "parquet", "arrow")
 _KINDS: dict[str, Kind] = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
 
 
@@ -76,14 +79,15 @@ def parse_sources(text: str, split: str) -> list[Source]:
     """Sources out of a parameter's text: names with a comma between, each with ``:weight`` or not.
 
     Raises:
-        DataError: Something named is neither a file, a folder of ``datasets`` nor on the hub.
+        DataError: Something named is neither a file, a folder of ``datasets`` nor on the hub, or
+            has a name that cannot be written.
     """
     sources = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         weight = _WEIGHT.search(part)
         named = part[: weight.start()] if weight else part
         share = float(weight[1]) if weight else 1.0
-        path = sample_path() if named == DEMO else Path(named).expanduser()
+        path = sample_path() if named == DEMO else _to_path(named, split)
         if path.is_file():
             sources.append(Source((path,), path.name, split, _kind_of(path), share, named))
             continue
@@ -130,7 +134,7 @@ def plan_source(source: Source, config: PrepareConfig) -> Planned:
         name=source.name,
         wanted=config.format,
         # In JSON a text is meant, and null says that there is none.
-        missing_is_empty=config.clean_missing_values and source.kind not in ("json", "jsonl"),
+        missing_is_empty=config.clean_missing_values and source.kind in _TABLES,
     )
     joined = hashlib.sha256("".join(digests).encode()).hexdigest()
     sha256 = digests[0] if len(digests) == 1 else joined
@@ -139,9 +143,10 @@ def plan_source(source: Source, config: PrepareConfig) -> Planned:
 
 def read_span(kind: Kind, file: Path, span: Span) -> Iterator[Row]:
     """The rows of a piece."""
-    readers = {
+    readers: Mapping[Kind, Callable[[Path, Span], Iterator[Row]]] = {
         "jsonl": jsonl.read_rows,
         "json": jsonscan.read_objects,
+        "json-line": partial(jsonscan.read_objects, by_line=False),
         "csv": tables.read_csv,
         "parquet": tables.read_parquet,
         "arrow": tables.read_arrow,
@@ -153,8 +158,9 @@ def _plan_file(kind: Kind, file: Path, line: int) -> tuple[Sequence[Span], str]:
     if kind == "jsonl":
         return jsonl.plan_spans(file)
     digest = tables.hash_file(file)
-    if kind == "json":
-        return _group(jsonscan.find_objects(file, Span(0, file.stat().st_size, 1))), digest
+    if kind in ("json", "json-line"):
+        whole = Span(0, file.stat().st_size, 1)
+        return _group(jsonscan.find_objects(file, whole, by_line=kind == "json")), digest
     if kind == "csv":
         return tables.plan_csv(file), digest
     if kind == "parquet":
@@ -177,7 +183,29 @@ def _kind_of(path: Path) -> Kind:
     kind = _KINDS.get(path.suffix.lower())
     if kind is not None:
         return kind
-    return "json" if jsonscan.is_many_lined(path) else "jsonl"
+    if not jsonscan.is_many_lined(path):
+        return "jsonl"
+    return "json-line" if jsonscan.is_one_line(path) else "json"
+
+
+def _to_path(named: str, split: str) -> Path:
+    try:
+        named.encode()
+        return Path(named).expanduser()
+    except UnicodeEncodeError as error:
+        problem, mend = f"the name {printable(named)!r} is not UTF-8", "rename it"
+        raise DataError("PHI3-D030", problem, where=f"{split}_data", fix=mend) from error
+    except RuntimeError as error:  # "~nobody/..."
+        raise _absent(named, split) from error
+
+
+def _absent(named: str, split: str) -> DataError:
+    return DataError(
+        "PHI3-D030",
+        f"there is no file or folder {named!r}",
+        where=f"{split}_data",
+        fix="give a path relative to the working directory, or an absolute one",
+    )
 
 
 def _count_arrow(path: Path) -> int:
@@ -189,12 +217,7 @@ def _count_arrow(path: Path) -> int:
 def _dataset_files(named: str, path: Path, split: str) -> tuple[Path, ...]:
     """The Arrow files of a saved or downloaded dataset."""
     if not path.is_dir() and (path.suffix or not _HUB_ID.fullmatch(named)):
-        raise DataError(
-            "PHI3-D030",
-            f"there is no file or folder {named!r}",
-            where=f"{split}_data",
-            fix="give a path relative to the working directory, or an absolute one",
-        )
+        raise _absent(named, split)
     # Imported here: it costs a second, and most data are files.
     import datasets
 

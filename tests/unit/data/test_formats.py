@@ -1,11 +1,13 @@
 import csv
 import json
 import math
+import os
 
 import datasets
 import pytest
 
 from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data import jsonl
 from mlflow_phi3.data.formats import detect
 from mlflow_phi3.data.sources import parse_sources, plan_source, read_span
 from mlflow_phi3.data.validate import parse_messages
@@ -172,6 +174,20 @@ def test_json_however_it_is_laid_out(indent, array, tmp_path):
     assert [draft.messages for draft in found] == [row["messages"] for row in rows]
 
 
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_rows_on_one_line_are_numbered(bom, tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "CHUNK_BYTES", 100)
+    path = tmp_path / "rows.json"
+    rows = [json.dumps({"messages": [n]}) for n in range(40)]
+    path.write_text(f"{bom}[7, {', '.join([*rows[:20], 'nonsense', *rows[20:]])}]\n", "utf-8")
+    (source,) = parse_sources(str(path), "train")
+    planned = plan_source(source, PrepareConfig())
+    assert len(planned.spans) > 3
+    found = [row for file, span in planned.spans for row in read_span(source.kind, file, span)]
+    assert [row.line for row in found] == [*range(1, 43)]
+    assert [row.line for row in found if row.problem] == [22]
+
+
 def test_stray_values_in_an_array_are_rows_too(tmp_path):
     path = tmp_path / "rows.json"
     path.write_text('[{"messages": 1}, 7,\n "x", {"messages": 2}, nonsense]', encoding="utf-8")
@@ -182,10 +198,15 @@ def test_stray_values_in_an_array_are_rows_too(tmp_path):
     assert [row.problem is None for row in rows] == [True, False, True, False]
 
 
-@pytest.mark.parametrize("named", ["missing.jsonl", "./no/such/folder"])
+@pytest.mark.parametrize("named", ["missing.jsonl", "./no/such/folder", "~nobody-here/rows.jsonl"])
 def test_a_source_that_is_not_there(named):
-    with pytest.raises(DataError, match="PHI3-D030"):
+    with pytest.raises(DataError, match="PHI3-D030 train_data: there is no file or folder"):
         parse_sources(named, "train")
+
+
+def test_a_name_that_cannot_be_written_is_refused():
+    with pytest.raises(DataError, match=r"PHI3-D030 .*\\udcff\.jsonl' is not UTF-8. Fix: rename"):
+        parse_sources(os.fsdecode(b"rows\xff.jsonl"), "train")
 
 
 def test_weights_are_read_from_the_end(write):

@@ -138,7 +138,9 @@ def test_a_file_of_your_own_without_a_good_row_is_told(
     path = write([chat(f"Question {n}?", f"Answer {n}.") for n in range(9)])
     files = {f"{split}_data": str(write(["{not json"], "held.jsonl"))}
     config = PrepareConfig(train_data=str(path), on_error="reject", **files)
-    with pytest.raises(DataError, match=rf"PHI3-D040 held\.jsonl: no row is left to {use}"):
+    with pytest.raises(
+        DataError, match=rf"PHI3-D040 held\.jsonl: no row is left to {use}; 1 rejected"
+    ):
         prepare(config, tokenizer, folder=tmp_path / "cache")
 
 
