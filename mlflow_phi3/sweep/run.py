@@ -1,8 +1,10 @@
 """The sweep as a whole: open the study, work on it, name the winner."""
 
+import errno
 import importlib.util
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -51,6 +53,8 @@ _STATES: Mapping[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
+# A disk, or a share of it, is full; a file is too large for it; nothing may be written on it.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 # Tags of a run that say what its numbers are comparable with.
 _COMPARABLE = (
     "phi3.dataset_sha256",
@@ -101,7 +105,11 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     ledger = open_ledger(config, space, name=name, url=url, tags=tags)
     check_runs(ledger.study, tracker)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
-    with _storage_stays(url, name), beating(ledger.study, ledger.driver):
+    with (
+        _storage_stays(url, name),
+        _disk_has_room(checkpoints, name),
+        beating(ledger.study, ledger.driver),
+    ):
         work = Workload(base, train, validation, space.largest(), config.concurrency)
         backend = _open_backend(config, work, checkpoints)
         conductor = Conductor(
@@ -246,6 +254,29 @@ def _storage_stays(url: str, study: str) -> Iterator[None]:
             where=hide_password(url),
             fix=f"look at the database, then continue with study={study}",
         ) from error
+
+
+@contextmanager
+def _disk_has_room(folder: Path, study: str) -> Iterator[None]:
+    """Say what to do when a disk took nothing more; the trials wait by then."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise PreflightError(
+            "PHI3-P088",
+            f"the disk takes nothing more: {str(error).splitlines()[0]}",
+            where=str(getattr(error, "filename", None) or folder),
+            fix=f"make room, then continue with study={study}",
+        ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a disk is full, by its number or by what a library made of that."""
+    told = re.search(r"os error (\d+)", str(error))  # safetensors' way
+    number = int(told[1]) if told else getattr(error, "errno", None)
+    return number in _FULL or "disk is full" in str(error)  # SQLite's words
 
 
 def _open_backend(config: SweepConfig, work: Workload, folder: Path) -> Backend:

@@ -2,6 +2,8 @@
 
 import importlib.util
 import logging
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -9,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import optuna
 import tenacity
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy import event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection
@@ -24,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 _FILE = "optuna.db"
 _JOURNAL_SUFFIX = ".log"
+_CHUNK = 1 << 16
 _IN_MEMORY = ("sqlite://", SCHEME, f"{SCHEME}:memory:")
 # Several drivers may write to one SQLite file: wait for its lock rather than fail.
 _SQLITE_LOCK_S = 60
@@ -31,6 +34,51 @@ _SQLITE_LOCK_S = 60
 _MAKING_S = 60
 # How long a database that answered once may be away before the sweep gives up.
 _AWAY_S = 300
+
+
+class WholeLines:
+    """A journal file in which a line that a full disk has torn is cut off.
+
+    Optuna's own passes over it, but would write the next one behind it, and read neither again.
+
+    Args:
+        path: The file; made where it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = JournalFileSymlinkLock(str(path))
+        self._file = JournalFileBackend(str(path), lock_obj=self._lock)
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The entries from a number on."""
+        entries: Iterator[dict[str, Any]] = self._file.read_logs(log_number_from)
+        return entries
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write entries, on lines of their own."""
+        self._cut()
+        try:
+            self._file.append_logs(logs)
+        except OSError:
+            self._cut()
+            raise
+
+    def _cut(self) -> None:
+        """Let the file end where its last whole line does."""
+        self._lock.acquire()
+        try:
+            with self._path.open("r+b") as file:
+                end = at = file.seek(0, os.SEEK_END)
+                while at:
+                    at = max(0, at - _CHUNK)
+                    file.seek(at)
+                    _, newline, torn = file.read(end - at).rpartition(b"\n")
+                    if newline or not at:
+                        file.truncate(end - len(torn))
+                        return
+        finally:
+            self._lock.release()
 
 
 def default_storage(tracking_uri: str) -> str:
@@ -90,7 +138,7 @@ def open_storage(url: str) -> BaseStorage:
 
 def _open_journal(path: Path) -> BaseStorage:
     path.resolve().parent.mkdir(parents=True, exist_ok=True)
-    return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+    return optuna.storages.JournalStorage(WholeLines(path))
 
 
 def _open_database(url: str) -> BaseStorage:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from dataclasses import replace
 
 import optuna
@@ -12,7 +13,7 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 from mlflow_phi3.backends.local import LocalTraining
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
-from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
 from mlflow_phi3.sweep.reseed import tell_reseeded
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.training.loop import Session
@@ -288,3 +289,18 @@ def test_what_an_earlier_attempt_left_here_is_not_taken_for_another_machines_win
     after = sweep(n_trials="2")
     assert after.winner.number == before.winner.number
     assert (after.winner_adapter / "adapter_model.safetensors").read_bytes() == right
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of a file as POSIX does")
+def test_a_disk_that_takes_nothing_more_is_told_in_a_line(sweep, tracker, parent):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16 << 20, before[1]))
+    try:
+        with pytest.raises(PreflightError, match=r"PHI3-P088 .*make room, then continue"):
+            sweep(n_trials="1", epochs="1", lora_r="8000")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {run.info.status for run in tracker.children(parent.run_id)} == {"KILLED"}
+    assert sweep(n_trials="1", epochs="1", lora_r="8000").trials[0].state == "complete"

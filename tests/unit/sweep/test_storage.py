@@ -1,6 +1,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import optuna
 import pytest
 
 from mlflow_phi3.errors import PreflightError, UsageError
@@ -32,8 +33,6 @@ def test_passwords_are_hidden():
 
 
 def test_a_journal_file_keeps_a_study(tmp_path):
-    import optuna
-
     path = str(tmp_path / "deep" / "study.log")
     optuna.create_study(storage=open_storage(path), study_name="s")
     assert optuna.get_all_study_names(open_storage(path)) == ["s"]
@@ -67,3 +66,16 @@ def test_commands_that_begin_at_once_make_one_database(tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(open_together, range(4))) == [[]] * 4
+
+
+def test_a_line_that_a_full_disk_has_torn_costs_a_journal_nothing_else(tmp_path):
+    path = tmp_path / "study.log"
+    study = optuna.create_study(storage=open_storage(str(path)), study_name="s")
+    study.tell(study.ask(), 1.0)
+    for length in (1, 100, 200_000):  # the end of a file, and more than is looked at at once
+        with path.open("ab") as journal:
+            journal.write(b"{" * length)
+        study = optuna.load_study(study_name="s", storage=open_storage(str(path)))
+        study.tell(study.ask(), 2.0)
+    found = optuna.load_study(study_name="s", storage=open_storage(str(path)))
+    assert [trial.value for trial in found.trials] == [1.0, 2.0, 2.0, 2.0]
