@@ -24,7 +24,8 @@ class _Judge(BaseHTTPRequestHandler):
             "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
         }
         raw = json.dumps(answer).encode()
-        self.send_response(self.server.status)
+        silent = self.server.silent_on and self.server.silent_on in asked
+        self.send_response(400 if silent else self.server.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
@@ -36,9 +37,13 @@ class _Judge(BaseHTTPRequestHandler):
 
 @contextmanager
 def judge_server():
-    """Run the judge; ``asked`` keeps what it was asked, ``status`` is what it answers with."""
+    """Run the judge.
+
+    ``asked`` keeps what it was asked, ``status`` is what it answers with, and it has no verdict on
+    answers with the word ``silent_on`` in them.
+    """
     with ThreadingHTTPServer(("127.0.0.1", 0), _Judge) as server:
-        server.asked, server.status = [], 200
+        server.asked, server.status, server.silent_on = [], 200, ""
         server.url = f"http://127.0.0.1:{server.server_port}/v1"
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -42,9 +42,12 @@ class Labeller:
     def _encode(self, request: dict[str, Any]) -> list[int]:
         text = request.get("text")
         if not isinstance(text, str) or set(request) != {"text"}:
+            given = ", ".join(sorted(map(str, request))) or "nothing"
+            if given == "text":
+                given = "null" if text is None else type(text).__name__
             raise UsageError(
                 "PHI3-U047",
-                f"got {', '.join(sorted(map(str, request))) or 'nothing'}, not a text",
+                f"got {given}, not a text",
                 where="text",
                 fix='give {"text": "..."}',
             )

@@ -83,7 +83,8 @@ def judge_answers(run: Run, rows: Sequence[JudgedAnswer], scorers: list[Any]) ->
         scorers: As :func:`choose_scorers` makes them.
 
     Returns:
-        Share of good verdicts by scorer.
+        By scorer, the share of good verdicts, and as ``<scorer>_verdicts`` how many there are: not
+        every answer needs to get one.
 
     Raises:
         PreflightError: The judge did not judge a single answer.
@@ -112,4 +113,7 @@ def judge_answers(run: Run, rows: Sequence[JudgedAnswer], scorers: list[Any]) ->
             where="judge_model",
             fix="look at the traces of the run; check the judge's name and key",
         )
-    return shares
+    counts = {
+        f"{name}_verdicts": float(found.result_df[f"{name}/value"].notna().sum()) for name in shares
+    }
+    return shares | counts

@@ -102,8 +102,8 @@ def load_evaluation(job: Job, run: Run) -> Evaluation:
     """What a finished evaluation found of the winner, without its answers."""
     folder = job.workspace / "fetched" / run.run_id
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = json.loads(run.download("eval/metrics.json", folder).read_text())["test"]
-    rows = json.loads(run.download("eval/per_example.json", folder).read_text())
+    metrics = json.loads(run.download("eval/metrics.json", folder).read_text("utf-8"))["test"]
+    rows = json.loads(run.download("eval/per_example.json", folder).read_text("utf-8"))
     return Evaluation(metrics, tuple(ExampleLoss(**row) for row in rows))
 
 
@@ -131,6 +131,14 @@ def ask_others(
         with job.screen.stage("judge"):
             shares = judge_answers(run, answers, judges)
         run.log_metrics({f"test/judged_{name}": share for name, share in shares.items()})
+        for scorer in judges:
+            verdicts = shares[f"{scorer.name}_verdicts"]
+            if verdicts < len(rows):
+                job.screen.say(
+                    f"  the judge gave {verdicts:.0f} verdicts on {scorer.name} of {len(rows)} "
+                    "answers; the run's traces say why",
+                    event="judged",
+                )
 
 
 def choose_judges(config: EvaluateConfig) -> list[Any]:

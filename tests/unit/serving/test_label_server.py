@@ -76,8 +76,9 @@ def test_mlflows_shapes_are_answered_as_mlflow_does(app, labeller, body):
         ({"dataframe_split": {"columns": ["text"], "data": [["x", "y"]]}}, "PHI3-U049"),
         ({"dataframe_split": {"columns": [["text"]], "data": [["x"]]}}, "PHI3-U049"),
         ({"text": "\ud800"}, "no character"),
-        ({"text": 3}, "PHI3-U047"),
-        ({"text": "x", "temperature": 1}, "PHI3-U047"),
+        ({"text": 3}, "PHI3-U047 text: got int,"),
+        ({"text": None}, "PHI3-U047 text: got null,"),
+        ({"text": "x", "temperature": 1}, "PHI3-U047 text: got temperature, text,"),
         ({"text": "light " * 300}, "context is 256 tokens"),
     ],
 )

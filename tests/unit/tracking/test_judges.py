@@ -28,7 +28,9 @@ def test_verdicts_become_shares_and_traces(judge, tracker):
 
     shares = judge_answers(run, [row("Hold the button."), row("No idea.")], scorers)
 
-    assert shares == {"correctness": 0.5, "fluency": 0.5, "guidelines": 0.5}
+    names = ("correctness", "fluency", "guidelines")
+    counts = {f"{name}_verdicts": 2 for name in names}
+    assert shares == {**dict.fromkeys(names, 0.5), **counts}
     assert {model for model, _ in judge.asked} == {"judge-1"}
     assert len(judge.asked) == 6
     assert any("Never promise a refund." in asked for _, asked in judge.asked)
@@ -39,6 +41,14 @@ def test_a_judge_that_fails_is_told(judge, tracker):
     run = tracker.start("evaluate", stage="evaluate")
     with pytest.raises(PreflightError, match=r"PHI3-P071 judge_model: .* no verdict on fluency"):
         judge_answers(run, [row("x")], choose_scorers("fluency", model="openai:/judge-1"))
+
+
+def test_answers_without_a_verdict_are_not_counted(judge, tracker):
+    judge.silent_on = "mumble"
+    run = tracker.start("evaluate", stage="evaluate")
+    scorers = choose_scorers("fluency", model="openai:/judge-1")
+    rows = [row("Hold the button."), row("mumble"), row("mumble")]
+    assert judge_answers(run, rows, scorers) == {"fluency": 1.0, "fluency_verdicts": 1}
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,13 @@ def answered(*texts):
     return Evaluation({}, (), tuple(rows))
 
 
-def test_a_judge_and_a_filter_say_what_they_think(tracker, tmp_path, monkeypatch):
+def test_a_judge_and_a_filter_say_what_they_think(tracker, tmp_path, monkeypatch, capsys):
     job = Job(tracker, Screen("plain"), tmp_path, None)
     run = tracker.start("evaluate", stage="evaluate")
     config = EvaluateConfig(judge_model="openai:/judge-1", judge_scorers="relevance")
-    tuned = answered("Press the button.", "With a knife.")
+    tuned = answered("Press the button.", "With a knife.", "Mumble.")
     with judge_server() as judge, content_safety() as server:
+        judge.silent_on = "Mumble"
         monkeypatch.setenv("OPENAI_API_KEY", "unused")
         monkeypatch.setenv("OPENAI_API_BASE", judge.url)
         service = safety_from({"CONTENT_SAFETY_ENDPOINT": server.url, "CONTENT_SAFETY_KEY": KEY})
@@ -37,7 +38,9 @@ def test_a_judge_and_a_filter_say_what_they_think(tracker, tmp_path, monkeypatch
 
     metrics = tracker.client.get_run(run.run_id).data.metrics
     assert metrics["test/judged_relevance"] == 0.5
-    assert metrics["test/unsafe_answers"] == 0.5
+    assert metrics["test/judged_relevance_verdicts"] == 2
+    assert "2 verdicts on relevance of 3 answers" in capsys.readouterr().out
+    assert metrics["test/unsafe_answers"] == pytest.approx(1 / 3)
     unsafe = json.loads(Path(run.download("eval/unsafe.json", tmp_path)).read_text())
     assert [(row["place"], row["answer"]) for row in unsafe] == [("t:2", "With a knife.")]
 
