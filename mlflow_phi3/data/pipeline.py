@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -83,7 +84,7 @@ def prepare(
     if (final / NAME).is_file():
         tell("found prepared", 1.0)
         return load_prepared(final)
-    partial = folder / f".{key}.{os.getpid()}.partial"
+    partial = folder / f".{key}.{os.getpid()}{_beside()}"
     try:
         _make_fresh(partial)
         settings = Settings(partial / SHARDS, template, config, max_length)
@@ -177,12 +178,17 @@ def _prepare_pieces(settings: Settings, plan: Plan, tell: Progress) -> list[Outc
 
 
 def _make_fresh(partial: Path) -> None:
-    """Make the folder to prepare in; what killed preparations left beside it is cleared away."""
-    for left in partial.parent.glob(".*.partial"):
+    """Make the folder to prepare in; what preparations killed on this machine left is cleared."""
+    for left in partial.parent.glob(f".*{_beside()}"):
         pid = left.name.split(".")[2]
         if pid == str(os.getpid()) or not Path("/proc", pid).exists():
             shutil.rmtree(left, ignore_errors=True)
     (partial / SHARDS).mkdir(parents=True)
+
+
+def _beside() -> str:
+    """How a preparation in the making ends its name; a process is known on its machine alone."""
+    return f".{platform.node()}.partial"
 
 
 def _publish(partial: Path, final: Path) -> None:

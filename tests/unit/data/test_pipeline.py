@@ -1,5 +1,6 @@
 import json
 import os
+import platform
 import resource
 
 import numpy as np
@@ -171,14 +172,18 @@ def test_files_of_one_name_are_told_apart(write, chat, tokenizer, tmp_path, monk
 
 def test_what_killed_preparations_left_is_cleared_away(write, chat, tokenizer, tmp_path):
     cache = tmp_path / "cache"
-    left = {pid: cache / f".0123.{pid}.partial" for pid in (2**30, os.getpid(), os.getppid())}
-    for folder in left.values():
+    here = platform.node()
+    dead, own, alive = (
+        cache / f".0123.{pid}.{here}.partial" for pid in (2**30, os.getpid(), os.getppid())
+    )
+    elsewhere = cache / f".0123.{2**30}.not-{here}.partial"
+    for folder in (dead, own, alive, elsewhere):
         (folder / "shards").mkdir(parents=True)
     config = PrepareConfig(
         train_data=str(write([chat("a", "b")])), validation_split=0, test_split=0
     )
     prepare(config, tokenizer, folder=cache)
-    assert [*cache.glob(".*")] == [left[os.getppid()]]  # which is still at work
+    assert {*cache.glob(".*")} == {alive, elsewhere}
 
 
 def test_a_full_disk_is_told_and_nothing_is_left(write, chat, tokenizer, tmp_path):
