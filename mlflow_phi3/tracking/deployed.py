@@ -17,12 +17,13 @@ import mlflow
 import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import get_model_name_and_version
 
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.missing import asking, is_missing, unless_missing
 from mlflow_phi3.tracking.registry import CHAMPION, PREVIOUS, find_alias
 
-_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+))")
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+|latest))")
 # MLflow writes registered_model_meta into what it hands out: it is no part of the content.
 _LEFT_OUT = shutil.ignore_patterns(
     ".git", "__pycache__", ".ipynb_checkpoints", "registered_model_meta"
@@ -234,7 +235,8 @@ def _find_version(client: MlflowClient, uri: str) -> Any:
         try:
             if named["alias"]:
                 return client.get_model_version_by_alias(named["name"], named["alias"])
-            return client.get_model_version(named["name"], named["version"])
+            # MLflow's own reading of "latest", which its registries know each in their way.
+            return client.get_model_version(*get_model_name_and_version(client, uri))
         except MlflowException as missing:
             if not is_missing(missing):
                 raise

@@ -3,6 +3,8 @@
 import pytest
 from mlflow.exceptions import MlflowException
 
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.deployed import find_version
 from mlflow_phi3.tracking.registry import create_version, ensure_registered
 
 
@@ -34,3 +36,16 @@ def test_a_name_with_a_quote_is_found_again(tracker):
 def test_why_a_name_is_refused_is_told(tracker):
     with pytest.raises(MlflowException, match="Invalid model name 'a/b'"):
         ensure_registered(tracker.client, "a/b")
+
+
+def test_the_latest_version_is_found_as_mlflow_finds_it(tracker, tmp_path):
+    ensure_registered(tracker.client, "latest of three")
+    for number in range(3):
+        tracker.client.create_model_version(
+            "latest of three", tmp_path.as_uri(), tags={"number": number}
+        )
+    found = find_version("models:/latest of three/latest")
+    assert (found.name, found.version, found.tags) == ("latest of three", "3", {"number": "2"})
+    assert find_version("models:/latest of three/2").tags == {"number": "1"}
+    with pytest.raises(UsageError, match="PHI3-U733 models:/none of three/latest"):
+        find_version("models:/none of three/latest")
