@@ -37,12 +37,16 @@ def portal(emulator):
     return change
 
 
-def test_an_endpoint_keeps_its_walls_and_its_copies_of_requests(client, models, portal):
+def test_an_endpoint_keeps_its_walls_and_its_copies_of_requests(
+    client, models, portal, emulator, check_published
+):
     client.create_deployment("kept", models["one"])
     client.create_deployment("green", models["two"], endpoint="kept")
     ours = {"publicNetworkAccess": "Disabled", "description": "ours", "mirrorTraffic": {"green": 9}}
     portal("kept", **ours)
+    emulator.http.delete("/emulator/journal")
     client.update_endpoint("kept", {"ttl_hours": 9})
+    check_published(emulator.changes())
     found = portal.see("kept")["properties"]
     assert {name: found[name] for name in ours} == ours
     client.update_endpoint("kept", {"traffic": "blue=90,green=10"})
@@ -55,24 +59,32 @@ def test_an_endpoint_keeps_its_walls_and_its_copies_of_requests(client, models, 
     client.delete_deployment("kept")
 
 
-def test_an_endpoint_keeps_the_identity_that_it_was_given(client, portal):
+def test_an_endpoint_keeps_the_identity_that_it_was_given(
+    client, portal, emulator, check_published
+):
     portal(
         "whose",
         {"location": "eastus2", "identity": IDENTITY, "properties": {"authMode": "Key"}},
     )
+    emulator.http.delete("/emulator/journal")
     client.update_endpoint("whose", {"ttl_hours": 9})  # another identity would be refused
+    check_published(emulator.changes())
     assert portal.see("whose")["identity"]["userAssignedIdentities"]
     client.delete_endpoint("whose")
 
 
-def test_a_deployment_keeps_its_walls_and_its_insights(client, models, portal):
+def test_a_deployment_keeps_its_walls_and_its_insights(
+    client, models, portal, emulator, check_published
+):
     client.create_deployment("watched", models["one"])
     ours = {"appInsightsEnabled": True, "egressPublicNetworkAccess": "Disabled"}
     portal("watched/deployments/blue", **ours)
+    emulator.http.delete("/emulator/journal")
     client.update_deployment("watched", config={"instance_count": "2"})
     found = portal.see("watched/deployments/blue")["properties"]
     assert {name: found[name] for name in ours} == ours
     client.update_deployment("watched", models["two"])  # and so does the version that takes over
     found = portal.see("watched/deployments/green")["properties"]
     assert {name: found[name] for name in ours} == ours
+    check_published(emulator.changes())
     client.delete_deployment("watched")

@@ -58,7 +58,9 @@ def test_the_collector_is_asked_for(served, emulator):
         f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/"
         f"Microsoft.MachineLearningServices/workspaces/{WORKSPACE}/onlineEndpoints/watched"
     )
-    found = emulator.http.get(f"{place}/deployments", headers=token).json()["value"]
+    query = {"api-version": "2023-04-01-preview"}
+    answer = emulator.http.get(f"{place}/deployments", headers=token, params=query)
+    found = answer.json()["value"]
     collections = found[0]["properties"]["dataCollector"]["collections"]
     assert {n: c["dataCollectionMode"].lower() for n, c in collections.items()} == {
         "request": "enabled",
