@@ -101,11 +101,11 @@ def _split_facts(decided: Decided, rows: RowFigures, chosen: npt.NDArray[np.int6
 
 
 def _load_report(path: Path | None) -> dict[str, Any] | None:
-    """An earlier report; one that cannot be read, or is of another shape, is none."""
+    """An earlier report; one that cannot be read is none."""
     if path is None or not path.is_file():
         return None
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    return report if isinstance(report, dict) and "splits" in report else None
+    return report if isinstance(report, dict) else None

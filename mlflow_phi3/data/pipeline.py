@@ -16,6 +16,7 @@ from mlflow_phi3.data.finish import finish
 from mlflow_phi3.data.manifest import NAME
 from mlflow_phi3.data.pool import work_pieces
 from mlflow_phi3.data.prepared import SHARDS, PreparedData, load_prepared
+from mlflow_phi3.data.shards import shard_name
 from mlflow_phi3.data.sources import Planned, parse_sources, plan_source, tell_apart
 from mlflow_phi3.data.split import SPLITS
 from mlflow_phi3.data.tasks import find_task
@@ -81,9 +82,10 @@ def prepare(
     max_length = _longest(config.max_length, context_length)
     key = content_key(plan, config, template, max_length)
     final = folder / key
-    if (final / NAME).is_file():
+    found = _find_whole(final, plan)
+    if found is not None:
         tell("found prepared", 1.0)
-        return load_prepared(final)
+        return found
     partial = folder / f".{key}.{os.getpid()}{_beside()}"
     try:
         _make_fresh(partial)
@@ -113,6 +115,18 @@ def prepare(
     shutil.rmtree(folder / f"failed-{key}", ignore_errors=True)
     _note_latest(folder, plan, key)
     return load_prepared(final)
+
+
+def _find_whole(final: Path, plan: Plan) -> PreparedData | None:
+    """A finished preparation; one of which a loss of power has cut files is removed."""
+    try:
+        shards = [final / SHARDS / shard_name(piece.number) for piece in plan.pieces]
+        if all(shard.stat().st_size for shard in shards):
+            return load_prepared(final)
+    except (DataError, OSError, ValueError, LookupError, TypeError):
+        pass  # there is none, or none that can be read
+    shutil.rmtree(final, ignore_errors=True)
+    return None
 
 
 def _longest(asked: int, context_length: int) -> int:

@@ -64,7 +64,7 @@ def build_report(
         "leaks": _leaks(decided, store),
         "cost": _cost(splits["train"]["tokens"]["sum"]),
     }
-    report["drift"] = compare_reports(report, earlier) if earlier else None
+    report["drift"] = _drift(report, earlier)
     return report
 
 
@@ -115,6 +115,14 @@ def bars(all_tokens: list[int], supervised: list[int]) -> list[dict[str, float |
         }
         for at in range(int(filled[0]), int(filled[-1]) + 1)
     ]
+
+
+def _drift(report: Mapping[str, Any], earlier: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Differences from an earlier report; None without one, or with one of another shape."""
+    try:
+        return compare_reports(report, earlier) if earlier else None
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def _findings(decided: Decided) -> list[dict[str, Any]]:

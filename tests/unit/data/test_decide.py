@@ -236,6 +236,13 @@ def test_drift_is_told_against_the_last_preparation(write, chat, run):
     assert "Since the last preparation" in (longer.folder / "report.html").read_text()
 
 
+@pytest.mark.parametrize("kept", ["", '{"splits": {"train": {"rows": 2}}}', "[]", '{"splits": 1}'])
+def test_an_earlier_report_of_another_shape_is_none(kept, write, chat, run):
+    first = run(write([chat("Hello?", "Hello.")]), **WHOLE)
+    (first.folder / "report.json").write_text(kept)
+    assert _report(run(write([chat("Bye?", "Bye.")]), **WHOLE))["drift"] is None
+
+
 def test_the_stability_index_is_its_formula():
     assert stability_index([3, 1], [30, 10]) == 0
     expected = (0.5 - 0.75) * math.log(0.5 / 0.75) + (0.5 - 0.25) * math.log(0.5 / 0.25)

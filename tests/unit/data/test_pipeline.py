@@ -58,6 +58,21 @@ def test_the_cache_answers_with_the_same_data(write, chat, tokenizer, tmp_path):
     }
 
 
+@pytest.mark.parametrize("lost", ["manifest.json", "shards/000000.arrow"])
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_preparation_that_is_not_whole_is_made_anew(lost, gone, write, chat, tokenizer, tmp_path):
+    path = write([chat(f"What is {n} plus one?", f"It is {n + 1}.") for n in range(60)])
+    config, cache = PrepareConfig(train_data=str(path)), tmp_path / "cache"
+    first = prepare(config, tokenizer, folder=cache)
+    ids = [row.input_ids.tolist() for row in first.examples("train")]
+    (first.folder / lost).unlink()
+    if not gone:  # as a file system leaves it that lost power
+        (first.folder / lost).write_bytes(b"")
+    again = prepare(config, tokenizer, folder=cache)
+    assert again.manifest == first.manifest
+    assert [row.input_ids.tolist() for row in again.examples("train")] == ids
+
+
 def test_every_bad_row_is_named_at_once(write, chat, tokenizer, tmp_path):
     good = chat("Hello?", "Hello.")
     rows = [
