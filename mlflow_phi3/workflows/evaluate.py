@@ -11,6 +11,7 @@ from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import EvaluateWord
 from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.compare import Comparison, compare
 from mlflow_phi3.evaluation.labels import LabelReport
 from mlflow_phi3.evaluation.losses import ExampleLoss
@@ -49,8 +50,24 @@ def run(config: EvaluateWord) -> None:
     winner = load_winner(job, config.sweep_run, where="sweep_run")
     with job.root("evaluate", config) as root:
         data = prepare_as_child(job, winner.config, root)
+        check_test(data)
         measured = evaluate(job, config, open_base(winner.config, data), data, winner, root)
     show_measures(job, measured)
+
+
+def check_test(data: PreparedData) -> None:
+    """Refuse data without test rows, while that has cost nothing.
+
+    Raises:
+        DataError: There are none.
+    """
+    if not data.manifest.splits["test"].rows:
+        raise DataError(
+            "PHI3-D078",
+            "no row is left to test on",
+            where="test_data",
+            fix="give test_data, a larger test_split, or more rows",
+        )
 
 
 def evaluate_as_child(

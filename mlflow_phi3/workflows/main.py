@@ -11,7 +11,12 @@ from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.workflows.check import check_registration, check_search
-from mlflow_phi3.workflows.evaluate import choose_judges, evaluate_as_child, show_measures
+from mlflow_phi3.workflows.evaluate import (
+    check_test,
+    choose_judges,
+    evaluate_as_child,
+    show_measures,
+)
 from mlflow_phi3.workflows.job import Job, greet, open_base, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.register import Registered, register_as_child
@@ -32,6 +37,7 @@ def run(config: MainWord) -> None:
     greet(job, config)
     with job.root("main", config) as root:
         data = prepare_as_child(job, config, root)
+        check_test(data)
         base = open_base(config, data)
         result, winner = sweep_as_child(job, narrow(config, SweepWord), base, data, root)
         measured = evaluate_as_child(job, config, base, data, winner, root)

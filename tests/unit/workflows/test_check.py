@@ -6,7 +6,7 @@ import pytest
 
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.words import WORDS
-from mlflow_phi3.errors import Phi3Error
+from mlflow_phi3.errors import DataError, Phi3Error
 from mlflow_phi3.workflows import main, register, sweep, train
 
 RUN = {"main": main.run, "sweep": sweep.run, "train": train.run, "register": register.run}
@@ -48,3 +48,16 @@ def test_balanced_weights_wait_for_the_data():
     from mlflow_phi3.workflows.check import check_training
 
     check_training(parse_values(WORDS["train"], {"class_weights": "balanced"}))
+
+
+def test_data_without_test_rows_is_refused_before_the_training(tracker, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiment_id)
+
+    with pytest.raises(DataError, match="PHI3-D078 test_data: no row is left to test on"):
+        main.run(parse_values(WORDS["main"], {"test_split": 0}))
+
+    stages = {
+        run.data.tags["phi3.stage"] for run in tracker.client.search_runs([tracker.experiment_id])
+    }
+    assert stages == {"main", "prepare"}
