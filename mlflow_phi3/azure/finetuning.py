@@ -13,6 +13,8 @@ from mlflow_phi3.errors import AzureError, UsageError
 
 OUTPUT = "registered_model"
 ENDED = frozenset({"Completed", "Failed", "Canceled"})
+NO_MODEL = "PHI3-A731"
+"""The code of the error that a completed job's model is not there."""
 _MODELS_VERSION = "2024-10-01-preview"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # The types have "ChatCompletion"; the SDK's constructor lowers the first letter.
@@ -261,7 +263,7 @@ class JobService:
             if model.job == job.name:
                 return model
         raise AzureError(
-            "PHI3-A731",
+            NO_MODEL,
             f"the job is {job.status}, but no version of {job.output} came from it",
             where=f"job {job.name}",
             fix="look at the job's outputs in the portal",

@@ -9,7 +9,14 @@ from pathlib import Path
 
 from mlflow_phi3.azure.assets import upload_data
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.finetuning import FineTuning, JobService, JobState, Point, TunedModel
+from mlflow_phi3.azure.finetuning import (
+    NO_MODEL,
+    FineTuning,
+    JobService,
+    JobState,
+    Point,
+    TunedModel,
+)
 from mlflow_phi3.azure.hyperparameters import to_azure
 from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
 from mlflow_phi3.azure.registry import look_up_offers
@@ -211,11 +218,18 @@ def plan_job(lesson: Lesson, spec: TrialSpec) -> FineTuning:
     )
 
 
-def submit_once(service: JobService, wanted: FineTuning) -> tuple[JobState, bool]:
+def submit_once(
+    service: JobService, wanted: FineTuning, *, before: Callable[[], None] = lambda: None
+) -> tuple[JobState, bool]:
     """Take up the job that trains this already, or submit one; tell whether it was submitted.
 
     A job that failed, was cancelled, or whose model is gone is left behind, and its successor
     gets the next number.
+
+    Args:
+        service: The remote calls.
+        wanted: The job.
+        before: Called before one is submitted; what it raises prevents that.
 
     Raises:
         AzureError: Refused, or no answer.
@@ -225,6 +239,7 @@ def submit_once(service: JobService, wanted: FineTuning) -> tuple[JobState, bool
         name = wanted.name if number == 1 else f"{wanted.name}-{number}"
         known = service.get(name)
         if known is None:
+            before()
             return service.submit(replace(wanted, name=name)), True
         if known.status not in {"Failed", "Canceled"} and _has_model(service, known):
             return known, False
@@ -336,6 +351,8 @@ def _has_model(service: JobService, job: JobState) -> bool:
         return True
     try:
         service.tuned_model(job)
-    except AzureError:
+    except AzureError as error:
+        if error.code != NO_MODEL:  # no answer is none: another job would be paid for
+            raise
         return False
     return True

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +73,7 @@ class FoundryBackend:
         limits: How much may go on.
         cancel: Whether leaving early cancels what runs; else it trains on.
         on_job: Told the trial and how its job stands, at each change.
+        known: Trials whose jobs earlier commands have paid for.
         sleep: Waits so many seconds.
     """
 
@@ -84,6 +85,7 @@ class FoundryBackend:
         *,
         cancel: bool,
         on_job: Callable[[str, JobState], None],
+        known: Iterable[TrialSpec] = (),
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.service = service
@@ -92,7 +94,7 @@ class FoundryBackend:
         self.cancel = cancel
         self.on_job = on_job
         self.sleep = sleep
-        self.spent_usd = 0.0
+        self._spent_usd = {self.plan(spec).name: limits.cost_usd(spec) for spec in known}
 
     @property
     def slots(self) -> int:
@@ -125,6 +127,29 @@ class FoundryBackend:
         """
         state, _ = submit_once(self.service, self.plan(spec))
         return model_of(self.service, state)
+
+    def submit(self, spec: TrialSpec) -> JobState:
+        """The job of a trial, taken up or submitted; either way it is paid for.
+
+        Raises:
+            AzureError: Refused, or no answer.
+            UsageError: What it costs is not left.
+        """
+        cost_usd = self.limits.cost_usd(spec)
+
+        def afford() -> None:
+            left = self.limits.budget_usd - sum(self._spent_usd.values())
+            if self.limits.budget_usd and cost_usd > left:
+                raise UsageError(
+                    "PHI3-U784",
+                    f"not submitted: {cost_usd:.2f} USD by estimate, {left:.2f} left of budget_usd",
+                    where=f"budget_usd={self.limits.budget_usd:g}",
+                    fix="fewer epochs or rows, or a larger budget",
+                )
+
+        state, _ = submit_once(self.service, self.plan(spec), before=afford)
+        self._spent_usd[state.name] = cost_usd
+        return state
 
 
 @dataclass(slots=True)
@@ -198,18 +223,11 @@ class FoundryTraining:
         if job.trial in self.dropped:
             yield _end(job, "dropped", "")
             return
-        cost_usd = backend.limits.cost_usd(job.spec)
-        if 0 < backend.limits.budget_usd < backend.spent_usd + cost_usd:
-            left = backend.limits.budget_usd - backend.spent_usd
-            why = f"not submitted: {cost_usd:.2f} USD by estimate, {left:.2f} left of budget_usd"
-            yield _end(job, "failed", why)
-            return
         try:
-            state, new = submit_once(backend.service, backend.plan(job.spec))
+            state = backend.submit(job.spec)
         except (AzureError, UsageError) as error:
             yield _end(job, "failed", str(error))
             return
-        backend.spent_usd += cost_usd if new else 0.0
         deadline = Deadline(backend.limits.timeout_s)
         self.running.append(_Course(job, state.name, deadline, time.monotonic()))
         backend.on_job(job.trial, state)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from optuna.trial import TrialState
+
 from mlflow_phi3.azure.finetuning import JobState, TunedModel
 from mlflow_phi3.backends.jobs import FoundryBackend
 from mlflow_phi3.config.parse import narrow
@@ -25,6 +27,8 @@ from mlflow_phi3.workflows.foundry import check, limits_of, send
 from mlflow_phi3.workflows.job import Job, greet, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import show_trials, teller
+
+_PAID = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def run(config: SweepWord) -> None:
@@ -53,14 +57,15 @@ def search(
     """
     service, lesson = send(job, config, data, run)
     study = name_study(config.study, run)
+    ledger = _open_ledger(job, config, study, run)
     backend = FoundryBackend(
         service,
         lesson,
         limits_of(config, data),
         cancel=config.on_interrupt == "cancel",
         on_job=_tagger(job, study),
+        known=[ledger.space.spec(t.params) for t in ledger.trials() if t.state in _PAID],
     )
-    ledger = _open_ledger(job, config, study, run)
     result = _conduct(job, config, ledger, backend, run)
     # The service tells no losses by example: no trial can be told from another by them.
     log_result(run, result, write_report(ledger.study, result, None))

@@ -78,6 +78,19 @@ def test_a_finished_job_counts_while_its_model_is_there():
     assert submit_once(project, wanted)[0].name == f"{wanted.name}-2"
 
 
+def test_no_second_job_because_azure_did_not_answer():
+    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project.jobs[wanted.name] = state(wanted.name, "Completed")
+
+    def away(_job):
+        raise AzureError("PHI3-A703", "no answer", status=503)
+
+    project.tuned_model = away
+    with pytest.raises(AzureError, match="PHI3-A703"):
+        submit_once(project, wanted)
+    assert project.submitted == []
+
+
 def test_following_tells_each_point_once():
     project = Project({"j": state("j", "NotStarted")})
     one, two, three = Point("loss", 3.0, 1), Point("loss", 2.0, 2), Point("eval_loss", 2.5, 2)

@@ -55,14 +55,13 @@ def jobs(count):
     return [Job(f"trial-{n:03d}", replace(SPEC, learning_rate=r)) for n, r in enumerate(rates)]
 
 
-def backend(project, *, limits=LIMITS, cancel=False, told=None):
+def backend(project, *, limits=LIMITS, cancel=False, told=None, known=()):
     on_job = (lambda trial, job: told.append((trial, job.status))) if told is not None else ignore
-    return FoundryBackend(
-        project, LESSON, limits, cancel=cancel, on_job=on_job, sleep=lambda _s: None
-    )
+    more = {"cancel": cancel, "on_job": on_job, "known": known, "sleep": ignore}
+    return FoundryBackend(project, LESSON, limits, **more)
 
 
-def ignore(_trial, _job):
+def ignore(*_told):
     return None
 
 
@@ -110,16 +109,29 @@ def test_no_job_that_would_pass_the_budget():
     assert "1.00 USD by estimate, 0.50 left of budget_usd" in ends["trial-003"].reason
 
 
-def test_what_was_submitted_before_costs_nothing_again():
+def test_what_was_submitted_before_is_followed_and_counts():
     project = Trainer()
     everything(backend(project), jobs(2))
     project.tuned_model = lambda _job: None
-    limits = replace(LIMITS, budget_usd=0.5)
+    limits = replace(LIMITS, budget_usd=1.5)
 
-    ends = everything(backend(project, limits=replace(limits, budget_usd=1.5)), jobs(2))
+    ends = everything(backend(project, limits=limits), jobs(3))
 
     assert len(project.submitted) == 2
-    assert [r.outcome for r in ends if isinstance(r, EndReport)] == ["complete", "complete"]
+    outcomes = [r.outcome for r in ends if isinstance(r, EndReport)]
+    assert sorted(outcomes) == ["complete", "complete", "failed"]
+
+
+def test_the_trials_of_earlier_commands_count():
+    project = Trainer()
+    first, second, third = jobs(3)
+    known = [first.spec, second.spec]
+    limits = replace(LIMITS, budget_usd=2.5)
+
+    ends = everything(backend(project, limits=limits, known=known), [third])
+
+    assert project.submitted == []
+    assert "0.50 left of budget_usd" in ends[-1].reason
 
 
 def test_a_dropped_trial_is_cancelled():
