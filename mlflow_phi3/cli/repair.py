@@ -17,15 +17,26 @@ def repair_command(study: str = _STUDY, *, storage: str = _STORAGE) -> None:
     """Release the trials of dead drivers and close their runs; the study can then be continued."""
     # torch, Optuna and MLflow take seconds, which no other command shall wait for.
     from mlflow_phi3.sweep.repair import repair_study
-    from mlflow_phi3.sweep.storage import default_storage, open_storage
+    from mlflow_phi3.sweep.storage import default_storage, is_missing, open_storage
     from mlflow_phi3.tracking.runs import open_tracker
+    from mlflow_phi3.tracking.uris import hide_password
 
     tracker = open_tracker()
     url = storage or default_storage(tracker.uri)
     try:
-        done = repair_study(open_storage(url), study, tracker=tracker, now=time.time())
+        # A file that there is not would be made.
+        done = (
+            None
+            if is_missing(url)
+            else repair_study(open_storage(url), study, tracker=tracker, now=time.time())
+        )
     except KeyError:
+        done = None
+    if done is None:
         raise UsageError(
-            "PHI3-U090", f"no study {study!r}", where=url, fix="look at the tag phi3.study of a run"
-        ) from None
+            "PHI3-U090",
+            f"no study {study!r}",
+            where=hide_password(url),
+            fix="look at the tags phi3.study and phi3.storage of a run",
+        )
     typer.echo(f"{len(done.released)} trials wait again, {len(done.closed)} runs were closed.")

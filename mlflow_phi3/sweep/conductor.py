@@ -12,9 +12,10 @@ from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.drivers import HEARTBEAT_S
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.objectives import measure_costs
+from mlflow_phi3.sweep.repair import close_sweeps
 from mlflow_phi3.sweep.results import Accuracy, SweepProgress, trial_name
 from mlflow_phi3.sweep.tickets import OUTCOME, Ticket
-from mlflow_phi3.sweep.trial_run import SHARED_WITH, TrialRun, open_trial_run
+from mlflow_phi3.sweep.trial_run import DRIVER, SHARED_WITH, TrialRun, open_trial_run
 from mlflow_phi3.tracking.runs import Run, Tracker
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
 
@@ -97,6 +98,7 @@ class Conductor:
             KeyboardInterrupt: As it came; trials under way then wait to be
                 continued, and their runs are KILLED.
         """
+        self._take_over()
         self._began = self.clock()
         round_size = self.round_size or self.backend.group_size * self.backend.slots
         while True:
@@ -117,6 +119,11 @@ class Conductor:
     def spent(self) -> float:
         """Seconds that all drivers have worked on the study, as far as this one knows."""
         return self._spent_before + self.clock() - self._began
+
+    def _take_over(self) -> None:
+        """Say who works in this run, and close those of the study in which nobody does."""
+        self.parent.set_tags({DRIVER: self.ledger.driver.name})
+        close_sweeps(self.ledger.study, tracker=self.tracker, now=time.time())
 
     def _look_at_others(self) -> None:
         self._spent_before, self._looked_at = self.ledger.spent_by_others(), self.clock()

@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import math
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,7 +29,6 @@ from mlflow_phi3.sweep.confidence import compare_with_winner
 from mlflow_phi3.sweep.drivers import beating, this_driver, worked_here
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.pruners import build_pruner
-from mlflow_phi3.sweep.repair import close_sweeps
 from mlflow_phi3.sweep.report import StudyReport, write_report
 from mlflow_phi3.sweep.reseed import reseed_winner
 from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult
@@ -39,7 +37,7 @@ from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.sweep.storage import default_storage, open_storage
 from mlflow_phi3.sweep.study import check_runs, open_study
 from mlflow_phi3.sweep.tickets import OUTCOME, RUN_ID, owner_of
-from mlflow_phi3.sweep.trial_run import BEST, DRIVER, STUDY, accuracy_of, mark_front
+from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of, mark_front
 from mlflow_phi3.tracking.runs import Run, Tracker
 from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.training.reports import perplexity
@@ -154,9 +152,6 @@ def _compare(
 
 def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepResult:
     """Train until the study is complete, and its winner again with other seeds."""
-    ledger = conductor.ledger
-    conductor.parent.set_tags({DRIVER: ledger.driver.name})
-    close_sweeps(ledger.study, tracker=conductor.tracker, now=time.time())
     why = conductor.conduct()
     result = _result(conductor, folder, why=why, storage=hide_password(url))
     reseeded = reseed_winner(result.winner, _affordable(seeds, conductor), conductor)

@@ -91,6 +91,13 @@ def default_storage(tracking_uri: str) -> str:
     return SCHEME + str(Path(_FILE).resolve())
 
 
+def is_missing(url: str) -> bool:
+    """Whether ``url`` means a file that there is not; opening it would make it."""
+    if "://" in url and not url.startswith(SCHEME):
+        return False
+    return not Path(url.removeprefix(SCHEME)).exists()
+
+
 def open_storage(url: str) -> BaseStorage:
     """Connect to a study's storage: a database by URL, or a journal file by path.
 

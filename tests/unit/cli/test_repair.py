@@ -35,3 +35,10 @@ def test_an_unknown_study_is_told(study):
     found = call("sweep", "repair", "nobody")
     assert "PHI3-U090" in str(found.exception)
     assert "--storage" in call("sweep", "repair", "--help").output
+
+
+def test_no_storage_is_made_where_none_is(study, tmp_path):
+    for storage in (f"sqlite:///{tmp_path}/none.db", f"{tmp_path}/none.log"):
+        found = call("sweep", "repair", "night", "--storage", storage)
+        assert "PHI3-U090" in str(found.exception)
+    assert list(tmp_path.glob("none*")) == []

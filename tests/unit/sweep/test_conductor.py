@@ -73,6 +73,15 @@ def test_every_trial_has_its_run(conduct, tracker, parent):
         assert [item.path for item in artifacts] == ["checkpoints/best/adapter_config.json"]
 
 
+def test_it_says_who_works_and_closes_the_sweeps_in_which_nobody_does(conduct, tracker, parent):
+    dead = tracker.start(
+        "sweep", stage="sweep", tags={"phi3.study": "study", "phi3.driver": "dead"}
+    )
+    ledger = conduct(n_trials="1")
+    assert parent.tags()["phi3.driver"] == ledger.driver.name
+    assert tracker.client.get_run(dead.run_id).info.status == "KILLED"
+
+
 def test_the_same_seed_makes_the_same_study(conduct):
     first = told(conduct("one", seed="3", n_trials="4"))
     assert told(conduct("two", seed="3", n_trials="4")) == first
