@@ -1,5 +1,7 @@
 """The base of every schema."""
 
+from typing import ClassVar
+
 from pydantic import BaseModel, ConfigDict
 
 
@@ -11,3 +13,6 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    described_in: ClassVar[str] = "--help, or docs/parameters.md"
+    """Where people read what the fields mean."""

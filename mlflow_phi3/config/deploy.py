@@ -1,6 +1,6 @@
 """What ``-C`` takes: how a model version is deployed to Azure AI Foundry."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,8 @@ from mlflow_phi3.config.base import Config
 
 class DeployConfig(Config):
     """The keys of ``mlflow deployments create|update -C name=value``."""
+
+    described_in: ClassVar[str] = "mlflow deployments help -t azure-foundry"
 
     mode: Literal["auto", "managed", "serverless"] = "auto"
     """Where it runs: `managed` (machines of your own, billed by the hour, any MLflow model),

@@ -27,7 +27,6 @@ _NAMES_ELSEWHERE = {
 }
 # Below it are pairs that share a few letters: rapidfuzz gives `max_steps` and `epochs` 60.
 _NEAR = 65
-_READ = "see --help, or docs/parameters.md"
 
 
 def parse_arguments(schema: type[SchemaT], arguments: Sequence[str]) -> SchemaT:
@@ -127,8 +126,9 @@ def _problem(fault: ErrorDetails, given: Mapping[str, Any]) -> str:
 def _mend(name: str, given: Mapping[str, Any], schema: type[Config]) -> str:
     """What can be written instead."""
     field = schema.model_fields.get(name)
+    elsewhere = f"see {schema.described_in}"
     if field is None:
-        return _READ
+        return elsewhere
     words = words_of(field)
     element = next((found for found in field.metadata if isinstance(found, Element)), None)
     guess = nearest(str(given.get(name, "")), words or (element.words if element else ()))
@@ -136,4 +136,4 @@ def _mend(name: str, given: Mapping[str, Any], schema: type[Config]) -> str:
         return f"did you mean {guess!r}?"
     if element:
         return element.syntax()
-    return f"one of {', '.join(words)}" if words else _READ
+    return f"one of {', '.join(words)}" if words else elsewhere

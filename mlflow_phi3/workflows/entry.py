@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Interrupted, Phi3Error
@@ -46,12 +47,16 @@ def run(word: str, arguments: Sequence[str]) -> int:
                 # `mlflow run` starts us in the project's folder; paths mean where the person is.
                 os.chdir(launcher.cwd())
             config = parse_arguments(WORDS[word], arguments)
-            data = [str(getattr(config, f"{split}_data", "")) for split in _SPLITS]
-            settle(str(getattr(config, "model", "")), data)
+            settle(str(getattr(config, "model", "")), sources_of(config))
             importlib.import_module(f"mlflow_phi3.workflows.{word}").run(config)
     except (Phi3Error, Interrupted) as error:
         return _tell(error, launcher)
     return 0
+
+
+def sources_of(config: Config) -> list[str]:
+    """What ``train_data`` and its kin name; empty text where nothing is."""
+    return [str(getattr(config, f"{split}_data", "")) for split in _SPLITS]
 
 
 def settle(model: str, data: Sequence[str] = ()) -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable
 
-from optuna.trial import TrialState
-
 from mlflow_phi3.azure.finetuning import JobState, TunedModel
 from mlflow_phi3.backends.jobs import FoundryBackend
 from mlflow_phi3.config.parse import narrow
@@ -27,8 +25,6 @@ from mlflow_phi3.workflows.foundry import check, limits_of, send
 from mlflow_phi3.workflows.job import Job, greet, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import show_trials, teller
-
-_PAID = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def run(config: SweepWord) -> None:
@@ -64,7 +60,7 @@ def search(
         limits_of(config, data),
         cancel=config.on_interrupt == "cancel",
         on_job=_tagger(job, study),
-        known=[ledger.space.spec(t.params) for t in ledger.trials() if t.state in _PAID],
+        known=ledger.trained(),
     )
     result = _conduct(job, config, ledger, backend, run)
     # The service tells no losses by example: no trial can be told from another by them.

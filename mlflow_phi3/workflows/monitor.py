@@ -99,6 +99,8 @@ def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
             ResourceManager(workspace), config.endpoint, config.deployment, start, now
         )
         minutes = [Minute(one.requests, one.p50_ms, one.p95_ms) for one in measured]
+        if not minutes:
+            _check_deployment(workspace, config)
         sources.append(f"Azure Monitor: {len(minutes)} minutes with requests")
     if config.log:
         lines = list(_read_log(Path(config.log)))
@@ -118,6 +120,19 @@ def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
     if len(found) > len(calls):
         sources[-1] += f", {len(found) - len(calls)} calls before or after the window"
     return _Seen(minutes, calls, tuple(sources))
+
+
+def _check_deployment(workspace: Workspace, config: MonitorConfig) -> None:
+    """One that was deleted since has counts; one that has none may be mistyped."""
+    service = OnlineService(workspace, Deadline(_READ_TIMEOUT_S))
+    known = sorted(one.name for one in service.list_deployments(config.endpoint))
+    if config.deployment and config.deployment not in known:
+        raise UsageError(
+            "PHI3-U735",
+            "there is no such deployment",
+            where=f"{config.endpoint}/{config.deployment}",
+            fix=f"one of {', '.join(known)}, or leave it out" if known else "leave it out",
+        )
 
 
 def _is_managed(workspace: Workspace, endpoint: str) -> bool:

@@ -137,6 +137,7 @@ def test_errors_are_counted(served, emulator, store):
 def test_what_cannot_be_watched(served, store):
     for arguments, code in (
         (["nobody"], "PHI3-U767"),
+        (["watched", "--deployment", "nobody"], "PHI3-U735"),
         (["watched", "--limit", "monitor/eror_rate=1"], "PHI3-U764"),
     ):
         told = CliRunner().invoke(monitor, [*arguments, *LOCAL])

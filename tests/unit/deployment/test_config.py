@@ -130,3 +130,8 @@ def test_one_chat_for_a_serverless_endpoint():
     for wrong in ([chat, chat], [{"text": "a"}], {"input_data": [1]}):
         with pytest.raises(UsageError, match="PHI3-U748"):
             chat_of(wrong)
+
+
+def test_a_refused_value_says_where_the_keys_stand():
+    with pytest.raises(UsageError, match="see mlflow deployments help -t azure-foundry"):
+        parse_values(DeployConfig, {"instance_count": "many"})
