@@ -3,6 +3,7 @@
 import datetime as dt
 import math
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,6 +15,9 @@ from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.errors import GateError
 from mlflow_phi3.workflows.entry import settle
 from mlflow_phi3.workflows.screen import Screen
+
+if TYPE_CHECKING:
+    from mlflow_phi3.workflows.monitor import Outcome
 
 app = typer.Typer(name="monitor", help="How a deployment fares.")
 
@@ -54,29 +58,14 @@ def monitor_command(  # noqa: PLR0913 - one option each
         "usd_per_hour": usd_per_hour,
     }
     config = parse_values(MonitorConfig, values)
-    from mlflow_phi3.workflows.monitor import Outcome, run, to_json
+    from mlflow_phi3.workflows.monitor import run, to_json
 
     with told_to_stop():
-        outcome: Outcome = run(config, dt.datetime.now(dt.UTC))
+        outcome = run(config, dt.datetime.now(dt.UTC))
     if as_json:
         typer.echo(to_json(outcome))
     else:
-        screen = Screen()
-        traffic = asdict(outcome.watched.traffic)
-        rows = [[f"monitor/{key}", _short(value)] for key, value in traffic.items()]
-        screen.table(f"{name}, the last {hours:g} h", ["figure", "value"], rows)
-        if outcome.watched.drifts:
-            screen.table(
-                f"Drift of {outcome.watched.prompts} prompts",
-                ["figure", "value", "usual", "reading", "note"],
-                [
-                    [f"drift/{d.name}", _short(d.value), _short(d.usual), d.reading, d.note]
-                    for d in outcome.watched.drifts
-                ],
-            )
-        for source in outcome.sources:
-            typer.echo(source)
-        typer.echo(f"run {outcome.run_id}")
+        _show(outcome, f"{name}, the last {hours:g} h")
     if outcome.exceeded:
         raise GateError(
             "PHI3-G762",
@@ -85,6 +74,26 @@ def monitor_command(  # noqa: PLR0913 - one option each
             fix=f"look at run {outcome.run_id}; mlflow-phi3 rollback {name}{flag(target)} takes "
             "the last move of a managed endpoint back, train --continue_from takes newer data in",
         )
+
+
+def _show(outcome: "Outcome", title: str) -> None:
+    """The figures as tables, where they are from, and the run that holds them."""
+    screen = Screen()
+    traffic = asdict(outcome.watched.traffic)
+    rows = [[f"monitor/{key}", _short(value)] for key, value in traffic.items()]
+    screen.table(title, ["figure", "value"], rows)
+    if outcome.watched.drifts:
+        screen.table(
+            f"Drift of {outcome.watched.prompts} prompts",
+            ["figure", "value", "usual", "reading", "note"],
+            [
+                [f"drift/{d.name}", _short(d.value), _short(d.usual), d.reading, d.note]
+                for d in outcome.watched.drifts
+            ],
+        )
+    for source in outcome.sources:
+        typer.echo(source)
+    typer.echo(f"run {outcome.run_id}")
 
 
 def _short(value: float) -> str:

@@ -5,8 +5,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,8 +87,7 @@ def prepare(
         tell("found prepared", 1.0)
         return found
     partial = folder / f".{key}.{os.getpid()}{_beside()}"
-    try:
-        _make_fresh(partial)
+    with _working_in(partial):
         settings = Settings(partial / SHARDS, template, config, max_length)
         given = Collected(
             folder=partial,
@@ -103,18 +102,30 @@ def prepare(
         tell("writing the report", None)
         finish(given, decided, previous=previous or _latest(folder, plan))
         _publish(partial, final)
+    shutil.rmtree(folder / f"failed-{key}", ignore_errors=True)
+    _note_latest(folder, plan, key)
+    return load_prepared(final)
+
+
+@contextmanager
+def _working_in(partial: Path) -> Iterator[None]:
+    """An empty folder that is gone afterwards, if it is still there.
+
+    Raises:
+        DataError: The disk refuses.
+    """
+    try:
+        _make_fresh(partial)
+        yield
     except OSError as error:
         raise DataError(
             "PHI3-D051",
             f"a file cannot be read or written: {error}",
-            where=str(folder),
+            where=str(partial.parent),
             fix="free space, set workspace to a folder on another disk, or bring back the source",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(folder / f"failed-{key}", ignore_errors=True)
-    _note_latest(folder, plan, key)
-    return load_prepared(final)
 
 
 def _find_whole(final: Path, plan: Plan) -> PreparedData | None:

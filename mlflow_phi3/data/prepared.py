@@ -8,7 +8,7 @@ import numpy as np
 
 from mlflow_phi3.data.manifest import NAME, Manifest
 from mlflow_phi3.data.messages import Conversation, Example
-from mlflow_phi3.data.shards import Conversations, Examples, Rows, ShardStore
+from mlflow_phi3.data.shards import Rows, ShardStore, SplitRows
 from mlflow_phi3.errors import DataError
 
 SHARDS = "shards"
@@ -37,11 +37,11 @@ class PreparedData:
 
     def examples(self, split: str) -> Sequence[Example]:
         """The examples of ``train``, ``validation`` or ``test``, read when asked for."""
-        return Examples(self.store(), self.rows(split))
+        return SplitRows(self.store().example, self.rows(split))
 
     def conversations(self, split: str) -> Sequence[Conversation]:
         """The conversations of a split, in the order of its examples."""
-        return Conversations(self.store(), self.rows(split))
+        return SplitRows(self.store().conversation, self.rows(split))
 
     @property
     def artifacts(self) -> tuple[Path, ...]:

@@ -5,10 +5,10 @@ The files are in the format of ``datasets``: ``datasets.Dataset.from_file`` open
 
 import bisect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,7 @@ SCHEMA = pa.schema(
 )
 _BATCH_ROWS = 1024
 Rows = npt.NDArray[np.uint64]
+RowT = TypeVar("RowT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,44 +243,29 @@ def _values(batch: pa.RecordBatch, column: int, row: int) -> npt.NDArray[np.int3
     return view
 
 
-class Examples(Sequence[Example]):
-    """A split's examples, read when asked for."""
+class SplitRows(Sequence[RowT]):
+    """A split's rows, each read when it is asked for.
 
-    def __init__(self, store: ShardStore, rows: Rows) -> None:
-        self._store = store
+    Args:
+        read: Reads the row of that number.
+        rows: Numbers of the split's rows, in order.
+    """
+
+    def __init__(self, read: Callable[[int], RowT], rows: Rows) -> None:
+        self._read = read
         self._rows = rows
 
     def __len__(self) -> int:
         return len(self._rows)
 
     @overload
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> RowT: ...
     @overload
-    def __getitem__(self, index: slice) -> "Examples": ...
-    def __getitem__(self, index: int | slice) -> "Example | Examples":
+    def __getitem__(self, index: slice) -> "SplitRows[RowT]": ...
+    def __getitem__(self, index: int | slice) -> "RowT | SplitRows[RowT]":
         if isinstance(index, slice):
-            return Examples(self._store, self._rows[index])
-        return self._store.example(int(self._rows[index]))
-
-
-class Conversations(Sequence[Conversation]):
-    """A split's conversations, read when asked for."""
-
-    def __init__(self, store: ShardStore, rows: Rows) -> None:
-        self._store = store
-        self._rows = rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Conversation: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Conversations": ...
-    def __getitem__(self, index: int | slice) -> "Conversation | Conversations":
-        if isinstance(index, slice):
-            return Conversations(self._store, self._rows[index])
-        return self._store.conversation(int(self._rows[index]))
+            return SplitRows(self._read, self._rows[index])
+        return self._read(int(self._rows[index]))
 
 
 def shard_name(number: int) -> str:

@@ -103,11 +103,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     ledger = open_ledger(config, space, name=name, url=url, tags=tags)
     check_runs(ledger.study, tracker)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
-    with (
-        _storage_stays(url, name),
-        _disk_has_room(checkpoints, name),
-        beating(ledger.study, ledger.driver),
-    ):
+    with _driving(ledger, url, checkpoints):
         work = Workload(base, train, validation, space.largest(), config.concurrency)
         backend = _open_backend(config, work, checkpoints)
         conductor = Conductor(
@@ -125,7 +121,6 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
             costs=config.objectives[1:],
         )
         result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
-        _log_spent(parent, budget, conductor.spent())
         return _compare(conductor, result, validation, seed=config.seed)
 
 
@@ -155,6 +150,7 @@ def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepR
     why = conductor.conduct()
     result = _result(conductor, folder, why=why, storage=hide_password(url))
     reseeded = reseed_winner(result.winner, _affordable(seeds, conductor), conductor)
+    _log_spent(conductor.parent, conductor.budget, conductor.spent())
     return replace(result, reseeded=reseeded, accuracy=conductor.accuracy)
 
 
@@ -234,6 +230,18 @@ def _facts(config: SweepConfig, tags: Mapping[str, str]) -> dict[str, str]:
         names.append("objective")
     told = {name: str(getattr(config, name)) for name in names}
     return told | {name: tags[name] for name in _COMPARABLE if name in tags}
+
+
+@contextmanager
+def _driving(ledger: Ledger, url: str, folder: Path) -> Iterator[None]:
+    """Live as a driver of the study, and say what to do when its database or the disk gives out."""
+    name = ledger.study.study_name
+    with (
+        _storage_stays(url, name),
+        _disk_has_room(folder, name),
+        beating(ledger.study, ledger.driver),
+    ):
+        yield
 
 
 @contextmanager

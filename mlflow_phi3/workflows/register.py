@@ -260,7 +260,9 @@ def _against_champion(
     if not (folder / CHECKPOINT).is_dir():
         told = "the champion's weights are not in the store, so it cannot be measured here"
         return champion_gate(None, config.promote, unlike=told)
-    champion = load_portable(folder / CHECKPOINT, precision="float32")
+    device = str(challenger.model.device)
+    challenger.model.to("cpu")  # nobody computes with it any more, and both may not fit a GPU
+    champion = load_portable(folder / CHECKPOINT, precision="float32", device=device)
     if unlike := _why_unlike(champion, challenger):
         return champion_gate(None, config.promote, unlike=unlike)
     rival = measure(champion, None, data.examples("test"), (), config=EvaluateConfig(answers=0))
