@@ -62,4 +62,4 @@ def test_a_trial_takes_few_statements_and_transactions(
     assert a_trial["study: transactions"] <= 8
     # MLflow's own: created; parameters, points and tags at once; ended.
     assert a_trial["runs: statements"] <= 45
-    assert a_trial["runs: transactions"] <= 7
+    assert a_trial["runs: transactions"] <= 7 + 4 / 12  # once a command: who works in which run
