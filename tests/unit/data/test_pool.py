@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import os
 import random
@@ -67,7 +68,12 @@ def _config(sources, workers):
 
 
 def _children():
-    return [child for child in psutil.Process().children() if "spawn_main" in str(child.cmdline())]
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # one that has just died
+            if "spawn_main" in str(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def test_processes_prepare_what_one_process_prepares(sources, plain_tokenizer, tmp_path):
