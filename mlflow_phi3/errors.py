@@ -45,7 +45,7 @@ class _Told(BaseException):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Between processes it goes as it is; made anew, it would lack all but its message."""
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # typeshed leaves it out
 
 
 class Phi3Error(_Told, Exception):

@@ -10,7 +10,7 @@ from mlflow_phi3.cli.elsewhere import HELP_OPTIONS, PASS_THROUGH, REPAIR, add_co
 from mlflow_phi3.cli.parameter_help import show_help
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Phi3Error
-from mlflow_phi3.workflows.entry import run
+from mlflow_phi3.workflows.entry import run, tell
 
 app = typer.Typer(
     name="mlflow-phi3",
@@ -71,5 +71,5 @@ def main() -> None:
     try:
         app()
     except Phi3Error as error:
-        print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)  # noqa: T201 - the last word belongs on the terminal
+        tell(error)
         sys.exit(error.exit_code)

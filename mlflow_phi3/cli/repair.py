@@ -1,6 +1,7 @@
 """``mlflow-phi3 sweep repair``: close what a dead machine left of a study."""
 
 import time
+from contextlib import suppress
 
 import typer
 
@@ -23,15 +24,10 @@ def repair_command(study: str = _STUDY, *, storage: str = _STORAGE) -> None:
 
     tracker = open_tracker()
     url = storage or default_storage(tracker.uri)
-    try:
-        # A file that there is not would be made.
-        done = (
-            None
-            if is_missing(url)
-            else repair_study(open_storage(url), study, tracker=tracker, now=time.time())
-        )
-    except KeyError:
-        done = None
+    done = None
+    if not is_missing(url):  # a file that there is not would be made
+        with suppress(KeyError):
+            done = repair_study(open_storage(url), study, tracker=tracker, now=time.time())
     if done is None:
         raise UsageError(
             "PHI3-U090",

@@ -1,6 +1,5 @@
 """Orders to stop (Ctrl-C, SIGTERM), as the commands that keep a run take them."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,6 +7,7 @@ import typer
 
 from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.tracking.signals import stoppable
+from mlflow_phi3.workflows.entry import tell
 
 
 @contextmanager
@@ -21,5 +21,5 @@ def told_to_stop() -> Iterator[None]:
         with stoppable(None):
             yield
     except Interrupted as stop:
-        print(stop, *getattr(stop, "__notes__", ()), sep="\n", file=sys.stderr)  # noqa: T201 - the last word belongs on the terminal
+        tell(stop)
         raise typer.Exit(stop.exit_code) from None

@@ -1,5 +1,6 @@
 """What a row looks like: detected from its keys, or named; turned into messages."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -195,8 +196,8 @@ def _absent_code(way: Format) -> str:
 
 
 def _is_null(value: object) -> bool:
-    # NaN, which alone differs from itself, is what pandas writes for null.
-    return value is None or (isinstance(value, float) and value != value)  # noqa: PLR0124
+    # NaN is what pandas writes for null.
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _is_marker(value: object) -> bool:

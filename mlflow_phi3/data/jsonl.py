@@ -120,6 +120,20 @@ def read_rows(path: Path, span: Span) -> Iterator[Row]:
             number += 1
 
 
+def read_lines(path: Path, *, code: str, fix: str) -> Iterator[tuple[str, str]]:
+    """The :func:`numbered_lines` of a file; it is read at once, and not when they are asked for.
+
+    Raises:
+        DataError: With ``code`` and ``fix``, where it cannot be read or is not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        told = error.strerror if isinstance(error, OSError) else f"it is not UTF-8: {error}"
+        raise DataError(code, f"cannot be read: {told}", where=str(path), fix=fix) from error
+    return numbered_lines(text, path)
+
+
 def numbered_lines(text: str, place: object) -> Iterator[tuple[str, str]]:
     """Yield ``place:number`` and text of each line of a small file that is not blank.
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from mlflow_phi3.data.jsonl import numbered_lines
+from mlflow_phi3.data.jsonl import read_lines
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.replies import answer_text
 from mlflow_phi3.errors import DataError, GateError
@@ -135,14 +135,7 @@ def read_golden(path: Path) -> Iterator[GoldenQuery]:
     Raises:
         DataError: There is no such file, or a line is not a query.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        told = error.strerror if isinstance(error, OSError) else f"it is not UTF-8: {error}"
-        raise DataError(
-            "PHI3-D072", f"cannot be read: {told}", where=str(path), fix="check golden"
-        ) from error
-    for place, line in numbered_lines(text, path):
+    for place, line in read_lines(path, code="PHI3-D072", fix="check golden"):
         yield _to_query(line, place)
 
 

@@ -50,7 +50,7 @@ def run(word: str, arguments: Sequence[str]) -> int:
             settle(str(getattr(config, "model", "")), sources_of(config))
             importlib.import_module(f"mlflow_phi3.workflows.{word}").run(config)
     except (Phi3Error, Interrupted) as error:
-        return _tell(error, launcher)
+        return _end_badly(error, launcher)
     return 0
 
 
@@ -78,9 +78,14 @@ def settle(model: str, data: Sequence[str] = ()) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def _tell(error: Phi3Error | Interrupted, launcher: psutil.Process | None) -> int:
-    """Say why it ended, and close the run that a dead ``mlflow run`` left to nobody."""
+def tell(error: BaseException) -> None:
+    """Print an error's message, and what was noted on it on its way up."""
     print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)  # noqa: T201 - the last word belongs on the terminal
+
+
+def _end_badly(error: Phi3Error | Interrupted, launcher: psutil.Process | None) -> int:
+    """Say why it ended, and close the run that a dead ``mlflow run`` left to nobody."""
+    tell(error)
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id and not is_alive(launcher):
         runs = importlib.import_module("mlflow_phi3.tracking.runs")

@@ -3,7 +3,6 @@
 import datetime as dt
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +17,8 @@ from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import pipeline
-from mlflow_phi3.data.jsonl import numbered_lines
-from mlflow_phi3.errors import DataError, UsageError
+from mlflow_phi3.data.jsonl import read_lines
+from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import DEMO, load_tokenizer
 from mlflow_phi3.modeling.catalog import describe as describe_model
 from mlflow_phi3.monitoring.calls import Call, read_calls
@@ -103,7 +102,7 @@ def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
             _check_deployment(workspace, config)
         sources.append(f"Azure Monitor: {len(minutes)} minutes with requests")
     if config.log:
-        lines = list(_read_log(Path(config.log)))
+        lines = list(read_lines(Path(config.log), code="PHI3-D093", fix="check --log"))
         sources.append(f"log {config.log}: {len(lines)} lines")
     elif managed:
         lines = list(read_collected(workspace, config.endpoint, config.deployment, start))
@@ -147,17 +146,6 @@ def _is_managed(workspace: Workspace, endpoint: str) -> bool:
         where=f"endpoint {endpoint}",
         fix="mlflow deployments list -t <target>",
     )
-
-
-def _read_log(path: Path) -> Iterator[tuple[str, str]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        told = error.strerror if isinstance(error, OSError) else f"it is not UTF-8: {error}"
-        raise DataError(
-            "PHI3-D093", f"cannot be read: {told}", where=str(path), fix="check --log"
-        ) from error
-    return numbered_lines(text, path)
 
 
 def _tariff(config: MonitorConfig) -> tuple[Tariff, tuple[str, ...]]:

@@ -2,7 +2,8 @@ import re
 
 import pytest
 
-from mlflow_phi3.data.jsonl import numbered_lines, parse_row
+from mlflow_phi3.data.jsonl import numbered_lines, parse_row, read_lines
+from mlflow_phi3.errors import DataError
 
 SEPARATORS = "\u2028\u2029\u0085\x1c\x0b\x0c"
 """Where str.splitlines cuts, and JSON does not."""
@@ -15,6 +16,13 @@ def test_only_a_line_feed_ends_a_line():
         ("f:4", "{}"),
     ]
     assert list(numbered_lines("", "f")) == []
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path):
+    (tmp_path / "calls.jsonl").write_bytes('{"at": "é"}'.encode("latin-1"))
+    for name, why in (("none", "No such file"), ("calls", "not UTF-8: .* byte 0xe9")):
+        with pytest.raises(DataError, match=f"PHI3-D093 .*{name}.jsonl.*{why}.*check --log"):
+            read_lines(tmp_path / f"{name}.jsonl", code="PHI3-D093", fix="check --log")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,10 @@
 import datetime as dt
 import json
 
-import pytest
-
 from mlflow_phi3.config.monitor import MonitorConfig
-from mlflow_phi3.errors import DataError
+from mlflow_phi3.data.jsonl import read_lines
 from mlflow_phi3.monitoring.calls import read_calls, to_log
-from mlflow_phi3.workflows.monitor import _read_log, _trained
+from mlflow_phi3.workflows.monitor import _trained
 
 AT = dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
 
@@ -17,20 +15,9 @@ def test_a_log_holds_whatever_users_write(tmp_path):
     path = tmp_path / "calls.jsonl"
     line = to_log(ask, {"choices": []}, at=AT, status=200, latency_ms=5)
     path.write_text(f"\ufeff{line}\n\n{line}\n", encoding="utf-8")
-    lines = list(_read_log(path))
+    lines = list(read_lines(path, code="PHI3-D093", fix="check --log"))
     assert [place for place, _ in lines] == [f"{path}:1", f"{path}:3"]
     assert [call.prompts for call in read_calls(lines)] == [(said,)] * 2
-
-
-def test_a_log_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(DataError, match="PHI3-D093"):
-        list(_read_log(tmp_path / "none.jsonl"))
-
-
-def test_a_log_that_is_not_utf8_is_told(tmp_path):
-    (tmp_path / "calls.jsonl").write_bytes('{"at": "é"}'.encode("latin-1"))
-    with pytest.raises(DataError, match=r"PHI3-D093 .*not UTF-8: .* byte 0xe9"):
-        list(_read_log(tmp_path / "calls.jsonl"))
 
 
 def test_rows_that_were_not_trained_on_are_no_obstacle(tmp_path, monkeypatch):
