@@ -37,7 +37,7 @@ from mlflow_phi3.emulator.metrics.metered import Metered
 from mlflow_phi3.emulator.metrics.routes import routes as metric_routes
 from mlflow_phi3.emulator.metrics.state import Meter
 from mlflow_phi3.emulator.operation import Operations
-from mlflow_phi3.emulator.proxy import Behind
+from mlflow_phi3.emulator.proxy import IDLE_S, Behind
 from mlflow_phi3.emulator.registry.routes import routes as registry_routes
 from mlflow_phi3.emulator.resources.routes import routes as resource_routes
 from mlflow_phi3.emulator.resources.state import Resources
@@ -147,7 +147,9 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
         stack.callback(meter.close)
         collector = Collector(ground.store, lambda n, b: ground.blobs.append(CONTAINER, n, b))
         client = httpx.AsyncClient(
-            trust_env=False, timeout=600.0, limits=httpx.Limits(max_connections=None)
+            trust_env=False,
+            timeout=600.0,
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE_S),
         )
         routes = [
             *identity_routes(identity),

@@ -7,6 +7,11 @@ import httpx
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+IDLE_S = 2.0
+"""How long a connection to a process behind may lie idle before it is asked no more.
+
+Less than the 5 s after which uvicorn and Node close it: a request that meets the closing is lost.
+"""
 _HOP = frozenset(
     {b"connection", b"keep-alive", b"transfer-encoding", b"upgrade", b"te", b"trailer"}
 )

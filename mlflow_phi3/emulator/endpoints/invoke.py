@@ -26,5 +26,5 @@ async def invoke(client: httpx.AsyncClient, port: int, payload: bytes) -> httpx.
     try:
         return await client.send(request, stream=True)
     except httpx.TransportError as gone:
-        text = f"The scoring process did not answer: {gone}"
+        text = f"The scoring process did not answer: {gone!r}"
         raise Refusal(502, "BadGateway", text) from gone

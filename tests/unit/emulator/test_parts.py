@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+import uvicorn
 from cryptography import x509
 
 from mlflow_phi3.emulator import guard
@@ -21,6 +22,7 @@ from mlflow_phi3.emulator.faults import Faults, Kind, answer
 from mlflow_phi3.emulator.identity.state import Identity
 from mlflow_phi3.emulator.lifecycle import find_emulator, start_emulator, stop_emulator
 from mlflow_phi3.emulator.operation import OperationFailed, Operations
+from mlflow_phi3.emulator.proxy import IDLE_S
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route, Router
 from mlflow_phi3.emulator.settings import CACHE_VARIABLE, HOME_VARIABLE, settings_from
 from mlflow_phi3.emulator.storage.azurite import install_azurite
@@ -185,6 +187,11 @@ def test_payloads_of_azure_become_mlflows():
         with pytest.raises(Refusal) as refusal:
             to_mlflow(wrong)
         assert refusal.value.status == 400
+
+
+def test_a_connection_is_given_up_before_the_server_behind_closes_it():
+    closes = uvicorn.Config("mlflow.pyfunc.scoring_server.app:app").timeout_keep_alive
+    assert closes > IDLE_S + 1
 
 
 def test_certificates_are_made_once_and_the_key_is_for_its_owner_alone(tmp_path):
