@@ -18,7 +18,7 @@ app = typer.Typer(
 )
 
 _TARGET = typer.Option("azure-foundry", "--target", "-t", help="As of `mlflow deployments`.")
-_TIMEOUT_S = typer.Option(3600.0, "--timeout-s", help="How long to wait in all, seconds.")
+_TIMEOUT_S = typer.Option(3600.0, "--timeout-s", min=1, help="How long to wait in all, seconds.")
 _NAME = typer.Argument(..., help="The endpoint.")
 
 
@@ -31,9 +31,8 @@ def promote_command(
     timeout_s: float = _TIMEOUT_S,
 ) -> None:
     """Give a deployment all traffic and make its model version the champion."""
-    deployer = _deployer(target)
-    service = deployer.service(timeout_s)
-    endpoint = names_of(None, name).endpoint
+    deployer, endpoint = _deployer(target), names_of(None, name).endpoint
+    service = deployer.movable(endpoint, timeout_s)
     _show(promote(service, deployer.registry, endpoint, deployment))
 
 
@@ -42,9 +41,9 @@ def rollback_command(
     name: str = _NAME, *, target: str = _TARGET, timeout_s: float = _TIMEOUT_S
 ) -> None:
     """Take the last move of traffic back, and the champion with it."""
-    deployer = _deployer(target)
-    service = deployer.service(timeout_s)
-    _show(rollback(service, deployer.registry, names_of(None, name).endpoint))
+    deployer, endpoint = _deployer(target), names_of(None, name).endpoint
+    service = deployer.movable(endpoint, timeout_s)
+    _show(rollback(service, deployer.registry, endpoint))
 
 
 @app.command("reap")

@@ -33,7 +33,7 @@ def infra_command(  # noqa: PLR0913 - one option each
         CREATE, help="AI Services: `create`, `skip`, or the resource id of an account."
     ),
     search: str = typer.Option(SKIP, help="AI Search: `skip`, or the address of a service."),
-    timeout_s: float = typer.Option(1800.0, help="How long to wait in all, seconds."),
+    timeout_s: float = typer.Option(1800.0, min=1, help="How long to wait in all, seconds."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Only tell what would be created."),
     as_json: bool = AS_JSON,
 ) -> None:

@@ -23,7 +23,7 @@ _JOB = typer.Argument(..., help="A job, as `mlflow-phi3 list` names it.")
 _CASCADE = typer.Option(False, "--cascade", help="Delete what serves the model first.")
 _DRY_RUN = typer.Option(False, "--dry-run", help="Only show what would go.")
 _YES = typer.Option(False, "--yes", "-y", help="Do not ask.")
-_TIMEOUT_S = typer.Option(1800.0, "--timeout-s", help="How long to wait in all, seconds.")
+_TIMEOUT_S = typer.Option(1800.0, "--timeout-s", min=1, help="How long to wait in all, seconds.")
 
 
 @app.command("list")

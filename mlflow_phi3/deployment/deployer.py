@@ -33,7 +33,12 @@ from mlflow_phi3.deployment.report import (
 )
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.deployment.safety import missing_safety, safety_tags, safety_variables
-from mlflow_phi3.deployment.serverless import check_kind, describe_serverless, find_mode
+from mlflow_phi3.deployment.serverless import (
+    check_kind,
+    check_splits,
+    describe_serverless,
+    find_mode,
+)
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.deployment.wanted import (
     check_purpose,
@@ -102,6 +107,7 @@ class Deployer:
             return self.serverless.deploy(names, version, tuned, config, new=new)
         with opened_model(model_uri) as model:
             check_portable(model.mlmodel, where=model_uri)
+            examination = self._examination(config, model)
             asset = name_asset(model.name or names.endpoint, model.version, model.folder)
             wanted = to_wanted(names, config, self._open().target, model, asset)
             current = get_current(service, names.endpoint)
@@ -116,7 +122,6 @@ class Deployer:
                 return self._show(plan, service, asset, config.usd_per_hour)
             if puts:
                 self._upload(model, asset)
-            examination = self._examination(config, model)
             found = self._run(plan, current, names, service, config, examination=examination)
             if not found["left"]:
                 self.registry.tag(model, deployed_tags(found, self._open().target, asset, wanted))
@@ -204,6 +209,17 @@ class Deployer:
         """Return the remote calls, which all together may wait so long."""
         return OnlineService(self._open(), Deadline(timeout_s))
 
+    def movable(self, endpoint: str, timeout_s: float) -> OnlineService:
+        """Return the remote calls, as :meth:`service`, for an endpoint whose traffic can be moved.
+
+        Raises:
+            UsageError: It is serverless.
+        """
+        service = self.service(timeout_s)
+        if service.get_endpoint(endpoint) is None:
+            check_splits(endpoint, self.serverless.service(timeout_s).get(endpoint))
+        return service
+
     def check_free(self, endpoint: str, timeout_s: float) -> None:
         """Refuse a managed endpoint with the name of a serverless one.
 
@@ -268,10 +284,10 @@ class Deployer:
             collect_data=config.collect_data,
             verify=config.verify and bool(config.golden),
         )
+        examination = Examination(golden_queries(config, None))
         plan = plan_deployment(current, wanted)
         if config.dry_run:
             return self._show(plan, service, None, config.usd_per_hour)
-        examination = Examination(golden_queries(config, None))
         return self._run(plan, current, names, service, config, examination=examination)
 
     def _run(

@@ -81,6 +81,17 @@ def check_kind(endpoint: str, other: str, *, there: bool) -> None:
         )
 
 
+def check_splits(endpoint: str, known: ServerlessEndpoint | None) -> None:
+    """Refuse to move the traffic of a serverless endpoint."""
+    if known is not None:
+        raise UsageError(
+            "PHI3-U755",
+            "it is serverless: its one deployment has all traffic",
+            where=f"endpoint {endpoint}",
+            fix="give it another version: mlflow deployments update, with --model-uri",
+        )
+
+
 def check_running(
     endpoint: str, known: ServerlessEndpoint | None, model_id: str, *, new: bool
 ) -> None:

@@ -68,6 +68,7 @@ class ServerlessDeployer:
             Phi3Error: It cannot be done; what was made is taken back.
         """
         check_whole(names)
+        examination = Examination(golden_queries(config, None) or (HELLO,))
         service, endpoint = self.service(config.timeout_s), names.endpoint
         known = service.await_idle(endpoint)
         check_running(endpoint, known, model_id, new=new)
@@ -77,7 +78,6 @@ class ServerlessDeployer:
         if config.dry_run:
             self._told(json.dumps(serverless_body(wanted, self._open().location), indent=2))
             return {"name": f"{endpoint} (dry run)", "flavor": FLAVOR, "left": []}
-        examination = Examination(golden_queries(config, None) or (HELLO,))
 
         def check() -> None:
             if config.verify:

@@ -106,8 +106,12 @@ class LearningRates:
     default: float
 
 
-def describe(name: str) -> PhiModel:
+def describe(name: str, *, where: str = "model") -> PhiModel:
     """The model called ``name``: its registry name or hub id, without regard to case.
+
+    Args:
+        name: As a person wrote it.
+        where: The option that they wrote it in.
 
     Raises:
         UsageError: It is not in the catalog; the message names the nearest one, first of those
@@ -127,7 +131,7 @@ def describe(name: str) -> PhiModel:
     raise UsageError(
         "PHI3-U032",
         f"{name!r} is not in the catalog",
-        where="model",
+        where=where,
         fix=f"did you mean {nearest[0]!r}?" if nearest else "mlflow-phi3 models lists them all",
     )
 

@@ -155,7 +155,7 @@ def _tariff(config: MonitorConfig) -> tuple[Tariff, tuple[str, ...]]:
     if config.usd_per_hour:
         told.append(f"price: {config.usd_per_hour:g} USD an hour, as given")
     if config.price_model:
-        price = describe_model(config.price_model).price
+        price = describe_model(config.price_model, where="price_model").price
         if price is None:
             told.append(f"price: none is known of {config.price_model}")
         else:

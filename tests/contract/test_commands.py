@@ -54,6 +54,13 @@ def test_a_name_that_is_not_there(emulator):
     assert "PHI3-U727" in str(told.exception)
 
 
+def test_no_time_at_all_is_no_time_limit():
+    words = ["reap", "-t", "azure-foundry:/local", "--timeout-s", "-5"]
+    told = CliRunner().invoke(deployment, words)
+    assert told.exit_code == 2
+    assert "--timeout-s" in told.output
+
+
 def test_help_names_every_key():
     from mlflow_phi3.config.deploy import DeployConfig
 

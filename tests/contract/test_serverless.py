@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from mlflow_phi3.azure.assets import name_asset, upload_model
 from mlflow_phi3.azure.client import open_workspace
 from mlflow_phi3.azure.target import find_target
+from mlflow_phi3.cli.deployment import app as deployment
 from mlflow_phi3.cli.try_ import app as try_app
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.emulator.router import WORKSPACE
@@ -142,6 +143,9 @@ def test_one_name_is_of_one_kind(client, version, models):
     ):
         with pytest.raises(MlflowException, match=r"PHI3-U753 .*serverless"):
             make()
+    for verb in ("promote", "rollback"):
+        told = CliRunner().invoke(deployment, [verb, "token", "-t", "azure-foundry:/local"])
+        assert "PHI3-U755 endpoint token: it is serverless" in str(told.exception)
     client.delete_deployment("token")
     client.create_endpoint("token")
     with pytest.raises(MlflowException, match=r"PHI3-U753 .*managed"):

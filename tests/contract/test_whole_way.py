@@ -185,6 +185,16 @@ def test_a_dry_run_shows_what_would_be_sent_and_sends_nothing(client, models, em
     assert not [e for e in emulator.journal() if e["method"] == "PUT"]
 
 
+def test_golden_queries_are_read_before_anything_is_sent(client, models, emulator, tmp_path):
+    golden = tmp_path / "golden.jsonl"
+    golden.write_text('{"messages": []}\n')
+    emulator.http.delete("/emulator/journal")
+    for asked in ({}, {"dry_run": "true"}):
+        with pytest.raises(MlflowException, match=r"PHI3-D\d+ .*golden.jsonl"):
+            client.create_deployment("golden", models["one"], config={"golden": str(golden), **asked})
+    assert emulator.changes() == []
+
+
 def test_what_cannot_be_meant_is_refused(client, models):
     for call in (
         lambda: client.create_deployment("chat", models["one"], config={"trafic": "5"}),

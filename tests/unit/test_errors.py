@@ -1,5 +1,7 @@
 import inspect
 import pickle
+import re
+from pathlib import Path
 
 from mlflow_phi3 import errors
 from mlflow_phi3.errors import AzureError, DataError, Phi3Error
@@ -39,3 +41,17 @@ def test_the_tree_is_drawn_with_every_class_and_its_exit_code():
     for cls in classes:
         line = next(line for line in drawn.splitlines() if cls.__name__ in line)
         assert f"exit {cls.exit_code}" in line
+
+
+def test_the_readme_tells_every_exit_code_and_its_letter():
+    page = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| (\d+) \| (\w?) ?\|", page, re.MULTILINE))
+    package = Path(errors.__file__).parent
+    source = "\n".join(path.read_text(encoding="utf-8") for path in package.rglob("*.py"))
+    raised = set(re.findall(r"(\w+Error)\(\s*\"PHI3-([A-Z])\d+\"", source))
+
+    assert {letter for _, letter in raised} == set(filter(None, rows.values()))
+    for name, letter in raised:
+        cls = getattr(errors, name, None)
+        assert cls is None or rows[str(cls.exit_code)] == letter, (name, letter)
+    assert str(errors.Interrupted.exit_code) in rows
