@@ -17,7 +17,8 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 18
 
 run: $(BIN)/.installed ## Prepare, sweep, evaluate and register: `make run ARGS="-P epochs=2"`
-	@MLFLOW_LOGGING_LEVEL=WARNING mlflow run . --env-manager local -P epochs=3 $(ARGS)
+	@# In place of what is given, not beside it: MLflow refuses a parameter that stands twice.
+	@MLFLOW_LOGGING_LEVEL=WARNING mlflow run . --env-manager local $(or $(ARGS),-P epochs=3)
 
 ui: $(BIN)/.installed ## Open the MLflow UI on the runs of this folder
 	@# Without the seven job workers of the GenAI features, which nothing here uses, it starts at once.

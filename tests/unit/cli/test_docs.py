@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,9 @@ def told(page):
 
 
 def values_behind(flag, words):
-    pairs = [words[at + 1] for at, word in enumerate(words[:-1]) if word == flag]
-    return dict(pair.split("=", 1) for pair in pairs)
+    pairs = [words[at + 1].split("=", 1) for at, word in enumerate(words[:-1]) if word == flag]
+    assert len(dict(pairs)) == len(pairs)  # MLflow refuses a name that stands twice
+    return dict(pairs)
 
 
 COMMAND_LINES = [
@@ -58,3 +60,18 @@ def test_a_command_of_the_pages_is_understood(words):
             command = get_command(found.app())
             known = getattr(command, "commands", {name: command})
             known[name].make_context(name, rest)
+
+
+def test_make_run_passes_what_its_help_says_in_place_of_its_own():
+    def made(*words):
+        asked = ["make", "--no-print-directory", *words]
+        return subprocess.run(asked, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    (example,) = re.findall(r"`make (run .*)`", made("help"))
+    commands = [
+        shlex.split(made("-n", "-o", ".venv/bin/.installed", *words).splitlines()[-1])
+        for words in (["run"], shlex.split(example))
+    ]
+    found = [values_behind("-P", words) for words in commands]
+    assert found == [{"epochs": "3"}, {"epochs": "2"}]
+    assert all(parse_values(WORDS["main"], values) for values in found)
