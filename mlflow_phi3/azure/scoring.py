@@ -9,14 +9,19 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay
 
 from mlflow_phi3.azure.failures import redact
+from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.errors import AzureError
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
-"""As MLflow's Databricks client; an answer costs nothing but time, so asking again is safe."""
+"""As MLflow's Databricks client: a managed endpoint is paid by the hour, whatever it is asked."""
+_UNBILLED = frozenset({429, 503})
+"""What a service says before a model has generated anything: after it, tokens are billed."""
+_UNSENT = (httpx.ConnectError, httpx.ConnectTimeout)
 _TOTAL_S = 180.0
+_CONNECT_S = 10.0
 _LONGEST_WAIT_S = 20.0
 
 
@@ -33,18 +38,27 @@ class ScoringClient:
         uri: The endpoint's scoring URI.
         key: Its key; kept in memory only.
         trust: Whose certificates are accepted.
-        total_s: How long one question may take with all retries, seconds.
+        by_token: Whether answers are billed by the token: then only what no model has worked on is
+            asked again.
+        total_s: How long all tries of one question together wait for an answer to begin or go on,
+            seconds.
     """
 
     def __init__(
-        self, uri: str, key: str, trust: ssl.SSLContext, *, total_s: float = _TOTAL_S
+        self,
+        uri: str,
+        key: str,
+        trust: ssl.SSLContext,
+        *,
+        by_token: bool = False,
+        total_s: float = _TOTAL_S,
     ) -> None:
         self._uri = uri
         self._total_s = total_s
+        self._retried = _UNBILLED if by_token else _RETRIED
+        self._lost = _UNSENT if by_token else (httpx.TransportError,)
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"},
-            verify=trust,
-            timeout=httpx.Timeout(total_s, connect=10.0),
+            headers={"Authorization": f"Bearer {key}"}, verify=trust, timeout=_timeout(total_s)
         )
 
     def ask(self, body: Mapping[str, Any], *, deployment: str = "", path: str = "") -> Any:
@@ -58,15 +72,16 @@ class ScoringClient:
         Raises:
             AzureError: Refused, no answer within the time for all tries, or none that is JSON.
         """
+        deadline = Deadline(self._total_s)
         retrying = Retrying(
-            retry=retry_if_exception(lambda e: isinstance(e, _Busy | httpx.TransportError)),
+            retry=retry_if_exception_type((_Busy, *self._lost)),
             stop=stop_before_delay(self._total_s),
             wait=_wait_s,
             sleep=time.sleep,
             reraise=True,
         )
         try:
-            response = retrying(self._post, body, deployment, path)
+            response = retrying(self._post, body, deployment, path, deadline)
         except _Busy as busy:
             response = busy.response
         except httpx.RequestError as gone:
@@ -97,10 +112,14 @@ class ScoringClient:
         """Close the connections."""
         self._client.close()
 
-    def _post(self, body: Mapping[str, Any], deployment: str, path: str) -> httpx.Response:
+    def _post(
+        self, body: Mapping[str, Any], deployment: str, path: str, deadline: Deadline
+    ) -> httpx.Response:
         headers = {"azureml-model-deployment": deployment} if deployment else {}
-        response = self._client.post(self._uri + path, json=body, headers=headers)
-        if response.status_code in _RETRIED:
+        response = self._client.post(
+            self._uri + path, json=body, headers=headers, timeout=_timeout(deadline.left_s())
+        )
+        if response.status_code in self._retried:
             raise _Busy(response)
         return response
 
@@ -138,6 +157,10 @@ class ScoringClient:
             status=response.status_code,
             request_id=response.headers.get("x-ms-request-id", ""),
         )
+
+
+def _timeout(left_s: float) -> httpx.Timeout:
+    return httpx.Timeout(left_s, connect=min(left_s, _CONNECT_S))
 
 
 def _wait_s(state: RetryCallState) -> float:

@@ -124,7 +124,8 @@ class Callers:
         billed = None if managed is not None else serverless.get(endpoint)
         if billed is not None and billed.uri:
             self._serverless.add(endpoint)
-            return ScoringClient(billed.uri, serverless.get_key(endpoint), workspace.trust())
+            key = serverless.get_key(endpoint)
+            return ScoringClient(billed.uri, key, workspace.trust(), by_token=True)
         raise UsageError(
             "PHI3-U737",
             "there is no such endpoint, or it is still being created",

@@ -20,7 +20,7 @@ def answering():
     """Start a server that answers with these bytes, of which it promises so many more."""
     servers = []
 
-    def start(body, *, promised=0, status=200, **headers):
+    def start(body, *, promised=0, status=200, by_token=False, total_s=0.2, **headers):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 self.rfile.read(int(self.headers["Content-Length"]))
@@ -39,12 +39,14 @@ def answering():
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         servers.append((server, thread))
-        return client(f"http://127.0.0.1:{server.server_port}/score")
+        uri = f"http://127.0.0.1:{server.server_port}/score"
+        return client(uri, by_token=by_token, total_s=total_s)
 
     clients = []
 
-    def client(uri):
-        clients.append(ScoringClient(uri, "key", ssl.create_default_context(), total_s=0.2))
+    def client(uri, *, by_token=False, total_s=0.2):
+        trust = ssl.create_default_context()
+        clients.append(ScoringClient(uri, "key", trust, by_token=by_token, total_s=total_s))
         return clients[-1]
 
     start.client, start.asked = client, 0
@@ -80,6 +82,43 @@ def test_nobody_waits_for_longer_than_there_is_time(answering):
     with pytest.raises(AzureError, match=r"PHI3-A707 .*status 503"):
         answering(b"{}", status=503, retry_after="19").ask({})
     assert answering.asked == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "by_token", "again"),
+    [
+        ({"status": 429}, True, True),
+        ({"status": 503}, True, True),
+        ({"status": 408}, True, False),
+        ({"status": 500}, True, False),
+        ({"status": 502}, True, False),
+        ({"status": 504}, True, False),
+        ({"promised": 9}, True, False),  # it breaks off: the model may have generated
+        ({"status": 500}, False, True),
+        ({"promised": 9}, False, True),
+    ],
+)
+def test_what_may_be_billed_already_is_not_asked_again(answering, answer, by_token, again):
+    asked = answering(b"{}", by_token=by_token, **answer)
+    with pytest.raises(AzureError, match=r"PHI3-A70[67]"):
+        asked.ask({})
+    assert (answering.asked > 1) is again
+
+
+def test_a_billed_question_that_reached_nobody_is_asked_again(answering, monkeypatch):
+    client = answering(b"{}", by_token=True, total_s=5.0)
+    posted, tries = client._client.post, []
+
+    def post(*args, **kwargs):
+        tries.append(kwargs["timeout"].read)
+        if len(tries) == 1:
+            raise httpx.ConnectError("refused")
+        return posted(*args, **kwargs)
+
+    monkeypatch.setattr(client._client, "post", post)
+    assert client.ask({}) == {}
+    assert answering.asked == 1
+    assert tries[1] < tries[0] <= 5.0  # a try is given what is left of the time
 
 
 @pytest.mark.parametrize("call", [lambda c: c.ask({}), lambda c: list(c.stream({}))])
