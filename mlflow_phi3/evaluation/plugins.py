@@ -1,5 +1,6 @@
 """Metrics of other packages, by entry point."""
 
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
@@ -14,12 +15,16 @@ BUILT_IN = frozenset(
     {"loss", "perplexity", "token_accuracy", "supervised_tokens", "exact_match", "f1", "rouge_l"}
 )
 
+# Of what MLflow takes as a metric, the names that are also none of a path's ``.`` and ``..``.
+_NAME = re.compile(r"\w[\w .:-]*(/\w[\w .:-]*)*")
+
 
 def load_metrics() -> dict[str, AnswerMetric]:
     """The metrics that installed packages add through the group ``mlflow_phi3.metrics``.
 
     Raises:
-        UsageError: One cannot be loaded, is not callable, or takes the name of one of ours.
+        UsageError: One cannot be loaded, is not callable, has a name that MLflow refuses, or takes
+            the name of one of ours.
     """
     return {entry.name: _load(entry) for entry in entry_points(group=ENTRY_POINTS)}
 
@@ -34,6 +39,8 @@ def score_answer(
 def _load(entry: EntryPoint) -> AnswerMetric:
     if entry.name in BUILT_IN:
         raise _wrong(entry, "takes the name of a metric of ours")
+    if not _NAME.fullmatch(entry.name):
+        raise _wrong(entry, "has a name that MLflow takes for no metric")
     try:
         metric = entry.load()
     except (ImportError, AttributeError) as error:

@@ -250,13 +250,10 @@ class Tracker:
             run = self.start(name, stage=stage, parent=parent, tags=tags)
         try:
             yield run
-        except KeyboardInterrupt as stop:
-            _end_badly(run, "KILLED", stop)
-            raise
+            run.end("FINISHED")
         except BaseException as error:
-            _end_badly(run, "FAILED", error)
+            _end_badly(run, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
             raise
-        run.end("FINISHED")
 
     def children(self, parent_id: str) -> list[MlflowRun]:
         """The child runs of a run, oldest first."""
@@ -392,7 +389,11 @@ def _write_whole(path: Path, text: str) -> None:
 def _end_badly(run: Run, status: Status, error: BaseException) -> None:
     """Close a run whose block did not end, without hiding why it did not."""
     try:
-        run.set_tags({ERROR: f"{type(error).__name__}: {error}"[:5000]})
-        run.end(status)
-    except Exception as second:  # noqa: BLE001 - the first error is the one to show
+        run.flush()
+    except Exception as refused:  # noqa: BLE001 - the first error is the one to show
+        error.add_note(f"and what run {run.run_id} had still to write is lost: {refused}")
+    try:
+        run.client.set_tag(run.run_id, ERROR, f"{type(error).__name__}: {error}"[:5000])
+        run.client.set_terminated(run.run_id, status)
+    except Exception as second:  # noqa: BLE001 - as above
         error.add_note(f"and run {run.run_id} could not be closed as {status}: {second}")

@@ -78,6 +78,8 @@ def test_without_packages_there_are_none():
     ("entry", "told"),
     [
         ("rouge_l = my_bad:score", "takes the name"),
+        ("precision@1 = my_bad:score", "has a name that MLflow takes for no metric"),
+        ("mine/../f1 = my_bad:score", "has a name that MLflow takes for no metric"),
         ("mine = my_bad:absent", "cannot be loaded"),
         ("mine = my_nowhere:score", "cannot be loaded"),
         ("mine = my_bad:number", "is int, not a function"),

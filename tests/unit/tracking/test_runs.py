@@ -3,6 +3,7 @@ import sys
 
 import mlflow
 import pytest
+from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import Interrupted, PreflightError, UsageError
 from mlflow_phi3.tracking.runs import close_orphan, open_tracker
@@ -44,6 +45,22 @@ def test_a_stage_that_breaks_says_so_and_keeps_its_numbers(tracker, error, expec
     assert [status(tracker, run) for run in (outer, inner)] == [expected, expected]
     assert type(error).__name__ in inner.tags()["phi3.error"]
     assert tracker.client.get_metric_history(inner.run_id, "train/loss")
+
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_what_the_store_refuses_leaves_no_run_running(tracker, breaks):
+    with (
+        pytest.raises((ValueError, MlflowException)) as told,
+        tracker.stage("evaluate", stage="evaluate") as run,
+    ):
+        run.log_metrics({"test/precision@1": 1.0})
+        if breaks:
+            raise ValueError("no")
+
+    assert status(tracker, run) == "FAILED"
+    assert isinstance(told.value, ValueError if breaks else MlflowException)
+    assert type(told.value).__name__ in run.tags()["phi3.error"]
+    assert any("still to write is lost" in note for note in told.value.__notes__)
 
 
 def test_children_are_found_by_their_parent_oldest_first(tracker):
