@@ -44,7 +44,8 @@ def stoppable(
     try:
         yield
     finally:
-        watch.finished.set()
+        with watch.ending:
+            watch.finished.set()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -63,6 +64,8 @@ class _Watch(threading.Thread):
     def __init__(self, launcher: psutil.Process | None, patience_s: float) -> None:
         super().__init__(name="stoppable", daemon=True)
         self.finished = threading.Event()
+        # Between looking and ordering: an order that came later would meet the handlers of before.
+        self.ending = threading.Lock()
         self._launcher = launcher
         self._patience_s = patience_s
         self._first: signal.Signals | None = None
@@ -91,9 +94,13 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         """Send ourselves an order when the launcher is gone, or the last one waits or was lost."""
         while not self.finished.wait(_RETRY_S if self._waits() else _POLL_S):
-            if self._waits() or self._is_overdue() or self._is_alone():
-                self._reminds = True
-                os.kill(os.getpid(), signal.SIGTERM)
+            with self.ending:
+                if not self.finished.is_set() and self._is_needed():
+                    self._reminds = True
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+    def _is_needed(self) -> bool:
+        return self._waits() or self._is_overdue() or self._is_alone()
 
     def _waits(self) -> bool:
         return self._first is not None and not self._raised

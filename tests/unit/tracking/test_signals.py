@@ -11,8 +11,14 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.tracking import signals
 from mlflow_phi3.tracking.signals import is_alive, stoppable
 from mlflow_phi3.tracking.transactions import observe_transactions
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch):
+    monkeypatch.setattr(signals, "_POLL_S", 0.05)
 
 
 @pytest.fixture
@@ -63,10 +69,31 @@ def test_a_long_clean_up_is_not_torn_apart():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
         finally:
-            time.sleep(1.5)
+            time.sleep(0.6)
             told.append("cleaned up")
 
     assert told == ["cleaned up"]
+
+
+def test_no_reminder_comes_when_the_handlers_of_before_are_back(monkeypatch):
+    before, met = signal.getsignal(signal.SIGTERM), []
+    looked, ended = threading.Event(), threading.Event()
+
+    def overdue(_):
+        looked.set()
+        ended.wait(0.2)
+        return True
+
+    monkeypatch.setattr(signals._Watch, "_is_overdue", overdue)
+    monkeypatch.setattr(os, "kill", lambda *_: met.append(signal.getsignal(signal.SIGTERM)))
+    with stoppable(None):
+        assert looked.wait(10)
+    ended.set()
+    for thread in threading.enumerate():
+        if thread.name == "stoppable":
+            thread.join(10)
+
+    assert before not in met
 
 
 def test_who_orders_again_after_a_while_is_heard():
