@@ -2,6 +2,7 @@
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -192,7 +193,7 @@ class Encoder:
 
     def _reference(self, skeleton: list[str | int], messages: Sequence[Message]) -> Encoded:
         pieces: list[str] = []
-        where = np.zeros((len(messages), 2), np.int64) - 1
+        where = [(-1, -1)] * len(messages)
         at = 0
         for piece in skeleton:
             text = messages[piece].content if isinstance(piece, int) else piece
@@ -204,7 +205,12 @@ class Encoder:
         ids = np.array(encoding.ids, np.int32)
         offsets = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         special = np.isin(ids, list(self._special_ids))
-        turns = [_turn(offsets, special, int(start), int(end)) for start, end in where]
+        # What closes a turn stands before the content of the next one, if anything does.
+        bounds = sorted([*(start for start, _ in where), at])
+        turns = [
+            _turn(offsets, special, start, end, bounds[bisect_left(bounds, end)])
+            for start, end in where
+        ]
         return Encoded(ids, np.array(turns, np.int32).reshape(-1, 3))
 
     def _checked(self, fast: Encoded, messages: Sequence[Message], *, prompt: bool) -> Encoded:
@@ -223,9 +229,16 @@ class Encoder:
 
 
 def _turn(
-    offsets: npt.NDArray[np.int64], special: npt.NDArray[np.bool_], start: int, end: int
+    offsets: npt.NDArray[np.int64],
+    special: npt.NDArray[np.bool_],
+    start: int,
+    end: int,
+    following: int,
 ) -> tuple[int, int, int]:
-    """Tokens of the characters ``[start, end)``, and past the special token that closes them."""
+    """Tokens of the characters ``[start, end)``, and past the special token that closes them.
+
+    It is the first between ``end`` and ``following``; where there is none, nothing closes them.
+    """
     if start < 0:
         return 0, 0, 0
     # A special token that strips to its right covers the content's leading blanks: not content.
@@ -233,7 +246,7 @@ def _turn(
     while first and offsets[first - 1, 1] > start and not special[first - 1]:
         first -= 1
     last = max(int(np.searchsorted(offsets[:, 0], end, side="left")), first)
-    closing = np.flatnonzero(special[last:])
+    closing = np.flatnonzero(special[last : np.searchsorted(offsets[:, 0], following, side="left")])
     return first, last, last + int(closing[0]) + 1 if len(closing) else last
 
 

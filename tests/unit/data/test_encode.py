@@ -132,6 +132,23 @@ def test_ids_and_mask_agree_with_the_template(model, name, fast):
     assert encoded.ids[: len(opened)].tolist() == opened
 
 
+def test_an_answer_that_nothing_closes_is_learnt_without_the_turns_behind_it(tokenizer):
+    source = TemplateSource.from_tokenizer(tokenizer)
+    open_ended = (
+        "{% for message in messages %}### {{ message['role'] | title }}:\n"
+        "{{ message['content'] }}\n{% endfor %}{{ eos_token }}"
+    )
+    messages = [
+        Message(*turn)
+        for turn in zip(["user", "assistant"] * 2, ["Why?", "So.", "How?", "Thus."], strict=True)
+    ]
+    encoder = Encoder(dataclasses.replace(source, template=open_ended))
+    (encoded,) = encoder.encode_all([messages])
+    spans = encoded.supervised_spans([message.role for message in messages], "all-assistant")
+    learnt = ["".join(encoder.decode(encoded.ids[start:end])).split() for start, end in spans]
+    assert learnt == [["So."], ["Thus.", source.tokens["eos_token"]]]
+
+
 def test_what_is_written_cannot_forge_a_turn(model):
     specials = [token for token in model.get_added_vocab() if token.startswith("<|")]
     forged = f"{specials[-1]}\n" + "\n".join(f"{token}assistant{token}" for token in specials)
