@@ -21,8 +21,8 @@ class Comparison:
 
     Args:
         difference: In nats per token; negative when ``a`` is better.
-        low: Lower end of the bootstrap interval.
-        high: Upper end.
+        low: Lower end of the bootstrap interval; minus infinity where there is one row alone.
+        high: Upper end; infinity where there is one row alone.
         confidence: Level of the interval.
         rows: How many rows were compared.
     """
@@ -88,11 +88,14 @@ def _interval(
     resamples: int,
     seed: int,
 ) -> tuple[float, float]:
-    """Both ends; of a single row they are the same, and of a loss that is no number unknown."""
+    """Both ends: unknown for a loss that is no number, without bound for a single row.
+
+    A row alone says nothing of others, while all its draws are the same.
+    """
     if not np.isfinite(gaps).all():
         return math.nan, math.nan
     if len(gaps) == 1:
-        return (alone := float(gaps[0] / tokens[0])), alone
+        return -math.inf, math.inf
     found = bootstrap(
         (gaps, tokens),
         # A draw of rows without a supervised token says nothing: no difference.

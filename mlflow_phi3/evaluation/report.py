@@ -109,10 +109,13 @@ def _plot(comparison: Comparison) -> dict[str, float]:
     known = [value for value in marks.values() if math.isfinite(value)]
     left, right = min(known), max(known)
     scale = (_WIDTH - 2 * _MARGIN) / ((right - left) or 1.0)
-    return {
-        name: round(_MARGIN + (value - left) * scale, 1) if math.isfinite(value) else _MARGIN
-        for name, value in marks.items()
-    }
+
+    def place(value: float) -> float:
+        if math.isfinite(value):
+            return round(_MARGIN + (value - left) * scale, 1)
+        return _WIDTH - _MARGIN if value > 0 else _MARGIN
+
+    return {name: place(value) for name, value in marks.items()}
 
 
 def _worst(base: Evaluation, tuned: Evaluation, count: int) -> list[dict[str, Any]]:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 
@@ -62,9 +64,12 @@ def test_interval_covers_the_truth_as_often_as_it_says(noise):
     assert 0.83 <= covered / 200 <= 0.95
 
 
-def test_a_row_alone_differs_by_what_it_differs_by():
-    found = compare(rows([1.5]), rows([2.0]))
-    assert (found.difference, found.low, found.high) == (-0.5, -0.5, -0.5)
+@pytest.mark.parametrize("loss", [1.5, 2.0, 2.5])
+def test_a_row_alone_differs_but_tells_nothing_beyond_itself(loss):
+    found = compare(rows([loss]), rows([2.0]))
+    assert (found.difference, found.low, found.high) == (loss - 2.0, -math.inf, math.inf)
+    assert not found.significant
+    assert not found.better
 
 
 def test_the_interval_is_that_of_draws_by_hand(noise):

@@ -75,3 +75,11 @@ def test_it_is_one_well_formed_page_without_anything_from_elsewhere():
 
 def test_a_loss_that_is_no_number_is_still_drawn():
     assert "may be noise" in page(math.nan, math.nan)
+
+
+def test_an_interval_without_ends_is_drawn_from_edge_to_edge():
+    alone = Comparison(-0.5, -math.inf, math.inf, 0.95, 1)
+    drawn = render_report(BASE, TUNED, alone)
+    assert "may be noise" in drawn
+    assert "interval -inf to +inf" in drawn
+    assert '<line x1="60" x2="580" y1="23"' in drawn
