@@ -1,5 +1,6 @@
 """Real servers that can be killed: PostgreSQL and MLflow over HTTP."""
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -51,9 +52,17 @@ class Postgres:
 
     def start(self):
         pgserver = import_pgserver()
-        # The package remembers a server by its folder and would not start it again.
-        pgserver.PostgresServer._instances.clear()
-        self.server = pgserver.get_server(self.folder, cleanup_mode="stop")
+        deadline = time.monotonic() + 120
+        while True:
+            # The package remembers a server by its folder and would not start it again.
+            pgserver.PostgresServer._instances.clear()
+            try:
+                self.server = pgserver.get_server(self.folder, cleanup_mode="stop")
+                break
+            except (subprocess.TimeoutExpired, AssertionError):  # recovers for longer than 10 s
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
         self.url = self.server.get_uri()
 
     def stop(self):
@@ -62,7 +71,8 @@ class Postgres:
         postmaster = psutil.Process(int(line))
         family = [postmaster, *postmaster.children(recursive=True)]
         for process in family:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended with the postmaster
+                process.kill()
         psutil.wait_procs(family, timeout=10)
 
     def kill(self):

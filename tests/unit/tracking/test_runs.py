@@ -1,3 +1,4 @@
+import math
 import re
 import sys
 
@@ -133,6 +134,13 @@ def test_a_run_that_mlflow_itself_logs_to_goes_on(tracker):
     assert tracker.client.get_run(run.run_id).info.status == "FINISHED"
 
 
+@pytest.fixture
+def _unhurried(monkeypatch):
+    """Metrics stay in memory, however slow the machine is."""
+    monkeypatch.setattr("mlflow_phi3.tracking.runs.FLUSH_AFTER_S", math.inf)
+
+
+@pytest.mark.usefixtures("_unhurried")
 def test_what_a_killed_process_had_spilled_is_there_up_to_its_last_whole_line(tracker, tmp_path):
     path = tmp_path / "points" / "trial-000.json"
     run = tracker.start("r", stage="trial")
@@ -151,6 +159,7 @@ def test_what_a_killed_process_had_spilled_is_there_up_to_its_last_whole_line(tr
     assert [point.step for point in run._metrics] == [2, 3, 4]
 
 
+@pytest.mark.usefixtures("_unhurried")
 def test_what_the_store_has_taken_is_not_spilled_again(tracker, tmp_path):
     path = tmp_path / "trial-000.json"
     run = tracker.start("r", stage="trial")
