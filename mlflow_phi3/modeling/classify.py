@@ -8,9 +8,8 @@ import torch
 from transformers import PreTrainedModel
 
 from mlflow_phi3.data.messages import Message
-from mlflow_phi3.modeling.generate import context_length
+from mlflow_phi3.modeling.generate import Ids, batches, original_context
 
-Ids = Sequence[int] | npt.NDArray[np.int32]
 LogShares = npt.NDArray[np.float64]
 
 
@@ -37,7 +36,7 @@ def classify(
     # PEFT's wrapper hands out the model with the adapter's layers in it; it is not imported here,
     # because who serves a merged model need not have it.
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for batch in _batches(prompts, batch_size, _original_context(bare)):
+    for batch in batches(prompts, batch_size, original_context(bare)):
         yield from _log_shares(bare, batch)
 
 
@@ -61,21 +60,3 @@ def _log_shares(model: PreTrainedModel, prompts: Sequence[Ids]) -> LogShares:
     logits = model.score(hidden[torch.arange(len(prompts), device=device), last])
     found: LogShares = logits.float().log_softmax(-1).double().cpu().numpy()
     return found
-
-
-def _batches(prompts: Iterable[Ids], size: int, limit: int) -> Iterator[list[Ids]]:
-    """Consecutive prompts; those beyond the original context apart, as longrope turns by batch."""
-    batch: list[Ids] = []
-    for prompt in prompts:
-        alike = not batch or (len(batch[0]) > limit) == (len(prompt) > limit)
-        if len(batch) == size or not alike:
-            yield batch
-            batch = []
-        batch.append(prompt)
-    if batch:
-        yield batch
-
-
-def _original_context(model: PreTrainedModel) -> int:
-    rope = getattr(model.config, "rope_parameters", None) or {}
-    return int(rope.get("original_max_position_embeddings", context_length(model)))

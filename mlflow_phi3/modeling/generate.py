@@ -1,7 +1,9 @@
 """Answers to prompts: batched, greedy, deterministic."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
@@ -12,6 +14,9 @@ from mlflow_phi3.errors import UsageError
 # Phi-3, Phi-3.5 and Phi-4-mini end a turn with <|end|>, Phi-4 with <|im_end|>. Not every checkpoint
 # names it in generation_config.json, and without it an answer runs on into the next turn.
 TURN_ENDS = ("<|end|>", "<|im_end|>")
+
+
+Ids = Sequence[int] | npt.NDArray[np.int32]
 
 
 def generate(
@@ -43,15 +48,31 @@ def generate(
     """
     rendered = [render_prompt(tokenizer, prompt) for prompt in prompts]
     order = sorted(range(len(rendered)), key=lambda index: len(rendered[index]))
-    answers = [""] * len(rendered)
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        texts = _generate_batch(model, tokenizer, [rendered[i] for i in batch], max_new_tokens)
-        for index, text in zip(batch, texts, strict=True):
-            answers[index] = text
+    answers: list[str] = []
+    for batch in batches((rendered[at] for at in order), batch_size, original_context(model)):
+        answers += _generate_batch(model, tokenizer, batch, max_new_tokens)
         if on_progress:
-            on_progress(min(start + batch_size, len(order)), len(order))
-    return answers
+            on_progress(len(answers), len(order))
+    return [text for _, text in sorted(zip(order, answers, strict=True))]
+
+
+def batches(prompts: Iterable[Ids], size: int, limit: int) -> Iterator[list[Ids]]:
+    """Consecutive prompts, at most ``size``; longrope turns by batch, so that none straddles it.
+
+    Args:
+        prompts: Token ids of each.
+        size: Prompts computed together.
+        limit: The model's :func:`original_context`.
+    """
+    batch: list[Ids] = []
+    for prompt in prompts:
+        alike = not batch or (len(batch[0]) > limit) == (len(prompt) > limit)
+        if len(batch) == size or not alike:
+            yield batch
+            batch = []
+        batch.append(prompt)
+    if batch:
+        yield batch
 
 
 def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
@@ -79,6 +100,12 @@ def context_length(model: PreTrainedModel) -> int:
     return int(model.config.max_position_embeddings)
 
 
+def original_context(model: PreTrainedModel) -> int:
+    """Tokens of a sequence beyond which longrope turns all of its batch otherwise."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    return int(rope.get("original_max_position_embeddings", context_length(model)))
+
+
 def greedy(model: PreTrainedModel, tokenizer: Tokenizer, max_new_tokens: int) -> GenerationConfig:
     """A configuration that always takes the most likely token and stops at the turn's end."""
     ends = stop_ids(model, tokenizer)
@@ -99,7 +126,7 @@ def padding_id(model: PreTrainedModel, tokenizer: Tokenizer) -> int:
 
 @torch.inference_mode()
 def _generate_batch(
-    model: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[list[int]], wanted: int
+    model: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[Ids], wanted: int
 ) -> list[str]:
     width = max(len(prompt) for prompt in prompts)
     room = context_length(model) - width

@@ -1,5 +1,6 @@
 """The same attention on a GPU: one variable-length flash call a layer, autograd behind it."""
 
+from functools import lru_cache
 from itertools import accumulate
 
 import torch
@@ -13,15 +14,21 @@ from mlflow_phi3.training.attention import Arrangement, Heads, rotate
 def attend_cuda(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
     """See :func:`mlflow_phi3.training.attention.attend`.
 
-    Flash attention knows half precision only; float32 goes through one SDPA call a sequence.
+    Flash attention knows half precision only, and no GPU before Ampere; float32, and an older GPU,
+    go through one SDPA call a sequence.
     """
     x = qkv.view(*qkv.shape[:2], -1, heads.size)
     turned = rotate(x[:, :, : heads.query + heads.key], arrangement.cos, arrangement.sin)
     q, k = turned[:, :, : heads.query], turned[:, :, heads.query :]
     v = x[:, :, heads.query + heads.key :]
-    one_call = qkv.dtype in {torch.bfloat16, torch.float16}
+    one_call = _has_flash(qkv.dtype, qkv.device)
     out = (_at_once if one_call else _by_sequence)(q, k, v, heads, arrangement)
     return out.flatten(2)
+
+
+def _has_flash(dtype: torch.dtype, device: torch.device) -> bool:
+    new = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 0)
+    return new and dtype in {torch.bfloat16, torch.float16}
 
 
 def _at_once(q: Tensor, k: Tensor, v: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
@@ -32,26 +39,42 @@ def _at_once(q: Tensor, k: Tensor, v: Tensor, heads: Heads, arrangement: Arrange
     the end, so that each own token sees the whole prefix.
     """
     rows, tokens = q.shape[:2]
-    prefix = torch.arange(arrangement.prefix)
-    seen = [torch.cat((prefix, torch.arange(*span))) for span in arrangement.own]
-    queries = [end - start for start, end in arrangement.own] * rows
-    if arrangement.prefix:
-        seen[0] = prefix
-    keys = [len(one) for one in seen] * rows
-    gather = (torch.arange(rows)[:, None] * tokens + torch.cat(seen)).flatten().to(q.device)
+    where, seen = _where(arrangement.prefix, tuple(arrangement.own), rows, tokens, q.device)
+    k, v = (t.flatten(0, 1) if seen is None else t.flatten(0, 1)[seen] for t in (k, v))
     out = varlen_attn(
         q.flatten(0, 1).contiguous(),
-        k.flatten(0, 1)[gather],
-        v.flatten(0, 1)[gather],
-        _cumulative(queries, q.device),
-        _cumulative(keys, q.device),
-        max(queries),
-        max(keys),
+        k.contiguous(),
+        v.contiguous(),
+        *where,
         window_size=((heads.window or 0) - 1, 0),
         enable_gqa=heads.query != heads.key,
     )
     assert isinstance(out, Tensor)  # noqa: S101 - a tuple only when more is asked for
     return out.view_as(q)
+
+
+@lru_cache(
+    maxsize=1
+)  # all layers of a batch ask for the same, and each copy to a GPU is waited for
+def _where(
+    prefix: int, own: tuple[tuple[int, int], ...], rows: int, tokens: int, device: torch.device
+) -> tuple[tuple[Tensor, Tensor, int, int], Tensor | None]:
+    """Where each sequence's queries and keys begin, int32 ``[sequences + 1]``, and their most.
+
+    Then whose keys they are, int64; None is every token's, once.
+    """
+    queries = keys = [end - start for start, end in own] * rows
+    seen = None
+    if prefix:
+        shared = torch.arange(prefix)
+        parts = [shared, *(torch.cat((shared, torch.arange(*span))) for span in own[1:])]
+        keys = [len(part) for part in parts] * rows
+        seen = (torch.arange(rows)[:, None] * tokens + torch.cat(parts)).flatten().to(device)
+    first, second = (
+        torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device)
+        for lengths in (queries, keys)
+    )
+    return (first, second, max(queries), max(keys)), seen
 
 
 def _by_sequence(q: Tensor, k: Tensor, v: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
@@ -73,7 +96,3 @@ def _by_sequence(q: Tensor, k: Tensor, v: Tensor, heads: Heads, arrangement: Arr
         )
         pieces.append(out.transpose(1, 2))
     return torch.cat(pieces, dim=1)
-
-
-def _cumulative(lengths: list[int], device: torch.device) -> Tensor:
-    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)

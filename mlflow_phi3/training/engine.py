@@ -75,7 +75,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave the base as it was."""
+        """Leave the base as it was; the next call takes it up again."""
         ...
 
 

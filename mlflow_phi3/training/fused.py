@@ -64,7 +64,7 @@ class FusedEngine:
                 ) from error
         else:
             _scatter(rows, found)
-            return [float(loss) for loss in losses]
+            return [float(loss) for loss in losses.tolist()]
         # Not above, where the error still holds all that the failed pass has kept.
         logger.warning("out of memory: from now on activations are computed twice, not kept")
         self._recompute = True
@@ -172,8 +172,7 @@ def find_adapters(
     """The K adapters of each linear layer, by the layer's name."""
     if not rows:
         return {}
-    device, dtype = rows[0].weights.device, next(iter(stacked.values())).dtype
-    scale = torch.tensor([row.spec.lora.scale for row in rows], device=device, dtype=dtype)
+    scale = torch.tensor([row.spec.lora.scale for row in rows], device=rows[0].weights.device)
     drops = train and any(row.spec.lora.dropout for row in rows)
     adapters = {}
     for at, module in enumerate(rows[0].layout.modules):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.adapters import (
@@ -32,9 +32,15 @@ from mlflow_phi3.training.engine import (
     make_engine,
 )
 from mlflow_phi3.training.loss import get_loss
-from mlflow_phi3.training.reports import EvaluationReport, Outcome, Report, StepReport
+from mlflow_phi3.training.reports import (
+    EvaluationReport,
+    Outcome,
+    Report,
+    StepReport,
+    diverged,
+)
 from mlflow_phi3.training.spec import TrialSpec
-from mlflow_phi3.training.trajectory import Rider, Trajectory
+from mlflow_phi3.training.trajectory import Rider, Trajectory, measure_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +87,7 @@ class Session:
         self._base = base
         self._linear = find_linear(base.model)
         self._train, self._validation = train, validation
+        self._sizes = measure_sizes(train)
         self._folder = folder
         self._engine_name: EngineName = engine
         self._engines: dict[EngineKind, Engine] = {}
@@ -157,7 +164,6 @@ class Session:
         finally:
             for engine in self._engines.values():
                 engine.close()
-            self._engines.clear()
 
     # -- one turn of the loop ----------------------------------------------------------------
 
@@ -166,10 +172,12 @@ class Session:
         upcoming = min((t.upcoming() for t in group), key=len)
         left = [self._train[at] for at in upcoming]
         examples = next(split_by_tokens(left, self._token_budget))
+        began = time.perf_counter()
         losses = self._engine(group).gradients(examples, [t.row() for t in group])
+        seconds = time.perf_counter() - began
         memory = memory_bytes(self._base.model.device)
         for trajectory, loss in zip(group, losses, strict=True):
-            update = trajectory.absorb(loss, len(examples))
+            update = trajectory.absorb(loss, len(examples), seconds)
             if update is not None and update.finite:
                 self._pending += trajectory.report_step(update, memory)
             elif update is not None:
@@ -257,7 +265,7 @@ class Session:
         get_loss(rider.spec, weights.device)  # an unknown name stops here, not at the first step
         trajectory = Trajectory(
             rider.spec,
-            self._train,
+            self._sizes,
             layout,
             weights,
             engine=choose_engine(self._base, self._engine_name, rider.spec),
@@ -321,12 +329,7 @@ class Session:
 
     def _fail(self, trajectory: Trajectory, problem: str) -> None:
         for rider in list(trajectory.riders):
-            error = TrainingError(
-                "PHI3-T003",
-                f"{problem} at step {trajectory.step + 1}",
-                where=rider.trial,
-                fix="lower learning_rate, raise warmup_ratio, or look at the rows of that batch",
-            )
+            error = diverged(problem, step=trajectory.step + 1, where=rider.trial)
             self._leave(trajectory, rider, "failed", str(error))
 
     # -- what is told and kept ----------------------------------------------------------------

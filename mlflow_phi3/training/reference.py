@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.modeling.generate import original_context
 from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Layout, peft_config
 from mlflow_phi3.training.engine import Row, Scores
 from mlflow_phi3.training.loss import get_loss
@@ -47,6 +48,7 @@ class ReferenceEngine:
                 del self._base.model.peft_config
             self._base.model.eval().requires_grad_(requires_grad=False)
             self._peft = None
+            self._names.clear()
 
     def _train_row(self, examples: Sequence[Example], row: Row) -> float:
         model, parameters = self._wear(row)
@@ -55,7 +57,7 @@ class ReferenceEngine:
         total = 0.0
         with torch.random.fork_rng(random):
             torch.manual_seed(hash((row.spec.seed, *row.moment)) & 0x7FFFFFFF)
-            for part in same_rope(model, examples):
+            for part in alike(model, examples):
                 logits, targets = self._predict(part)
                 loss = get_loss(row.spec, model.device)(logits.float(), targets).sum()
                 (loss * row.scale).backward()
@@ -156,14 +158,25 @@ def _pad(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Ten
     return ids.to(device), mask.to(device), supervised.to(device)
 
 
-def same_rope(model: PeftModel, examples: Sequence[Example]) -> Iterator[list[Example]]:
-    """Split off examples beyond the original context: longrope turns the others otherwise too."""
-    rope = getattr(model.config, "rope_parameters", None) or {}
-    limit = rope.get("original_max_position_embeddings", float("inf"))
-    for beyond in (False, True):
-        part = [e for e in examples if (len(e.input_ids) > limit) is beyond]
-        if part:
+def alike(model: PreTrainedModel, examples: Sequence[Example]) -> Iterator[list[Example]]:
+    """Split ``examples`` into what can be padded together: at least half of each part is real.
+
+    Those beyond the original context are apart: longrope turns the others otherwise too.
+    """
+    limit = original_context(model)
+    part: list[Example] = []
+    real = 0
+    for example in sorted(examples, key=lambda e: len(e.input_ids), reverse=True):
+        length = len(example.input_ids)
+        longest = len(part[0].input_ids) if part else length
+        padded = (len(part) + 1) * longest
+        if (longest > limit) != (length > limit) or padded > 2 * (real + length):
             yield part
+            part, real = [], 0
+        part.append(example)
+        real += length
+    if part:
+        yield part
 
 
 def _file_name(name: str, adapter: str) -> str:

@@ -29,6 +29,41 @@ from mlflow_phi3.training.schedule import Calendar, order_examples
 from mlflow_phi3.training.spec import TrialSpec
 
 
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """What is counted of the training examples, once: they may lie on a disk, and be many.
+
+    Args:
+        tokens: int64 ``[examples]``.
+        supervised: int64 ``[examples]``, tokens of them that carry loss.
+        labels: int64 ``[examples]``, the class of each text; -1 for a conversation.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    supervised: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def weigh(self, spec: TrialSpec, *, classifies: bool) -> npt.NDArray[np.float64]:
+        """What each example adds to the denominator of the mean loss, float64 ``[examples]``."""
+        if not classifies:
+            return self.supervised.astype(np.float64)
+        if spec.class_weights:
+            return np.array(spec.class_weights, dtype=np.float64)[self.labels]
+        return np.ones(len(self))
+
+
+def measure_sizes(examples: Sequence[Example]) -> Sizes:
+    """Count the tokens of ``examples``."""
+    each = [
+        (len(e.input_ids), np.count_nonzero(e.supervised), -1 if e.label is None else e.label)
+        for e in examples
+    ]
+    return Sizes(*np.array(each, dtype=np.int64).reshape(-1, 3).T)
+
+
 @dataclass(slots=True)
 class Rider:
     """A trial: where it gets off, where its files lie, and the best it has seen."""
@@ -93,7 +128,7 @@ class Trajectory:
 
     Args:
         spec: What it trains with; ``epochs`` is that of the rider who goes farthest.
-        examples: The training examples.
+        sizes: Of the training examples.
         layout: Where the adapter's tensors lie.
         weights: float32 ``[layout.size]`` to begin with.
         engine: Which engine computes it.
@@ -103,7 +138,7 @@ class Trajectory:
     def __init__(
         self,
         spec: TrialSpec,
-        examples: Sequence[Example],
+        sizes: Sizes,
         layout: Layout,
         weights: Tensor,
         *,
@@ -124,14 +159,10 @@ class Trajectory:
         self.evaluated = 0
         self.offset = 0  # examples of this epoch already seen
         self.torn = False  # in the midst of a step or an epoch's end: not to be saved
-        self._examples = examples
-        # Each example's part of the mean loss's denominator.
-        self._loss_weights = np.array(
-            [_weigh(spec, example, classifies=layout.classifies) for example in examples]
-        )
-        self._loss_sum = 0.0
+        self._sizes = sizes
+        self._loss_weights = sizes.weigh(spec, classifies=layout.classifies)
+        self._loss_sum = self._seconds = 0.0  # of this batch so far
         self._order = (-1, np.empty(0, dtype=np.int64))
-        self._clock = time.perf_counter()
         views = list(layout.views(weights).values())
         for view, gradient in zip(views, layout.views(self.gradient).values(), strict=True):
             view.grad = gradient
@@ -145,7 +176,7 @@ class Trajectory:
     @property
     def calendar(self) -> Calendar:
         """Its steps."""
-        return Calendar(self.spec, len(self._examples))
+        return Calendar(self.spec, len(self._sizes))
 
     @property
     def evaluation_due(self) -> bool:
@@ -155,7 +186,7 @@ class Trajectory:
     @property
     def seen(self) -> int:
         """Examples seen since the beginning, repetitions included."""
-        return self.calendar.batch(self.step)[0] * len(self._examples) + self.offset
+        return self.calendar.batch(self.step)[0] * len(self._sizes) + self.offset
 
     @property
     def fuses_with(self) -> tuple[object, ...]:
@@ -186,35 +217,35 @@ class Trajectory:
             moment=(self.step, self.offset),
         )
 
-    def absorb(self, loss_sum: float, n_examples: int) -> Update | None:
+    def absorb(self, loss_sum: float, n_examples: int, seconds: float) -> Update | None:
         """Count a pass over the next ``n_examples``; at the end of the batch, take the step.
 
         An update that is not finite is returned without having been applied. After one that was,
         the trajectory is torn until it has been reported.
         """
         self._loss_sum += loss_sum
+        self._seconds += seconds
         self.offset += n_examples
         epoch, start, end = self.calendar.batch(self.step)
         if self.offset < end:
             return None
         batch = self._epoch_order(epoch)[start:end]
-        now = time.perf_counter()
         update = Update(
             loss=self._loss_sum / self._denominator(),
             learning_rate=self.calendar.learning_rate(self.step),
             grad_norm=clip_gradient(self.gradient, self.spec.max_grad_norm),
-            tokens=sum(len(self._examples[at].input_ids) for at in batch),
-            targets=sum(int(np.count_nonzero(self._examples[at].supervised)) for at in batch),
-            seconds=now - self._clock,
+            tokens=int(self._sizes.tokens[batch].sum()),
+            targets=int(self._sizes.supervised[batch].sum()),
+            seconds=self._seconds,
         )
         if update.finite:
             self.torn = True
             self.optimizer.param_groups[0]["lr"] = update.learning_rate
             self.optimizer.step()
             self.gradient.zero_()
-            self._loss_sum, self._clock = 0.0, now
+            self._loss_sum = self._seconds = 0.0
             self.step += 1
-            self.offset = 0 if end == len(self._examples) else end
+            self.offset = 0 if end == len(self._sizes) else end
         return update
 
     def recent(self) -> list[StepReport]:
@@ -271,7 +302,7 @@ class Trajectory:
             trial="",
             step=self.step,
             total_steps=0,
-            epoch=self.seen / len(self._examples),
+            epoch=self.seen / len(self._sizes),
             loss=update.loss,
             learning_rate=update.learning_rate,
             grad_norm=update.grad_norm,
@@ -287,7 +318,7 @@ class Trajectory:
     def address(self, told: StepReport, rider: Rider) -> StepReport:
         """A step of the trajectory as a step of the rider's."""
         rider.steps = told.step
-        total = Calendar(rider.spec, len(self._examples)).total_steps
+        total = Calendar(rider.spec, len(self._sizes)).total_steps
         return replace(told, trial=rider.trial, total_steps=total)
 
     def report_evaluation(self, parts: Sequence[Scores]) -> EvaluationReport | None:
@@ -323,13 +354,5 @@ class Trajectory:
 
     def _epoch_order(self, epoch: int) -> npt.NDArray[np.int64]:
         if self._order[0] != epoch:
-            self._order = (epoch, order_examples(self.spec, epoch, len(self._examples)))
+            self._order = (epoch, order_examples(self.spec, epoch, len(self._sizes)))
         return self._order[1]
-
-
-def _weigh(spec: TrialSpec, example: Example, *, classifies: bool) -> float:
-    """What one example adds to the denominator of the mean loss."""
-    if not classifies:
-        return float(np.count_nonzero(example.supervised))
-    label = example.label if example.label is not None else -1
-    return spec.class_weights[label] if spec.class_weights else 1.0

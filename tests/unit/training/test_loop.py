@@ -1,5 +1,6 @@
 """The session: who trains when, with whom, and what is told."""
 
+import itertools
 from collections import defaultdict
 from dataclasses import replace
 
@@ -51,6 +52,27 @@ def test_together_as_apart(session):
         expected = collect(alone)[name]
         for kind in (StepReport, EvaluationReport):
             assert losses(told[name], kind) == pytest.approx(losses(expected, kind), rel=1e-5)
+
+
+def test_a_second_round_is_computed_by_the_same_engine(session):
+    one = session()
+    one.add("a", SPEC)
+    expected = collect(one)["a"]
+    made = dict(one._engines)  # what it has learnt, such as that memory is short, is kept
+    one.add("b", replace(SPEC, weight_decay=1e-9))
+    assert losses(collect(one)["b"]) == pytest.approx(losses(expected), rel=1e-5)
+    assert one._engines == made
+
+
+def test_a_steps_seconds_are_those_of_its_passes(session, monkeypatch):
+    ticks = itertools.count()
+    one = session(token_budget=25)
+    one.add("a", SPEC)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(ticks)))
+    steps = [report for report in collect(one)["a"] if isinstance(report, StepReport)]
+    passes = [report.tokens / report.tokens_per_second for report in steps]
+    assert passes == pytest.approx([1 if report.tokens <= 25 else 2 for report in steps])
+    assert {1, 2} == {round(each) for each in passes}
 
 
 def test_one_who_comes_late_catches_up_and_changes_nothing(session):

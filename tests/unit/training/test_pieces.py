@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from peft import LoraConfig
 from transformers import get_scheduler
 
@@ -24,6 +26,7 @@ from mlflow_phi3.training.capacity import choose_concurrency, free_bytes, measur
 from mlflow_phi3.training.engine import choose_engine
 from mlflow_phi3.training.loss import get_loss
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
+from mlflow_phi3.training.reference import alike
 from mlflow_phi3.training.schedule import Calendar, order_examples
 from mlflow_phi3.training.scoring import score
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
@@ -241,6 +244,17 @@ def test_other_packages_add_names(tmp_path, monkeypatch, group, find):
     made = found("logits", "targets") if callable(found) else found
     assert made[0] == "mine"
     assert made[1:] == ((2, ["class_weights", "label_smoothing"]) if callable(found) else (3, []))
+
+
+@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=12))
+def test_what_is_padded_together_is_at_least_half_real(lengths, new_base, new_examples):
+    examples = new_examples(lengths)
+    parts = list(alike(new_base("longrope").model, examples))
+    assert sorted(id(e) for part in parts for e in part) == sorted(map(id, examples))
+    for part in parts:
+        own = [len(example.input_ids) for example in part]
+        assert len(own) * max(own) <= 2 * sum(own)
+        assert len({length > 24 for length in own}) == 1
 
 
 def test_what_is_computed_stays_small():
