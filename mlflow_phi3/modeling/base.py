@@ -94,11 +94,6 @@ def resolve_checkpoint(name: str) -> str:
     return name
 
 
-def is_local(name: str) -> bool:
-    """Whether loading ``name`` needs no network."""
-    return Path(resolve_checkpoint(name)).is_dir()
-
-
 def load_tokenizer(name: str, *, revision: str | None = None) -> Tokenizer:
     """Load the tokenizer of checkpoint ``name``.
 
@@ -137,17 +132,19 @@ def load_base(
     precision: Precision = "auto",
     quantization: Quantization = "none",
     device: str = "cpu",
+    computes_on: str | None = None,
 ) -> Base:
     """Load checkpoint ``name`` frozen and in evaluation mode.
 
     Args:
         name: ``demo``, a folder, or a hub id.
         revision: Commit, branch or tag of the hub repository; None takes the catalog's commit.
-        precision: ``auto`` is float32 for the demo and on a CPU without fast bfloat16, else
+        precision: ``auto`` is float32 for the demo and on a device without fast bfloat16, else
             bfloat16.
         quantization: ``nf4`` keeps the linear layers' weights in four bits; ``precision`` is then
             what they are read, and computed with, in.
         device: torch device the weights go to.
+        computes_on: The device that ``precision=auto`` asks, where they move on to another.
 
     Raises:
         UsageError: The checkpoint cannot be read, has no chat template, or bitsandbytes is missing.
@@ -155,7 +152,7 @@ def load_base(
     path = resolve_checkpoint(name)
     revision = pin_revision(path, revision)
     tokenizer = load_tokenizer(name, revision=revision)
-    dtype = choose_dtype(precision, name=name, device=device)
+    dtype = choose_dtype(precision, name=name, device=computes_on or device)
     with reading(name):
         kind = choose_class(path, revision=revision, local_files_only=_offline(path))
         model = kind.from_pretrained(

@@ -1,6 +1,11 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
 from torch import nn
 
+from mlflow_phi3.modeling.base import choose_dtype
+from mlflow_phi3.modeling.hardware import has_bfloat16
 from mlflow_phi3.modeling.precision import cast_weights
 
 
@@ -15,3 +20,13 @@ def test_weights_are_cast_and_buffers_are_not():
     assert tied[1].weight is layer.weight
     assert torch.equal(layer.weight, exact.bfloat16())
     assert torch.equal(layer.frequencies, frequencies)
+
+
+@pytest.mark.parametrize(("major", "dtype"), [(7, torch.float32), (8, torch.bfloat16)])
+def test_a_gpu_before_ampere_is_not_taken_to_have_bfloat16(monkeypatch, major, dtype):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    facts = SimpleNamespace(major=major)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    assert has_bfloat16("cuda:0") is (major == 8)
+    assert choose_dtype("auto", name="microsoft/phi-4", device="cuda") == dtype
