@@ -7,7 +7,7 @@ as many times as it says.
 import re
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route
@@ -24,6 +24,8 @@ class Kind(StrEnum):
     """Do what was asked, then close the connection without an answer."""
     SLOW = "slow"
     """Wait ``seconds`` first."""
+    HOLD = "hold"
+    """Wait until faults are cleared."""
     FAIL_OPERATION = "fail_operation"
     """The long-running operation on a matching resource fails."""
     HANG_OPERATION = "hang_operation"
@@ -54,6 +56,7 @@ class Fault:
     status: int = 500
     retry_after: float = 0.05
     seconds: float = 1.0
+    released: threading.Event = field(default_factory=threading.Event, init=False)
 
 
 class Faults:
@@ -78,11 +81,11 @@ class Faults:
         if fault is None:
             return
         if fault.kind is Kind.HANG_OPERATION:
-            self._released.wait()
+            fault.released.wait()
         raise RuntimeError("an unexpected internal failure")
 
     def release(self) -> None:
-        """Let operations go that never end: they fail."""
+        """Let requests go that are held, and operations that never end: these fail."""
         with self._lock:
             self._released.set()
             self._released = threading.Event()
@@ -117,6 +120,7 @@ class Faults:
         except (TypeError, KeyError, ValueError, re.error) as wrong:
             raise Refusal(400, "BadFault", str(wrong)) from wrong
         with self._lock:
+            fault.released = self._released
             self._waiting.append(fault)
         return Reply(status=204)
 
@@ -134,7 +138,9 @@ class Faults:
 
 
 def answer(fault: Fault) -> Reply | None:
-    """Return the answer of a ``status`` fault, wait out a ``slow`` one; None goes on."""
+    """Return the answer of a ``status`` fault, wait out the others; None goes on."""
+    if fault.kind is Kind.HOLD:
+        fault.released.wait()
     if fault.kind is Kind.SLOW:
         time.sleep(fault.seconds)
         return None

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mlflow_phi3.emulator import guard
 from mlflow_phi3.emulator.endpoints import nursery
+from mlflow_phi3.emulator.settings import is_alive
 
 
 class Guarded:
@@ -108,7 +109,8 @@ class Nursery:
         """End it with all that it has started."""
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # it did not live to read an order
+                    pipe.close()
         self._process.wait(nursery.GRACE_S + 5)
 
 
@@ -125,12 +127,8 @@ class Forked:
         self.log = log
 
     def is_running(self) -> bool:
-        """Tell whether it still runs; the nursery takes note of its end within moments."""
-        try:
-            os.kill(self._pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
+        """Tell whether it still runs."""
+        return is_alive(self._pid)
 
     def tail(self, lines: int = 50) -> str:
         """Return the last lines of its output."""

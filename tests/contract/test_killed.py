@@ -74,11 +74,12 @@ def test_a_create_killed_at_each_point_is_completed_by_the_next(
     shutil.copytree(models["one"], model)
     (model / "salt.txt").write_text("killed")
     for method, path in POINTS:
-        emulator.fault("slow", path, method=method, seconds=0.7)
+        emulator.fault("hold", path, method=method)
         asked = len(emulator.journal())
         child = start_create(model)
         wait_for(lambda: emulator.waiting_faults() == [], f"no {method} {path}")
         os.kill(child, signal.SIGKILL)
+        emulator.http.delete("/emulator/faults")
         # What was asked for arrives all the same: the next run meets it.
         matching = [method, path]
         wait_for(lambda m=matching, n=asked: was_answered(emulator, n, *m), "no answer")

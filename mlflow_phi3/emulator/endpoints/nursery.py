@@ -106,6 +106,7 @@ def _end(children: set[int]) -> None:
         time.sleep(0.02)
     for child in children:
         _signal(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def _signal(child: int, number: signal.Signals) -> None:

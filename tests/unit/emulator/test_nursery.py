@@ -1,10 +1,11 @@
 """Real processes, forked from one that has imported what they need."""
 
 import os
+import subprocess
+import sys
 import time
 
 import httpx
-import psutil
 import pytest
 
 from mlflow_phi3.emulator.process import Forked, Nursery, free_port
@@ -88,14 +89,23 @@ def test_one_that_cannot_start_ends_and_says_why(start):
 def test_they_end_with_the_nursery(start, nursery):
     one, port, _ = start("one")
     wait_for(lambda: asked(port))
-    process = psutil.Process(one._pid)
     nursery.close()
-    assert not process.is_running()
+    assert not one.is_running()
+    one.stop()
     assert nursery.start(log="x") is None
 
 
 def test_a_nursery_that_cannot_import_starts_nothing(tmp_path):
     empty = Nursery(["no_such_module"], log=tmp_path / "log", environment={}, folder=tmp_path)
     assert empty.start(log="x") is None
+    empty._process.wait(30)
+    assert empty.start(log="x") is None
     assert "no_such_module" in empty.tail()
     empty.close()
+
+
+def test_one_that_ended_is_not_waited_for_though_nobody_takes_note(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""], start_new_session=True)
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    Forked(ended.pid, tmp_path / "log").stop()
+    ended.wait()

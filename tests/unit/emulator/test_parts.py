@@ -2,14 +2,15 @@ import datetime as dt
 import fcntl
 import json
 import os
+import re
 import signal
 import ssl
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
-import psutil
 import pytest
 import uvicorn
 from cryptography import x509
@@ -24,7 +25,7 @@ from mlflow_phi3.emulator.lifecycle import find_emulator, start_emulator, stop_e
 from mlflow_phi3.emulator.operation import OperationFailed, Operations
 from mlflow_phi3.emulator.proxy import IDLE_S
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route, Router
-from mlflow_phi3.emulator.settings import CACHE_VARIABLE, HOME_VARIABLE, settings_from
+from mlflow_phi3.emulator.settings import CACHE_VARIABLE, HOME_VARIABLE, is_alive, settings_from
 from mlflow_phi3.emulator.storage.azurite import install_azurite
 from mlflow_phi3.emulator.store import Store
 from mlflow_phi3.errors import PreflightError
@@ -90,7 +91,7 @@ def test_faults_hit_what_they_say_as_often_as_they_say():
 
 def finished(operations, name):
     path = f"/subscriptions/s/providers/Microsoft.MachineLearningServices/locations/l/{{}}/{name}"
-    for _ in range(200):
+    for _ in range(1500):
         reply = route(operations.routes(), "GET", path.format("mfeOperationsStatus"))
         if reply.body["status"] != "InProgress":
             return reply.body, path.format("mfeOperationResults")
@@ -125,6 +126,17 @@ def test_an_operation_that_a_restart_cut_off_has_failed(tmp_path):
     before.stop()
     after = Operations(Store(tmp_path / "s"), Faults(), poll_ms=10)
     assert finished(after, name)[0]["error"]["message"] == "The service was restarted."
+
+
+@pytest.mark.timeout(20)
+def test_nothing_hangs_by_a_fault_from_before_all_were_let_go():
+    faults = Faults()
+    for kind in (Kind.HANG_OPERATION, Kind.HOLD):
+        route(faults.routes(), "POST", "/emulator/faults", {"kind": kind})
+    faults.release()
+    with pytest.raises(RuntimeError):
+        faults.during_operation("/r")
+    assert answer(faults.take("GET", "/r")) is None
 
 
 def resource(name, state="Succeeded", **properties):
@@ -235,8 +247,16 @@ def test_without_node_the_mend_is_told(tmp_path, monkeypatch):
         install_azurite(tmp_path / "cache")
 
 
-def gone(process):
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ignores(pid, number):
+    (mask,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def guarded(tmp_path):
@@ -246,30 +266,27 @@ def guarded(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-S", guard.__file__, "sh", "-c", command], stdin=subprocess.PIPE
     )
-    for _ in range(500):
-        if pids.exists() and len(pids.read_text().split()) == 2:
-            break
-        time.sleep(0.02)
-    return process, [psutil.Process(int(pid)) for pid in pids.read_text().split()]
+    wait_for(lambda: pids.exists() and len(pids.read_text().split()) == 2)
+    return process, [int(pid) for pid in pids.read_text().split()]
 
 
 def test_when_the_pipe_closes_the_whole_group_ends(tmp_path):
     process, group = guarded(tmp_path)
     process.stdin.close()
     process.wait(20)
-    assert all(gone(p) for p in group)
+    wait_for(lambda: not any(map(is_alive, group)))
 
 
 def test_a_guard_does_not_heed_signals_meant_for_its_owner_but_its_pipe(tmp_path):
     process, group = guarded(tmp_path)
-    time.sleep(0.3)
+    wait_for(lambda: all(ignores(process.pid, n) for n in (signal.SIGTERM, signal.SIGINT)))
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None
     process.stdin.close()
     process.wait(20)
-    assert all(gone(p) for p in group)
+    wait_for(lambda: not any(map(is_alive, group)))
 
 
 def test_two_threads_do_not_lose_each_others_writes(tmp_path):
