@@ -65,7 +65,7 @@ def run_engine(examples: Sequence[Example], model: Any, clock: Clock) -> None:
             session.add(f"trial-{number}", spec)
         reports = session.reports()
         for report in reports:
-            if isinstance(report, StepReport) and clock.tick(report.tokens, report.loss):
+            if isinstance(report, StepReport) and clock.tick(report.tokens or 0, report.loss):
                 break
         reports.close()
 

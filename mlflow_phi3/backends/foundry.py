@@ -1,9 +1,8 @@
-"""Training in Azure AI Foundry: data up, a job that is submitted once, its news as they come."""
+"""Training in Azure AI Foundry: data up, a job that is submitted once, and what it made."""
 
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,35 +13,18 @@ from mlflow_phi3.azure.finetuning import (
     FineTuning,
     JobService,
     JobState,
-    Point,
     TunedModel,
 )
 from mlflow_phi3.azure.hyperparameters import to_azure
-from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
 from mlflow_phi3.azure.registry import look_up_offers
 from mlflow_phi3.data.messages import Conversation
-from mlflow_phi3.errors import AzureError, PreflightError
+from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 from mlflow_phi3.modeling.base import DEMO
 from mlflow_phi3.modeling.catalog import PhiModel, require_tunable
 from mlflow_phi3.training.spec import TrialSpec
 
 STAND_IN = "Phi-4-mini-instruct"
 """What the demo model is called where the emulator trains it."""
-METRICS = {
-    "loss": "train/loss",
-    "train_loss": "train/loss",
-    "learning_rate": "train/learning_rate",
-    "grad_norm": "train/grad_norm",
-    "epoch": "train/epoch",
-    "eval_loss": "eval/loss",
-}
-"""Names of a job's metrics (transformers' Trainer's) to ours; others keep theirs under azure/."""
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 15.0
-PATIENCE = 20
-"""Looks that may fail in a row before following is given up; the job does not mind."""
-HOPELESS = frozenset({401, 403, 404})
-"""Answers after which no further look would help."""
 _MOST_BYTES = 512 << 20
 """Foundry's limit for a data file."""
 
@@ -57,7 +39,6 @@ class Lesson:
         train: Address of the training data.
         validation: Address of the validation data.
         output: Name that the tuned model gets.
-        sent: Whether data had to be sent; False when Azure had all of it.
     """
 
     base: str
@@ -65,22 +46,6 @@ class Lesson:
     train: str
     validation: str
     output: str
-    sent: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What a look at a job brought.
-
-    Args:
-        job: As it stands.
-        points: Metrics that are new since the last look.
-        untold: Why its metrics could not be asked for; else empty.
-    """
-
-    job: JobState
-    points: tuple[Point, ...]
-    untold: str = ""
 
 
 def choose_base(model: str, *, local: bool) -> PhiModel:
@@ -218,6 +183,19 @@ def plan_job(lesson: Lesson, spec: TrialSpec) -> FineTuning:
     )
 
 
+def was_submitted(service: JobService, lesson: Lesson, spec: TrialSpec) -> bool:
+    """Whether the project has a job that trains or trained ``spec``, however it ended.
+
+    Raises:
+        AzureError: No answer.
+    """
+    try:
+        wanted = plan_job(lesson, spec)
+    except UsageError:  # what Foundry does not take was never sent
+        return False
+    return service.get(wanted.name) is not None
+
+
 def submit_once(
     service: JobService, wanted: FineTuning, *, before: Callable[[], None] = lambda: None
 ) -> tuple[JobState, bool]:
@@ -246,53 +224,6 @@ def submit_once(
         number += 1
 
 
-def follow(
-    service: JobService,
-    name: str,
-    *,
-    timeout_s: float,
-    sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[News]:
-    """Yield what is new of a job until it has ended.
-
-    Args:
-        service: The remote calls.
-        name: The job.
-        timeout_s: How long to follow it.
-        sleep: Waits between two looks.
-
-    Raises:
-        AzureError: There is no such job, or Azure does not answer any more.
-        DeadlinePassed: Time is over.
-    """
-    deadline = Deadline(timeout_s)
-    seen: dict[str, int] = {}
-    pause_s, failures = _FIRST_PAUSE_S, 0
-    while True:
-        try:
-            news = look(service, name, seen)
-            failures = 0
-        except AzureError as error:
-            failures += 1
-            if failures > PATIENCE or error.status in HOPELESS:
-                raise
-        else:
-            if news.points:
-                pause_s = _FIRST_PAUSE_S * 4
-            yield news
-            if news.job.ended:
-                return
-        if deadline.left_s() <= 0:
-            raise DeadlinePassed(
-                "PHI3-A733",
-                f"not finished after {timeout_s / 3600:.1f} h; it goes on in Azure",
-                where=f"job {name}",
-                fix=f"mlflow-phi3 watch {name}",
-            )
-        sleep(min(pause_s, max(deadline.left_s(), 0.01)))
-        pause_s = min(pause_s * 1.3, _LONGEST_PAUSE_S)
-
-
 def model_of(service: JobService, job: JobState) -> TunedModel:
     """Return what a job made.
 
@@ -300,49 +231,22 @@ def model_of(service: JobService, job: JobState) -> TunedModel:
         AzureError: It failed or was cancelled; the message has the service's reason.
     """
     if job.status != "Completed":
-        why = service.why_failed(job.name) or "the service gives no reason"
         raise AzureError(
             "PHI3-A732",
-            f"{job.status}: {why.strip().rstrip('.')}",
+            f"{job.status}: {why_failed(service, job.name)}",
             where=f"job {job.name}",
             fix="change what the service names and run it again, which submits a new job",
         )
     return service.tuned_model(job)
 
 
-def look(service: JobService, name: str, seen: dict[str, int]) -> News:
-    """Look at a job once.
-
-    Args:
-        service: The remote calls.
-        name: The job.
-        seen: By metric, how many points were told before; brought up to date.
-
-    Raises:
-        AzureError: There is no such job, or Azure does not answer.
-    """
-    job = service.get(name)
-    if job is None:
-        raise AzureError(
-            "PHI3-A734",
-            "there is no such job",
-            where=f"job {name}",
-            fix="mlflow-phi3 list",
-            status=404,
-        )
+def why_failed(service: JobService, job: str) -> str:
+    """Return the service's reason why a job failed, or that there is none to be had."""
     try:
-        points = service.metrics(name)
-    except AzureError as error:
-        # How the job stands is what counts; not everyone may read a project's metrics.
-        return News(job, (), str(error))
-    count: dict[str, int] = {}
-    new = []
-    for point in points:
-        count[point.key] = count.get(point.key, 0) + 1
-        if count[point.key] > seen.get(point.key, 0):
-            new.append(point)
-    seen.update(count)
-    return News(job, tuple(new))
+        why = service.why_failed(job)
+    except AzureError:
+        return "the service did not say why"
+    return why.strip().rstrip(".") or "the service gives no reason"
 
 
 def _has_model(service: JobService, job: JobState) -> bool:

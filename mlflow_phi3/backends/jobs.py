@@ -9,18 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow_phi3.azure.finetuning import FineTuning, JobService, JobState, TunedModel
-from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.backends.base import Job
-from mlflow_phi3.backends.foundry import (
-    HOPELESS,
-    PATIENCE,
-    Lesson,
-    News,
-    look,
-    model_of,
-    plan_job,
-    submit_once,
-)
+from mlflow_phi3.backends.follower import Follower, News
+from mlflow_phi3.backends.foundry import Lesson, model_of, plan_job, submit_once, why_failed
 from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.training.reports import (
     EndReport,
@@ -34,7 +25,6 @@ from mlflow_phi3.training.spec import TrialSpec
 
 logger = logging.getLogger(__name__)
 
-_PAUSE_S = 2.0
 _NOWHERE = Path()
 """The weights stay in Foundry."""
 
@@ -158,10 +148,9 @@ class _Course:
 
     job: Job
     name: str
-    deadline: Deadline
+    follower: Follower
     began: float
-    seen: dict[str, int] = field(default_factory=dict)
-    failures: int = 0
+    pause_s: float = 0.0
     status: str = ""
     values: dict[str, float] = field(default_factory=dict)
     evaluated: int = 0
@@ -184,10 +173,9 @@ class FoundryTraining:
         while self.waiting or self.running:
             while self.waiting and len(self.running) < self.backend.slots:
                 yield from self._submit(self.waiting.pop(0))
-            for course in list(self.running):
+            for course in [course for course in self.running if course.pause_s <= 0]:
                 yield from self._listen(course)
-            if self.running:
-                self.backend.sleep(_PAUSE_S)
+            self._rest()
 
     def drop(self, trial: str) -> None:
         """Cancel a trial's job; one that waits is not submitted."""
@@ -204,6 +192,14 @@ class FoundryTraining:
                 self._cancel(course)
         self.running.clear()
         self.waiting.clear()
+
+    def _rest(self) -> None:
+        """Wait until the next look at a job is due."""
+        pause_s = min((course.pause_s for course in self.running), default=0.0)
+        if pause_s > 0:
+            self.backend.sleep(pause_s)
+        for course in self.running:
+            course.pause_s -= pause_s
 
     def _cancel(self, course: _Course) -> None:
         """Cancel a job for which no other trial waits; what Azure refuses is told, and stays."""
@@ -228,24 +224,20 @@ class FoundryTraining:
         except (AzureError, UsageError) as error:
             yield _end(job, "failed", str(error))
             return
-        deadline = Deadline(backend.limits.timeout_s)
-        self.running.append(_Course(job, state.name, deadline, time.monotonic()))
+        follower = Follower(backend.service, state.name, timeout_s=backend.limits.timeout_s)
+        self.running.append(_Course(job, state.name, follower, time.monotonic()))
         backend.on_job(job.trial, state)
 
     def _listen(self, course: _Course) -> Iterator[Report]:
         try:
-            news = look(self.backend.service, course.name, course.seen)
-            course.failures = 0
-        except AzureError as error:
-            course.failures += 1
-            if course.failures > PATIENCE or error.status in HOPELESS:
-                self.running.remove(course)
-                yield _end(course.job, "failed", str(error), course)
-            return
-        if not news.job.ended and course.deadline.left_s() <= 0:
+            news = course.follower.look()
+            if news is None or not news.job.ended:
+                course.pause_s = course.follower.pause_s()
+        except AzureError as error:  # the job may go on; its trial is over
             self.running.remove(course)
-            why = f"{course.name} goes on in Azure after job_timeout_hours"
-            yield _end(course.job, "failed", why, course)
+            yield _end(course.job, "failed", str(error), course)
+            return
+        if news is None:
             return
         if news.job.status != course.status:
             course.status = news.job.status
@@ -263,7 +255,7 @@ class FoundryTraining:
         elif course.job.trial in self.dropped:
             yield _end(course.job, "dropped", "", course)
         else:
-            why = self.backend.service.why_failed(course.name) or "no reason was given"
+            why = why_failed(self.backend.service, course.name)
             yield _end(course.job, "failed", f"{course.name} {news.job.status}: {why}", course)
 
     def _retell(self, course: _Course, news: News) -> Iterator[Report]:
@@ -286,14 +278,14 @@ class FoundryTraining:
             trial=course.job.trial,
             step=step,
             total_steps=max(total, step),
-            epoch=course.values.get("epoch", 0.0),
+            epoch=course.values.get("epoch", step * spec.epochs / max(total, step)),
             loss=loss,
-            learning_rate=course.values.get("learning_rate", spec.learning_rate),
-            grad_norm=course.values.get("grad_norm", 0.0),
-            tokens=0,  # the service does not tell
-            supervised_tokens=0,
-            tokens_per_second=0.0,
-            memory_bytes=0,
+            learning_rate=course.values.get("learning_rate"),
+            grad_norm=course.values.get("grad_norm"),
+            tokens=None,  # the service does not tell
+            supervised_tokens=None,
+            tokens_per_second=None,
+            memory_bytes=None,
         )
 
 
@@ -311,8 +303,8 @@ def _evaluation(course: _Course, loss: float, epoch: int) -> EvaluationReport:
         epoch=epoch,
         loss=loss,
         perplexity=perplexity(loss),
-        token_accuracy=math.nan,
-        supervised_tokens=0,
+        token_accuracy=None,
+        supervised_tokens=None,
         best=best,
         checkpoint=_NOWHERE,
     )

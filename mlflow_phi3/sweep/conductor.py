@@ -173,7 +173,7 @@ class Conductor:
             live.run.log_evaluation(report)
             if not self.ledger.report(live.ticket, report.epoch, report.loss):
                 self._give_up(live, _LOST, training)
-            elif report.best:
+            elif report.best and report.token_accuracy is not None:
                 live.accuracy = report.token_accuracy
             self._judge(live.group, training)
         else:

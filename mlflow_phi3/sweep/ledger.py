@@ -84,10 +84,11 @@ class Ledger:
         """All trials that count, by number."""
         return _counted(self.study.get_trials(deepcopy=False))
 
-    def trained(self) -> list[TrialSpec]:
-        """What has been trained, to its end or until it was given up."""
-        over = (TrialState.COMPLETE, TrialState.PRUNED)
-        return [self.space.spec(trial.params) for trial in self.trials() if trial.state in over]
+    def finished(self) -> list[tuple[TrialSpec, bool]]:
+        """What each trial that is over was to train, and whether it failed."""
+        over = [trial for trial in self.trials() if trial.state.is_finished()]
+        whole = [trial for trial in over if set(trial.params) == set(self._distributions)]
+        return [(self.space.spec(t.params), t.state is TrialState.FAIL) for t in whole]
 
     def standing(self) -> Standing:
         """How far the study is, as this driver knows: others' trials count from the next round."""

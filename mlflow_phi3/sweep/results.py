@@ -30,7 +30,7 @@ class SweepProgress:
         step: Its optimizer steps done.
         total_steps: Those it will do.
         loss: Its training loss at that step, in nats per token.
-        tokens_per_second: Real tokens per second of that step.
+        tokens_per_second: Real tokens per second of that step; None where nobody tells.
         best_trial: The best complete trial so far, empty before there is one.
         best_loss: Its validation loss; NaN before there is one.
         seconds: Wall-clock since this sweep began.
@@ -43,7 +43,7 @@ class SweepProgress:
     step: int
     total_steps: int
     loss: float
-    tokens_per_second: float
+    tokens_per_second: float | None
     best_trial: str
     best_loss: float
     seconds: float

@@ -76,8 +76,7 @@ class TrialRun:
             report.tokens_per_second,
             report.supervised_tokens,
         )
-        metrics = dict(zip(STEP_METRICS, values, strict=True))
-        self.run.log_metrics(metrics, step=report.step)
+        self.run.log_metrics(_told(STEP_METRICS, values), step=report.step)
         if float(report.epoch).is_integer():
             # A checkpoint follows; a driver that dies after it does not see these steps again.
             self._keep()
@@ -88,8 +87,7 @@ class TrialRun:
         if report.step > self.evaluations:
             self.evaluations = report.step
             names = (*EVALUATION_METRICS, f"eval/{self.accuracy}")
-            metrics = dict(zip(names, values, strict=True))
-            self.run.log_metrics(metrics, step=report.step)
+            self.run.log_metrics(_told(names, values), step=report.step)
             # The study hears of it next, and then nobody tells it again.
             self._keep()
         if report.best:
@@ -122,6 +120,12 @@ class TrialRun:
         tags = {STATE: state, **({REASON: reason[:5000]} if reason else {})}
         self.run.set_tags(tags, later=True)
         self.run.end(_STATUS[state])
+
+
+def _told(names: Sequence[str], values: Sequence[float | None]) -> dict[str, float]:
+    """The metrics that somebody measured."""
+    pairs = zip(names, values, strict=True)
+    return {name: value for name, value in pairs if value is not None}
 
 
 def accuracy_of(labels: Sequence[str]) -> Accuracy:

@@ -108,7 +108,7 @@ def _time(session: Session, side_by_side: int) -> tuple[int, float, float]:
                 if first == side_by_side:
                     started = now
             case StepReport():
-                tokens += report.tokens
+                tokens += report.tokens or 0
                 trained = now
             case EvaluationReport():
                 scored = now

@@ -1,7 +1,8 @@
 """What a training tells whoever pulls: the seam between the engine and the rest of the house.
 
 A training is a generator of these. Logging, pruning and stopping belong to the listener;
-to prune a trial is to drop it, to stop everything is to stop pulling.
+to prune a trial is to drop it, to stop everything is to stop pulling. None is what a trainer
+elsewhere does not tell.
 """
 
 import math
@@ -37,12 +38,12 @@ class StepReport:
     total_steps: int
     epoch: float
     loss: float
-    learning_rate: float
-    grad_norm: float
-    tokens: int
-    supervised_tokens: int
-    tokens_per_second: float
-    memory_bytes: int
+    learning_rate: float | None
+    grad_norm: float | None
+    tokens: int | None
+    supervised_tokens: int | None
+    tokens_per_second: float | None
+    memory_bytes: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +68,8 @@ class EvaluationReport:
     epoch: int
     loss: float
     perplexity: float
-    token_accuracy: float
-    supervised_tokens: int
+    token_accuracy: float | None
+    supervised_tokens: int | None
     best: bool
     checkpoint: Path
     example_losses: tuple[float, ...] = ()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from mlflow_phi3.azure.finetuning import JobState, TunedModel
+from mlflow_phi3.backends.foundry import was_submitted
 from mlflow_phi3.backends.jobs import FoundryBackend
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.sweep import SweepConfig
@@ -54,13 +55,19 @@ def search(
     service, lesson = send(job, config, data, run)
     study = name_study(config.study, run)
     ledger = _open_ledger(job, config, study, run)
+    # A trial that failed may have a job all the same, such as one that outlasted the wait for it.
+    known = [
+        spec
+        for spec, failed in ledger.finished()
+        if not failed or was_submitted(service, lesson, spec)
+    ]
     backend = FoundryBackend(
         service,
         lesson,
         limits_of(config, data),
         cancel=config.on_interrupt == "cancel",
         on_job=_tagger(job, study),
-        known=ledger.trained(),
+        known=known,
     )
     result = _conduct(job, config, ledger, backend, run)
     # The service tells no losses by example: no trial can be told from another by them.

@@ -106,12 +106,13 @@ def _name_as_trainer(report: "StepReport | EvaluationReport") -> dict[str, float
 
     if isinstance(report, EvaluationReport):
         return {"eval_loss": report.loss}
-    return {
+    told = {
         "loss": report.loss,
         "learning_rate": report.learning_rate,
         "grad_norm": report.grad_norm,
         "epoch": report.epoch,
     }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _save(base: Any, adapter: Path, folder: Path) -> None:

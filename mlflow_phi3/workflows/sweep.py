@@ -185,10 +185,11 @@ def teller(update: Update) -> Callable[[SweepProgress], None]:
         best = f", best {progress.best_loss:.4f} ({progress.best_trial})" * bool(
             progress.best_trial
         )
+        speed = progress.tokens_per_second
         update(
             f"{progress.finished}/{progress.n_trials} trials{best}; {progress.trial} step "
-            f"{progress.step}/{progress.total_steps} loss {progress.loss:.3f} "
-            f"{progress.tokens_per_second:,.0f} tokens/s",
+            f"{progress.step}/{progress.total_steps} loss {progress.loss:.3f}"
+            + ("" if speed is None else f" {speed:,.0f} tokens/s"),
             progress.done,
         )
 

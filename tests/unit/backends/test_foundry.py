@@ -3,15 +3,13 @@ from dataclasses import replace
 
 import pytest
 
-from mlflow_phi3.azure.finetuning import Point
-from mlflow_phi3.azure.operation import DeadlinePassed
 from mlflow_phi3.backends.foundry import (
     Lesson,
     choose_base,
-    follow,
     model_of,
     plan_job,
     submit_once,
+    was_submitted,
     write_split,
 )
 from mlflow_phi3.data.messages import Conversation, Message
@@ -21,10 +19,6 @@ from tests.unit.backends.project import Project, model, state
 
 LESSON = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
 SPEC = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=4)
-
-
-def news(project, name, **options):
-    return list(follow(project, name, sleep=lambda _s: None, timeout_s=60, **options))
 
 
 def test_the_same_training_has_the_same_name_and_another_has_another():
@@ -91,62 +85,21 @@ def test_no_second_job_because_azure_did_not_answer():
     assert project.submitted == []
 
 
-def test_following_tells_each_point_once():
-    project = Project({"j": state("j", "NotStarted")})
-    one, two, three = Point("loss", 3.0, 1), Point("loss", 2.0, 2), Point("eval_loss", 2.5, 2)
-    project.script = [
-        ("Queued", []),
-        ("Running", [one]),
-        ("Running", [two]),
-        ("Completed", [three]),
-    ]
-
-    told = news(project, "j")
-
-    assert [n.job.status for n in told] == ["Queued", "Running", "Running", "Completed"]
-    assert [n.points for n in told] == [(), (one,), (two,), (three,)]
-
-
-def test_following_outlives_a_bad_hour():
-    away = AzureError("PHI3-A703", "no answer")
-    project = Project({"j": state("j", "Running")}, script=[away] * 15 + [("Completed", [])])
-
-    assert [n.job.status for n in news(project, "j")] == ["Completed"]
-
-
-def test_following_goes_on_where_metrics_may_not_be_read():
-    project = Project({"j": state("j", "Running")}, script=[("Running", []), ("Completed", [])])
-
-    def refuse(_name):
-        raise AzureError("PHI3-A701", "no", status=403)
-
-    project.metrics = refuse
-    told = news(project, "j")
-
-    assert [n.job.status for n in told] == ["Running", "Completed"]
-    assert "A701" in told[0].untold
-
-
-def test_following_gives_up_what_is_refused_or_gone():
-    for status in (401, 403):
-        refused = AzureError("PHI3-A701", "no", status=status)
-        with pytest.raises(AzureError, match="A701"):
-            news(Project({"j": state("j", "Running")}, script=[refused]), "j")
-    with pytest.raises(AzureError, match="A734 job j: there is no such job"):
-        news(Project(), "j")
-    with pytest.raises(AzureError, match="A703"):
-        news(Project(script=[AzureError("PHI3-A703", "no answer")] * 99), "j")
-
-
-def test_following_ends_with_the_time_given():
-    project = Project({"j": state("j", "Running")})
-    with pytest.raises(DeadlinePassed, match="mlflow-phi3 watch j"):
-        list(follow(project, "j", timeout_s=0, sleep=lambda _s: None))
-
-
 def test_a_job_without_a_model_says_why():
+    project = Project()
     with pytest.raises(AzureError, match=r"A732 job j: Failed: no more machines\. Fix"):
-        model_of(Project(), state("j", "Failed"))
+        model_of(project, state("j", "Failed"))
+    project.why_failed = lambda _job: ""
+    with pytest.raises(AzureError, match="A732 job j: Failed: the service gives no reason"):
+        model_of(project, state("j", "Failed"))
+
+
+def test_a_job_was_submitted_when_the_project_has_it():
+    project = Project()
+    assert not was_submitted(project, LESSON, SPEC)
+    project.jobs[plan_job(LESSON, SPEC).name] = state("j", "Running")
+    assert was_submitted(project, LESSON, SPEC)
+    assert not was_submitted(project, LESSON, replace(SPEC, epochs=99))  # Foundry takes ten
 
 
 def test_the_same_conversations_make_the_same_bytes(tmp_path):

@@ -55,14 +55,14 @@ def jobs(count):
     return [Job(f"trial-{n:03d}", replace(SPEC, learning_rate=r)) for n, r in enumerate(rates)]
 
 
-def backend(project, *, limits=LIMITS, cancel=False, told=None, known=()):
-    on_job = (lambda trial, job: told.append((trial, job.status))) if told is not None else ignore
-    more = {"cancel": cancel, "on_job": on_job, "known": known, "sleep": ignore}
-    return FoundryBackend(project, LESSON, limits, **more)
-
-
 def ignore(*_told):
     return None
+
+
+def backend(project, *, limits=LIMITS, cancel=False, told=None, known=(), sleep=ignore):
+    on_job = (lambda trial, job: told.append((trial, job.status))) if told is not None else ignore
+    more = {"cancel": cancel, "on_job": on_job, "known": known, "sleep": sleep}
+    return FoundryBackend(project, LESSON, limits, **more)
 
 
 def everything(one, wanted):
@@ -164,6 +164,51 @@ def test_a_job_that_fails_fails_its_trial_alone():
     ends = [r for r in reports if isinstance(r, EndReport)]
     assert [e.outcome for e in ends] == ["failed", "failed"]
     assert "no more machines" in ends[0].reason
+
+
+def test_a_reason_that_cannot_be_asked_for_ends_no_other_trial():
+    class Silent(Trainer):
+        def why_failed(self, name):
+            raise AzureError("PHI3-A703", "no answer")
+
+    project = Silent(ends="Failed")
+    reports = everything(backend(project, cancel=True), jobs(2))
+
+    ends = [r for r in reports if isinstance(r, EndReport)]
+    assert [e.outcome for e in ends] == ["failed", "failed"]
+    assert "the service did not say why" in ends[0].reason
+    assert project.cancelled == []
+
+
+def test_a_job_that_tells_nothing_new_is_looked_at_less_and_less_often():
+    class Silent(Trainer):
+        def get(self, name):
+            job = super().get(name)
+            done = self.looks.get(name, 0) > 40
+            return job and replace(job, status="Completed" if done else "Running")
+
+        def metrics(self, name):
+            return []
+
+    slept = []
+    everything(backend(Silent(), sleep=slept.append), jobs(2))
+
+    assert slept[0] == 0.5
+    assert slept == sorted(slept)
+    assert slept[-1] == 15.0
+
+
+def test_what_the_service_does_not_tell_is_not_made_up():
+    class Terse(Trainer):
+        def metrics(self, name):
+            return [Point("loss", 3.0, 1), Point("eval_loss", 2.5, 1)]
+
+    step, evaluation, _ = everything(backend(Terse()), jobs(1))
+
+    unknown = (step.learning_rate, step.grad_norm, step.tokens_per_second, step.supervised_tokens)
+    assert unknown == (None,) * 4
+    assert (step.step, step.total_steps, step.epoch) == (1, 2, 0.5)
+    assert (evaluation.token_accuracy, evaluation.supervised_tokens) == (None, None)
 
 
 def test_looks_may_fail_for_a_while():

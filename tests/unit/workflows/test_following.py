@@ -1,14 +1,16 @@
+from dataclasses import replace
 from functools import partial
 
 import pytest
 
 from mlflow_phi3.azure.finetuning import Point, TunedModel
-from mlflow_phi3.backends.foundry import Lesson, follow
+from mlflow_phi3.backends.follower import follow
+from mlflow_phi3.backends.foundry import Lesson
 from mlflow_phi3.backends.jobs import Limits
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.words import SweepWord
-from mlflow_phi3.errors import AzureError, Interrupted, UsageError
+from mlflow_phi3.errors import AzureError, Interrupted, TrainingError, UsageError
 from mlflow_phi3.tracking.tuned import TUNED_TAG, find_tuned, mark_deleted
 from mlflow_phi3.workflows import following, foundry_sweep
 from mlflow_phi3.workflows.job import Job
@@ -93,21 +95,69 @@ def test_an_order_to_stop_does_to_the_job_what_was_said(job, what, cancelled):
     assert NAME in stopped.value.__notes__[0]
 
 
-def test_a_stopped_sweep_says_how_it_goes_on(job, tmp_path, monkeypatch):
-    service = Project(script=[Interrupted("PHI3-T001", "stopped by SIGINT")])
-    lesson = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
-    limits = Limits(2, 0.0, 2.0, train_tokens=500_000, train_rows=16, timeout_s=60)
-    monkeypatch.setattr(foundry_sweep, "send", lambda *_: (service, lesson))
-    monkeypatch.setattr(foundry_sweep, "limits_of", lambda *_: limits)
-    values = {"backend": "foundry", "learning_rate": "1e-5..1e-4", "pruner": "none"}
-    config = parse_values(SweepWord, {**values, "storage": f"sqlite:///{tmp_path}/study.db"})
+LIMITS = Limits(2, 0.0, 2.0, train_tokens=500_000, train_rows=16, timeout_s=60)
+
+
+@pytest.fixture
+def search(job, tmp_path, monkeypatch):
+    """Search with the jobs of a project; trials cost a dollar each."""
+
+    def go(service, run, limits=LIMITS, **values):
+        lesson = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
+        monkeypatch.setattr(foundry_sweep, "send", lambda *_: (service, lesson))
+        monkeypatch.setattr(foundry_sweep, "limits_of", lambda *_: limits)
+        told = {"backend": "foundry", "learning_rate": "1e-5..1e-4", "pruner": "none", **values}
+        config = parse_values(SweepWord, {**told, "storage": f"sqlite:///{tmp_path}/study.db"})
+        return foundry_sweep.search(job, config, None, run)
+
+    return go
+
+
+@pytest.fixture
+def sweep_run(job):
     tags = {"phi3.base_model": "b", "phi3.dataset_sha256": "d", "azure.target": "t"}
-    run = job.tracker.start("sweep", stage="sweep", tags=tags)
+    return job.tracker.start("sweep", stage="sweep", tags=tags)
+
+
+def test_a_stopped_sweep_says_how_it_goes_on(search, sweep_run):
+    service = Project(script=[Interrupted("PHI3-T001", "stopped by SIGINT")])
 
     with pytest.raises(Interrupted) as stopped:
-        foundry_sweep.search(job, config, None, run)
+        search(service, sweep_run)
 
-    assert f"study={run.run_id[:12]} goes on" in " ".join(stopped.value.__notes__)
+    assert f"study={sweep_run.run_id[:12]} goes on" in " ".join(stopped.value.__notes__)
+
+
+def test_jobs_that_outlasted_the_wait_for_them_count_in_the_budget(search, sweep_run):
+    service = Project()
+    patience = replace(LIMITS, timeout_s=0, budget_usd=2.5)
+    study = {"study": "outlasting", "epochs": "1"}
+    with pytest.raises(TrainingError):  # three trials: the third would have cost too much
+        search(service, sweep_run, patience, n_trials="3", **study)
+    assert len(service.submitted) == 2
+
+    with pytest.raises(TrainingError):
+        search(service, sweep_run, patience, n_trials="4", **study)
+    assert len(service.submitted) == 2
+
+    with pytest.raises(TrainingError):  # what was never submitted was not paid for
+        search(service, sweep_run, replace(patience, budget_usd=3.5), n_trials="5", **study)
+    assert len(service.submitted) == 3
+
+
+def test_what_the_service_does_not_tell_is_not_logged(search, sweep_run, job):
+    class Terse(Project):
+        def get(self, name):
+            if name in self.jobs:
+                self.jobs[name] = state(name, "Completed")
+                self.models[name] = TunedModel("phi3-chat", "1", "azureml://...", name)
+            return self.jobs.get(name)
+
+    search(Terse(points=POINTS), sweep_run, n_trials="1", epochs="1", study="terse")
+
+    (trial,) = job.tracker.children(sweep_run.run_id)
+    known = {"train/loss", "train/epoch", "eval/loss", "eval/perplexity"}
+    assert {name for name in trial.data.metrics if not name.startswith("system/")} == known
 
 
 def test_cancelled_in_azure_is_killed_and_failed_says_why(job):
