@@ -15,6 +15,9 @@ _KEPT_OF_ENDPOINT = ("description", "public_network_access")
 _KEPT_OF_DEPLOYMENT = ("description", "app_insights_enabled", "egress_public_network_access")
 """What others may have set, and no option of ours names."""
 
+TAG_LENGTH = 256
+"""Characters of a tag's value, at most: the resource manager refuses more."""
+
 _COLLECT_TAG = "phi3.collect_data"
 """Tag of a deployment that collects, ``true``: the SDK (azure-ai-ml 1.35.2) sends the mode of a
 collection as ``enabled``, and reads it as off unless the service has made ``Enabled`` of it."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from mlflow_phi3.cli.target import TARGET
 from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.deployment.promote import Moved, promote, rollback
 
@@ -17,7 +18,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-_TARGET = typer.Option("azure-foundry", "--target", "-t", help="As of `mlflow deployments`.")
 _TIMEOUT_S = typer.Option(3600.0, "--timeout-s", min=1, help="How long to wait in all, seconds.")
 _NAME = typer.Argument(..., help="The endpoint.")
 
@@ -27,29 +27,29 @@ def promote_command(
     name: str = _NAME,
     *,
     deployment: str = typer.Option("", help="Which one; by default the one without all traffic."),
-    target: str = _TARGET,
+    target: str = TARGET,
     timeout_s: float = _TIMEOUT_S,
 ) -> None:
     """Give a deployment all traffic and make its model version the champion."""
     deployer, endpoint = _deployer(target), names_of(None, name).endpoint
     service = deployer.movable(endpoint, timeout_s)
-    _show(promote(service, deployer.registry, endpoint, deployment))
+    _show(promote(service, deployer.registry, endpoint, deployment, told=_tell))
 
 
 @app.command("rollback")
 def rollback_command(
-    name: str = _NAME, *, target: str = _TARGET, timeout_s: float = _TIMEOUT_S
+    name: str = _NAME, *, target: str = TARGET, timeout_s: float = _TIMEOUT_S
 ) -> None:
     """Take the last move of traffic back, and the champion with it."""
     deployer, endpoint = _deployer(target), names_of(None, name).endpoint
     service = deployer.movable(endpoint, timeout_s)
-    _show(rollback(service, deployer.registry, endpoint))
+    _show(rollback(service, deployer.registry, endpoint, told=_tell))
 
 
 @app.command("reap")
 def reap_command(
     *,
-    target: str = _TARGET,
+    target: str = TARGET,
     timeout_s: float = _TIMEOUT_S,
     dry_run: bool = typer.Option(False, "--dry-run", help="Only tell what would go."),
 ) -> None:
@@ -67,7 +67,10 @@ def _deployer(target: str) -> "Deployer":
 
 
 def _show(moved: Moved) -> None:
-    typer.echo(f"traffic: {moved.before or 'nobody'} -> {moved.after}")
+    if moved.before == moved.after:
+        typer.echo(f"traffic: {moved.after}, as before")
+    else:
+        typer.echo(f"traffic: {moved.before or 'nobody'} -> {moved.after}")
     if moved.model:
         typer.echo(f"champion of {moved.model}: version {moved.version}")
 

@@ -13,7 +13,7 @@ from mlflow_phi3.azure.scoring import ScoringClient
 from mlflow_phi3.azure.serverless import CHAT, ServerlessService
 from mlflow_phi3.deployment.examination import Examination, examine
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.serverless import chat_of, stream_serverless
+from mlflow_phi3.deployment.serverless import chat_of
 from mlflow_phi3.errors import AzureError, UsageError
 
 _READ_TIMEOUT_S = 300.0
@@ -57,7 +57,7 @@ class Callers:
         client = self.find(names.endpoint)
         if names.endpoint in self._serverless:
             with self._forgetting(names.endpoint):
-                yield from stream_serverless(client, inputs)
+                yield from client.stream(chat_of(inputs), path=CHAT)
             return
         answer = self.predict(names, inputs)
         yield _as_chunk(answer) if answer.get("choices") else answer

@@ -14,7 +14,7 @@ from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import RUNS
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
 from mlflow_phi3.deployment.rollout import get_current, shifted
-from mlflow_phi3.deployment.traffic import WHOLE, read
+from mlflow_phi3.deployment.traffic import WHOLE, from_text
 from mlflow_phi3.errors import UsageError
 
 _KEYS = ("traffic", "ttl_hours", "timeout_s")
@@ -58,7 +58,8 @@ def update_endpoint(deployer: Deployer, names: Names, config: Mapping[str, Any])
         traffic = _traffic(config["traffic"])
         running = {d.name for d in current.deployments if d.state == RUNS}
         _check_traffic(traffic, running, names.endpoint)
-        step = ShiftTraffic(endpoint.name, traffic, endpoint.traffic)
+        shares = {name: share for name, share in traffic.items() if share}
+        step = ShiftTraffic(endpoint.name, shares, endpoint.traffic)
         endpoint = shifted(endpoint, current.deployments, step, at=dt.datetime.now(dt.UTC))
     if settings.ttl_hours is not None:
         end = expiry(dt.datetime.now(dt.UTC), settings.ttl_hours)
@@ -72,7 +73,7 @@ def _traffic(value: Any) -> dict[str, int]:
     try:
         if isinstance(value, Mapping):
             return {str(name): int(share) for name, share in value.items()}
-        return read(str(value))
+        return from_text(str(value))
     except (TypeError, ValueError) as wrong:
         raise UsageError(
             "PHI3-U744", f"{value!r} is not traffic", where="traffic", fix="blue=90,green=10"

@@ -11,13 +11,11 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from mlflow_phi3.azure.online import Deployment
-from mlflow_phi3.deployment.traffic import read, written
+from mlflow_phi3.azure.online import TAG_LENGTH, Deployment
+from mlflow_phi3.deployment.traffic import from_text, to_text
 
 _PREFIX = "phi3.ledger."
 _KEPT = 6
-_TAG_LENGTH = 256
-"""Characters of a tag's value, at most: more is refused."""
 _MARK_LENGTH = 8
 """Characters of a mark: enough to tell the few models of an endpoint apart."""
 
@@ -75,9 +73,9 @@ def with_entries(tags: Mapping[str, str], entries: list[Entry]) -> dict[str, str
     kept = {name: value for name, value in tags.items() if not name.startswith(_PREFIX)}
     for number, entry in enumerate(entries[-_KEPT:]):
         text = _to_text(entry)
-        for begin in range(0, len(text), _TAG_LENGTH):
-            part = f".{begin // _TAG_LENGTH}" if begin else ""
-            kept[f"{_PREFIX}{number}{part}"] = text[begin : begin + _TAG_LENGTH]
+        for begin in range(0, len(text), TAG_LENGTH):
+            part = f".{begin // TAG_LENGTH}" if begin else ""
+            kept[f"{_PREFIX}{number}{part}"] = text[begin : begin + TAG_LENGTH]
     return kept
 
 
@@ -89,8 +87,8 @@ def settled(entry: Entry) -> Entry:
 def _to_text(entry: Entry) -> str:
     content = {
         "at": entry.at,
-        "from": written(entry.before),
-        "to": written(entry.after),
+        "from": to_text(entry.before),
+        "to": to_text(entry.after),
         "model": entry.model,
         "alias": f"{entry.old_version}>{entry.new_version}" if entry.model else "",
         "pending": "yes" if entry.pending else "",
@@ -105,8 +103,8 @@ def _from_text(text: str) -> Entry:
     old, _, new = content.get("alias", "").partition(">")
     return Entry(
         at=content["at"],
-        before=read(content.get("from", "")),
-        after=read(content.get("to", "")),
+        before=from_text(content.get("from", "")),
+        after=from_text(content.get("to", "")),
         model=content.get("model", ""),
         old_version=old,
         new_version=new,

@@ -2,8 +2,8 @@
 
 First the endpoint gets its new traffic together with a ledger entry marked pending, then the
 alias moves, then the mark goes. When the alias cannot be moved the traffic goes back. When the
-command is killed in between, the mark is still there: the next command moves the alias first, and
-the same command run again does no more than that.
+command is killed in between, or the mark cannot be taken off, it is still there: the next command
+moves the alias first, and the same command run again does no more than that.
 """
 
 import datetime as dt
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from mlflow_phi3.azure.online import Endpoint
+from mlflow_phi3.azure.online import Deployment, Endpoint
 from mlflow_phi3.deployment.ledger import (
     Entry,
     find_lost,
@@ -22,8 +22,8 @@ from mlflow_phi3.deployment.ledger import (
 )
 from mlflow_phi3.deployment.plan import RUNS, Current
 from mlflow_phi3.deployment.rollout import Service, get_current
-from mlflow_phi3.deployment.traffic import WHOLE, written
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.deployment.traffic import WHOLE, to_text
+from mlflow_phi3.errors import AzureError, UsageError
 
 MODEL_TAG = "phi3.model"
 VERSION_TAG = "phi3.version"
@@ -58,39 +58,64 @@ class Moved:
     version: str
 
 
-def promote(service: Service, registry: Registry, endpoint: str, deployment: str = "") -> Moved:
+def _silent(_line: str) -> None:
+    """Tell nobody."""
+
+
+def promote(
+    service: Service,
+    registry: Registry,
+    endpoint: str,
+    deployment: str = "",
+    *,
+    told: Callable[[str], None] = _silent,
+) -> Moved:
     """Give a deployment all traffic, and make its version the champion.
 
     Args:
         service: The remote calls.
         registry: The aliases.
         endpoint: Its name.
-        deployment: Which one; empty takes the only one that does not have all traffic.
+        deployment: Which one; empty takes the only one that does not have all traffic, unless the
+            last move took the traffic from it: that one is promoted already.
+        told: Gets a line on what is not as it was asked for.
 
     Raises:
         UsageError: There is none, or several.
     """
-    current, ended = _settle(service, registry, endpoint)
+    current, ended = _settle(service, registry, endpoint, told)
     if ended is not None and not ended.undo and deployment in {"", *ended.after}:
         return _to_moved(ended)
-    name = deployment or _candidate(current, endpoint)
+    name = deployment or _candidate(current, endpoint, told)
     target = current.find(name)
     if target is None or target.state != RUNS:
         state = "does not exist" if target is None else f"is in state {target.state}"
         raise UsageError("PHI3-U724", f"it {state}", where=f"deployment {endpoint}/{name}")
-    model, version = target.tags.get(MODEL_TAG, ""), target.tags.get(VERSION_TAG, "")
+    model, version = _version_of(target)
     old = registry.get_champion(model) if model else ""
-    return _move(service, registry, current, {name: WHOLE}, (model, old, version))
+    return _move(service, registry, current, {name: WHOLE}, (model, old, version), told=told)
 
 
-def rollback(service: Service, registry: Registry, endpoint: str) -> Moved:
+def rollback(
+    service: Service,
+    registry: Registry,
+    endpoint: str,
+    *,
+    told: Callable[[str], None] = _silent,
+) -> Moved:
     """Take the last move back: traffic as before it, and the champion that was then.
+
+    Args:
+        service: The remote calls.
+        registry: The aliases.
+        endpoint: Its name.
+        told: Gets a line on what is not as it was asked for.
 
     Raises:
         UsageError: Nothing was moved yet, or what had the traffic is gone, as when its deployment
             runs another version by now.
     """
-    current, ended = _settle(service, registry, endpoint)
+    current, ended = _settle(service, registry, endpoint, told)
     if ended is not None and ended.undo:
         return _to_moved(ended)
     entries = [e for e in read_ledger(_tags(current)) if e.before and not e.undo]
@@ -112,14 +137,14 @@ def rollback(service: Service, registry: Registry, endpoint: str) -> Moved:
         )
     name = max(sorted(last.before), key=lambda n: last.before[n])
     target = current.find(name)
-    tags = target.tags if target else {}
-    model, version = tags.get(MODEL_TAG, ""), tags.get(VERSION_TAG, "")
+    model, version = _version_of(target)
     old = registry.get_champion(model) if model else ""
     # The alias goes back only where it points at what is being rolled back.
     leaving = current.active()
-    if model and leaving is not None and old != leaving.tags.get(VERSION_TAG):
+    if leaving is not None and (model, old) != _version_of(leaving):
         model = ""
-    return _move(service, registry, current, dict(last.before), (model, old, version), undone=last)
+    alias = (model, old, version)
+    return _move(service, registry, current, dict(last.before), alias, undone=last, told=told)
 
 
 def _move(
@@ -129,6 +154,7 @@ def _move(
     traffic: dict[str, int],
     alias: tuple[str, str, str],
     *,
+    told: Callable[[str], None],
     undone: Entry | None = None,
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> Moved:
@@ -146,32 +172,38 @@ def _move(
         undo=undone is not None,
         held=marks_of(endpoint.traffic, current.deployments),
     )
-    entries = read_ledger(endpoint.tags)
+    moved = replace(_to_moved(entry), model=model, version=new if moves_alias else old)
+    if undone is None and entry.before == traffic:  # nothing that a rollback could take back
+        if moves_alias:
+            registry.set_champion(model, new, old)
+        return moved
     # A rollback takes its entry out, so that the next rollback goes one further back.
-    entries = [e for e in entries if e != undone] if undone else entries
-    begun = [*entries, entry]
-    service.put_endpoint(
-        replace(endpoint, traffic=traffic, tags=with_entries(endpoint.tags, begun))
-    )
+    entries = [e for e in read_ledger(endpoint.tags) if e != undone] + [entry]
+    begun = replace(endpoint, traffic=traffic, tags=with_entries(endpoint.tags, entries))
+    service.put_endpoint(begun)
     if moves_alias:
         try:
             registry.set_champion(model, new, old)
         except Exception:
             service.put_endpoint(endpoint)  # whatever it was: traffic and alias stay together
             raise
-    done = with_entries(endpoint.tags, [*entries, settled(entry)])
-    service.put_endpoint(replace(endpoint, traffic=traffic, tags=done))
-    return replace(_to_moved(entry), model=model, version=new if moves_alias else old)
+    _unmark(service, begun, told)
+    return moved
 
 
 def _to_moved(entry: Entry) -> Moved:
     name = max(sorted(entry.after), key=lambda n: entry.after[n])
-    before, after = written(entry.before), written(entry.after)
+    before, after = to_text(entry.before), to_text(entry.after)
     return Moved(name, before, after, entry.model, entry.new_version)
 
 
-def _settle(service: Service, registry: Registry, endpoint: str) -> tuple[Current, Entry | None]:
-    """Return what is there once a move that was killed half-way has been ended, and that move."""
+def _settle(
+    service: Service, registry: Registry, endpoint: str, told: Callable[[str], None]
+) -> tuple[Current, Entry | None]:
+    """Return what is there once a move that was killed half-way has been ended, and that move.
+
+    One that later moves have overtaken is not ended but over.
+    """
     current = get_current(service, endpoint)
     if current.endpoint is None:
         raise UsageError(
@@ -181,18 +213,33 @@ def _settle(service: Service, registry: Registry, endpoint: str) -> tuple[Curren
             fix="list them by mlflow deployments list -t <target>",
         )
     entries = read_ledger(current.endpoint.tags)
-    pending = [entry for entry in entries if entry.pending]
-    if not pending:
+    if not any(entry.pending for entry in entries):
         return current, None
-    for entry in pending:
-        if entry.model:
-            registry.set_champion(entry.model, entry.new_version, entry.old_version)
-    tags = with_entries(current.endpoint.tags, [settled(entry) for entry in entries])
-    service.put_endpoint(replace(current.endpoint, tags=tags))
-    return get_current(service, endpoint), pending[-1]
+    last = entries[-1]
+    ended = last if last.pending and last.after == current.endpoint.traffic else None
+    if ended is not None and ended.model:
+        # Somebody may have named another champion since: then that one stays.
+        if registry.get_champion(ended.model) in {ended.old_version, ended.new_version}:
+            registry.set_champion(ended.model, ended.new_version, ended.old_version)
+        else:
+            ended = replace(ended, model="")
+    _unmark(service, current.endpoint, told)
+    return get_current(service, endpoint), ended
 
 
-def _candidate(current: Current, endpoint: str) -> str:
+def _unmark(service: Service, endpoint: Endpoint, told: Callable[[str], None]) -> None:
+    """Write into the ledger that its moves are through: they are, whatever becomes of this."""
+    entries = [settled(entry) for entry in read_ledger(endpoint.tags)]
+    try:
+        service.put_endpoint(replace(endpoint, tags=with_entries(endpoint.tags, entries)))
+    except AzureError as failed:
+        told(
+            f"it is done, but not noted as done on endpoint {endpoint.name} ({failed.problem}): "
+            "the next promote or rollback does that first"
+        )
+
+
+def _candidate(current: Current, endpoint: str, told: Callable[[str], None]) -> str:
     traffic = _endpoint(current).traffic
     others = [d.name for d in current.deployments if traffic.get(d.name, 0) < WHOLE]
     if len(others) != 1:
@@ -203,7 +250,22 @@ def _candidate(current: Current, endpoint: str) -> str:
             where=f"endpoint {endpoint}",
             fix="name it by --deployment",
         )
-    return others[0]
+    (name,) = others
+    *_, last = [None, *read_ledger(_tags(current))]
+    active = current.active()
+    if last is None or last.undo or active is None or last.after != traffic:
+        return name
+    if name not in last.before or name in find_lost(last, current.deployments):
+        return name
+    # Else the same command run again would take the traffic back to where it came from.
+    told(f"{active.name} took over at {last.at}; --deployment {name} gives it back to {name}")
+    return active.name
+
+
+def _version_of(deployment: Deployment | None) -> tuple[str, str]:
+    """Return the registered model that a deployment runs, and its version; empty texts if none."""
+    tags = deployment.tags if deployment else {}
+    return tags.get(MODEL_TAG, ""), tags.get(VERSION_TAG, "")
 
 
 def _endpoint(current: Current) -> Endpoint:

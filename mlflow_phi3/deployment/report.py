@@ -31,17 +31,18 @@ def describe(current: Current, name: str, flavor: str) -> dict[str, Any]:
         "scoring_uri": endpoint.scoring_uri if endpoint else "",
         "traffic": dict(endpoint.traffic) if endpoint else {},
     }
-    for deployment in current.deployments:
-        facts = {
+    facts = {
+        deployment.name: {
             "state": deployment.state,
             "model": "/".join(deployment.model.split("/")[-3::2]),
             "instance_type": deployment.instance_type,
             "instance_count": deployment.instance_count,
         }
-        if name == deployment.name:
-            return {**shown, **facts}
-        shown.setdefault("deployments", {})[deployment.name] = facts
-    return shown
+        for deployment in current.deployments
+    }
+    if name in facts:
+        return {**shown, **facts[name]}
+    return {**shown, "deployments": facts} if facts else shown
 
 
 def describe_plan(

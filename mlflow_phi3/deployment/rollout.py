@@ -131,12 +131,16 @@ def shifted(
 ) -> Endpoint:
     """Return the endpoint with its new traffic and the ledger's new entry: one PUT for both.
 
+    One whose traffic is so already comes back as it is.
+
     Args:
         endpoint: As it is.
         deployments: Those of the endpoint, as they are.
         action: Where the traffic goes.
         at: Now.
     """
+    if action.before == action.traffic:
+        return endpoint
     held = marks_of(action.before, deployments)
     entry = Entry(at.isoformat(timespec="seconds"), action.before, action.traffic, held=held)
     tags = with_entries(endpoint.tags, [*read_ledger(endpoint.tags), entry])

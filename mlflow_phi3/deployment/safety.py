@@ -1,14 +1,11 @@
 """What a caller's words on content safety mean; values in, values out."""
 
-from mlflow_phi3.azure.online import Deployment
+from mlflow_phi3.azure.online import TAG_LENGTH, Deployment
 from mlflow_phi3.azure.safety import ENDPOINT_VARIABLE, variables_for
 from mlflow_phi3.config.deploy import DeployConfig
 
 OFF_TAG = "phi3.content_safety_off"
 """Tag of a deployment or serverless endpoint without content safety: why."""
-
-_TAG_LENGTH = 256
-"""Characters of a tag's value, at most."""
 
 
 def safety_variables(config: DeployConfig) -> dict[str, str] | None:
@@ -25,7 +22,7 @@ def safety_tags(config: DeployConfig) -> dict[str, str]:
     No tag is for keeping what is there.
     """
     if config.content_safety is False:
-        return {OFF_TAG: config.content_safety_reason[:_TAG_LENGTH]}
+        return {OFF_TAG: config.content_safety_reason[:TAG_LENGTH]}
     return {OFF_TAG: ""} if config.content_safety or config.content_safety_connection else {}
 
 

@@ -1,12 +1,11 @@
 """Serverless deployment: one endpoint, one tuned model, no machines and no traffic to split."""
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from mlflow_phi3.azure.operation import DeadlinePassed
-from mlflow_phi3.azure.scoring import ScoringClient
 from mlflow_phi3.azure.serverless import (
     CHAT,
     Refused,
@@ -226,11 +225,6 @@ def billed_tags(found: Mapping[str, Any], target: str) -> dict[str, str]:
         "azure.scoring_uri": str(found["scoring_uri"]),
         "azure.state": "deployed",
     }
-
-
-def stream_serverless(client: ScoringClient, inputs: Any) -> Iterator[dict[str, Any]]:
-    """Yield the parts of a chat's answer as they come."""
-    yield from client.stream(chat_of(inputs), path=CHAT)
 
 
 def chat_of(inputs: Any) -> dict[str, Any]:

@@ -51,13 +51,13 @@ def without(traffic: Mapping[str, int], name: str) -> dict[str, int]:
         ) from refused
 
 
-def written(traffic: Mapping[str, int]) -> str:
+def to_text(traffic: Mapping[str, int]) -> str:
     """Return ``blue=90,green=10``."""
     return ",".join(f"{name}={share}" for name, share in sorted(traffic.items()) if share)
 
 
-def read(text: str) -> dict[str, int]:
-    """Return what :func:`written` wrote."""
+def from_text(text: str) -> dict[str, int]:
+    """Return what :func:`to_text` wrote."""
     pairs = (part.split("=", 1) for part in text.split(",") if part)
     return {name: int(share) for name, share in pairs}
 

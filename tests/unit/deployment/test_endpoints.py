@@ -61,4 +61,6 @@ def test_traffic_by_hand_is_in_the_ledger_and_can_be_rolled_back(update, service
     }
     (entry,) = read_ledger(service.endpoints["chat"].tags)
     assert set(entry.held) == {"blue"}
+    update({"traffic": "blue=60,green=40", "ttl_hours": 1})  # as it is: nothing to take back
+    assert read_ledger(service.endpoints["chat"].tags) == [entry]
     assert rollback(service, registry, "chat").after == "blue=100"

@@ -14,8 +14,8 @@ from mlflow_phi3.deployment.actions import (
     Verify,
 )
 from mlflow_phi3.deployment.plan import Current, Wanted, plan_deployment, plan_removal
-from mlflow_phi3.deployment.report import describe_plan
-from mlflow_phi3.deployment.traffic import read, with_share, without, written
+from mlflow_phi3.deployment.report import describe, describe_plan
+from mlflow_phi3.deployment.traffic import from_text, to_text, with_share, without
 from mlflow_phi3.errors import UsageError
 
 OLD, NEW = "/m/chat/versions/1", "/m/chat/versions/2"
@@ -171,8 +171,8 @@ def test_traffic_always_adds_up(weights, share):
 
 
 def test_traffic_reads_what_it_writes():
-    assert read(written({"green": 10, "blue": 90})) == {"blue": 90, "green": 10}
-    assert read("") == {}
+    assert from_text(to_text({"green": 10, "blue": 90})) == {"blue": 90, "green": 10}
+    assert from_text("") == {}
     assert without({"blue": 34, "green": 33, "red": 33}, "red") == {"blue": 51, "green": 49}
 
 
@@ -236,6 +236,14 @@ def test_an_endpoint_reads_connections_only_when_it_has_to():
     first = plan_deployment(Current(), wanted(safety={"CONTENT_SAFETY_KEY": "ref"})).actions[0]
     assert first.endpoint.reads_secrets
     assert not plan_deployment(Current(), wanted()).actions[0].endpoint.reads_secrets
+
+
+def test_one_deployment_is_described_without_the_others():
+    there = current({"blue": 100}, deployment("blue"), deployment("green", NEW, count=2))
+    shown = describe(there, "green", "flavor")
+    assert (shown["name"], shown["instance_count"]) == ("green", 2)
+    assert "deployments" not in shown
+    assert set(describe(there, "", "flavor")["deployments"]) == {"blue", "green"}
 
 
 def test_what_a_killed_command_left_idle_goes_with_the_next():

@@ -72,6 +72,84 @@ def test_killed_between_traffic_and_alias_the_next_command_ends_it(two, registry
     assert not any(entry.pending for entry in read_ledger(two.endpoints["chat"].tags))
 
 
+def test_the_move_is_done_when_only_its_last_note_fails(two, registry, refused):
+    lines = []
+    two.late_faults = [None, refused()]
+    moved = promote(two, registry, "chat", told=lines.append)
+    assert (moved.deployment, moved.version) == ("green", "2")
+    assert ["a bad day" in line for line in lines] == [True]
+
+    promote(two, registry, "chat")  # there may have been no word of it: once more
+    assert two.endpoints["chat"].traffic == {"green": 100}
+    assert (registry.champion, registry.previous) == ("2", "1")
+
+    two.faults["put_endpoint"] = [None, refused()]
+    assert rollback(two, registry, "chat", told=lines.append).after == "blue=100"
+    assert rollback(two, registry, "chat").after == "blue=100"
+    assert registry.champion == "1"
+    assert not any(entry.pending for entry in read_ledger(two.endpoints["chat"].tags))
+
+
+def test_promote_run_again_does_not_go_back(two, registry):
+    promote(two, registry, "chat")
+    lines = []
+    moved = promote(two, registry, "chat", told=lines.append)
+    assert (moved.deployment, moved.before, moved.after) == ("green", "green=100", "green=100")
+    assert (registry.champion, registry.previous) == ("2", "1")
+    assert ["--deployment blue" in line for line in lines] == [True]
+    assert promote(two, registry, "chat", "blue").after == "blue=100"
+
+    rollback(two, registry, "chat")
+    assert promote(two, registry, "chat", "green").after == "green=100"
+    two.deployments["chat"]["blue"] = replace(two.deployments["chat"]["blue"], model="/m/3")
+    assert promote(two, registry, "chat").after == "blue=100"  # it is a new one
+
+
+def test_after_a_rollback_promote_goes_forward_again(two, registry):
+    promote(two, registry, "chat")
+    rollback(two, registry, "chat")
+    assert promote(two, registry, "chat").after == "green=100"
+
+
+def test_promotion_of_what_has_all_traffic_moves_the_champion_alone(two, registry):
+    promote(two, registry, "chat")
+    before, registry.champion = two.endpoints["chat"], "1"
+    assert promote(two, registry, "chat", "green").version == "2"
+    assert registry.champion == "2"
+    assert two.endpoints["chat"] == before
+    moved = rollback(two, registry, "chat")
+    assert (moved.before, moved.after) == ("green=100", "blue=100")
+
+
+TO_GREEN = Entry("2026-01-01", {"blue": 100}, {"green": 100}, "chat", "1", "2", pending=True)
+TO_BLUE = Entry("2026-01-02", {"green": 100}, {"blue": 100})
+
+
+@pytest.mark.parametrize(
+    ("entries", "champion"),
+    [([TO_GREEN, TO_BLUE], "1"), ([TO_GREEN], "1"), ([replace(TO_BLUE, pending=True)], "3")],
+    ids=["a later move", "moved by others", "another champion"],
+)
+def test_a_killed_move_that_was_overtaken_moves_no_alias(two, registry, entries, champion):
+    if champion == "3":
+        entries = [replace(entries[0], model="chat", old_version="2", new_version="1")]
+    registry.champion = champion
+    tags = with_entries({}, entries)
+    two.endpoints["chat"] = replace(two.endpoints["chat"], tags=tags)
+    two.deployments["chat"]["blue"] = replace(two.deployments["chat"]["blue"], tags={})
+    assert promote(two, registry, "chat", "blue").after == "blue=100"
+    assert (registry.champion, registry.previous) == (champion, "")
+    assert not any(entry.pending for entry in read_ledger(two.endpoints["chat"].tags))
+
+
+def test_a_champion_of_another_model_is_left_though_its_number_is_the_same(two, registry):
+    promote(two, registry, "chat")
+    other = {"phi3.model": "other", "phi3.version": "2"}
+    two.deployments["chat"]["green"] = replace(two.deployments["chat"]["green"], tags=other)
+    assert rollback(two, registry, "chat").model == ""
+    assert registry.champion == "2"
+
+
 def test_rollback_to_what_is_gone_is_refused(two, registry):
     promote(two, registry, "chat")
     del two.deployments["chat"]["blue"]
@@ -258,19 +336,28 @@ class Dies:
         return call
 
 
-@pytest.mark.parametrize("command", [promote, rollback])
+def promote_blue(service, registry, endpoint):
+    return promote(service, registry, endpoint, "blue")
+
+
+KILLS = [
+    (True, 1, False),
+    (True, 1, True),
+    (True, 2, False),
+    (True, 2, True),
+    (True, 3, False),
+    (False, 1, False),
+    (False, 1, True),
+    (False, 2, False),
+]
+THROUGH = [(True, 3, True), (False, 2, True)]
+"""After its last call: nobody can tell a rollback that is run again from a second one."""
+
+
 @pytest.mark.parametrize(
-    ("registered", "number", "late"),
-    [
-        (True, 1, False),
-        (True, 1, True),
-        (True, 2, False),
-        (True, 2, True),
-        (True, 3, False),
-        (False, 1, False),
-        (False, 1, True),
-        (False, 2, False),
-    ],
+    ("command", "registered", "number", "late"),
+    [(command, *kill) for command in (promote_blue, promote) for kill in KILLS + THROUGH]
+    + [(rollback, *kill) for kill in KILLS],
 )
 def test_a_command_killed_anywhere_and_run_again_does_its_work_once(
     two, registry, command, registered, number, late
@@ -281,10 +368,12 @@ def test_a_command_killed_anywhere_and_run_again_does_its_work_once(
         }
     promote(two, registry, "chat")
     promote(two, registry, "chat", "blue")
-    promote(two, registry, "chat", "green")
-    goal = ("green", "2") if command is rollback else ("blue", "1")
-    if command is rollback:
-        promote(two, registry, "chat", "blue")
+    goal = ("green", "2")
+    if command is promote_blue:
+        promote(two, registry, "chat", "green")
+        goal = ("blue", "1")
+    if command is promote:
+        two.endpoints["chat"] = replace(two.endpoints["chat"], tags={})
     dies = Dies(number, late=late)
     service = dies.around(two, "put_endpoint")
     aliases = dies.around(registry, "set_champion")
