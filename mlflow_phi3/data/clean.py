@@ -98,7 +98,10 @@ def strip_html(text: str) -> str:
     """Entities to characters; tags that break a line to a line feed, other known tags away."""
     if "<" in text:
         text = _TAG.sub("", _BREAKING.sub("\n", text))
-    return html.unescape(text) if "&" in text else text
+    if "&" in text:
+        # Each by itself: unescape would read ``&copy`` in ``?a=1&copy=2`` too.
+        text = _ENTITY.sub(lambda entity: html.unescape(entity[0]), text)
+    return text
 
 
 def looks_like_html(text: str) -> bool:

@@ -52,6 +52,7 @@ def test_marathi_goes_through_as_it_was_written(write, chat, tokenizer, tmp_path
         (" नमस्ते \r\nकसे\u2028आहात ", {}, "नमस्ते\nकसे\nआहात", "whitespace"),
         ("page 1\x0cpage 2\x0bline\x85end", {}, "page 1\npage 2\nline\nend", "whitespace"),
         ("<b>नमस्ते</b> &amp; <br/>आभार", {"clean_html": True}, "नमस्ते & \nआभार", None),
+        ("/?a=1&copy=2&amp;lt=3&#x26;", {"clean_html": True}, "/?a=1&copy=2&lt=3&", "html"),
     ],
 )
 def test_only_the_named_rule_changes_it(written, settings, cleaned, rule):
@@ -61,7 +62,7 @@ def test_only_the_named_rule_changes_it(written, settings, cleaned, rule):
         return
     assert (got, names) == (cleaned, {rule})
     switch = {"unicode": {"clean_unicode": "none"}}.get(rule, {f"clean_{rule}": False})
-    assert _clean(written, **settings, **switch) == (written, set())
+    assert _clean(written, **{**settings, **switch}) == (written, set())
 
 
 @given(DEVANAGARI)
