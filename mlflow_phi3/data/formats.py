@@ -33,14 +33,14 @@ class Draft:
         label: The class, as text.
         extra: Keys that were not used.
         problem: Why the row cannot be one.
-        cleaned: Whether a missing-value marker was taken for empty.
+        emptied: Which missing-value markers were taken for empty, in words; empty for none.
     """
 
     messages: object = None
     label: str | None = None
     extra: Mapping[str, object] = field(default_factory=dict)
     problem: Problem | None = None
-    cleaned: bool = False
+    emptied: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +110,15 @@ class Reader:
                 return Draft(problem=Problem(_absent_code(self.format), text))
         used = set(self.keys.values())
         extra = {key: value for key, value in row.items() if key not in used}
-        cleaned = False
+        emptied = ""
         if self.missing_is_empty and self.format.name not in ("chat", "sharegpt"):
-            marked = [group for group, value in found.items() if _is_marker(value)]
-            cleaned = bool(marked)
+            marked = {group: value for group, value in found.items() if _is_marker(value)}
+            emptied = ", ".join(
+                f"{show(value)} as {self.keys[group]}" for group, value in marked.items()
+            )
             found = {group: value for group, value in found.items() if group not in marked}
         draft = self.format.convert(found, extra)
-        return Draft(draft.messages, draft.label, extra, draft.problem, cleaned)
+        return Draft(draft.messages, draft.label, extra, draft.problem, emptied)
 
 
 def detect(rows: Iterable[object], *, name: str, wanted: str, missing_is_empty: bool) -> Reader:

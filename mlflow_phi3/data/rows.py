@@ -20,6 +20,7 @@ from mlflow_phi3.data.validate import Problem, check_conversation, check_texts, 
 from mlflow_phi3.errors import DataError
 
 OVERLENGTH = "PHI3-D021"
+_EMPTY = ("PHI3-D011", "PHI3-D019")
 
 
 @dataclass(slots=True)
@@ -104,14 +105,19 @@ class RowWork:
         draft = reader.read(value)
         if draft.problem:
             result.problems.append(draft.problem)
-            return
+        else:
+            self._take(result, draft)
+        if draft.emptied:
+            result.cleaned.add("missing_values")
+            result.problems = [_with_reason(problem, draft) for problem in result.problems]
+
+    def _take(self, result: Result, draft: Draft) -> None:
+        """Clean and check what a format made of a row."""
         messages, result.problems = parse_messages(draft.messages)
         if has_error(result.problems):
             return
         result.html = any(looks_like_html(message.content) for message in messages)
         messages, result.cleaned = clean(messages, self._steps)
-        if draft.cleaned:
-            result.cleaned.add("missing_values")
         result.problems += check_texts(messages) if self._classify else check_conversation(messages)
         if has_error(result.problems):
             return
@@ -194,6 +200,14 @@ def _describe(messages: Sequence[Message]) -> TextFacts:
     for message in messages:
         texts[message.role == "system"].append(message.content)
     return describe_texts(texts[False], aside=texts[True])
+
+
+def _with_reason(problem: Problem, draft: Draft) -> Problem:
+    """What is empty because its cell was taken for empty is told so."""
+    if problem.code not in _EMPTY:
+        return problem
+    keeps = "clean_missing_values=false takes it as it is"
+    return Problem(problem.code, f"{problem.text}: {draft.emptied} was taken for empty; {keeps}")
 
 
 def _dump(draft: Draft) -> str | None:

@@ -218,9 +218,31 @@ def read_arrow(path: Path, span: Span) -> Iterator[Row]:
 
 def _from_batches(batches: Iterable[pa.RecordBatch], line: int) -> Iterator[Row]:
     for batch in batches:
+        classes = _class_names(batch.schema)
         for value in batch.to_pylist():
-            yield Row(line, value, raw=json.dumps(value, ensure_ascii=False, default=str))
+            raw = json.dumps(value, ensure_ascii=False, default=str)
+            for column, names in classes.items():
+                value[column] = _class_name(value[column], names)
+            yield Row(line, value, raw=raw)
             line += 1
+
+
+def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
+    """The classes of each column that holds their numbers, as ``datasets`` notes them."""
+    noted = json.loads((schema.metadata or {}).get(b"huggingface", "{}"))
+    features = noted.get("info", {}).get("features", {})
+    return {
+        column: feature["names"]
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+
+
+def _class_name(value: object, names: Sequence[str]) -> object:
+    """The name behind a number; ``datasets`` writes -1 for a class that is not known."""
+    if not isinstance(value, int) or value >= len(names):
+        return value
+    return names[value] if value >= 0 else None
 
 
 @contextmanager

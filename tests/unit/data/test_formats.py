@@ -9,6 +9,7 @@ import pytest
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import jsonl
 from mlflow_phi3.data.formats import detect
+from mlflow_phi3.data.pipeline import prepare
 from mlflow_phi3.data.sources import parse_sources, plan_source, read_span
 from mlflow_phi3.data.validate import parse_messages
 from mlflow_phi3.errors import DataError
@@ -108,7 +109,7 @@ def test_in_json_none_is_a_word_and_nan_is_null(name, write):
         ["Name the moon of Venus.", "None"],
         ["NULL", "null"],
     ]
-    assert not any(draft.cleaned for draft in found)
+    assert not any(draft.emptied for draft in found)
 
 
 def test_the_report_says_what_was_taken_for_what(write):
@@ -141,9 +142,46 @@ def test_csv_keeps_quoted_line_ends_and_counts_lines(tmp_path):
     assert found[0].messages[0]["content"] == "one\ntwo?"
     assert found[0].messages[1]["content"] == 'say "yes"'
     assert found[1].messages[1]["content"] == ""
-    assert found[1].cleaned
+    assert found[1].emptied
     lines = [row.line for file, span in planned.spans for row in read_span("csv", file, span)]
     assert lines == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("text,label\nFine.,None\n", r"PHI3-D019 .*no label: 'None' as label was taken for empty"),
+        ("question,answer\nFine?,n/a\n", r"PHI3-D011 .*empty: 'n/a' as answer was taken for empty"),
+    ],
+)
+def test_a_cell_that_was_taken_for_empty_is_told_with_the_switch(
+    text, told, write, tokenizer, tmp_path
+):
+    task = "text-classification" if "label" in text else "chat-completion"
+    whole = {"task": task, "validation_split": 0, "test_split": 0}
+    config = PrepareConfig(train_data=str(write([text], "rows.csv")), **whole)
+    with pytest.raises(DataError, match=rf"{told}; clean_missing_values=false"):
+        prepare(config, tokenizer, folder=tmp_path / "cache")
+    data = prepare(
+        config.model_copy(update={"clean_missing_values": False}),
+        tokenizer,
+        folder=tmp_path / "cache",
+    )
+    assert data.manifest.counts.kept == 1
+
+
+@pytest.mark.parametrize("kind", ["parquet", "saved"])
+def test_the_names_of_classes_are_read_with_their_numbers(kind, tmp_path):
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["bad", "good"])}
+    )
+    table = {"text": ["Oh no", "Oh yes", "Oh"], "label": [0, 1, -1]}
+    rows = datasets.Dataset.from_dict(table, features=features)
+    path = tmp_path / ("rows.parquet" if kind == "parquet" else "rows")
+    rows.to_parquet(path) if kind == "parquet" else rows.save_to_disk(path)
+    _, found = drafts(path)
+    assert [draft.label for draft in found] == ["bad", "good", None]
+    assert found[2].problem.code == "PHI3-D019"
 
 
 @pytest.mark.parametrize("kind", ["parquet", "saved", "saved-with-splits"])
