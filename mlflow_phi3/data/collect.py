@@ -72,6 +72,7 @@ class Table:
     """What is known of every row that was kept by its piece, in order.
 
     Args:
+        store: The rows themselves.
         addresses: Where it is stored.
         keys: Hashes of the row and of its prompt.
         origin: Split its source was given for.
@@ -80,12 +81,17 @@ class Table:
         names: The labels, in alphabetical order.
     """
 
+    store: ShardStore
     addresses: Rows
     keys: Keys
     origin: Sides
     source: npt.NDArray[np.int64]
     label: npt.NDArray[np.int64]
     names: tuple[str, ...]
+
+    def place(self, row: int) -> str:
+        """``source:line`` of a row."""
+        return self.store.place(int(self.addresses[row]))
 
 
 @dataclass(slots=True)
@@ -128,8 +134,8 @@ def decide(given: Collected, tell: Tell) -> Decided:
     _check_leaks(given, decided, pairs, kept)
     _weigh(given, decided, kept)
     tell("splitting", None)
-    late = [*_split(given, decided, pairs, kept), *_check_limits(given)]
-    late += [_leak_finding(given, table, pair) for pair in decided.leaks]
+    late = [*_split(given, decided, pairs, kept), *_check_limits(given, decided)]
+    late += [_leak_finding(table, pair) for pair in decided.leaks]
     with (given.settings.folder / "all.findings").open("w", encoding="utf-8") as out:
         for finding in late:
             tally.add(finding)
@@ -158,6 +164,7 @@ def _tabulate(given: Collected) -> Table:
     ]
     origin = [SPLITS.index(piece.source.split) for piece in given.pieces]
     return Table(
+        store=given.store(),
         addresses=np.concatenate([*addresses, np.zeros(0, np.uint64)]),
         keys=np.concatenate([*keys, np.zeros((0, 4), np.uint64)]),
         origin=np.repeat(origin, kept).astype(np.int8),
@@ -199,7 +206,9 @@ def _drop_duplicates(
         decided.duplicates += find_exact(table.keys, table.origin)
         dropped[[pair.row for pair in decided.duplicates]] = True
     if config.clean_near_duplicates:
-        decided.duplicates += find_near(pairs, table.origin, dropped)
+        # Exact copies are like each other too, and not this switch's.
+        equal = (table.keys[pairs[:, 0], :2] == table.keys[pairs[:, 1], :2]).all(axis=1)
+        decided.duplicates += find_near(pairs[~equal], table.origin, dropped)
     return ~dropped
 
 
@@ -256,9 +265,7 @@ def _split(
             rows = np.repeat(rows, _times(weights[table.source[rows]], table.keys[rows]))
         decided.splits[name] = rows
         np.save(given.folder / f"{name}.npy", table.addresses[rows])
-    return [
-        _finding(given, table, int(own[row]), "PHI3-D041", SPLITS[chosen[row]]) for row in moved
-    ]
+    return [_finding(table, int(own[row]), "PHI3-D041", SPLITS[chosen[row]]) for row in moved]
 
 
 def _within(pairs: npt.NDArray[np.int64], own: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -274,42 +281,38 @@ def _times(weights: npt.NDArray[np.float64], keys: Keys) -> npt.NDArray[np.int64
     return np.maximum(shown, 1)
 
 
-def _check_limits(given: Collected) -> list[Finding]:
+def _check_limits(given: Collected, decided: Decided) -> list[Finding]:
     found = []
-    rows: dict[str, int] = {}
-    for piece, outcome in zip(given.pieces, given.outcomes, strict=True):
-        rows[piece.source.split] = rows.get(piece.source.split, 0) + outcome.kept
     for planned in given.planned:
         size = planned.source.size_bytes
         if size > _AZURE_BYTES:
             found.append(
                 Finding("PHI3-D037", planned.source.name, 0, f"the file has {size:,} bytes")
             )
-    if rows.get("train", 0) < _AZURE_ROWS:
+    rows = np.count_nonzero(decided.sides == TRAIN)
+    if rows < _AZURE_ROWS:
         name = _names(given.planned, "train")
-        found.append(Finding("PHI3-D038", name, 0, f"{rows.get('train', 0)} rows to train on"))
+        found.append(Finding("PHI3-D038", name, 0, f"{rows} rows to train on"))
     return found
 
 
-def _leak_finding(given: Collected, table: Table, pair: Pair) -> Finding:
-    store = given.store()
-    row, other = (store.place(int(table.addresses[at])) for at in (pair.row, pair.other))
-    source, _, line = row.rpartition(":")
+def _leak_finding(table: Table, pair: Pair) -> Finding:
+    other = table.place(pair.other)
     words = {"exact": "is also", "prompt": "asks the same as", "near": "is almost"}
-    return Finding(LEAK_CODES[pair.kind], source, int(line), f"{words[pair.kind]} {other}", other)
+    text = f"{words[pair.kind]} {other}"
+    return _finding(table, pair.row, LEAK_CODES[pair.kind], text, related=other)
 
 
-def _finding(given: Collected, table: Table, row: int, code: str, text: str) -> Finding:
-    source, _, line = given.store().place(int(table.addresses[row])).rpartition(":")
-    return Finding(code, source, int(line), text)
+def _finding(table: Table, row: int, code: str, text: str, *, related: str = "") -> Finding:
+    source, _, line = table.place(row).rpartition(":")
+    return Finding(code, source, int(line), text, related)
 
 
 def _write_duplicates(given: Collected, decided: Decided) -> None:
-    store, addresses = given.store(), decided.table.addresses
     with (given.folder / "duplicates.jsonl").open("w", encoding="utf-8") as out:
         for pair in decided.duplicates:
-            places = [store.place(int(addresses[at])) for at in (pair.row, pair.other)]
-            facts = {"place": places[0], "same_as": places[1], "kind": pair.kind}
+            place, same_as = (decided.table.place(at) for at in (pair.row, pair.other))
+            facts = {"place": place, "same_as": same_as, "kind": pair.kind}
             out.write(json.dumps(facts, ensure_ascii=False) + "\n")
 
 

@@ -155,7 +155,6 @@ class Tally:
     Args:
         counts: Findings by code.
         first: The first :data:`SHOWN_PLACES` findings by code.
-        rows: Rows with at least one error.
     """
 
     counts: Counter[str] = field(default_factory=Counter)

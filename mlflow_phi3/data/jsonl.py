@@ -51,7 +51,7 @@ class Row:
         line: Line or row number, from 1.
         value: What it holds, when it could be read.
         problem: Why it could not.
-        raw: The row's text as far as it can be shown, for ``rejected.jsonl``.
+        raw: The row's text, for ``rejected.jsonl``; of one too long to be read, its beginning.
     """
 
     line: int
@@ -71,7 +71,7 @@ def plan_spans(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Span
     """
     digest = hashlib.sha256()
     spans: list[Span] = []
-    start, line, at, lines = 0, 1, 0, 0
+    start, line, at = 0, 1, 0
     with path.open("rb") as stream:
         while block := stream.read(chunk_bytes):
             if at == 0:
@@ -80,8 +80,8 @@ def plan_spans(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Span
             last = block.rfind(b"\n")
             if last >= 0:
                 spans.append(Span(start, at + last + 1, line))
-                line += lines + _count_lines(block)
-                start, lines = at + last + 1, 0
+                line += _count_lines(block)
+                start = at + last + 1
             at += len(block)
     if start < at:  # what follows the last line end belongs to the last piece
         last_piece = spans.pop() if spans else Span(0, 0, 1)

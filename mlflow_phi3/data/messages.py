@@ -25,7 +25,7 @@ class Conversation:
     """Messages in order, and the place they came from.
 
     Args:
-        messages: At least one message; the last is the assistant's.
+        messages: At least one message; the last is the assistant's, or the text to be classified.
         source: File name, hub id or URI it was read from.
         line: Line (JSONL, CSV: 1-based) or row number in the source.
         label: The class, when the task is classification.

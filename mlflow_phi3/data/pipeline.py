@@ -115,27 +115,42 @@ def _working_in(partial: Path) -> Iterator[None]:
         DataError: The disk refuses.
     """
     try:
-        _make_fresh(partial)
+        with _telling_of_the_disk(partial.parent):
+            _make_fresh(partial)
+            yield
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _telling_of_the_disk(folder: Path) -> Iterator[None]:
+    """Make an error of ours of what the disk refuses."""
+    try:
         yield
     except OSError as error:
         raise DataError(
             "PHI3-D051",
             f"a file cannot be read or written: {error}",
-            where=str(partial.parent),
+            where=str(folder),
             fix="free space, set workspace to a folder on another disk, or bring back the source",
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _find_whole(final: Path, plan: Plan) -> PreparedData | None:
-    """A finished preparation; one of which a loss of power has cut files is removed."""
-    try:
-        shards = [final / SHARDS / shard_name(piece.number) for piece in plan.pieces]
-        if all(shard.stat().st_size for shard in shards):
-            return load_prepared(final)
-    except (DataError, OSError, ValueError, LookupError, TypeError):
-        pass  # there is none, or none that can be read
+    """A finished preparation; one of which a loss of power has cut files is removed.
+
+    Raises:
+        DataError: The disk refuses.
+    """
+    shards = [final / SHARDS / shard_name(piece.number) for piece in plan.pieces]
+    with _telling_of_the_disk(final.parent):
+        if not final.is_dir():  # and another process may be about to put it there
+            return None
+        try:
+            if all(shard.stat().st_size for shard in shards):
+                return load_prepared(final)
+        except (FileNotFoundError, DataError, ValueError, LookupError, TypeError):
+            pass  # a file is missing, or the manifest cannot be read
     shutil.rmtree(final, ignore_errors=True)
     return None
 

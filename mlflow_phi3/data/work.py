@@ -25,7 +25,6 @@ from mlflow_phi3.data.template import TemplateSource
 from mlflow_phi3.data.validate import Problem
 
 HTML = "PHI3-D026"
-_SHOWN_RAW = 20_000
 _BLOCK_ROWS = 4096  # so many that their words repeat
 _NONE = np.zeros(0, np.int32)
 Ids = npt.NDArray[np.int32]
@@ -79,21 +78,17 @@ class Outcome:
     """What became of a piece.
 
     Args:
-        number: The piece.
         rows_in: Rows read.
         kept: Rows in the shard.
         rejected: Rows with an error.
-        truncated: Rows that were shortened.
         tally: Findings, counted.
         cleaning: Rows changed by each cleaning rule.
         labels: Labels of the kept rows, in order; empty when there is none.
     """
 
-    number: int
     rows_in: int = 0
     kept: int = 0
     rejected: int = 0
-    truncated: int = 0
     tally: Tally = field(default_factory=Tally)
     cleaning: Counter[str] = field(default_factory=Counter)
     labels: list[str | None] = field(default_factory=list)
@@ -118,7 +113,7 @@ class Worker:
                 gc.enable()
 
     def _prepare(self, piece: Piece) -> Outcome:
-        outcome = Outcome(piece.number)
+        outcome = Outcome()
         base = self._settings.folder / f"{piece.number:06d}"
         writer = ShardWriter(self._settings.folder / shard_name(piece.number))
         keys: list[tuple[bytes, bytes]] = []
@@ -177,7 +172,6 @@ class Worker:
             outcome.rejected += 1
         else:
             outcome.kept += 1
-            outcome.truncated += result.stored.cut >= 0
         return errors
 
 
@@ -221,7 +215,7 @@ def _reject(rejected: TextIO, piece: Piece, row: Row, errors: Sequence[Finding])
         "place": f"{piece.source.name}:{row.line}",
         "codes": [finding.code for finding in errors],
         "reasons": [finding.problem for finding in errors],
-        "row": row.raw[:_SHOWN_RAW],
+        "row": row.raw,
     }
     # A lone surrogate of the row can only be written escaped.
     rejected.write(json.dumps(facts, ensure_ascii=True) + "\n")

@@ -61,6 +61,18 @@ def test_near_duplicates_are_those_above_the_similarity(write, chat, run):
     assert set(sides.values()) == {"train", "validation", "test"}
 
 
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("near", [True, False])
+def test_each_switch_of_duplicates_drops_its_own_kind(write, chat, run, exact, near):
+    draw = random.Random(5)
+    question, answer = _text(draw, 60), _text(draw, 60)
+    row = chat(question, answer)
+    path = write([row, row, chat(question, f"{answer} x"), row])
+    data = run(path, clean_duplicates=exact, clean_near_duplicates=near, **WHOLE)
+    kinds = Counter(kind for _, _, kind in _pairs(data))
+    assert kinds == {**({"exact": 2} if exact else {}), **({"near": 1} if near else {})}
+
+
 def test_rows_about_one_long_text_are_no_duplicates(write, chat, run):
     draw = random.Random(8)
     text = _text(draw, 300)

@@ -1,7 +1,10 @@
+import errno
 import json
 import os
 import platform
 import resource
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,6 +76,38 @@ def test_a_preparation_that_is_not_whole_is_made_anew(lost, gone, write, chat, t
     assert [row.input_ids.tolist() for row in again.examples("train")] == ids
 
 
+def test_a_preparation_that_the_disk_does_not_show_is_not_removed(
+    write, chat, tokenizer, tmp_path, monkeypatch
+):
+    path = write([chat(f"What is {n} plus one?", f"It is {n + 1}.") for n in range(60)])
+    config, cache = PrepareConfig(train_data=str(path)), tmp_path / "cache"
+    first = prepare(config, tokenizer, folder=cache)
+    shard, stat = first.folder / "shards" / "000000.arrow", Path.stat
+
+    def refuse(self, **options):
+        if self == shard:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(DataError, match=r"PHI3-D051 .*Input/output error"):
+        prepare(config, tokenizer, folder=cache)
+    monkeypatch.undo()
+    assert load_prepared(first.folder).manifest == first.manifest
+
+
+def test_what_is_not_there_yet_is_not_removed(write, chat, tokenizer, tmp_path, monkeypatch):
+    """Another process may put it there meanwhile."""
+    path = write([chat(f"What is {n} plus one?", f"It is {n + 1}.") for n in range(60)])
+    removed, remove = [], shutil.rmtree
+    monkeypatch.setattr(
+        shutil, "rmtree", lambda path, **options: (removed.append(path), remove(path, **options))
+    )
+    data = prepare(PrepareConfig(train_data=str(path)), tokenizer, folder=tmp_path / "cache")
+    assert removed
+    assert data.folder not in removed
+
+
 def test_every_bad_row_is_named_at_once(write, chat, tokenizer, tmp_path):
     good = chat("Hello?", "Hello.")
     rows = [
@@ -125,6 +160,19 @@ def test_no_row_can_be_longer_than_the_model_reads(write, chat, tokenizer, tmp_p
         )
 
 
+@pytest.mark.parametrize("split", [0.0, 0.2])
+def test_rows_to_train_on_are_counted_behind_the_split(split, write, chat, tokenizer, tmp_path):
+    talks = [chat(f"What is {n} plus one?", f"It is {n + 1}.") for n in range(50)]
+    config = PrepareConfig(train_data=str(write(talks)), validation_split=split, test_split=split)
+    data = prepare(config, tokenizer, folder=tmp_path / "cache")
+    codes = data.manifest.codes
+    told = (data.folder / "findings.jsonl").read_text()
+    if split:
+        assert f"{len(data.rows('train'))} rows to train on" in told
+    else:
+        assert "PHI3-D038" not in codes
+
+
 def test_one_row_that_a_split_took_is_told_so(write, chat, tokenizer, tmp_path):
     config = PrepareConfig(
         train_data=str(write([chat("Hello?", "Hello.")])), validation_split=0, test_split=0.9
@@ -135,14 +183,15 @@ def test_one_row_that_a_split_took_is_told_so(write, chat, tokenizer, tmp_path):
 
 def test_rejected_rows_are_kept_with_their_reason(write, chat, tokenizer, tmp_path):
     rows = [chat(f"Question {n}?", f"Answer {n}.") for n in range(40)]
-    path = write([*rows, rows[0], "{not json"])
+    broken = "{not json" + " at all" * 5000
+    path = write([*rows, rows[0], broken])
     config = PrepareConfig(train_data=str(path), on_error="reject", clean_near_duplicates=False)
     data = prepare(config, tokenizer, folder=tmp_path / "cache")
     counts = data.manifest.counts
     assert (counts.rows_in, counts.kept, counts.rejected, counts.duplicates) == (42, 40, 1, 1)
     rejected = json.loads((data.folder / "rejected.jsonl").read_text())
     assert rejected["place"] == "train.jsonl:42"
-    assert rejected["row"] == "{not json"
+    assert rejected["row"] == broken
     duplicate = json.loads((data.folder / "duplicates.jsonl").read_text())
     assert (duplicate["place"], duplicate["same_as"]) == ("train.jsonl:41", "train.jsonl:1")
 
