@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mlflow_phi3.errors import TrainingError
+
 # Perplexities past e^700 do not fit a float64.
 _LARGEST_LOSS = 700.0
 Outcome = Literal["complete", "dropped", "failed"]
@@ -29,7 +31,8 @@ class StepReport:
         grad_norm: Global norm of the adapter's gradient before clipping.
         tokens: Real (unpadded) tokens of this step's batch.
         supervised_tokens: Tokens of them that carry loss.
-        tokens_per_second: Real tokens per second of wall-clock over this step.
+        tokens_per_second: Real tokens of this step's batch a second of the passes that computed it,
+            which trials of a group share.
         memory_bytes: Resident set (CPU) or allocated device memory (GPU) after the step.
     """
 
@@ -102,6 +105,22 @@ class EndReport:
 
 
 Report = StepReport | EvaluationReport | EndReport
+
+
+def diverged(problem: str, *, step: int, where: str) -> TrainingError:
+    """The error of a trial whose numbers are no longer finite.
+
+    Args:
+        problem: Which, and what they are.
+        step: At which optimizer step, 1-based.
+        where: The trial.
+    """
+    return TrainingError(
+        "PHI3-T003",
+        f"{problem} at step {step}",
+        where=where,
+        fix="lower learning_rate, raise warmup_ratio, or look at the rows of that batch",
+    )
 
 
 def perplexity(loss: float) -> float:

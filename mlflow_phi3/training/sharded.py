@@ -34,13 +34,16 @@ from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.capacity import memory_bytes
 from mlflow_phi3.training.loss import TokenLoss, get_loss
-from mlflow_phi3.training.reference import predict, same_rope
-from mlflow_phi3.training.reports import EvaluationReport, StepReport, perplexity
+from mlflow_phi3.training.reference import alike, predict
+from mlflow_phi3.training.reports import EvaluationReport, StepReport, diverged, perplexity
 from mlflow_phi3.training.schedule import Calendar, order_examples
 from mlflow_phi3.training.spec import LoraSpec, Scheduler, TrialSpec
 from mlflow_phi3.training.spread import Spread, gathered, spread_adapter
 
 TRIAL = "sharded"
+# Tokens of one process in one pass. Nothing is computed a second time to save memory here: Phi-4
+# keeps 15 to 20 MB a token for the backward pass, so that twice as many do not fit 80 GB.
+TOKEN_BUDGET = {"cpu": 1024, "cuda": 2048}
 _DEFAULT = TrialSpec(0.0)
 
 
@@ -102,7 +105,7 @@ def train_sharded(
     *,
     group: Group,
     folder: Path,
-    token_budget: int = 1024,
+    token_budget: int | None = None,
     checkpoint_s: float = 600.0,
 ) -> Iterator[StepReport | EvaluationReport]:
     """Train ``spec`` in every process of ``group``; each is told the same.
@@ -115,25 +118,28 @@ def train_sharded(
         group: The processes.
         folder: The first process keeps ``<folder>/{best,last}``; where ``last`` holds an earlier
             training of the same, this one goes on from there.
-        token_budget: Most tokens of one process in one pass.
+        token_budget: Most tokens of one process in one pass; None chooses by device.
         checkpoint_s: Seconds after which ``last`` is renewed within an epoch.
 
     Raises:
         UsageError: The base is quantised, or has a head over labels.
-        TrainingError: ``last`` holds the checkpoint of something else.
+        TrainingError: ``last`` holds the checkpoint of something else; or a loss or a gradient is
+            not finite, and what was not is neither applied nor kept.
     """
     _refuse_others(base)
+    budget = token_budget or TOKEN_BUDGET.get(group.device.type, 1024)
     identity = disk.identify(spec, base, disk.digest_examples(train))
     progress = _find_progress(folder / "last", identity, group)
     spread = spread_adapter(base, spec, folder / "last" if progress.step else None)
     calendar = Calendar(spec, len(train))
     saved = time.perf_counter()
     for step in range(progress.step, calendar.total_steps):
-        told = _step(spread, train, step, group, token_budget)
+        told = _step(spread, train, step, group, budget)
         yield told
         progress = replace(progress, step=step + 1)
         if progress.step % calendar.steps_per_epoch == 0:
-            scores = _evaluate(spread.model, validation, group, token_budget)
+            scores = _evaluate(spread.model, validation, group, budget)
+            _refuse_infinite(f"validation loss {scores.loss}", step, scores.loss)
             before = progress.best_loss
             improved = not validation or scores.loss < before
             progress = replace(
@@ -143,6 +149,7 @@ def train_sharded(
                 best_before=before,
             )
             _save(spread, progress, base, folder, best=improved)
+            saved = time.perf_counter()
             if validation:
                 yield scores.to_report(progress, best=improved, folder=folder)
         elif group.add_up(time.perf_counter() - saved)[0] > checkpoint_s * group.size:
@@ -160,6 +167,7 @@ def _step(
     batch = [train[at] for at in order_examples(spec, epoch, len(train))[start:end]]
     loss, targets = _differentiate(spread.model, batch, get_loss(spec, group.device), group, budget)
     norm = _clip(spread.parameters.values(), spec.max_grad_norm)
+    _refuse_infinite(f"loss {loss}, gradient norm {norm}", step, loss, norm)
     rate = spread.optimizer.param_groups[0]["lr"] = calendar.learning_rate(step)
     spread.optimizer.step()
     spread.optimizer.zero_grad()
@@ -177,6 +185,12 @@ def _step(
         tokens_per_second=read / (time.perf_counter() - began),
         memory_bytes=memory_bytes(group.device),
     )
+
+
+def _refuse_infinite(problem: str, step: int, *numbers: float) -> None:
+    """Stop in every process, all of which have the same numbers, before anything comes of them."""
+    if not all(math.isfinite(number) for number in numbers):
+        raise diverged(problem, step=step + 1, where=TRIAL)
 
 
 def _find_progress(last: Path, identity: Mapping[str, Any], group: Group) -> disk.Progress:
@@ -229,7 +243,7 @@ def _deal(
         [
             like
             for part in split_by_tokens(batch[rank :: group.size], budget)
-            for like in same_rope(model, part)
+            for like in alike(model, part)
         ]
         for rank in range(group.size)
     ]
@@ -286,7 +300,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=get_args(Precision), default="auto")
     parser.add_argument("--prepared", type=Path, required=True, help="folder that prepare wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for best and last")
-    parser.add_argument("--token_budget", type=int, default=1024, help="tokens of one pass")
+    parser.add_argument("--token_budget", type=int, help="tokens of one pass; else by device")
     parser.add_argument("--checkpoint_s", type=float, default=600.0, help="seconds between two")
     parser.add_argument("--learning_rate", type=float, required=True)
     for name in ("batch_size_multiplier", "epochs", "per_device_batch_size", "seed"):
@@ -304,7 +318,12 @@ def main() -> None:
     )
     group = join()
     try:
-        base = load_base(asked.model, revision=asked.model_revision, precision=asked.precision)
+        base = load_base(
+            asked.model,
+            revision=asked.model_revision,
+            precision=asked.precision,
+            computes_on=group.device.type,
+        )
         data = load_prepared(asked.prepared)
         train, validation = data.examples("train"), data.examples("validation")
         for report in train_sharded(

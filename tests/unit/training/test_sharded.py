@@ -1,19 +1,28 @@
-"""Two processes that share one base by FSDP, over gloo, are one process."""
+"""Two processes that share one base by FSDP, over gloo, are one process; some of it alone."""
 
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import count
+from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import distributed
 
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.pipeline import prepare
+from mlflow_phi3.errors import TrainingError
+from mlflow_phi3.modeling import base as modeling
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.base import load_base
+from mlflow_phi3.training import sharded
+from mlflow_phi3.training.checkpoint import load_progress
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
@@ -96,6 +105,86 @@ def read(process):
 
 def adapters(folder):
     return load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """A group of this process."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield sharded.Group(0, 1, torch.device("cpu"))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@pytest.fixture
+def train(alone, new_base, new_examples, tmp_path):
+    """Train a tiny model in this process."""
+
+    def begin(spec=SPEC, **options):
+        examples = new_examples((9, 14, 11, 8, 12, 10))
+        held = new_examples((10, 13), seed=5)
+        return sharded.train_sharded(
+            new_base(), examples, held, spec, group=alone, folder=tmp_path / "alone", **options
+        )
+
+    return begin
+
+
+def test_what_is_not_finite_is_neither_applied_nor_kept(train, tmp_path):
+    spec = replace(SPEC, learning_rate=1e30, per_device_batch_size=2)
+    reports = train(spec, checkpoint_s=0)
+    with pytest.raises(
+        TrainingError, match=r"PHI3-T003 sharded: loss nan, gradient norm nan at step 3"
+    ):
+        list(reports)
+    last = tmp_path / "alone" / "last"
+    assert load_progress(last).step == 2
+    assert all(np.isfinite(tensor.numpy()).all() for tensor in adapters(last).values())
+
+
+def test_an_epoch_that_is_not_finite_is_not_kept(train, tmp_path):
+    spec = replace(SPEC, learning_rate=1e30, per_device_batch_size=6)
+    with pytest.raises(TrainingError, match="PHI3-T003 sharded: validation loss nan at step 1"):
+        list(train(spec))
+    assert not (tmp_path / "alone").exists()
+
+
+def test_a_long_epochs_end_counts_as_a_checkpoint(train, monkeypatch):
+    now, saved = count(), []
+    keep = sharded._save
+
+    def save(spread, progress, *others, **options):
+        saved.append(progress.step)
+        keep(spread, progress, *others, **options)
+
+    monkeypatch.setattr(sharded, "_save", save)
+    # Whoever looks at it finds that a second has gone.
+    monkeypatch.setattr(sharded, "time", SimpleNamespace(perf_counter=lambda: next(now)))
+    list(train(checkpoint_s=4.0))
+    assert saved == [2, 4]
+
+
+@pytest.mark.parametrize(("device", "tokens"), [("cpu", 1024), ("cuda", 2048)])
+def test_a_pass_is_as_long_as_its_device_takes(train, alone, monkeypatch, device, tokens):
+    budgets = []
+    monkeypatch.setattr(sharded, "_step", lambda *given: budgets.append(given[-1]))
+    monkeypatch.setitem(sharded.TOKEN_BUDGET, "cpu", sharded.TOKEN_BUDGET[device])
+    next(train())
+    next(train(token_budget=40))
+    assert budgets == [tokens, 40]
+
+
+def test_the_precision_is_the_groups_not_the_hosts(base, data, alone, monkeypatch):
+    """On a GPU host the base is read on the CPU, whose opinion does not count."""
+    loaded = []
+    monkeypatch.setattr(modeling, "has_bfloat16", lambda device: device == "cuda")
+    monkeypatch.setattr(sharded, "join", lambda: replace(alone, device=torch.device("cuda")))
+    monkeypatch.setattr(sharded, "train_sharded", lambda base, *a, **k: loaded.append(base) or ())
+    words = [f"--model={base.name}", f"--prepared={data.folder}", "--out=out"]
+    monkeypatch.setattr(sys, "argv", ["sharded", *words, "--learning_rate=1e-3"])
+    sharded.main()
+    assert loaded[0].model.dtype == torch.bfloat16
+    assert loaded[0].model.device.type == "cpu"
 
 
 @pytest.mark.slow
