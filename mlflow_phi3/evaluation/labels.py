@@ -109,12 +109,12 @@ def measure_labels(
     guesses: list[int] = []
     scores: list[float] = []
     with with_adapter(base, adapter) as model:
-        for at, shares in enumerate(classify(model, ids(), batch_size=batch_size)):
+        for at, log_probs in enumerate(classify(model, ids(), batch_size=batch_size)):
             place, label = wanted[at]
-            guess = int(shares.argmax())
-            losses.append(ExampleLoss(place, -float(shares[label]), 1, int(guess == label)))
+            guess = int(log_probs.argmax())
+            losses.append(ExampleLoss(place, -float(log_probs[label]), 1, int(guess == label)))
             guesses.append(guess)
-            scores.append(math.exp(float(shares[guess])))
+            scores.append(math.exp(float(log_probs[guess])))
             if on_progress:
                 on_progress(at + 1)
     names = base.labels

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.modeling.generate import Ids, batches, original_context
 
-LogShares = npt.NDArray[np.float64]
+LogProbs = npt.NDArray[np.float64]
 
 
 def prompt_of(text: str) -> tuple[Message, ...]:
@@ -20,7 +20,7 @@ def prompt_of(text: str) -> tuple[Message, ...]:
 
 def classify(
     model: PreTrainedModel, prompts: Iterable[Ids], *, batch_size: int = 16
-) -> Iterator[LogShares]:
+) -> Iterator[LogProbs]:
     """How likely each label is; one batch is held at a time.
 
     The last token of a prompt decides, as in training: it has seen all others.
@@ -37,11 +37,11 @@ def classify(
     # because who serves a merged model need not have it.
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     for batch in batches(prompts, batch_size, original_context(bare)):
-        yield from _log_shares(bare, batch)
+        yield from _log_probs(bare, batch)
 
 
 @torch.inference_mode()
-def _log_shares(model: PreTrainedModel, prompts: Sequence[Ids]) -> LogShares:
+def _log_probs(model: PreTrainedModel, prompts: Sequence[Ids]) -> LogProbs:
     """Float64 ``[prompts, labels]``."""
     width = max(len(prompt) for prompt in prompts)
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -58,5 +58,5 @@ def _log_shares(model: PreTrainedModel, prompts: Sequence[Ids]) -> LogShares:
     ).last_hidden_state
     last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
     logits = model.score(hidden[torch.arange(len(prompts), device=device), last])
-    found: LogShares = logits.float().log_softmax(-1).double().cpu().numpy()
+    found: LogProbs = logits.float().log_softmax(-1).double().cpu().numpy()
     return found

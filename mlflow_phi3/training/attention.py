@@ -77,7 +77,7 @@ def attend(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
     return out
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the first ``2 * cos.shape[-1]`` numbers of each head, half against half (RoPE).
 
     Args:
@@ -153,7 +153,7 @@ def _open(qkv: Tensor, heads: Heads, arrangement: Arrangement, part: slice) -> l
     """A stretch's rotated queries, keys, and values: float32 ``[K, query heads, n, size]``."""
     x = qkv[:, part].to(torch.float32, copy=True).unflatten(-1, (-1, heads.size))
     turned = heads.query + heads.key
-    _turn(x[:, :, :turned], arrangement.cos[part].float(), arrangement.sin[part].float())
+    _apply_rope_(x[:, :, :turned], arrangement.cos[part].float(), arrangement.sin[part].float())
     q, k, v = x.split((heads.query, heads.key, heads.key), dim=2)
     groups = heads.query // heads.key
     if groups > 1:
@@ -177,12 +177,12 @@ def _close(
         if place.shape != to.shape:  # one key serves several queries
             to = to.unflatten(2, (heads.key, -1)).sum(3)
         if at < 2:  # queries and keys
-            _turn(to, cos, -sin)
+            _apply_rope_(to, cos, -sin)
         place.copy_(to)
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """:func:`rotate` in place: passes over memory are what it costs on a CPU."""
+def _apply_rope_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """:func:`apply_rope` in place: passes over memory are what it costs on a CPU."""
     first, second = x[..., : cos.shape[-1]], x[..., cos.shape[-1] : 2 * cos.shape[-1]]
     crossed = first * sin
     first.mul_(cos).addcmul_(second, sin, value=-1)

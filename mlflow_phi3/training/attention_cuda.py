@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 
-from mlflow_phi3.training.attention import Arrangement, Heads, rotate
+from mlflow_phi3.training.attention import Arrangement, Heads, apply_rope
 
 
 def attend_cuda(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
@@ -18,7 +18,7 @@ def attend_cuda(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
     go through one SDPA call a sequence.
     """
     x = qkv.view(*qkv.shape[:2], -1, heads.size)
-    turned = rotate(x[:, :, : heads.query + heads.key], arrangement.cos, arrangement.sin)
+    turned = apply_rope(x[:, :, : heads.query + heads.key], arrangement.cos, arrangement.sin)
     q, k = turned[:, :, : heads.query], turned[:, :, heads.query :]
     v = x[:, :, heads.query + heads.key :]
     one_call = _has_flash(qkv.dtype, qkv.device)

@@ -61,12 +61,12 @@ class Scores:
 class Engine(Protocol):
     """Computes losses and gradients of several adapters over one frozen base.
 
-    ``gradients`` adds to ``row.gradient`` the gradient of ``row.scale`` times the summed loss of
-    the examples, and returns the summed losses. All rows see the same examples. ``score`` takes
-    None for a row without an adapter. Neither changes the base.
+    ``accumulate_gradients`` adds to ``row.gradient`` the gradient of ``row.scale`` times the summed
+    loss of the examples, and returns the summed losses. All rows see the same examples. ``score``
+    takes None for a row without an adapter. Neither changes the base.
     """
 
-    def gradients(self, examples: Sequence[Example], rows: Sequence[Row]) -> list[float]:
+    def accumulate_gradients(self, examples: Sequence[Example], rows: Sequence[Row]) -> list[float]:
         """Summed training loss of ``examples`` for each row; gradients are added to the rows."""
         ...
 

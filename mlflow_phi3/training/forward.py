@@ -43,7 +43,7 @@ class Frozen:
         heads: Shape of the attention.
         limits: What long sequences mean to it.
         frequencies: float32 ``[2, rotated / 2]``: within the original context, and beyond.
-        turn_scale: longrope's factor on cosine and sine.
+        attention_scaling: longrope's factor on cosine and sine.
     """
 
     embedding: Tensor
@@ -53,10 +53,10 @@ class Frozen:
     heads: Heads
     limits: Limits
     frequencies: Tensor
-    turn_scale: float
+    attention_scaling: float
 
 
-def freeze(model: PreTrainedModel) -> Frozen:
+def read_frozen(model: PreTrainedModel) -> Frozen:
     """Look at a bare ``Phi3ForCausalLM`` or ``Phi3ForSequenceClassification``."""
     config, inner = model.config, model.model
     layers = []
@@ -83,7 +83,7 @@ def freeze(model: PreTrainedModel) -> Frozen:
         heads=Heads(query, key, size, config.sliding_window),
         limits=Limits(config.sliding_window, context),
         frequencies=torch.stack(frequencies).float().to(inner.embed_tokens.weight.device),
-        turn_scale=float(rope.attention_scaling),
+        attention_scaling=float(rope.attention_scaling),
     )
 
 
@@ -93,7 +93,7 @@ def arrange(frozen: Frozen, batch: Batch, dtype: torch.dtype) -> Arrangement:
     positions = torch.from_numpy(batch.positions).to(device).float()
     beyond = torch.from_numpy(batch.beyond).to(device).long()
     angles = (positions[:, None] * frozen.frequencies[beyond])[:, None]
-    cos, sin = angles.cos() * frozen.turn_scale, angles.sin() * frozen.turn_scale
+    cos, sin = angles.cos() * frozen.attention_scaling, angles.sin() * frozen.attention_scaling
     # Rounded to the model's precision, as transformers does.
     return Arrangement(batch.prefix, batch.spans, cos.to(dtype), sin.to(dtype))
 

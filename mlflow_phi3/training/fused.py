@@ -13,7 +13,7 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Slot
 from mlflow_phi3.training.batching import Batch, pack
 from mlflow_phi3.training.engine import Row, Scores
-from mlflow_phi3.training.forward import forward, freeze
+from mlflow_phi3.training.forward import forward, read_frozen
 from mlflow_phi3.training.head import frozen_head_loss, measure
 from mlflow_phi3.training.linear import Adapters, Dropout
 from mlflow_phi3.training.loss import get_loss, is_plain
@@ -40,12 +40,12 @@ class FusedEngine:
         trim: bool = True,
         recompute: bool = False,
     ) -> None:
-        self._frozen = freeze(base.model)
+        self._frozen = read_frozen(base.model)
         head = base.model.score if self._frozen.head is None else base.model.lm_head
         self._head = head.weight.detach()
         self._share_prefix, self._trim, self._recompute = share_prefix, trim, recompute
 
-    def gradients(self, examples: Sequence[Example], rows: Sequence[Row]) -> list[float]:
+    def accumulate_gradients(self, examples: Sequence[Example], rows: Sequence[Row]) -> list[float]:
         """Summed training loss of ``examples`` for each row; gradients are added to the rows."""
         dropout = any(row.spec.lora.dropout for row in rows)
         # Dropout masks differ between sequences, so that nothing of them is common.
@@ -69,7 +69,7 @@ class FusedEngine:
         logger.warning("out of memory: from now on activations are computed twice, not kept")
         self._recompute = True
         torch.cuda.empty_cache()
-        return self.gradients(examples, rows)
+        return self.accumulate_gradients(examples, rows)
 
     def _differentiate(self, batch: Batch, rows: Sequence[Row]) -> tuple[dict[str, Tensor], Tensor]:
         """Gradients ``[K, *shape]`` by slot, and each row's summed loss ``[K]``."""

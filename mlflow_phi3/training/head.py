@@ -54,12 +54,12 @@ def _nll_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     wanted = targets[:, None]
     chosen = logits.gather(1, wanted)
     top = logits.amax(-1, keepdim=True)
-    shares = logits.sub_(top).exp_()
-    total = shares.sum(-1, keepdim=True)
+    probs = logits.sub_(top).exp_()
+    total = probs.sum(-1, keepdim=True)
     nll = total.log() + top - chosen
-    shares.div_(total)
-    shares.scatter_add_(1, wanted, shares.new_full((len(targets), 1), -1.0))
-    return nll[:, 0], shares
+    probs.div_(total)
+    probs.scatter_add_(1, wanted, probs.new_full((len(targets), 1), -1.0))
+    return nll[:, 0], probs
 
 
 class _FrozenHead(Function):

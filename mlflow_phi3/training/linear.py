@@ -22,14 +22,14 @@ from mlflow_phi3.modeling.quantization import FourBit
 Weight = Tensor | FourBit
 """Frozen weights ``[out, in]``."""
 
-Pull = Callable[[Tensor], Tensor]
-"""Gradient of an output -> gradient of the input."""
+Vjp = Callable[[Tensor], Tensor]
+"""Vector-Jacobian product: gradient of an output -> gradient of the input."""
 
-Before = Callable[[Tensor], tuple[Tensor, Pull]]
+Before = Callable[[Tensor], tuple[Tensor, Vjp]]
 """A pointwise step: its output, and how to go back."""
 
 
-def identity(source: Tensor) -> tuple[Tensor, Pull]:
+def identity(source: Tensor) -> tuple[Tensor, Vjp]:
     """Nothing before the layer."""
     return source, lambda gradient: gradient
 
@@ -46,35 +46,35 @@ class RmsNorm:
     weight: Tensor
     eps: float
 
-    def __call__(self, source: Tensor) -> tuple[Tensor, Pull]:
+    def __call__(self, source: Tensor) -> tuple[Tensor, Vjp]:
         """Norm of ``source [..., width]``, computed in float32."""
         wide = source.float()
         width = source.shape[-1]
         square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_()
         inverse = torch.rsqrt(square.div_(width).add_(self.eps))
 
-        def pull(gradient: Tensor) -> Tensor:
+        def vjp(gradient: Tensor) -> Tensor:
             inner = (gradient * self.weight).float()
             # d/dh of h r(h): r g - h r^3 <g, h> / width
             along = (inner * wide).sum(-1, keepdim=True).mul_(inverse.pow(3)).div_(width)
             return inner.mul_(inverse).addcmul_(wide, along, value=-1).to(source.dtype)
 
-        return (wide * inverse).to(source.dtype).mul_(self.weight), pull
+        return (wide * inverse).to(source.dtype).mul_(self.weight), vjp
 
 
-def swiglu(source: Tensor) -> tuple[Tensor, Pull]:
+def swiglu(source: Tensor) -> tuple[Tensor, Vjp]:
     """``silu(gate) * up`` (arXiv:2002.05202) of ``source [..., 2 * width]``, gate first."""
     gate, up = source.chunk(2, dim=-1)
     opened = functional.silu(gate)
 
-    def pull(gradient: Tensor) -> Tensor:
+    def vjp(gradient: Tensor) -> Tensor:
         out = torch.empty_like(source)
         to_gate, to_up = out.chunk(2, dim=-1)
         torch.mul(gradient, opened, out=to_up)
         torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=to_gate)
         return out
 
-    return opened * up, pull
+    return opened * up, vjp
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +187,7 @@ class _Linear(Function):
         weight, before, scale, dropout = ctx.frozen
         to_residual = gradient if ctx.needs_input_grad[1] else None
         to_source = to_a = to_b = to_inner = mask = None
-        x, pull = before(source)
+        x, vjp = before(source)
         if inner is not None:
             to_inner = torch.bmm(gradient, b).mul_(scale)
             mask = None if dropout is None else dropout(x)
@@ -200,7 +200,7 @@ class _Linear(Function):
                 to_x.baddbmm_(to_inner, a)
             elif to_inner is not None and mask is not None:
                 to_x.add_(torch.bmm(to_inner, a).mul_(mask))
-            to_source = pull(to_x)
+            to_source = vjp(to_x)
         return to_source, to_residual, to_a, to_b, None, None, None, None
 
 

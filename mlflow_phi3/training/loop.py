@@ -23,7 +23,7 @@ from mlflow_phi3.training.adapters import (
     plan_layout,
 )
 from mlflow_phi3.training.batching import split_by_tokens
-from mlflow_phi3.training.capacity import memory_bytes
+from mlflow_phi3.training.capacity import memory_bytes, scoring_budget, token_budget_of
 from mlflow_phi3.training.engine import (
     Engine,
     EngineKind,
@@ -44,10 +44,6 @@ from mlflow_phi3.training.trajectory import Rider, Trajectory, measure_sizes
 
 logger = logging.getLogger(__name__)
 
-# Tokens of one adapter in one pass. A CPU's matrix products are full at about a thousand rows, and
-# more would only take memory; a GPU's are not.
-TOKEN_BUDGET = {"cpu": 1024, "cuda": 16384}
-SCORED = 1024  # tokens of one adapter in a scoring pass that a large group does not go below
 REMEMBERED = 64  # finished trajectories on which a longer trial may still continue
 
 
@@ -91,7 +87,7 @@ class Session:
         self._folder = folder
         self._engine_name: EngineName = engine
         self._engines: dict[EngineKind, Engine] = {}
-        self._token_budget = token_budget or TOKEN_BUDGET.get(base.model.device.type, 1024)
+        self._token_budget = token_budget or token_budget_of(base.model.device)
         self._checkpoint_s = checkpoint_s
         self._saved = time.perf_counter()
         self._running: list[Trajectory] = []
@@ -173,7 +169,7 @@ class Session:
         left = [self._train[at] for at in upcoming]
         examples = next(split_by_tokens(left, self._token_budget))
         began = time.perf_counter()
-        losses = self._engine(group).gradients(examples, [t.row() for t in group])
+        losses = self._engine(group).accumulate_gradients(examples, [t.row() for t in group])
         seconds = time.perf_counter() - began
         memory = memory_bytes(self._base.model.device)
         for trajectory, loss in zip(group, losses, strict=True):
@@ -187,8 +183,7 @@ class Session:
     def _evaluate(self, group: Sequence[Trajectory]) -> None:
         """Score the validation examples for all of ``group`` at once."""
         rows = [trajectory.row() for trajectory in group]
-        # Memory was measured for training, whose passes end with the batch: these do not.
-        budget = min(self._token_budget, max(SCORED, self._token_budget // len(group)))
+        budget = scoring_budget(self._token_budget, len(group))
         passes = [
             self._engine(group).score(examples, rows)
             for examples in split_by_tokens(self._validation, budget)

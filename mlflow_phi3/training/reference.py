@@ -30,7 +30,7 @@ class ReferenceEngine:
         self._peft: PeftModel | None = None
         self._names: dict[Layout, str] = {}
 
-    def gradients(self, examples: Sequence[Example], rows: Sequence[Row]) -> list[float]:
+    def accumulate_gradients(self, examples: Sequence[Example], rows: Sequence[Row]) -> list[float]:
         """Summed training loss of ``examples`` for each row; gradients are added to the rows."""
         return [self._train_row(examples, row) for row in rows]
 

@@ -71,11 +71,11 @@ def new_row(base, seed=0):
 def test_cuda_is_the_cpu(key_heads, options, dtype, tolerance):
     here, examples = new_base(key_heads, torch.float32), new_examples()
     expected = [new_row(here, seed) for seed in range(2)]
-    losses = ReferenceEngine(copy.deepcopy(here)).gradients(examples, expected)
+    losses = ReferenceEngine(copy.deepcopy(here)).accumulate_gradients(examples, expected)
     there = new_base(key_heads, dtype)
     there.model.to("cuda")
     rows = [new_row(there, seed) for seed in range(2)]
-    got = FusedEngine(there, **options).gradients(examples, rows)
+    got = FusedEngine(there, **options).accumulate_gradients(examples, rows)
     assert got == pytest.approx(losses, rel=tolerance)
     for row, other in zip(rows, expected, strict=True):
         difference = (row.gradient.cpu() - other.gradient).norm() / other.gradient.norm()
@@ -114,8 +114,10 @@ def test_over_four_bits_cuda_is_peft(tmp_path, dtype, tolerance):
 
     exact, base = load(torch.float32), load(dtype)
     expected, row = new_row(exact), new_row(base)
-    losses = ReferenceEngine(exact).gradients(examples, [expected])
-    assert FusedEngine(base).gradients(examples, [row]) == pytest.approx(losses, rel=tolerance)
+    losses = ReferenceEngine(exact).accumulate_gradients(examples, [expected])
+    assert FusedEngine(base).accumulate_gradients(examples, [row]) == pytest.approx(
+        losses, rel=tolerance
+    )
     difference = (row.gradient - expected.gradient).norm() / expected.gradient.norm()
     assert float(difference) < tolerance
 

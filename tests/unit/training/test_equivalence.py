@@ -101,7 +101,7 @@ def close(got, expected, tolerance=1e-5):
 def test_fused_is_plain(new_base, new_examples, architecture, options, prefix):
     base, examples = new_base(architecture), new_examples(LENGTHS, prefix=prefix)
     row = new_row(base)
-    (loss,) = FusedEngine(base, **options).gradients(examples, [row])
+    (loss,) = FusedEngine(base, **options).accumulate_gradients(examples, [row])
     expected, gradient = plain(base, row, examples)
     assert loss == pytest.approx(expected, rel=1e-5)
     close(row.gradient, gradient)
@@ -116,8 +116,8 @@ def test_fused_over_four_bits_is_plain(
     base = in_four_bits(whole)
     assert choose_engine(base, "auto", SPEC) == "fused"
     rows = [new_row(base, seed=seed) for seed in range(2)]
-    losses = FusedEngine(base, recompute=recompute).gradients(examples, rows)
-    (of_the_full_base,) = FusedEngine(whole).gradients(examples, [new_row(whole)])
+    losses = FusedEngine(base, recompute=recompute).accumulate_gradients(examples, rows)
+    (of_the_full_base,) = FusedEngine(whole).accumulate_gradients(examples, [new_row(whole)])
     for row, loss in zip(rows, losses, strict=True):
         expected, gradient = plain(base, row, examples)
         assert loss == pytest.approx(expected, rel=1e-5)
@@ -128,7 +128,7 @@ def test_fused_over_four_bits_is_plain(
 def check_reference(base, examples, spec):
     row = new_row(base, spec)
     engine = ReferenceEngine(base)
-    (loss,) = engine.gradients(examples, [row])
+    (loss,) = engine.accumulate_gradients(examples, [row])
     engine.close()
     expected, gradient = plain(base, row, examples)
     assert loss == pytest.approx(expected, rel=1e-5)
@@ -206,7 +206,7 @@ def test_k_fused_are_k_apart(new_base, new_examples, architecture, count):
     together = [
         new_row(base, spec, seed=at, scale=0.1 / (at + 1)) for at, spec in enumerate(ranks[:count])
     ]
-    losses = FusedEngine(base).gradients(examples, together)
+    losses = FusedEngine(base).accumulate_gradients(examples, together)
     for row, loss in zip(together, losses, strict=True):
         expected, gradient = plain(base, row, examples)
         assert loss == pytest.approx(expected, rel=1e-5)
@@ -221,7 +221,7 @@ def test_k_fused_are_k_apart(new_base, new_examples, architecture, count):
 def test_any_layers_can_have_adapters(new_base, new_examples, targets):
     base, examples = new_base("phi4-mini"), new_examples(LENGTHS, prefix=5)
     row = new_row(base, replace(SPEC, lora=replace(LORA, target_modules=targets)))
-    FusedEngine(base).gradients(examples, [row])
+    FusedEngine(base).accumulate_gradients(examples, [row])
     close(row.gradient, plain(base, row, examples)[1])
 
 
@@ -231,8 +231,10 @@ def test_other_losses(new_base, new_examples, loss, smoothing):
     base, examples = new_base(), new_examples(LENGTHS, prefix=5)
     spec = replace(SPEC, loss=loss, label_smoothing=smoothing)
     mine, theirs = new_row(base, spec), new_row(base, spec)
-    got = FusedEngine(base).gradients(examples, [mine])
-    assert got == pytest.approx(ReferenceEngine(base).gradients(examples, [theirs]), rel=1e-5)
+    got = FusedEngine(base).accumulate_gradients(examples, [mine])
+    assert got == pytest.approx(
+        ReferenceEngine(base).accumulate_gradients(examples, [theirs]), rel=1e-5
+    )
     close(mine.gradient, theirs.gradient)
 
 
@@ -243,8 +245,8 @@ def test_a_classifier(new_base, new_examples, weights):
     base = new_base(labels=3)
     mine, theirs = new_row(base, spec), new_row(base, spec)
     engine = ReferenceEngine(new_base(labels=3))
-    got = FusedEngine(base).gradients(examples, [mine])
-    assert got == pytest.approx(engine.gradients(examples, [theirs]), rel=1e-5)
+    got = FusedEngine(base).accumulate_gradients(examples, [mine])
+    assert got == pytest.approx(engine.accumulate_gradients(examples, [theirs]), rel=1e-5)
     close(mine.gradient, theirs.gradient)
     head = mine.layout.slots[-1]
     assert float(head.view(mine.gradient).abs().max()) > 0
@@ -278,19 +280,19 @@ def test_scores_of_an_adapter_and_of_the_bare_base(new_base, new_examples, archi
 def test_dropout_averages_to_the_gradient_without(new_base, new_examples):
     base, examples = new_base(), new_examples(LENGTHS)
     calm = new_row(base)
-    FusedEngine(base).gradients(examples, [calm])
+    FusedEngine(base).accumulate_gradients(examples, [calm])
     dropped = new_row(base, replace(SPEC, lora=replace(LORA, dropout=0.1)))
     draws = 200
     engine = FusedEngine(base)
     for step in range(draws):
-        engine.gradients(examples, [replace(dropped, moment=(step, 0))])
+        engine.accumulate_gradients(examples, [replace(dropped, moment=(step, 0))])
     mean = dropped.gradient / draws
     assert functional.cosine_similarity(mean, calm.gradient, dim=0) > 0.98
     alone = new_row(base, dropped.spec)
-    FusedEngine(base).gradients(examples, [alone])
+    FusedEngine(base).accumulate_gradients(examples, [alone])
     assert not torch.allclose(alone.gradient, calm.gradient, rtol=0.01)
     beside = new_row(base, dropped.spec)
-    FusedEngine(base).gradients(examples, [new_row(base, dropped.spec, seed=3), beside])
+    FusedEngine(base).accumulate_gradients(examples, [new_row(base, dropped.spec, seed=3), beside])
     close(beside.gradient, alone.gradient)
 
 
@@ -299,7 +301,7 @@ def test_bfloat16_stays_near(new_base, new_examples, architecture):
     base, examples = new_base(architecture, dtype=torch.bfloat16), new_examples(LENGTHS, prefix=5)
     row = new_row(base)
     row.weights.copy_(row.weights.bfloat16())
-    (loss,) = FusedEngine(base).gradients(examples, [row])
+    (loss,) = FusedEngine(base).accumulate_gradients(examples, [row])
     expected, gradient = plain(base, row, examples)
     assert loss == pytest.approx(expected, rel=0.01)
     assert float((row.gradient - gradient).norm() / gradient.norm()) < 0.03
@@ -315,9 +317,9 @@ def test_out_of_memory_turns_to_recomputing(new_base, new_examples, monkeypatch,
             raise torch.OutOfMemoryError
         return whole(*arguments, recompute=recompute)
 
-    FusedEngine(base).gradients(examples, [calm])
+    FusedEngine(base).accumulate_gradients(examples, [calm])
     monkeypatch.setattr(fused, "forward", small_memory)
-    engine.gradients(examples, [row])
+    engine.accumulate_gradients(examples, [row])
     assert "out of memory" in caplog.text
     close(row.gradient, calm.gradient)
 
@@ -326,14 +328,14 @@ def test_out_of_memory_turns_to_recomputing(new_base, new_examples, monkeypatch,
 
     monkeypatch.setattr(fused, "forward", no_memory)
     with pytest.raises(TrainingError, match="PHI3-T015"):
-        engine.gradients(examples, [row])
+        engine.accumulate_gradients(examples, [row])
 
 
 def test_the_base_is_left_as_it_was(new_base, new_examples):
     base, examples = new_base(), new_examples(LENGTHS)
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
     for engine in (FusedEngine(base), ReferenceEngine(base)):
-        engine.gradients(examples, [new_row(base)])
+        engine.accumulate_gradients(examples, [new_row(base)])
         engine.close()
     after = base.model.state_dict()
     assert before.keys() == after.keys()

@@ -8,7 +8,7 @@ from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm, apply_rotary_pos
 
 from mlflow_phi3.training import attention_cuda
 from mlflow_phi3.training import head as head_module
-from mlflow_phi3.training.attention import Arrangement, Heads, attend, rotate
+from mlflow_phi3.training.attention import Arrangement, Heads, apply_rope, attend
 from mlflow_phi3.training.head import frozen_head_loss, measure
 from mlflow_phi3.training.linear import Adapters, Dropout, RmsNorm, linear, pointwise, swiglu
 from mlflow_phi3.training.loss import cross_entropy
@@ -81,16 +81,16 @@ def test_rotate_is_transformers_and_turns_back():
     cos, sin = angles.cos(), angles.sin()
     whole = torch.cat((cos, cos), -1)[None], torch.cat((sin, sin), -1)[None]
     expected, _ = apply_rotary_pos_emb(x.transpose(1, 2), x.transpose(1, 2), *whole)
-    mine = rotate(x, cos[:, None], sin[:, None])
+    mine = apply_rope(x, cos[:, None], sin[:, None])
     assert torch.allclose(mine.transpose(1, 2), expected, atol=1e-6)
-    assert torch.allclose(rotate(mine, cos[:, None], -sin[:, None]), x, atol=1e-6)
+    assert torch.allclose(apply_rope(mine, cos[:, None], -sin[:, None]), x, atol=1e-6)
 
 
 def naive_attention(qkv, heads, arrangement):
     """One softmax over all tokens with the mask written out."""
     rows, tokens = qkv.shape[:2]
     x = qkv.view(rows, tokens, -1, heads.size)
-    turned = rotate(x[:, :, : heads.query + heads.key], arrangement.cos, arrangement.sin)
+    turned = apply_rope(x[:, :, : heads.query + heads.key], arrangement.cos, arrangement.sin)
     q, k = turned[:, :, : heads.query], turned[:, :, heads.query :]
     v = x[:, :, heads.query + heads.key :]
     groups = heads.query // heads.key
