@@ -53,9 +53,7 @@ def _at_once(q: Tensor, k: Tensor, v: Tensor, heads: Heads, arrangement: Arrange
     return out.view_as(q)
 
 
-@lru_cache(
-    maxsize=1
-)  # all layers of a batch ask for the same, and each copy to a GPU is waited for
+@lru_cache(maxsize=1)  # all layers of a batch ask for it, and a GPU waits for each copy
 def _where(
     prefix: int, own: tuple[tuple[int, int], ...], rows: int, tokens: int, device: torch.device
 ) -> tuple[tuple[Tensor, Tensor, int, int], Tensor | None]:
@@ -70,11 +68,8 @@ def _where(
         parts = [shared, *(torch.cat((shared, torch.arange(*span))) for span in own[1:])]
         keys = [len(part) for part in parts] * rows
         seen = (torch.arange(rows)[:, None] * tokens + torch.cat(parts)).flatten().to(device)
-    first, second = (
-        torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device)
-        for lengths in (queries, keys)
-    )
-    return (first, second, max(queries), max(keys)), seen
+    begin = [torch.tensor([0, *accumulate(n)], dtype=torch.int32) for n in (queries, keys)]
+    return (begin[0].to(device), begin[1].to(device), max(queries), max(keys)), seen
 
 
 def _by_sequence(q: Tensor, k: Tensor, v: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
