@@ -54,7 +54,7 @@ def try_command(
         str(found["flavor"]),
         str(found["scoring_uri"]),
         place.target,
-        {"messages": [{"role": "user", "content": tried[0].question}]},
+        tried[0].request,
         portal=not (is_local(target) or str(found["scoring_uri"]).startswith("https://localhost")),
     )
     if as_json:

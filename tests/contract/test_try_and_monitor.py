@@ -7,6 +7,7 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from mlflow_phi3.azure.payload import to_request
 from mlflow_phi3.azure.permissions import SEE, STEPS
 from mlflow_phi3.cli.monitor import app as monitor
 from mlflow_phi3.cli.try_ import app as try_
@@ -78,13 +79,14 @@ def test_a_log_that_cannot_be_written_costs_no_answer(served, tmp_path):
 
 def test_golden_queries_and_samples_that_work(served, emulator, tmp_path, run_printed):
     golden = tmp_path / "golden.jsonl"
-    ask = {"messages": [{"role": "user", "content": "hello"}]}
+    ask = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 9}
     golden.write_text(json.dumps({**ask, "contains": ["hello"]}))
     told = CliRunner().invoke(try_, ["watched", "--golden", str(golden), "--json", *LOCAL])
     assert told.exit_code == 0, told.exception
     found = parsed(told)
     assert [one["answer"] for one in found["answers"]] == ["one: hello"]
     assert found["answers"][0]["latency_s"] > 0
+    assert json.dumps(to_request(ask)) in found["samples"]["curl"]
     shown = CliRunner().invoke(try_, ["watched", "--question", "hello", *LOCAL]).output
     assert run_printed(shown).count("one: hello") == 2
     golden.write_text(json.dumps({**ask, "contains": ["blue"]}))
