@@ -6,6 +6,7 @@ docs/metrics.md gives the same definitions in words.
 import math
 import re
 import string
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,12 +52,17 @@ def token_accuracy(totals: TokenTotals) -> float:
 
 
 def normalise(text: str) -> str:
-    """Lower case, no punctuation, no English articles, single spaces.
+    """Lower case, no punctuation of any script, no English articles, single spaces.
 
-    Source: the official SQuAD v1.1 evaluation (arXiv:1606.05250), ``normalize_answer``.
+    Source: the official SQuAD v1.1 evaluation (arXiv:1606.05250), ``normalize_answer``; that knows
+    no punctuation but ASCII's, symbols such as ``$`` and ``+`` among it.
     """
-    bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    bare = "".join(letter for letter in text.lower() if not _is_punctuation(letter))
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
+
+
+def _is_punctuation(letter: str) -> bool:
+    return letter in string.punctuation or unicodedata.category(letter).startswith("P")
 
 
 def exact_match(expected: str, answer: str) -> float:

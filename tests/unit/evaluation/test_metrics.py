@@ -59,6 +59,10 @@ def test_a_huge_loss_overflows_to_infinity():
         ("", "...", 1.0, 1.0),
         ("", "no", 0.0, 0.0),
         ("a b b", "b b b", 0.0, 0.8),
+        ("Don\u2019t.", "don't", 1.0, 1.0),
+        ("होय।", "होय", 1.0, 1.0),
+        ("«Да…» — нет", "да нет", 1.0, 1.0),
+        ("5 €", "5", 0.0, 2 / 3),
     ],
 )
 def test_match_and_f1_by_hand(expected, answer, match, f1):
@@ -88,7 +92,7 @@ def test_f1_agrees_with_scikit_learn_on_sets_of_words(expected, answer):
     assert metrics.token_f1(" ".join(wanted), " ".join(given_)) == pytest.approx(reference)
 
 
-@given(WORDS, WORDS)
+@given(st.one_of(WORDS, ASCII), st.one_of(WORDS, ASCII))
 def test_match_and_f1_agree_with_hugging_faces_squad_metrics(expected, answer):
     """Repeated words, articles, punctuation and empty answers included."""
     assert metrics.normalise(expected) == squad_metrics.normalize_answer(expected)
