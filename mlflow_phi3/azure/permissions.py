@@ -52,6 +52,10 @@ STEPS: Mapping[str, tuple[str, ...]] = {
         f"{_ML}/serverlessEndpoints/read",
         f"{_ML}/serverlessEndpoints/write",
         f"{_ML}/serverlessEndpoints/listKeys/action",
+        # A slot that is used again is emptied first, and what fails is taken back.
+        f"{_ML}/onlineEndpoints/delete",
+        f"{_ML}/onlineEndpoints/deployments/delete",
+        f"{_ML}/serverlessEndpoints/delete",
     ),
     "monitor": (
         f"{_ML}/onlineEndpoints/read",

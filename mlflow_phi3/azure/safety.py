@@ -21,7 +21,9 @@ SAFETY_VARIABLES = (ENDPOINT_VARIABLE, KEY_VARIABLE)
 
 _PATH = "/contentsafety/text:analyze?api-version=2024-09-01"
 _MEDIUM = 4
-"""Of 0, 2, 4, 6: what Azure OpenAI's default filter blocks from on."""
+"""What Azure OpenAI's default filter blocks from on."""
+_SEVERITIES = frozenset({"2", "4", "6"})
+"""From which a text may be held back: 0 is harmless, and the service tells no others."""
 _LONGEST = 10_000
 """Characters that the service takes at once."""
 _OVERLAP = 500
@@ -160,13 +162,13 @@ def safety_from(environment: Mapping[str, str]) -> ContentSafety | None:
     """Return the client that a process environment asks for, or None.
 
     Raises:
-        UsageError: An endpoint without a key, or a severity that is no number.
+        UsageError: An endpoint without a key, or a severity that holds back nothing, or all.
     """
     endpoint = environment.get(ENDPOINT_VARIABLE, "")
     if not endpoint:
         return None
     key, severity = environment.get(KEY_VARIABLE, ""), environment.get(SEVERITY_VARIABLE, "4")
-    if not key or not severity.isdigit():
+    if not key or severity not in _SEVERITIES:
         raise UsageError(
             "PHI3-U752",
             "no key" if not key else f"{severity!r} is not a severity",

@@ -102,9 +102,15 @@ def test_without_a_verdict_nothing_passes(safety, service):
 
 def test_what_the_environment_says():
     assert safety_from({}) is None
-    for wrong in ({}, {KEY_VARIABLE: KEY, SEVERITY_VARIABLE: "high"}):
-        with pytest.raises(UsageError, match="PHI3-U752"):
-            safety_from({ENDPOINT_VARIABLE: "https://x", **wrong})
+    with pytest.raises(UsageError, match="PHI3-U752"):
+        safety_from({ENDPOINT_VARIABLE: "https://x"})
+
+
+@pytest.mark.parametrize("severity", ["high", "0", "3", "8", "10", ""])
+def test_a_severity_that_holds_back_nothing_or_all_is_refused(severity):
+    given = {KEY_VARIABLE: KEY, SEVERITY_VARIABLE: severity}
+    with pytest.raises(UsageError, match="PHI3-U752"):
+        safety_from({ENDPOINT_VARIABLE: "https://x", **given})
 
 
 def test_a_deployment_holds_references_and_no_key():
