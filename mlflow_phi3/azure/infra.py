@@ -8,9 +8,9 @@ from typing import Any, Literal
 from rapidfuzz import process
 
 from mlflow_phi3.azure.client import Workspace, open_account
-from mlflow_phi3.azure.manager import LOST, ResourceManager, state_of
+from mlflow_phi3.azure.infra_wanted import CREATE, SKIP, WantedInfra, check_wanted
 from mlflow_phi3.azure.operation import Deadline, finish
-from mlflow_phi3.azure.wanted import CREATE, SKIP, WantedInfra, check_wanted
+from mlflow_phi3.azure.resource_manager import LOST, ResourceManager, is_busy, state_of
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 
 GROUPS, WORKSPACES, ACCOUNTS = "2021-04-01", "2024-10-01-preview", "2024-10-01"
@@ -83,20 +83,20 @@ def plan_infra(current: CurrentInfra, wanted: WantedInfra) -> tuple[Step, ...]:
     _check_known(current, wanted, location)
     steps: list[Step] = []
     if current.group is None:
-        steps.append(_step("resource group", wanted.target.group, wanted.group_path, location))
+        steps.append(Step("resource group", wanted.target.group, wanted.group_path, location))
     if wanted.ai_services == CREATE and current.account is None:
         note = f"{location}, kind AIServices, SKU S0: billed by use"
-        steps.append(_step("AI Services account", wanted.account_name, wanted.account_path, note))
+        steps.append(Step("AI Services account", wanted.account_name, wanted.account_path, note))
     if current.hub is None:
         note = f"{location}, with a new storage account and key vault"
-        steps.append(_step("hub", wanted.hub, wanted.hub_target.path, note))
+        steps.append(Step("hub", wanted.hub, wanted.hub_target.path, note))
     for name, to in connections(wanted).items():
         if name not in current.connections:
             path = f"{wanted.hub_target.path}/connections/{name}"
-            steps.append(_step("connection", name, path, f"of the hub to {to}"))
+            steps.append(Step("connection", name, path, f"of the hub to {to}"))
     if current.project is None:
         note = f"{location}, in hub {wanted.hub}"
-        steps.append(_step("project", wanted.target.project, wanted.target.path, note))
+        steps.append(Step("project", wanted.target.project, wanted.target.path, note))
     return tuple(steps)
 
 
@@ -189,6 +189,30 @@ class Builder:
             {} if hub is None else self._connections(wanted),
             self._locations(wanted) if wanted.location else (),
         )
+
+    def await_idle(
+        self, current: CurrentInfra, wanted: WantedInfra, tell: Callable[[str], None]
+    ) -> CurrentInfra:
+        """Return what is there once nothing of it is being made any more, by whomever.
+
+        Raises:
+            AzureError: Refused, or no answer.
+            DeadlinePassed: Time is over.
+        """
+        busy = [
+            (path, version)
+            for found, path, version in (
+                (current.account, wanted.account_path, ACCOUNTS),
+                (current.hub, wanted.hub_target.path, WORKSPACES),
+                (current.project, wanted.target.path, WORKSPACES),
+            )
+            if found is not None and is_busy(found)
+        ]
+        for path, version in busy:
+            name = path.rsplit("/", 1)[1]
+            tell(f"wait for {name}, which is being made")
+            self._manager.await_idle(path, version, where=name, deadline=self._deadline)
+        return self.look(wanted) if busy else current
 
     def build(
         self,
@@ -366,7 +390,3 @@ def _own_hub(project: Mapping[str, Any] | None) -> re.Match[str] | None:
 def _leads_to(connection: Mapping[str, Any]) -> str:
     resource = (connection.get("metadata") or {}).get("ResourceId")
     return str(resource or connection.get("target") or "")
-
-
-def _step(kind: Kind, name: str, path: str, note: str) -> Step:
-    return Step(kind, name, path, note)

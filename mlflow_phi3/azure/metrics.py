@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from mlflow_phi3.azure.manager import ResourceManager
+from mlflow_phi3.azure.resource_manager import ResourceManager
 
 _VERSION = "2023-10-01"
 _REQUESTS = "RequestsPerMinute"

@@ -18,8 +18,8 @@ from mlflow_phi3.azure.checks import (
     untold_steps,
 )
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.manager import ResourceManager
 from mlflow_phi3.azure.permissions import REGISTER, STEPS
+from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.errors import AzureError
 
 PROVIDERS: Mapping[str, tuple[str, ...]] = {

@@ -9,9 +9,9 @@ import typer
 from rich.markup import escape
 
 from mlflow_phi3.azure.infra import Builder, find_location, plan_infra
+from mlflow_phi3.azure.infra_wanted import CREATE, SKIP, WantedInfra, check_wanted
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.target import Target
-from mlflow_phi3.azure.wanted import CREATE, SKIP, WantedInfra, check_wanted
 from mlflow_phi3.backends.project import find_place
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.workflows.screen import Screen
@@ -39,7 +39,8 @@ def infra_command(  # noqa: PLR0913 - one option each
 ) -> None:
     """Create what is missing of: resource group, AI Services, hub, connections, project.
 
-    What is there is left as it is, so that the command can be run again, also after a failure.
+    What is there is left as it is, and what is still being made is waited for, so that the command
+    can be run again, also after a failure.
     """
     place = find_place(target)
     found = replace(
@@ -53,6 +54,8 @@ def infra_command(  # noqa: PLR0913 - one option each
     builder = Builder(replace(place, target=found).open_account(), Deadline(timeout_s))
     wanted = builder.choose_hub(wanted)
     current = builder.look(wanted)
+    if not dry_run:
+        current = builder.await_idle(current, wanted, screen.say)
     steps = plan_infra(current, wanted)
     if not dry_run:
         builder.build(steps, wanted, find_location(current, wanted), screen.say)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.collected import read_collected
-from mlflow_phi3.azure.manager import ResourceManager
 from mlflow_phi3.azure.metrics import get_minutes
 from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.azure.serverless import ServerlessService
 from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.config.monitor import MonitorConfig

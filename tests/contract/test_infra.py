@@ -8,10 +8,11 @@ from typer.testing import CliRunner
 
 from mlflow_phi3.azure.client import open_account, open_workspace
 from mlflow_phi3.azure.infra import Builder, CurrentInfra, find_location, plan_infra
+from mlflow_phi3.azure.infra_wanted import WantedInfra
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.permissions import SEE, STEPS
+from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.azure.target import Target
-from mlflow_phi3.azure.wanted import WantedInfra
 from mlflow_phi3.cli.doctor import app as doctor_app
 from mlflow_phi3.cli.infra import app
 from mlflow_phi3.cli.models import app as models_app
@@ -226,6 +227,26 @@ def test_what_azure_could_not_make_is_not_taken_for_made(state):
     wanted = WantedInfra(TARGET, "phi-hub", "", ai_services="skip")
     with pytest.raises(PreflightError, match=rf"P725 hub phi-hub: .*{state}.*-n phi-hub -g tut"):
         plan_infra(CurrentInfra({"location": "eastus2"}, lost, None, None), wanted)
+
+
+def test_what_an_earlier_command_left_under_way_is_waited_for(azure, monkeypatch):
+    words = ["--project", "phi-slow", "--location", "eastus2", "--ai-services", "skip"]
+    made = CliRunner().invoke(app, words)
+    assert made.exit_code == 0, made.exception
+    looked, get = [], ResourceManager.get
+
+    def get_slowly(self, path, *args, **options):
+        answer = get(self, path, *args, **options)
+        if not path.endswith("/phi-slow"):
+            return answer
+        looked.append(path)
+        state = "Creating" if len(looked) < 4 else "Failed"
+        return replace(answer, body={**answer.body, "properties": {"provisioningState": state}})
+
+    monkeypatch.setattr(ResourceManager, "get", get_slowly)
+    told = CliRunner().invoke(app, [*words, "--hub", "phi-slow-hub"])
+    assert "wait for phi-slow, which is being made" in told.output
+    assert told.exception.code == "PHI3-P725"  # and what has become of it is seen
 
 
 def test_what_is_printed_leads_to_what_was_made(azure, monkeypatch):

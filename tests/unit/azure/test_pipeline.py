@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from mlflow_phi3.azure.failures import translated
-from mlflow_phi3.azure.manager import ResourceManager
-from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
 from mlflow_phi3.azure.pipeline import read_list, send
+from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.azure.serverless import Refused, ServerlessEndpoint, ServerlessService
 from mlflow_phi3.errors import AzureError
 
@@ -94,9 +94,10 @@ def test_the_key_of_an_endpoint_that_is_gone():
         ServerlessService(MemoryClient(GONE), Deadline(5)).get_key("chat")
 
 
-def put(*answers):
+def put(*answers, timeout_s=5):
     manager = ResourceManager(MemoryClient(*answers))
-    return manager.put("/thing", "2024-01-01", {}, where="hub h", deadline=Deadline(5))
+    deadline = Deadline(timeout_s)
+    return manager.put("/hubs/h", "2024-01-01", {}, where="hub h", deadline=deadline)
 
 
 def test_the_resource_manager_does_not_take_a_refusal_for_done():
@@ -112,6 +113,12 @@ def test_what_is_deleted_while_it_is_made_is_not_made():
 def test_what_was_made_is_returned():
     creating, done = ({"properties": {"provisioningState": s}} for s in ("Creating", "Succeeded"))
     assert put((201, creating), (200, done)).body == done
+
+
+def test_what_takes_too_long_is_told_with_its_state():
+    creating = {"properties": {"provisioningState": "Creating"}}
+    with pytest.raises(DeadlinePassed, match=r"PHI3-A708 hub h: h \(Creating\).*--timeout-s"):
+        put((201, creating), timeout_s=0)
 
 
 @pytest.mark.parametrize("state", ["Failed", "Canceled"])

@@ -4,19 +4,17 @@ Requests go through the SDK's own pipeline: its sign-in, retries and cloud.
 """
 
 import datetime as dt
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
+from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle
 from mlflow_phi3.azure.pipeline import read_list, send
 from mlflow_phi3.errors import AzureError
 
-_BUSY = frozenset({"Accepted", "Creating", "InProgress", "Registering", "Running", "Updating"})
-_LONGEST_PAUSE_S = 10.0
+_BUSY = CHANGING | {"Accepted", "InProgress", "Registering", "Running"}
 LOST = frozenset({"Canceled", "Failed"})
 _AGAIN = "run the same command again, when nobody else deletes it"
 
@@ -89,20 +87,9 @@ class ResourceManager:
                 could not make it.
             DeadlinePassed: Time is over.
         """
-        url = f"{path}?api-version={version}"
-        answer = self._send("PUT", url, where, body)
-        pause_s = 0.2
-        while answer is not None and state_of(answer.body) in _BUSY:
-            if deadline.left_s() <= 0:
-                raise DeadlinePassed(
-                    "PHI3-A721",
-                    f"it is still {state_of(answer.body)} after {deadline.timeout_s:.0f} s",
-                    where=where,
-                    fix="run the same command again, with a longer --timeout-s",
-                )
-            time.sleep(min(pause_s, deadline.left_s()))
-            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
-            answer = self._send("GET", url, where)
+        answer = self._send("PUT", f"{path}?api-version={version}", where, body)
+        if answer is not None and is_busy(answer.body):
+            answer = self.await_idle(path, version, where=where, deadline=deadline)
         if answer is None:
             raise AzureError("PHI3-A723", "it was deleted meanwhile", where=where, fix=_AGAIN)
         if state_of(answer.body) in LOST:
@@ -112,6 +99,27 @@ class ResourceManager:
                 where=where,
                 fix="look at the resource group's activity log, then run the same command again",
             )
+        return answer
+
+    def await_idle(
+        self, path: str, version: str, *, where: str, deadline: Deadline
+    ) -> Answer | None:
+        """Return a resource once it is not being changed any more, or None.
+
+        Raises:
+            AzureError: As :meth:`get`.
+            DeadlinePassed: Time is over.
+        """
+        answer = None
+
+        def busy() -> str:
+            nonlocal answer
+            answer = self.get(path, version, where=where)
+            if answer is None or not is_busy(answer.body):
+                return ""
+            return f"{path.rsplit('/', 1)[1]} ({state_of(answer.body)})"
+
+        await_idle(busy, deadline, where=where)
         return answer
 
     def _send(self, method: str, url: str, where: str, body: Any = None) -> Answer | None:
@@ -130,6 +138,11 @@ class ResourceManager:
 def state_of(body: Mapping[str, Any]) -> str:
     """Return how the making of a resource stands, as its description says; else empty."""
     return str((body.get("properties") or {}).get("provisioningState") or "")
+
+
+def is_busy(body: Mapping[str, Any]) -> bool:
+    """Whether a resource is being made or changed, as its description says."""
+    return state_of(body) in _BUSY
 
 
 def _date(text: str) -> dt.datetime | None:
