@@ -31,7 +31,9 @@ def merge_adapter(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -
         UsageError: ``adapter`` holds no adapter.
     """
     check_adapter(adapter)
-    save_checkpoint(fold_adapter(copy.deepcopy(base.model), adapter, dtype=dtype), base, out)
+    # A GPU has room for the base and a copy of it, and seldom for the copy in float32 as well.
+    model = dequantize(copy.deepcopy(base.model)).to("cpu")
+    save_checkpoint(fold_adapter(model, adapter, dtype=dtype), base, out)
     return out
 
 
