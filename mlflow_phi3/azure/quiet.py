@@ -4,18 +4,76 @@ import contextlib
 import io
 import logging
 import os
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 
 
-@contextlib.contextmanager
-def applied(environment: Mapping[str, str]) -> Iterator[None]:
+class _Shared:
+    """A change of the whole process that threads share: the first makes it, the last undoes it.
+
+    Each for itself would put back what another had changed, and the process would keep that. A
+    thread that wants another change waits until nobody is inside; one that is inside itself never
+    waits, so that two cannot wait for each other, and makes its own for as long as it needs it.
+    """
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._inside: list[int] = []
+        self._settings: Mapping[str, str] = {}
+        self._made = contextlib.ExitStack()
+
+    @contextlib.contextmanager
+    def held(
+        self,
+        change: Callable[[], contextlib.AbstractContextManager[None]],
+        settings: Mapping[str, str],
+    ) -> Iterator[None]:
+        """Hold a change that ``settings`` tells from others; nothing is locked meanwhile."""
+        me = threading.get_ident()
+        with self._condition:
+            self._condition.wait_for(
+                lambda: not self._inside or self._settings == settings or me in self._inside
+            )
+            if not self._inside:
+                self._made.enter_context(change())
+                self._settings = dict(settings)
+            own = change() if self._settings != settings else contextlib.nullcontext()
+            self._inside.append(me)
+        try:
+            with own:
+                yield
+        finally:
+            with self._condition:
+                self._inside.remove(me)
+                if not self._inside:
+                    self._made.close()
+                    self._condition.notify_all()
+
+
+# Of the process, as are its environment and its output.
+_environment = _Shared()
+_output = _Shared()
+
+
+def applied(environment: Mapping[str, str]) -> contextlib.AbstractContextManager[None]:
     """Set environment variables while the SDK works, and put back what was there.
 
     The SDK reads its cloud's settings from the environment at every call, and writes
     ``AZUREML_CURRENT_CLOUD`` itself, which would pin later clients to this cloud: that is put back
-    too.
+    too. Threads with other settings wait.
     """
+    return _environment.held(partial(_set, environment), environment)
+
+
+def quiet() -> contextlib.AbstractContextManager[None]:
+    """Keep the SDK's output from the person."""
+    return _output.held(_silence, {})
+
+
+@contextlib.contextmanager
+def _set(environment: Mapping[str, str]) -> Iterator[None]:
     touched = {*environment, "AZUREML_CURRENT_CLOUD"}
     before = {name: os.environ.get(name) for name in touched}
     os.environ.update(environment)
@@ -30,8 +88,7 @@ def applied(environment: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the SDK's output from the person."""
+def _silence() -> Iterator[None]:
     loggers = [
         logger
         for name, logger in logging.root.manager.loggerDict.items()

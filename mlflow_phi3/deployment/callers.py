@@ -1,5 +1,6 @@
 """Asking endpoints: one client each, found by name, of whichever kind the endpoint is."""
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ class Callers:
         self._uri = target_uri
         self._clients: dict[str, ScoringClient] = {}
         self._serverless: set[str] = set()
+        self._connecting = threading.Lock()
         # MLflow never closes a deployments client: connections are closed when this is collected.
         weakref.finalize(self, _close, self._clients)
 
@@ -81,9 +83,10 @@ class Callers:
         Raises:
             UsageError: There is no such endpoint, or it cannot be called yet.
         """
-        if endpoint not in self._clients:
-            self._clients[endpoint] = self._connect(endpoint)
-        return self._clients[endpoint]
+        with self._connecting:  # threads that share a new client ask for one key
+            if endpoint not in self._clients:
+                self._clients[endpoint] = self._connect(endpoint)
+            return self._clients[endpoint]
 
     def forget(self, endpoint: str) -> None:
         """Close an endpoint's client: it is gone, and one of the same name has other keys."""

@@ -1,4 +1,7 @@
 import os
+import sys
+import threading
+import warnings
 
 import pytest
 
@@ -44,6 +47,55 @@ def test_settings_hold_only_inside_and_the_sdks_own_are_put_back(monkeypatch):
     assert os.environ["AZURE_TENANT_ID"] == "mine"
     assert "AZUREML_CURRENT_CLOUD" not in os.environ
     assert "AZURE_CLIENT_ID" not in os.environ
+
+
+def overlapping(change):
+    """Two threads inside a change at once, of which the first leaves first."""
+    second_is_in, first_is_out = threading.Event(), threading.Event()
+
+    def second():
+        with change():
+            second_is_in.set()
+            first_is_out.wait(5)
+
+    thread = threading.Thread(target=second)
+    with change():
+        thread.start()
+        second_is_in.wait(5)
+    first_is_out.set()
+    thread.join()
+
+
+def test_threads_leave_the_process_as_they_found_it(monkeypatch):
+    monkeypatch.setenv("AZURE_TENANT_ID", "mine")
+    out, err, shown = sys.stdout, sys.stderr, warnings.showwarning
+
+    overlapping(quiet)
+    overlapping(lambda: applied({"AZURE_TENANT_ID": "other"}))
+
+    assert (sys.stdout, sys.stderr, warnings.showwarning) == (out, err, shown)
+    assert os.environ["AZURE_TENANT_ID"] == "mine"
+
+
+def test_threads_of_two_clouds_take_turns(monkeypatch):
+    monkeypatch.setenv("AZURE_TENANT_ID", "mine")
+    seen = []
+
+    def other_cloud():
+        with applied({"AZURE_TENANT_ID": "other"}):
+            seen.append(os.environ["AZURE_TENANT_ID"])
+
+    thread = threading.Thread(target=other_cloud)
+    with applied({}):
+        thread.start()
+        thread.join(0.05)
+        seen.append(os.environ["AZURE_TENANT_ID"])
+        with applied({"AZURE_TENANT_ID": "inner"}):  # who is inside never waits
+            seen.append(os.environ["AZURE_TENANT_ID"])
+    thread.join()
+
+    assert seen == ["mine", "inner", "other"]
+    assert os.environ["AZURE_TENANT_ID"] == "mine"
 
 
 def test_what_the_sdk_prints_is_kept_in(capsys):
