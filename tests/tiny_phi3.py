@@ -54,6 +54,22 @@ def write_checkpoint(folder: Path, *, seed: int = 0, context: int = 256) -> Path
     return folder
 
 
+def with_longrope(model: Phi3ForCausalLM, original: int) -> Phi3ForCausalLM:
+    """The same weights; all of a batch is turned otherwise once one is longer than ``original``."""
+    rope = {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "short_factor": [1.0] * 8,
+        "long_factor": [9.0] * 8,
+        "original_max_position_embeddings": original,
+    }
+    told = {"original_max_position_embeddings": original, "rope_parameters": rope}
+    stretched = Phi3ForCausalLM(Phi3Config(**{**model.config.to_dict(), **told})).eval()
+    stretched.load_state_dict(model.state_dict())
+    stretched.generation_config = model.generation_config
+    return stretched
+
+
 def write_adapter(base: Base, folder: Path, *, seed: int = 1, strength: float = 0.3) -> Path:
     """An adapter in PEFT's format whose update is not zero."""
     torch.manual_seed(seed)

@@ -8,7 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from mlflow_phi3.errors import Phi3Error
-from mlflow_phi3.modeling.generate import context_length, render_prompt, stop_ids
+from mlflow_phi3.modeling.generate import (
+    context_length,
+    original_context,
+    render_prompt,
+    stop_ids,
+)
 from mlflow_phi3.serving.batching import Batcher
 from mlflow_phi3.serving.local import Checkpoint, LocalModel, Reply
 from mlflow_phi3.serving.protocol import (
@@ -58,9 +63,10 @@ class Piece:
 class ConcurrentModel:
     """A checkpoint that answers many requests at once.
 
-    Greedy and sampled requests are batched continuously. Those with a ``seed`` or ``logprobs`` are
-    answered one after the other by ``generate``: the manager knows neither a seed nor the
-    alternatives of a single request.
+    Greedy and sampled requests are batched continuously. Those with a ``seed`` or ``logprobs``, and
+    those that may go beyond longrope's original context, are answered one after the other by
+    ``generate``: the manager knows neither a seed nor the alternatives of a single request, and
+    turns all of a pass, which need not hold a whole prompt, by the longest position in it.
 
     transformers ends a batch's thread at its first fault. The requests of that batch fail; another
     thread is started for the next ones.
@@ -122,7 +128,7 @@ class ConcurrentModel:
     async def answer(self, prompt: Prompt) -> Reply:
         """All answers of one request; cancelling the task stops generation."""
         request = prompt.request
-        if _alone(request):
+        if self._goes_alone(prompt):
             return await self._answer_alone(request)
         # Greedy answers are all the same: one is generated, and given n times.
         count = request.n if request.temperature else 1
@@ -132,7 +138,7 @@ class ConcurrentModel:
     async def pieces(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The answers as they come, interleaved; leaving early stops generation."""
         request = prompt.request
-        if _alone(request):
+        if self._goes_alone(prompt):
             reply = await self._answer_alone(request)
             for index, one in enumerate(reply.answers):
                 yield Piece(index, one.text, one.tokens, one.finish, one.logprobs)
@@ -206,6 +212,11 @@ class ConcurrentModel:
         finally:
             await tokens.aclose()
 
+    def _goes_alone(self, prompt: Prompt) -> bool:
+        request, last = prompt.request, len(prompt.ids) + prompt.length
+        seeded = request.seed is not None and request.temperature > 0
+        return request.logprobs or seeded or last > original_context(self._checkpoint.model)
+
     async def _answer_alone(self, request: ChatRequest) -> Reply:
         left = threading.Event()
         loop = asyncio.get_running_loop()
@@ -232,7 +243,3 @@ class ConcurrentModel:
             interval_s=self._interval_s,
         )
         return made
-
-
-def _alone(request: ChatRequest) -> bool:
-    return request.logprobs or (request.seed is not None and request.temperature > 0)

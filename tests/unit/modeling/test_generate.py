@@ -2,11 +2,11 @@ import copy
 
 import pytest
 import torch
-from transformers import Phi3Config, Phi3ForCausalLM
 
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.generate import generate, render_prompt, stop_ids
+from tests.tiny_phi3 import with_longrope
 
 PROMPTS = [
     [Message("user", text)]
@@ -37,16 +37,7 @@ def test_equals_the_definition_in_any_batch_and_order(base):
 
 
 def test_an_answer_within_the_original_context_hangs_on_no_longer_neighbour(base):
-    told = {**base.model.config.to_dict(), "original_max_position_embeddings": 40}
-    told["rope_parameters"] = {
-        "rope_type": "longrope",
-        "rope_theta": 10000.0,
-        "short_factor": [1.0] * 8,
-        "long_factor": [9.0] * 8,
-        "original_max_position_embeddings": 40,
-    }
-    model = Phi3ForCausalLM(Phi3Config(**told)).eval()
-    model.load_state_dict(base.model.state_dict())
+    model = with_longrope(base.model, 40)
     prompts = [*PROMPTS, [Message("user", "the light turns blue " * 12)]]
     lengths = [len(render_prompt(base.tokenizer, prompt)) for prompt in prompts]
     assert max(lengths[:-1]) + 6 < 40 < lengths[-1]

@@ -9,7 +9,9 @@ import pytest
 
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.serving.concurrent import ConcurrentModel
+from mlflow_phi3.serving.local import Checkpoint, LocalModel
 from mlflow_phi3.serving.protocol import parse_request
+from tests.tiny_phi3 import with_longrope
 from tests.unit.serving.running import QUESTIONS, ask, expected
 
 HELLO = [{"role": "user", "content": "hold the light"}]
@@ -207,6 +209,25 @@ def test_a_prompt_that_leaves_the_cache_room_for_one_token_gets_it(checkpoint, l
         with pytest.raises(UsageError, match=r"\d+ tokens and the server's cache_tokens are 64"):
             model.prepare(parse_request(ask("x" * 64)))
         assert model.alive
+    finally:
+        model.stop()
+
+
+def test_what_goes_beyond_longropes_original_context_is_answered_as_by_generate(checkpoint):
+    stretched = Checkpoint(with_longrope(checkpoint.model, 40), checkpoint.tokenizer)
+    model = ConcurrentModel(stretched, default_max_tokens=12, cache_tokens=4096)
+    plain = LocalModel(stretched, default_max_tokens=12)
+    requests = [parse_request(ask(text)) for text in ("x", "the light turns blue " * 12)]
+
+    async def both():
+        return await asyncio.gather(*(model.answer(model.prepare(one)) for one in requests))
+
+    try:
+        assert len(model.prepare(requests[0]).ids) + 12 < 40 < len(model.prepare(requests[1]).ids)
+        found = asyncio.run(both())
+        assert found == [plain.answer(one) for one in requests]
+        streamed = asyncio.run(anext(model.pieces(model.prepare(requests[1]))))
+        assert streamed.text == found[1].answers[0].text
     finally:
         model.stop()
 
