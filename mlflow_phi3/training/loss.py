@@ -2,16 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from importlib.metadata import entry_points
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.training.plugins import find_named
 from mlflow_phi3.training.spec import TrialSpec
-
-ENTRY_POINTS = "mlflow_phi3.losses"
 
 TokenLoss = Callable[..., Tensor]
 """``(logits [n, classes] float32, targets [n], *, label_smoothing, class_weights) -> [n]``."""
@@ -40,26 +37,20 @@ def focal(
 BUILT_IN: dict[str, TokenLoss] = {"cross_entropy": cross_entropy, "focal": focal}
 
 
-def get_loss(spec: TrialSpec, device: torch.device) -> TokenLoss:
-    """The loss of ``spec`` as ``(logits, targets) -> [n]``.
-
-    Other packages add names through the entry point group ``mlflow_phi3.losses``.
+def find_loss(name: str) -> TokenLoss:
+    """Find loss ``name``; other packages add names through ``mlflow_phi3.losses``.
 
     Raises:
         UsageError: No loss has that name.
     """
-    found = BUILT_IN.get(spec.loss)
-    if found is None:
-        others = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-        if spec.loss not in others:
-            raise UsageError(
-                "PHI3-U060",
-                f"no loss named {spec.loss!r}",
-                where="loss",
-                fix=f"choose one of {', '.join(sorted({*BUILT_IN, *others}))}",
-            )
-        found = others[spec.loss].load()
+    group = "mlflow_phi3.losses"
+    return find_named(name, BUILT_IN, group=group, where="loss", code="PHI3-U060")
+
+
+def get_loss(spec: TrialSpec, device: torch.device) -> TokenLoss:
+    """The loss of ``spec`` as ``(logits, targets) -> [n]``; see :func:`find_loss`."""
     weights = torch.tensor(spec.class_weights, device=device) if spec.class_weights else None
+    found = find_loss(spec.loss)
     return partial(found, label_smoothing=spec.label_smoothing, class_weights=weights)
 
 

@@ -1,7 +1,6 @@
 """Optimizers by name, over the views of one trial's flat weights."""
 
 from collections.abc import Callable, Iterable
-from importlib.metadata import entry_points
 from importlib.util import find_spec
 
 import torch
@@ -9,8 +8,7 @@ from torch import Tensor
 from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
 from mlflow_phi3.errors import UsageError
-
-ENTRY_POINTS = "mlflow_phi3.optimizers"
+from mlflow_phi3.training.plugins import find_named
 
 Make = Callable[[Iterable[Tensor], float, float], Optimizer]
 """``(parameters, learning rate, weight decay) -> Optimizer``."""
@@ -58,26 +56,21 @@ BUILT_IN: dict[str, Make] = {
 }
 
 
-def make_optimizer(
-    name: str, parameters: Iterable[Tensor], *, learning_rate: float, weight_decay: float
-) -> Optimizer:
-    """Make optimizer ``name``; other packages add names through ``mlflow_phi3.optimizers``.
+def find_optimizer(name: str) -> Make:
+    """Find what makes optimizer ``name``; other packages add some: ``mlflow_phi3.optimizers``.
 
     Raises:
         UsageError: No optimizer has that name.
     """
-    make = BUILT_IN.get(name)
-    if make is None:
-        others = {entry.name: entry for entry in entry_points(group=ENTRY_POINTS)}
-        if name not in others:
-            raise UsageError(
-                "PHI3-U061",
-                f"no optimizer named {name!r}",
-                where="optimizer",
-                fix=f"choose one of {', '.join(sorted({*BUILT_IN, *others}))}",
-            )
-        make = others[name].load()
-    return make(parameters, learning_rate, weight_decay)
+    group = "mlflow_phi3.optimizers"
+    return find_named(name, BUILT_IN, group=group, where="optimizer", code="PHI3-U061")
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[Tensor], *, learning_rate: float, weight_decay: float
+) -> Optimizer:
+    """Make the optimizer that :func:`find_optimizer` finds, over ``parameters``."""
+    return find_optimizer(name)(parameters, learning_rate, weight_decay)
 
 
 def clip_gradient(gradient: Tensor, limit: float) -> float:
