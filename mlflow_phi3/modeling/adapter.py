@@ -10,6 +10,10 @@ from transformers import PreTrainedModel
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import Base
 
+# PEFT's two files of an adapter.
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+
 
 @contextmanager
 def with_adapter(base: Base, adapter: Path | None) -> Iterator[PreTrainedModel]:
@@ -48,7 +52,7 @@ def check_adapter(adapter: Path) -> None:
     Raises:
         UsageError: A file is missing.
     """
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (adapter / name).is_file():
             raise UsageError(
                 "PHI3-U030",

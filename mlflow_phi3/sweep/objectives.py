@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from mlflow_phi3.training.adapters import WEIGHTS_FILE
+from mlflow_phi3.modeling.adapter import WEIGHTS_FILE
 from mlflow_phi3.training.reports import EndReport
 from mlflow_phi3.training.spec import TrialSpec
 

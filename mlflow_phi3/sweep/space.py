@@ -3,8 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from importlib.metadata import entry_points
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from optuna.distributions import (
@@ -17,13 +16,15 @@ from optuna.distributions import (
 from mlflow_phi3.config.hyperparameters import UNWEIGHTED, Hyperparameters, parse_weights
 from mlflow_phi3.config.swept import Auto, Choices, Interval, Pin, Scalar, Swept, values_of
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.modeling.base import DEMO
-from mlflow_phi3.modeling.catalog import learning_rates
-from mlflow_phi3.training import loss, optimizer
-from mlflow_phi3.training.spec import LINEAR_LAYERS, LoraSpec, TrialSpec
+from mlflow_phi3.modeling.base import DEMO, Base
+from mlflow_phi3.modeling.catalog import find, learning_rates
+from mlflow_phi3.training.adapters import find_linear, plan_layout
+from mlflow_phi3.training.loss import find_loss
+from mlflow_phi3.training.optimizer import find_optimizer
+from mlflow_phi3.training.spec import ALL_LINEAR, LINEAR_LAYERS, LoraSpec, TrialSpec
 
 EPOCHS = "epochs"
-ALL_LINEAR = "all-linear"
+TARGETS = "target_modules"
 # The demo knows its world by heart: larger steps lower its loss further, and its answers go wrong.
 _DEMO_RATES = Interval(6e-5, 1.2e-4, log=True)
 # Only under these schedules is a short training the beginning of a long one.
@@ -56,6 +57,17 @@ class Space:
         """The trial that takes the most memory: the highest rank on the most layers."""
         some = {name: _most(value) for name, value in self.swept.items()}
         return self.spec(some)
+
+    def check_layers(self, base: Base) -> None:
+        """Refuse layers that ``base`` does not have, at which a later trial would stop.
+
+        Raises:
+            UsageError: Such a layer.
+        """
+        linear, lora = find_linear(base.model), self.largest().lora
+        swept = self.swept.get(TARGETS, Pin(self.pinned.get(TARGETS, ALL_LINEAR)))
+        for text in values_of(swept) or ():
+            plan_layout(linear, replace(lora, target_modules=_layers(str(text))))
 
     def epochs_to_share(self) -> tuple[int, ...]:
         """Numbers of epochs that one training can answer for; empty when there are none."""
@@ -104,7 +116,7 @@ def build_space(parameters: Hyperparameters, *, model: str, seed: int) -> Space:
                 pinned[name] = value
             case Interval() | Choices() as several:
                 swept[name] = several
-    _check_layers(parameters.target_modules)
+    _check_layers(parameters.target_modules, model)
     _check_names(parameters)
     return Space(swept, pinned, seed)
 
@@ -137,14 +149,14 @@ def flat_params(spec: TrialSpec) -> dict[str, object]:
     del flat["shuffle"]  # nobody sets it in a sweep
     weights = flat.pop("class_weights")
     lora = flat.pop("lora")
-    modules = tuple(lora.pop("target_modules"))
+    modules = lora.pop("target_modules")
     switches = {name: lora.pop(name) for name in ("rslora", "dora")}
     return {
         **flat,
         **{f"lora_{name}": value for name, value in lora.items()},
         **switches,
         "class_weights": "+".join(f"{weight:g}" for weight in weights) or UNWEIGHTED,
-        "target_modules": ALL_LINEAR if modules == LINEAR_LAYERS else "+".join(modules),
+        "target_modules": "+".join(modules),
     }
 
 
@@ -182,13 +194,16 @@ def _spec(values: Mapping[str, Any], *, seed: int) -> TrialSpec:
 
 
 def _layers(text: str) -> tuple[str, ...]:
-    return LINEAR_LAYERS if text == ALL_LINEAR else tuple(text.split("+"))
+    return tuple(text.split("+"))
 
 
-def _check_layers(value: Swept) -> None:
+def _check_layers(value: Swept, model: str) -> None:
+    """Refuse layers that Phi-3 does not have; what another model has is known once it is loaded."""
+    if model != DEMO and find(model) is None:
+        return
     for text in values_of(value) or ():
         for layer in _layers(str(text)):
-            if layer not in LINEAR_LAYERS:
+            if layer not in LINEAR_LAYERS and text != ALL_LINEAR:
                 raise UsageError(
                     "PHI3-U082",
                     f"no linear layer is called {layer!r}",
@@ -199,16 +214,10 @@ def _check_layers(value: Swept) -> None:
 
 def _check_names(parameters: Hyperparameters) -> None:
     """Refuse an optimizer or a loss at which a trial in the midst of the study would stop."""
-    for where, code, home in (("optimizer", "PHI3-U061", optimizer), ("loss", "PHI3-U060", loss)):
-        known = {*home.BUILT_IN, *(entry.name for entry in entry_points(group=home.ENTRY_POINTS))}
-        for name in values_of(getattr(parameters, where)) or ():
-            if name not in known:
-                raise UsageError(
-                    code,
-                    f"no {where} named {name!r}",
-                    where=where,
-                    fix=f"choose one of {', '.join(sorted(known))}",
-                )
+    for name in values_of(parameters.optimizer) or ():
+        find_optimizer(str(name))
+    for name in values_of(parameters.loss) or ():
+        find_loss(str(name))
 
 
 def _most(value: Interval | Choices) -> Scalar:
@@ -216,8 +225,13 @@ def _most(value: Interval | Choices) -> Scalar:
     if isinstance(value, Interval):
         return value.high
     if all(isinstance(each, str) for each in value.values):
-        return max(value.values, key=lambda each: len(_layers(str(each))))
+        return max(value.values, key=lambda each: _size(str(each)))
     return max(value.values, key=float)
+
+
+def _size(text: str) -> tuple[bool, int]:
+    layers = _layers(text)
+    return ALL_LINEAR in layers, len(layers)
 
 
 def _first(value: Interval | Choices) -> Scalar:

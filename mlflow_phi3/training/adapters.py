@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.modeling.adapter import CONFIG_FILE, WEIGHTS_FILE
 from mlflow_phi3.modeling.quantization import dense_weight
 from mlflow_phi3.training.spec import ALL_LINEAR, LoraSpec
 
-WEIGHTS_FILE = "adapter_model.safetensors"
-CONFIG_FILE = "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
 UNREAD = ("alpha_pattern", "rank_pattern", "layer_replication", "alora_invocation_tokens")
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # others change the base as well

@@ -15,6 +15,7 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.report import rank, searched
 from mlflow_phi3.sweep.results import SweepProgress, SweepResult, show_value
 from mlflow_phi3.sweep.run import run_sweep
+from mlflow_phi3.sweep.trial_run import BEST
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
 from mlflow_phi3.tracking.missing import unless_missing
@@ -27,7 +28,6 @@ from mlflow_phi3.workflows.task import settle
 
 SWEEP_RUN = "phi3.sweep_run"
 WINNER_RUN = "phi3.winner_run"
-ADAPTER = "checkpoints/best"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ def fetch_adapter(job: Job, trial_run: str, *, where: str) -> Path:
     trial = find_run(job.tracker, trial_run, where=where)
     into = job.workspace / "fetched" / trial_run
     into.mkdir(parents=True, exist_ok=True)
-    return fetch(trial, ADAPTER, into, where=where)
+    return fetch(trial, BEST, into, where=where)
 
 
 def show_trials(job: Job, result: SweepResult) -> None:

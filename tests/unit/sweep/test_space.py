@@ -1,11 +1,15 @@
+from dataclasses import replace
+
 import pytest
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.catalog import learning_rates
 from mlflow_phi3.sweep.space import build_space, flat_params, pinned_spec
-from mlflow_phi3.training.spec import LINEAR_LAYERS, LoraSpec, TrialSpec
+from mlflow_phi3.training.adapters import find_linear, plan_layout
+from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 
 
 def space_of(model="demo", **values):
@@ -47,7 +51,7 @@ def test_a_spec_is_shown_under_the_names_people_use():
     shown = flat_params(spec)
     assert set(shown) == {*Hyperparameters.model_fields, "seed"}
     assert shown["target_modules"] == "all-linear"
-    assert spec.lora.target_modules == LINEAR_LAYERS
+    assert spec.lora.target_modules == ("all-linear",)
 
 
 def test_epochs_are_shared_only_where_a_short_training_begins_the_long_one():
@@ -94,5 +98,31 @@ def test_a_name_that_a_later_trial_would_stop_at_is_refused(values, code):
 
 
 def test_unknown_layers_are_refused():
-    with pytest.raises(UsageError, match="no linear layer is called 'q_proj'"):
+    with pytest.raises(UsageError, match=r"PHI3-U082 .*no linear layer is called 'q_proj'"):
         space_of(target_modules="all-linear,q_proj")
+    with pytest.raises(UsageError, match="no linear layer is called 'q_proj'"):
+        space_of("microsoft/Phi-4-mini-instruct", target_modules="all-linear,q_proj")
+
+
+def test_layers_of_another_architecture_are_its_own(tiny_base):
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=16,
+            hidden_size=8,
+            intermediate_size=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+        )
+    )
+    other = replace(tiny_base, model=model)
+    space = space_of("./other", target_modules="q_proj+v_proj,all-linear,q_proj")
+    space.check_layers(other)
+    layout = plan_layout(find_linear(model), space.largest().lora)
+    assert len(layout.modules) == 7  # four of attention, three of the MLP
+    with pytest.raises(UsageError, match="PHI3-U062 target_modules: no linear layers named q_proj"):
+        space.check_layers(tiny_base)
+
+
+def test_all_linear_is_more_than_any_list():
+    space = space_of(target_modules="qkv_proj+o_proj,all-linear,qkv_proj", lora_r="4,16")
+    assert space.largest().lora == LoraSpec(r=16, target_modules=("all-linear",))
