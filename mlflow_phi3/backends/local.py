@@ -10,15 +10,16 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from mlflow_phi3.backends.base import Job, Workload
-from mlflow_phi3.training.adapters import WEIGHTS_FILE
+from mlflow_phi3.modeling.adapter import WEIGHTS_FILE
 from mlflow_phi3.training.capacity import (
     MEMORY_ERRORS,
     advise_size,
     choose_concurrency,
     is_out_of_memory,
+    token_budget_of,
 )
 from mlflow_phi3.training.checkpoint import OPTIMIZER_FILE, is_resumable, load_progress
-from mlflow_phi3.training.loop import TOKEN_BUDGET, Session
+from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class LocalBackend:
     def __init__(self, work: Workload, *, folder: Path) -> None:
         self.work = work
         self.folder = folder
-        self.token_budget = TOKEN_BUDGET.get(work.base.model.device.type, 1024)
+        self.token_budget = token_budget_of(work.base.model.device)
         # One for all rounds: a longer trial may go on where an earlier one has ended.
         self.session = self._open_session()
         self._concurrency = work.concurrency or self._measure()
@@ -67,6 +68,9 @@ class LocalBackend:
         training = LocalTraining(self, groups)
         with closing(training):
             yield training
+
+    def close(self) -> None:
+        """Nothing to let go of: the base is the caller's."""
 
     def renew_session(self) -> None:
         """Begin another session: one that ran out of memory is not used again."""

@@ -1,5 +1,6 @@
 """How many trials fit side by side, by measuring what one more needs."""
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,24 @@ from mlflow_phi3.training.spec import TrialSpec
 
 SPARE = 0.8  # share of the free memory to use: allocators fragment, and others live here too
 MOST = {"cpu": 4, "cuda": 32}  # a CPU's matrix products are nearly full with one trial
+# Tokens of one adapter in one pass. A CPU's matrix products are full at about a thousand rows, and
+# more would only take memory; a GPU's are not.
+_TOKEN_BUDGET = {"cpu": 1024, "cuda": 16384}
+SCORED = 1024  # tokens of one adapter in a scoring pass that a large group does not go below
+_CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
+
+
+def token_budget_of(device: torch.device) -> int:
+    """Most tokens of one adapter in one pass on ``device``, where nothing else is asked for."""
+    return _TOKEN_BUDGET.get(device.type, _TOKEN_BUDGET["cpu"])
+
+
+def scoring_budget(token_budget: int, trials: int) -> int:
+    """Most tokens of one adapter in a pass that scores for ``trials`` at once.
+
+    Memory was measured for training, whose passes end with the batch: these do not.
+    """
+    return min(token_budget, max(SCORED, token_budget // trials))
 
 
 def memory_bytes(device: torch.device) -> int:
@@ -32,16 +51,27 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     free = int(psutil.virtual_memory().available)
-    limit = Path("/sys/fs/cgroup/memory.max")
-    used = Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        free = min(free, int(limit.read_text()) - int(used.read_text()))
+    limit = _CGROUP / "memory.max"
+    if limit.is_file() and limit.read_text().strip() != "max":
+        free = min(free, int(limit.read_text()) - _group_bytes())
     if hasattr(psutil, "RLIMIT_AS"):  # Linux; `ulimit -v`
         process = psutil.Process()
         most = process.rlimit(psutil.RLIMIT_AS)[0]
         if most != psutil.RLIM_INFINITY:
             free = min(free, most - int(process.memory_info().vms))
     return free
+
+
+def _group_bytes() -> int:
+    """What the control group holds and would not give back when asked.
+
+    Source: the working set of cAdvisor, by which Kubernetes evicts: what files have left in memory
+    counts only as long as it is in use.
+    """
+    used = int((_CGROUP / "memory.current").read_text())
+    told = (line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+    left = next((int(value) for name, value in told if name == "inactive_file"), 0)
+    return max(0, used - left)
 
 
 def measure_trial_bytes(
@@ -55,8 +85,8 @@ def measure_trial_bytes(
     linear = find_linear(base.model)
     layout = plan_layout(linear, spec.lora)
     weights = initial_weights(linear, layout, spec.seed).to(base.model.device)
-    longest = sorted(train, key=lambda example: len(example.input_ids), reverse=True)
-    examples = next(split_by_tokens(longest[: spec.batch_size], token_budget))
+    longest = heapq.nlargest(spec.batch_size, train, key=lambda each: len(each.input_ids))
+    examples = next(split_by_tokens(longest, token_budget))
     frozen = {parameter.data_ptr() for parameter in base.model.parameters()}
     kept: dict[int, int] = {}
 
@@ -69,7 +99,9 @@ def measure_trial_bytes(
     engine = make_engine(base, choose_engine(base, "auto", spec))
     try:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            engine.gradients(examples, [Row(spec, layout, weights, torch.zeros_like(weights))])
+            engine.accumulate_gradients(
+                examples, [Row(spec, layout, weights, torch.zeros_like(weights))]
+            )
     finally:
         engine.close()
     return sum(kept.values()) + 4 * weights.numel() * weights.element_size()

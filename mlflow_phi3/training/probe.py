@@ -9,9 +9,12 @@ from pathlib import Path
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training.capacity import measure_trial_bytes
-from mlflow_phi3.training.loop import TOKEN_BUDGET, Session
-from mlflow_phi3.training.reports import EvaluationReport, StepReport
+from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.batching import split_by_tokens
+from mlflow_phi3.training.capacity import measure_trial_bytes, scoring_budget, token_budget_of
+from mlflow_phi3.training.engine import Row, choose_engine, make_engine
+from mlflow_phi3.training.loop import Session
+from mlflow_phi3.training.reports import StepReport
 from mlflow_phi3.training.spec import TrialSpec
 
 _VALIDATED = 32
@@ -70,18 +73,19 @@ def probe(
     began = time.perf_counter()
     sample = _spread(train, (steps + 1) * spec.batch_size)
     scored = _spread(validation, _VALIDATED)
-    budget = TOKEN_BUDGET.get(base.model.device.type, 1024)
+    budget = token_budget_of(base.model.device)
     each = measure_trial_bytes(base, train, spec, token_budget=budget)
     with tempfile.TemporaryDirectory(prefix="mlflow-phi3-probe-") as temporary:
         folder = Path(temporary)
-        session = Session(base, sample, scored, folder=folder)
+        session = Session(base, sample, (), folder=folder)
         for number in range(side_by_side):
             # Another rate each: equal trials would be computed once.
             rate = spec.learning_rate * (1 - number / (2 * side_by_side))
             session.add(f"probe-{number}", replace(spec, epochs=1, learning_rate=rate))
-        tokens, train_s, validation_s = _time(session, side_by_side)
+        tokens, train_s = _time_steps(session, side_by_side)
         kept = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         shutil.rmtree(folder, ignore_errors=True)
+    validation_s = _time_scoring(base, scored, spec, side_by_side, budget)
     scored_tokens = side_by_side * sum(len(example.input_ids) for example in scored)
     return Probe(
         trained_tokens=tokens,
@@ -95,11 +99,11 @@ def probe(
     )
 
 
-def _time(session: Session, side_by_side: int) -> tuple[int, float, float]:
-    """Tokens after the first step of each, and the seconds of training and of scoring."""
+def _time_steps(session: Session, side_by_side: int) -> tuple[int, float]:
+    """Tokens after the first step of each, and the seconds of these steps."""
     tokens, first = 0, 0
     started = time.perf_counter()
-    trained = scored = 0.0
+    trained = 0.0
     for report in session.reports():
         now = time.perf_counter()
         match report:
@@ -110,11 +114,27 @@ def _time(session: Session, side_by_side: int) -> tuple[int, float, float]:
             case StepReport():
                 tokens += report.tokens or 0
                 trained = now
-            case EvaluationReport():
-                scored = now
             case _:
                 pass
-    return tokens, max(trained - started, 1e-9), max(scored - trained, 1e-9)
+    return tokens, max(trained - started, 1e-9)
+
+
+def _time_scoring(
+    base: Base, examples: Sequence[Example], spec: TrialSpec, side_by_side: int, budget: int
+) -> float:
+    """Seconds of scoring ``examples`` as at an epoch's end, without the checkpoints of that."""
+    linear = find_linear(base.model)
+    layout = plan_layout(linear, spec.lora)
+    weights = initial_weights(linear, layout, spec.seed).to(base.model.device)
+    rows = [Row(spec, layout, weights)] * side_by_side
+    engine = make_engine(base, choose_engine(base, "auto", spec))
+    began = time.perf_counter()
+    try:
+        for part in split_by_tokens(examples, scoring_budget(budget, side_by_side)):
+            engine.score(part, rows)
+        return max(time.perf_counter() - began, 1e-9)
+    finally:
+        engine.close()
 
 
 def _spread(examples: Sequence[Example], count: int) -> list[Example]:

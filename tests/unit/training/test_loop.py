@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.training import loop
+from mlflow_phi3.training import capacity, loop
 from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
@@ -170,7 +170,7 @@ def test_a_small_budget_changes_how_but_not_what(session):
 
 
 def test_a_group_scores_no_more_at_once_than_one_may(session, monkeypatch):
-    monkeypatch.setattr(loop, "SCORED", 1)
+    monkeypatch.setattr(capacity, "SCORED", 1)
     parts = []
 
     def look(examples, budget):

@@ -2,8 +2,10 @@
 
 import math
 import re
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from hypothesis import strategies as st
 from peft import LoraConfig
 from transformers import get_scheduler
 
+from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.training import capacity, probe
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.adapters import (
     find_linear,
@@ -24,6 +28,7 @@ from mlflow_phi3.training.adapters import (
 )
 from mlflow_phi3.training.capacity import choose_concurrency, free_bytes, measure_trial_bytes
 from mlflow_phi3.training.engine import choose_engine
+from mlflow_phi3.training.fused import FusedEngine
 from mlflow_phi3.training.loss import get_loss
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
 from mlflow_phi3.training.reference import alike
@@ -210,6 +215,63 @@ def test_capacity_grows_with_memory_and_shrinks_with_rank(new_base, new_examples
     ]
     assert fits == [1, 1, 2, 3, 4]
     assert free_bytes(torch.device("cpu")) > 0
+
+
+def test_memory_that_a_container_can_have_back_is_free(monkeypatch, tmp_path):
+    group = {"memory.max": "9000000", "memory.current": "8000000"}
+    group["memory.stat"] = "anon 1000000\nactive_file 2000000\ninactive_file 5000000\n"
+    for name, text in group.items():
+        (tmp_path / name).write_text(f"{text}\n")
+    monkeypatch.setattr(capacity, "_CGROUP", tmp_path)
+    assert free_bytes(torch.device("cpu")) == 6_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert free_bytes(torch.device("cpu")) > 9_000_000
+
+
+def test_capacity_holds_no_more_rows_than_a_batch(new_base, new_examples):
+    """Rows are read from the disk one after the other, and there may be many."""
+    alive, most = [], 0
+
+    class Row(Example):
+        __slots__ = ("__weakref__",)
+
+    class Rows(list):
+        def __iter__(self):
+            nonlocal most
+            for example in super().__iter__():
+                row = Row(example.input_ids, example.supervised, example.place)
+                alive.append(weakref.ref(row))
+                most = max(most, sum(each() is not None for each in alive))
+                yield row
+                del row
+
+    rows = Rows(new_examples(range(8, 48)))
+    spec = replace(SPEC, per_device_batch_size=2)
+    measure_trial_bytes(new_base(), rows, spec, token_budget=64)
+    assert 2 <= most <= 4  # the batch, the next one, and the one before
+
+
+def test_a_probe_times_scoring_without_checkpoints(monkeypatch, new_base, new_examples):
+    clock = [0.0]
+
+    def takes(seconds, method):
+        def slowly(*given, **named):
+            clock[0] += seconds
+            return method(*given, **named)
+
+        return slowly
+
+    monkeypatch.setattr(probe, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(disk, "_sync", takes(1000.0, disk._sync))
+    for name, seconds in (("accumulate_gradients", 2.0), ("score", 0.5)):
+        monkeypatch.setattr(FusedEngine, name, takes(seconds, getattr(FusedEngine, name)))
+    held = new_examples((10, 13, 17), seed=5)
+    train = new_examples([12] * 9)
+    spec = replace(SPEC, per_device_batch_size=3)
+    found = probe.probe(new_base(), train, held, spec, side_by_side=2, steps=2)
+    assert found.train_tokens_per_s == 2 * 2 * 36 / 4.0
+    assert found.validation_tokens_per_s == 2 * 40 / 0.5
+    assert found.checkpoint_bytes > 0
 
 
 def test_capacity_is_measured_on_a_pass_that_happens(new_base, new_examples):
