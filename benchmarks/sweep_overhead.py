@@ -75,6 +75,9 @@ class IdleBackend:
         """Train the groups one after the other."""
         yield IdleTraining(self.folder, groups)
 
+    def close(self) -> None:
+        """Nothing to let go of."""
+
 
 class IdleTraining:
     """Groups that are done as soon as they are asked."""

@@ -78,3 +78,6 @@ class Backend(Protocol):
         Trials that differ only in ``epochs`` under a constant schedule share one training when
         they are in one group.
         """
+
+    def close(self) -> None:
+        """Let go of what trained; nothing is trained here afterwards."""

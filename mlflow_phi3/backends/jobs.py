@@ -96,6 +96,9 @@ class FoundryBackend:
         """One: a job trains one trial."""
         return 1
 
+    def close(self) -> None:
+        """Nothing to let go of: jobs that still run are Azure's."""
+
     @contextmanager
     def train(self, groups: Sequence[Sequence[Job]]) -> Iterator["FoundryTraining"]:
         """Train the trials of all groups, ``slots`` at once; leaving early stops listening."""

@@ -6,7 +6,7 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -98,14 +98,17 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     budget = plan_budget(config)
     name = name_study(config.study, parent)
     space = build_space(config, model=config.model, seed=config.seed)
+    space.check_layers(base)
     checkpoints = folder / name
     url = config.storage or default_storage(tracker.uri)
     ledger = open_ledger(config, space, name=name, url=url, tags=tags)
     check_runs(ledger.study, tracker)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
-    with _driving(ledger, url, checkpoints):
-        work = Workload(base, train, validation, space.largest(), config.concurrency)
-        backend = _open_backend(config, work, checkpoints)
+    work = Workload(base, train, validation, space.largest(), config.concurrency)
+    with (
+        _driving(ledger, url, checkpoints),
+        closing(_open_backend(config, work, checkpoints)) as backend,
+    ):
         conductor = Conductor(
             ledger,
             backend,

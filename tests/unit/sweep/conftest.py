@@ -67,6 +67,9 @@ class ScriptedBackend:
         self.rounds.append([list(group) for group in groups])
         yield ScriptedTraining(self, groups)
 
+    def close(self) -> None:
+        pass
+
 
 class ScriptedTraining:
     def __init__(self, backend: ScriptedBackend, groups: Sequence[Sequence[Job]]):

@@ -10,7 +10,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from mlflow_phi3.backends.local import LocalTraining
+from mlflow_phi3.backends.local import LocalBackend, LocalTraining
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
@@ -121,6 +121,28 @@ def test_a_sweep_in_which_everything_diverges_says_so(sweep, tracker, parent):
     with pytest.raises(TrainingError, match="none of 1 trials was completed: PHI3-T003"):
         sweep(lora_alpha="1e30", n_trials="1", **hopeless)
     assert [run.info.status for run in tracker.children(parent.run_id)] == ["FAILED"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_where_trials_trained_is_let_go(sweep, monkeypatch, fails):
+    """The workers of a cluster hold its GPUs."""
+    told = []
+    monkeypatch.setattr(LocalBackend, "close", lambda backend: told.append("closed"))
+    if fails:
+        with pytest.raises(ZeroDivisionError):
+            sweep(n_trials="1", on_progress=lambda progress: 1 // 0)
+    else:
+        sweep(n_trials="1", winner_seeds="1", on_progress=lambda progress: told.append("trains"))
+        assert "trains" in told
+    assert told.index("closed") == len(told) - 1
+
+
+def test_layers_that_the_base_has_not_are_refused_before_anything_is_written(
+    sweep, tracker, parent
+):
+    with pytest.raises(UsageError, match="PHI3-U062 target_modules: no linear layers named q_proj"):
+        sweep(model="./mine", target_modules="all-linear,q_proj")
+    assert tracker.children(parent.run_id) == []
 
 
 def test_options_are_checked_before_anything_is_written(sweep, tracker, parent):
