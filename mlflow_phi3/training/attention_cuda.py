@@ -14,16 +14,14 @@ from mlflow_phi3.training.attention import Arrangement, Heads, apply_rope
 def attend_cuda(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
     """See :func:`mlflow_phi3.training.attention.attend`.
 
-    Flash attention knows half precision only, and no GPU before Ampere; float32, and an older GPU,
-    go through one SDPA call a sequence.
+    Flash knows half precision on GPUs since Ampere; the rest is one SDPA call a sequence.
     """
     x = qkv.view(*qkv.shape[:2], -1, heads.size)
     turned = apply_rope(x[:, :, : heads.query + heads.key], arrangement.cos, arrangement.sin)
     q, k = turned[:, :, : heads.query], turned[:, :, heads.query :]
     v = x[:, :, heads.query + heads.key :]
-    one_call = _has_flash(qkv.dtype, qkv.device)
-    out = (_at_once if one_call else _by_sequence)(q, k, v, heads, arrangement)
-    return out.flatten(2)
+    attend = _at_once if _has_flash(qkv.dtype, qkv.device) else _by_sequence
+    return attend(q, k, v, heads, arrangement).flatten(2)
 
 
 def _has_flash(dtype: torch.dtype, device: torch.device) -> bool:

@@ -50,6 +50,20 @@ def test_every_architecture(new_base, new_examples, architecture, dtype, recompu
 
 
 @pytest.mark.parametrize(
+    ("dtype", "capability", "flash"),
+    [
+        (torch.bfloat16, (8, 0), True),
+        (torch.float16, (9, 0), True),
+        (torch.bfloat16, (7, 5), False),  # a T4
+        (torch.float32, (9, 0), False),
+    ],
+)
+def test_the_kernel_is_called_where_it_is_known(monkeypatch, dtype, capability, flash):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert attention_cuda._has_flash(dtype, torch.device("cuda")) is flash
+
+
+@pytest.mark.parametrize(
     ("heads", "key_heads", "tied", "vocabulary"),
     [(32, 32, False, 32064), (24, 8, True, 200064)],
     ids=["Phi-3-mini", "Phi-4-mini"],
