@@ -9,7 +9,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from mlflow_phi3.azure.resource_manager import ResourceManager
@@ -103,11 +102,7 @@ def _ask(
             for point in series.get("data") or ():
                 if point.get("average") is not None:
                     name = str(metric["name"]["value"])
-                    yield name, facts, str(point["timeStamp"]), _number(point)
-
-
-def _number(point: Mapping[str, Any]) -> float:
-    return float(point["average"])
+                    yield name, facts, str(point["timeStamp"]), float(point["average"])
 
 
 def _stamp(at: dt.datetime) -> str:

@@ -1,7 +1,7 @@
 """Managed online endpoints and deployments, through the SDK."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,36 +97,30 @@ class OnlineService:
 
     def get_endpoint(self, name: str) -> Endpoint | None:
         """Return an endpoint, or None."""
-        with self._session(f"endpoint {name}") as ml, _absent():
+        with self._workspace.session(f"endpoint {name}") as ml, _absent():
             return _to_endpoint(ml.online_endpoints.get(name))
         return None
 
     def list_endpoints(self) -> list[Endpoint]:
         """Return all endpoints of the project."""
-        with self._session("endpoints") as ml:
+        with self._workspace.session("endpoints") as ml:
             return [_to_endpoint(found) for found in ml.online_endpoints.list()]
-
-    def get_deployment(self, endpoint: str, name: str) -> Deployment | None:
-        """Return a deployment, or None."""
-        with self._session(f"deployment {endpoint}/{name}") as ml, _absent():
-            return _to_deployment(ml.online_deployments.get(name, endpoint))
-        return None
 
     def list_deployments(self, endpoint: str) -> list[Deployment]:
         """Return the deployments of an endpoint; none when there is no endpoint."""
-        with self._session(f"endpoint {endpoint}") as ml, _absent():
+        with self._workspace.session(f"endpoint {endpoint}") as ml, _absent():
             return [_to_deployment(found) for found in ml.online_deployments.list(endpoint)]
         return []
 
     def get_key(self, endpoint: str) -> str:
         """Return what the endpoint is called with: keep it in memory, never write it anywhere."""
-        with self._session(f"endpoint {endpoint}") as ml:
+        with self._workspace.session(f"endpoint {endpoint}") as ml:
             keys = ml.online_endpoints.get_keys(endpoint)
             return str(getattr(keys, "primary_key", None) or keys.access_token)
 
     def get_logs(self, endpoint: str, name: str, lines: int = 60) -> str:
         """Return the end of a deployment's container log; empty when there is none yet."""
-        with self._session(f"deployment {endpoint}/{name}") as ml:
+        with self._workspace.session(f"deployment {endpoint}/{name}") as ml:
             return str(ml.online_deployments.get_logs(name, endpoint, lines))
 
     def await_idle(self, endpoint: str) -> None:
@@ -142,7 +136,7 @@ class OnlineService:
     def put_endpoint(self, endpoint: Endpoint, *, wait: bool = True) -> None:
         """Create or change an endpoint: all of its traffic, tags and authentication."""
         where = f"endpoint {endpoint.name}"
-        with self._session(where) as ml:
+        with self._workspace.session(where) as ml:
             poller = ml.online_endpoints.begin_create_or_update(endpoint_entity(endpoint))
             if wait:
                 finish(poller, self._deadline, where=where)
@@ -150,7 +144,7 @@ class OnlineService:
     def delete_endpoint(self, name: str, *, wait: bool = True) -> None:
         """Delete an endpoint and its deployments; one that is gone is no error."""
         where = f"endpoint {name}"
-        with self._session(where) as ml, _absent():
+        with self._workspace.session(where) as ml, _absent():
             poller = ml.online_endpoints.begin_delete(name)
             if wait:
                 finish(poller, self._deadline, where=where)
@@ -158,7 +152,7 @@ class OnlineService:
     def put_deployment(self, endpoint: str, deployment: Deployment, *, wait: bool = True) -> None:
         """Create or change a deployment."""
         where = f"deployment {endpoint}/{deployment.name}"
-        with self._session(where) as ml:
+        with self._workspace.session(where) as ml:
             entity = deployment_entity(endpoint, deployment)
             poller = ml.online_deployments.begin_create_or_update(entity)
             if wait:
@@ -167,7 +161,7 @@ class OnlineService:
     def delete_deployment(self, endpoint: str, name: str, *, wait: bool = True) -> None:
         """Delete a deployment; one that is gone is no error."""
         where = f"deployment {endpoint}/{name}"
-        with self._session(where) as ml, _absent():
+        with self._workspace.session(where) as ml, _absent():
             poller = ml.online_deployments.begin_delete(name, endpoint)
             if wait:
                 finish(poller, self._deadline, where=where)
@@ -176,7 +170,7 @@ class OnlineService:
 
     def body_of(self, wanted: Endpoint | Deployment, endpoint: str = "") -> dict[str, Any]:
         """Return exactly what a PUT would send, for a dry run."""
-        with self._session("request"):
+        with self._workspace.session("request"):
             if isinstance(wanted, Endpoint):
                 rest = endpoint_entity(wanted)._to_rest_online_endpoint(  # noqa: SLF001 - as the SDK
                     location=self._workspace.location
@@ -198,11 +192,6 @@ class OnlineService:
             if thing.state in CHANGING:
                 return f"{thing.name} ({thing.state})"
         return ""
-
-    @contextlib.contextmanager
-    def _session(self, where: str) -> Iterator[Any]:
-        with self._workspace.session(where) as ml:
-            yield ml
 
 
 def endpoint_entity(endpoint: Endpoint) -> Any:

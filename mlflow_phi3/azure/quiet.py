@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 
 class _Shared:
@@ -68,7 +69,7 @@ def applied(environment: Mapping[str, str]) -> contextlib.AbstractContextManager
 
 
 def quiet() -> contextlib.AbstractContextManager[None]:
-    """Keep the SDK's output from the person."""
+    """Keep the SDK's output from the person, also what pollers that begin here print later."""
     return _output.held(_silence, {})
 
 
@@ -104,7 +105,28 @@ def _silence() -> Iterator[None]:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
-            yield
+            with _without_dots():
+                yield
     finally:
         for logger, was in zip(loggers, were, strict=True):
             logger.disabled = was
+
+
+@contextlib.contextmanager
+def _without_dots() -> Iterator[None]:
+    """Make pollers that print no dots: theirs come from a thread, for as long as Azure works."""
+    from azure.ai.ml._utils._azureml_polling import AzureMLPolling
+    from azure.mgmt.core.polling.arm_polling import ARMPolling
+
+    polling: Any = AzureMLPolling
+    begin = polling.__init__
+
+    def begin_silently(self: Any, *args: Any, **options: Any) -> None:
+        begin(self, *args, **options)
+        self.update_status = partial(ARMPolling.update_status, self)
+
+    polling.__init__ = begin_silently
+    try:
+        yield
+    finally:
+        polling.__init__ = begin

@@ -1,5 +1,6 @@
 """Calls of an endpoint: key, routing, and the payload of Azure's no-code MLflow deployments."""
 
+import asyncio
 import json
 import time
 from typing import Any
@@ -15,7 +16,9 @@ from mlflow_phi3.emulator.endpoints.state import Endpoints
 from mlflow_phi3.emulator.proxy import relay
 from mlflow_phi3.emulator.router import Refusal
 
-_CONNECT_RETRIES = 20
+_PATIENCE_S = 20.0
+"""How long traffic may lead to a process that has just gone."""
+_PAUSE_S = 0.05
 
 
 class Scoring:
@@ -44,7 +47,7 @@ class Scoring:
             raise Refusal(404, "NotFound", "An endpoint is called by POST on /score.")
         wanted = request.headers.get("azureml-model-deployment")
         body = await request.body()
-        deadline = time.monotonic() + float(_CONNECT_RETRIES)
+        deadline = time.monotonic() + _PATIENCE_S
         while True:
             found, name = await run_in_threadpool(
                 self._endpoints.route, parts[1].lower(), bearer(request), wanted
@@ -62,6 +65,7 @@ class Scoring:
             # Traffic moved and the process went between the two looks: look again.
             if wanted is not None or time.monotonic() > deadline:
                 raise Refusal(503, "ServiceUnavailable", f"Deployment {name} is not ready.")
+            await asyncio.sleep(_PAUSE_S)
 
 
 def to_mlflow(body: bytes) -> bytes:

@@ -4,6 +4,7 @@ import threading
 import warnings
 
 import pytest
+from azure.mgmt.core.polling.arm_polling import ARMPolling
 
 from mlflow_phi3.azure.operation import Deadline, DeadlinePassed, finish
 from mlflow_phi3.azure.portable import check_portable
@@ -102,6 +103,18 @@ def test_what_the_sdk_prints_is_kept_in(capsys):
     with quiet():
         print("....")
     assert capsys.readouterr().out == ""
+
+
+def test_a_poller_that_nobody_waits_for_prints_nothing(capsys, monkeypatch):
+    monkeypatch.setattr(ARMPolling, "update_status", lambda _polling: None)
+    with quiet():
+        from azure.ai.ml._utils._azureml_polling import AzureMLPolling
+
+        polling = AzureMLPolling()
+    polling.update_status()
+    assert capsys.readouterr().out == ""
+    AzureMLPolling().update_status()  # somebody's own
+    assert capsys.readouterr().out == "."
 
 
 def test_an_adapter_on_a_local_base_is_refused_with_the_mend():
