@@ -43,7 +43,7 @@ def write(tmp_path):
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def chat():
     def chat(question, answer, system=None):
         messages = [{"role": "system", "content": system}] if system else []

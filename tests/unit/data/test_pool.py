@@ -1,10 +1,14 @@
 import contextlib
 import dataclasses
+import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -44,9 +48,10 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture
-def sources(write, chat):
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory, chat):
     """Files that make a piece each, with good, broken, equal and almost equal rows."""
+    folder = tmp_path_factory.mktemp("sources")
     draw = random.Random(7)
     words = [f"word{number}" for number in range(2000)]
     paths = []
@@ -57,8 +62,16 @@ def sources(write, chat):
             rows.append(chat(question, answer))
             if number % 50 == 0:
                 rows += ["{broken", chat(question, answer), chat(question, answer + " so")]
-        paths.append(write(rows, f"part{file}.jsonl"))
+        lines = (row if isinstance(row, str) else json.dumps(row) for row in rows)
+        paths.append(folder / f"part{file}.jsonl")
+        paths[-1].write_text("\n".join(lines) + "\n", encoding="utf-8")
     return paths
+
+
+@pytest.fixture(scope="module")
+def alone(sources, plain_tokenizer, tmp_path_factory):
+    """What one process prepares."""
+    return prepare(_config(sources, 1), plain_tokenizer, folder=tmp_path_factory.mktemp("alone"))
 
 
 def _config(sources, workers):
@@ -67,20 +80,22 @@ def _config(sources, workers):
     )
 
 
-def _children():
+def _children(of=None):
     found = []
-    for child in psutil.Process().children():
+    for child in psutil.Process(of).children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):  # one that has just died
             if "spawn_main" in str(child.cmdline()):
                 found.append(child)
     return found
 
 
-def test_processes_prepare_what_one_process_prepares(sources, plain_tokenizer, tmp_path):
-    alone, together = (
-        prepare(_config(sources, workers), plain_tokenizer, folder=tmp_path / str(workers))
-        for workers in (1, 2)
-    )
+def _ignores_interrupts(process):
+    (mask,) = re.findall(r"SigIgn:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text())
+    return bool(int(mask, 16) >> (signal.SIGINT - 1) & 1)
+
+
+def test_processes_prepare_what_one_process_prepares(sources, alone, plain_tokenizer, tmp_path):
+    together = prepare(_config(sources, 2), plain_tokenizer, folder=tmp_path)
     counts = together.manifest.counts
     assert (counts.rows_in, counts.rejected, counts.duplicates) == (6 * 530, 60, 120)
     own = {**together.manifest.config, "prepare_workers": 1}
@@ -140,9 +155,13 @@ def start(sources, samsum, tmp_path):
         begun.append(child)
         while "checking" not in (line := child.stdout.readline()):
             assert line, child.stderr.read()
-        workers = psutil.Process(child.pid).children(recursive=True)
-        assert sum("spawn_main" in str(worker.cmdline()) for worker in workers) == 2
-        return child, workers
+        workers = _children(child.pid)
+        assert len(workers) == 2
+        deadline = time.monotonic() + 60
+        while not all(map(_ignores_interrupts, workers)):  # one may still be on its way to work
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return child, psutil.Process(child.pid).children(recursive=True)
 
     yield start
     for child in begun:
@@ -162,7 +181,7 @@ def test_an_interrupt_of_the_terminal_ends_all_and_leaves_nothing(start, tmp_pat
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_killed_preparation_is_restarted_clean(start, sources, plain_tokenizer, tmp_path):
+def test_a_killed_preparation_is_restarted_clean(start, sources, alone, plain_tokenizer, tmp_path):
     cache = tmp_path / "cache"
     child, workers = start(cache)
     child.kill()
@@ -171,11 +190,9 @@ def test_a_killed_preparation_is_restarted_clean(start, sources, plain_tokenizer
     (left,) = cache.iterdir()
     assert left.name.endswith(".partial")
     (left / "shards" / "000000.arrow").write_bytes(b"half a file")
-    clean = tmp_path / "clean"
-    config = _config(sources, 1)
-    again, whole = (prepare(config, plain_tokenizer, folder=out) for out in (cache, clean))
+    again = prepare(_config(sources, 1), plain_tokenizer, folder=cache)
     assert {path.name for path in cache.iterdir()} == {again.folder.name, "latest.json"}
-    assert again.manifest == whole.manifest
+    assert again.manifest == alone.manifest
     for split in ("train", "validation", "test"):
-        pairs = zip(again.examples(split), whole.examples(split), strict=True)
+        pairs = zip(again.examples(split), alone.examples(split), strict=True)
         assert all(one.input_ids.tobytes() == two.input_ids.tobytes() for one, two in pairs)
