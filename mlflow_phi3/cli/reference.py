@@ -11,10 +11,11 @@ _PAGE = Path(__file__).parents[2] / "docs" / "parameters.md"
 _INTRODUCTION = """\
 # Parameters
 
-Written by `make docs` from the schemas in `mlflow_phi3/config/`. Give any of them to
-`mlflow run . -P name=value`, to an entry point of its own (`mlflow run . -e sweep -P name=value`),
-or to the command (`mlflow-phi3 sweep --name value`). An empty value stands for the default. An
-unknown name or a value of the wrong kind stops the program before anything runs.
+Written by `make docs` from the schemas in `mlflow_phi3/config/`. Give what `main` knows to
+`mlflow run . -P name=value`, what another word knows to its entry point
+(`mlflow run . -e train -P name=value`), or to the command (`mlflow-phi3 train --name value`). An
+empty value stands for the default. A name that the word does not know or a value of the wrong kind
+stops the program before anything runs.
 """
 
 
@@ -30,8 +31,8 @@ def render_parameters() -> str:
         "| --- | --- | --- | --- |",
     ]
     for name, by_word in sorted(known.items()):
-        meaning = next(iter(by_word.values())).meaning.replace("|", "\\|")
-        lines.append(f"| `{name}` | {_default(by_word)} | {', '.join(by_word)} | {meaning} |")
+        cells = (f"`{name}`", _default(by_word), ", ".join(by_word), _meaning(by_word))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -41,6 +42,13 @@ def _default(by_word: dict[str, Parameter]) -> str:
     others = [f"{w}: `{p.default}`" for w, p in by_word.items() if p.default != usual]
     shown = [f"`{usual}`"] if usual else []
     return "; ".join([*shown, *others])
+
+
+def _meaning(by_word: dict[str, Parameter]) -> str:
+    """The meaning, and behind it those of the words to which it means something else."""
+    usual = next(iter(by_word.values())).meaning
+    others = [f"{w}: {p.meaning}" for w, p in by_word.items() if p.meaning != usual]
+    return " ".join([usual, *others]).replace("|", "\\|")
 
 
 def main(arguments: list[str]) -> int:

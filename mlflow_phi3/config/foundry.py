@@ -19,7 +19,7 @@ class FoundryConfig(Config):
     makes a version of."""
 
     detach: bool = False
-    """Of a single training: submit the job and return; `mlflow-phi3 watch` takes it up again."""
+    """Submit the job and return; `mlflow-phi3 watch` takes it up again."""
 
     on_interrupt: Literal["leave", "cancel"] = "leave"
     """What Ctrl-C does to a job in Foundry: `leave` lets it train on (and cost), `cancel` ends

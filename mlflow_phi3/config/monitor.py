@@ -1,5 +1,7 @@
 """What `monitor` looks at."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from mlflow_phi3.config.base import Config
@@ -7,6 +9,8 @@ from mlflow_phi3.config.base import Config
 
 class MonitorConfig(Config):
     """A window of a deployment's life."""
+
+    described_in: ClassVar[str] = "mlflow-phi3 monitor --help"
 
     endpoint: str
     """The endpoint."""
@@ -35,6 +39,3 @@ class MonitorConfig(Config):
 
     usd_per_hour: float = Field(default=0.0, ge=0)
     """What an hour of it costs in all, US dollars, also when idle; 0 is not known."""
-
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    """Of the samples that say what drift is usual."""

@@ -1,5 +1,7 @@
 """What a plan needs to know beside the sweep that is planned."""
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from mlflow_phi3.config.words import SweepWord
@@ -7,6 +9,8 @@ from mlflow_phi3.config.words import SweepWord
 
 class PlanWord(SweepWord):
     """`plan`: tokens, steps, memory, disk, hours and money, before anything is spent."""
+
+    described_in: ClassVar[str] = "mlflow-phi3 plan --help"
 
     foundry_model: str = "Phi-4-mini-instruct"
     """Model that Foundry would tune; the local sweep is planned for `model`."""

@@ -1,6 +1,6 @@
 """How a model is served over HTTP."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -9,6 +9,8 @@ from mlflow_phi3.config.base import Config
 
 class ServeConfig(Config):
     """The server's limits."""
+
+    described_in: ClassVar[str] = "docs/serving.md"
 
     host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` is all of them."""

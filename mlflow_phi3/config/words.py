@@ -1,6 +1,6 @@
 """The feature words and their schemas: what each entry point accepts."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -43,6 +43,8 @@ class TrainWord(FoundryConfig, Hyperparameters, PrepareWord):
 
 class SweepWord(FoundryConfig, SweepConfig, PrepareWord):
     """`sweep`: search hyperparameters over LoRA trainings."""
+
+    refused: ClassVar[frozenset[str]] = frozenset({"detach"})
 
     @model_validator(mode="after")
     def _fit_the_backend(self) -> Self:

@@ -60,7 +60,6 @@ def watch(
     tariff: Tariff,
     *,
     hours: float,
-    seed: int = 0,
 ) -> Watched:
     """Put a window's figures together.
 
@@ -70,12 +69,11 @@ def watch(
         trained: User messages of the training data; None measures no drift.
         tariff: Prices.
         hours: Length of the window.
-        seed: Of the samples that say what drift is usual.
     """
     measured = None if minutes is None else from_minutes(minutes, hours=hours)
     traffic = joined(measured, from_calls(calls, hours=hours))
     prompts = [prompt for call in calls for prompt in call.prompts if prompt.strip()]
-    drifts = () if trained is None else tuple(measure_drift(prompts, trained, seed=seed))
+    drifts = () if trained is None else tuple(measure_drift(prompts, trained))
     return Watched(with_cost(traffic, tariff, hours=hours), drifts, len(calls), len(prompts))
 
 

@@ -70,9 +70,7 @@ def run(config: MonitorConfig, now: dt.datetime, *, tracker: Tracker | None = No
         seen = _look(config, start, now)
         tariff, prices = _tariff(config)
         trained = _trained(config) if config.train_data else None
-        watched = watch(
-            seen.minutes, seen.calls, trained, tariff, hours=config.hours, seed=config.seed
-        )
+        watched = watch(seen.minutes, seen.calls, trained, tariff, hours=config.hours)
         sources = (*seen.sources, *prices)
         exceeded = tuple(find_exceeded(limits, watched.figures()))
         log.log_metrics(watched.figures())

@@ -18,6 +18,15 @@ def test_the_page_in_the_repository_is_what_the_schemas_say():
     assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == render_parameters()
 
 
+def test_a_parameter_is_said_to_be_known_where_it_is_taken_and_as_what():
+    rows = {line.split("`")[1]: line for line in render_parameters().splitlines() if "| `" in line}
+
+    assert "| train | Submit the job and return" in rows["detach"]
+    assert "detach" not in {parameter.name for parameter in parameters(WORDS["sweep"])}
+    assert "`ray` needs the extra" in rows["backend"]
+    assert "train: Where it trains: `local`, in this process; `foundry`" in rows["backend"]
+
+
 @pytest.mark.parametrize("word", WORDS)
 def test_every_parameter_is_documented(word):
     assert not [p.name for p in parameters(WORDS[word]) if len(p.meaning) < 10]

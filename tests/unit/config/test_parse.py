@@ -4,7 +4,10 @@ import pytest
 from pydantic import Field
 
 from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.parse import narrow, parse_arguments, parse_values
+from mlflow_phi3.config.plan import PlanWord
+from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.config.words import MainWord, SweepWord, TrainWord
 from mlflow_phi3.errors import UsageError
 
@@ -100,6 +103,20 @@ def test_a_refused_value_is_quoted_once():
 def test_what_other_trainers_call_a_parameter_leads_to_ours(theirs, ours):
     with pytest.raises(UsageError, match=f"did you mean '{ours}'"):
         parse_arguments(MainWord, [f"--{theirs}", "1"])
+
+
+@pytest.mark.parametrize(
+    ("schema", "name", "page"),
+    [
+        (ServeConfig, "port", "docs/serving.md"),
+        (MonitorConfig, "hours", "mlflow-phi3 monitor --help"),
+        (PlanWord, "probe_steps", "mlflow-phi3 plan --help"),
+        (MainWord, "answers", "--help, or docs/parameters.md"),
+    ],
+)
+def test_a_wrong_value_leads_to_the_page_that_has_the_parameter(schema, name, page):
+    with pytest.raises(UsageError, match=rf"PHI3-U005 {name}: .*Fix: see {page}\.$"):
+        parse_values(schema, {"endpoint": "e", name: "-1"} if name == "hours" else {name: "-1"})
 
 
 @pytest.mark.parametrize("word", [MainWord, TrainWord])
