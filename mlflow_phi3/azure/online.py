@@ -93,6 +93,10 @@ class OnlineService:
         self._workspace = workspace
         self._deadline = deadline
 
+    def renewed(self) -> "OnlineService":
+        """Return the same calls, with as much time again."""
+        return OnlineService(self._workspace, Deadline(self._deadline.timeout_s))
+
     # reading -------------------------------------------------------------------------------
 
     def get_endpoint(self, name: str) -> Endpoint | None:

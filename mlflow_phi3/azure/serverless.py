@@ -82,6 +82,10 @@ class ServerlessService:
         self._workspace = workspace
         self._deadline = deadline
 
+    def renewed(self) -> "ServerlessService":
+        """Return the same calls, with as much time again."""
+        return ServerlessService(self._workspace, Deadline(self._deadline.timeout_s))
+
     def get(self, name: str) -> ServerlessEndpoint | None:
         """Return an endpoint, or None."""
         answer = self._send("GET", name)

@@ -34,11 +34,12 @@ class DeployConfig(Config):
 
     golden: str = ""
     """JSONL file of golden queries (`{"messages": [...], "expected": "..."}`, `expected` may be
-    left out), asked of a new deployment before it gets traffic. Empty asks the model's own input
-    example."""
+    left out), asked of a new deployment before it gets traffic, and of one that was changed. Empty
+    asks the model's own input example, where a model is named."""
 
     verify: bool = True
-    """Check a new deployment's answers before traffic moves: golden queries and parity."""
+    """Check the answers of what is new or changed, before traffic moves: golden queries and
+    parity."""
 
     parity: bool = True
     """Hold a new deployment's answers to fixed prompts against those of the certificate that the

@@ -12,7 +12,7 @@ from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.portable import check_portable
 from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.deployment.actions import PutDeployment, in_words
+from mlflow_phi3.deployment.actions import PutDeployment, Verify, in_words
 from mlflow_phi3.deployment.callers import Callers
 from mlflow_phi3.deployment.examination import CERTIFICATE, Examination
 from mlflow_phi3.deployment.names import Names
@@ -180,6 +180,7 @@ class Deployer:
         """Delete the endpoints whose time is over; return their names.
 
         One that cannot be deleted does not keep the others alive, and what is only noted waits.
+        One whose end is put off while it is waited for is left alone.
 
         Raises:
             AzureError: One or more could not be deleted; each was told.
@@ -187,19 +188,25 @@ class Deployer:
         """
         managed, billed = self.service(timeout_s), self.serverless.service(timeout_s)
         # By kind: elsewhere than here, one of each may have been given the same name.
-        expired = [(e.name, self._remove) for e in find_expired(managed.list_endpoints(), now)]
-        expired += [(e.name, self.serverless.remove) for e in find_expired(billed.list(), now)]
-        names = [name for name, _ in expired]
+        expired = [(e.name, self._reap) for e in find_expired(managed.list_endpoints(), now)]
+        expired += [(e.name, self.serverless.reap) for e in find_expired(billed.list(), now)]
         if dry_run:
-            return names
+            return [name for name, _ in expired]
+        names: list[str] = []
         deleted: list[Gone] = []
         failed: list[AzureError] = []
-        for name, remove in expired:
+        for name, reap in expired:
             try:
-                deleted += remove(Names(name), DeployConfig(timeout_s=timeout_s))
+                gone = reap(name, now, timeout_s)
             except AzureError as error:
                 self._told(str(error))
                 failed.append(error)
+                continue
+            if gone is None:
+                self._told(f"endpoint {name} is left: its end was put off, or it is gone by now")
+            else:
+                names.append(name)
+                deleted += gone
         self._note(deleted)
         if failed:
             raise failed[0]
@@ -244,13 +251,24 @@ class Deployer:
         if config.dry_run:
             self._told(describe_removal(names, current, plan))
             return []
-        if names.deployment:
-            roll_out(plan, service, lambda _endpoint, _name: None, told=self._told)
-        else:
-            self._told(f"delete endpoint {names.endpoint} with its deployments")
-            service.delete_endpoint(names.endpoint)
-            self.callers.forget(names.endpoint)
+        if not names.deployment:
+            return self._delete(names.endpoint, current, service)
+        roll_out(plan, service, lambda _endpoint, _name: None, told=self._told)
         return find_gone(names.endpoint, current.deployments, left)
+
+    def _reap(self, name: str, now: dt.datetime, timeout_s: float) -> list[Gone] | None:
+        """Delete an endpoint if its time is over once it is idle; None where it is not."""
+        service = self.service(timeout_s)
+        current = get_current(service, name)
+        if current.endpoint is None or not find_expired([current.endpoint], now):
+            return None
+        return self._delete(name, current, service)
+
+    def _delete(self, name: str, current: Current, service: OnlineService) -> list[Gone]:
+        self._told(f"delete endpoint {name} with its deployments")
+        service.delete_endpoint(name)
+        self.callers.forget(name)
+        return find_gone(name, current.deployments)
 
     def _note(self, gone: list[Gone]) -> None:
         if gone:
@@ -286,6 +304,8 @@ class Deployer:
         )
         examination = Examination(golden_queries(config, None))
         plan = plan_deployment(current, wanted)
+        if wanted.verify and not plan.actions:  # golden queries that were given are asked
+            plan = Plan(active.name, (Verify(names.endpoint, active.name),))
         if config.dry_run:
             return self._show(plan, service, None, config.usd_per_hour)
         return self._run(plan, current, names, service, config, examination=examination)
@@ -305,6 +325,8 @@ class Deployer:
 
         if not plan.actions:
             self._told("nothing to do: it is as wanted")
+        elif config.ttl_hours is not None:  # or it could be reaped before it is there
+            let_expire(names.endpoint, service, config.ttl_hours, only_later=True)
         try:
             outcome = roll_out(plan, service, check, told=self._told, wait=config.synchronous)
         except Exception:

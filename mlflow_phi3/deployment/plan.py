@@ -65,7 +65,7 @@ class Wanted:
         request_timeout_s: Seconds; None keeps what is there.
         collect_data: Let requests and answers be collected; None keeps what is there.
         keep_previous: Leave the deployment that is taken over from.
-        verify: Check the answers before traffic moves.
+        verify: Check the answers of what is new or changed, before traffic moves.
     """
 
     endpoint: str
@@ -195,7 +195,8 @@ def _plan_named(current: Current, wanted: Wanted) -> Plan:
         actions.append(RemoveDeployment(wanted.endpoint, name))  # a failed one is not repaired
         known = None
     target = _merged(known, wanted, name)
-    if known != replace(target, state=RUNS):
+    changed = known != replace(target, state=RUNS)
+    if changed:
         actions.append(PutDeployment(wanted.endpoint, target, known))
     before = dict(current.endpoint.traffic) if current.endpoint else {}
     share = wanted.traffic
@@ -203,8 +204,7 @@ def _plan_named(current: Current, wanted: Wanted) -> Plan:
         share = before.get(name, 0) if before else WHOLE
     after = with_share(before, name, share) if share != before.get(name, 0) else before
     moves = after != before
-    model_changed = known is None or known.model != target.model
-    if wanted.verify and (model_changed or (moves and share)):
+    if wanted.verify and (changed or (moves and share)):
         actions.append(Verify(wanted.endpoint, name))
     if moves:
         actions.append(ShiftTraffic(wanted.endpoint, after, before))

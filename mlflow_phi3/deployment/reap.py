@@ -66,12 +66,24 @@ def expiry(now: dt.datetime, ttl_hours: float) -> str:
         ) from never
 
 
-def let_expire(endpoint: str, service: Service, ttl_hours: float) -> None:
-    """Write on an endpoint that its life of so many hours begins now; one that is gone is left."""
+def let_expire(
+    endpoint: str, service: Service, ttl_hours: float, *, only_later: bool = False
+) -> None:
+    """Write on an endpoint that its life of so many hours begins now.
+
+    Args:
+        endpoint: Its name; one that is gone, or not there yet, is left.
+        service: The remote calls.
+        ttl_hours: How long it lives.
+        only_later: Put off an end that it has; give none to one that has none, and none sooner.
+    """
     found = service.get_endpoint(endpoint)
-    if found is not None:
-        tags = {**found.tags, EXPIRES_TAG: expiry(dt.datetime.now(dt.UTC), ttl_hours)}
-        service.put_endpoint(replace(found, tags=tags))
+    if found is None:
+        return
+    end = expiry(dt.datetime.now(dt.UTC), ttl_hours)
+    if only_later and not find_expired([found], dt.datetime.fromisoformat(end)):
+        return
+    service.put_endpoint(replace(found, tags={**found.tags, EXPIRES_TAG: end}))
 
 
 def find_expired(endpoints: Iterable[TaggedT], now: dt.datetime) -> list[TaggedT]:

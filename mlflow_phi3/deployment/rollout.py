@@ -1,8 +1,12 @@
-"""Does a plan; on failure takes back what it has made, so that nothing is left to be billed."""
+"""Does a plan; on failure takes back what it has made, so that nothing is left to be billed.
+
+When time is over, or the person interrupts, what was made stays, and it is said that it does.
+"""
 
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
@@ -49,6 +53,9 @@ class Service(Protocol):
 
     def await_idle(self, endpoint: str) -> None:
         """Wait until nothing of an endpoint is changing."""
+
+    def renewed(self) -> "Service":
+        """Return the same calls, with as much time again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,7 @@ def roll_out(
             message of a Phi3Error, or the note of another one, says so, with the end of the
             container's log. After a deadline nothing is removed: Azure goes on, and the same
             command takes it up.
+        KeyboardInterrupt: The person asked to stop. Nothing is removed, and what stays was told.
     """
     done: list[Action] = []
     for number, action in enumerate(plan.actions):
@@ -112,11 +120,14 @@ def roll_out(
             _do(action, service, check)
         except DeadlinePassed as late:
             raise _unfinished(late, action, plan.actions[number:], service) from late
+        except KeyboardInterrupt:
+            told(_interrupted([*done, action], plan.actions[number:]))
+            raise
         except Exception as failed:
             made = [*done, action]
             if any(isinstance(d, ShiftTraffic) and d.traffic.get(plan.deployment) for d in done):
                 made = [action]  # requests go to the new deployment by now: it stays
-            _take_back(made, failed, service, told=told)
+            _take_back(made, failed, service.renewed(), told=told)
             raise
         done.append(action)
     return Outcome(plan.deployment, tuple(done), ())
@@ -154,6 +165,35 @@ def restored(endpoint: Endpoint, failed: ShiftTraffic) -> Endpoint:
         entries.pop()
     tags = with_entries(endpoint.tags, entries)
     return replace(endpoint, traffic=dict(failed.before), tags=tags)
+
+
+def try_undoing(
+    what: str, undo: Callable[[], None], told: Callable[[str], None], *, by_hand: str
+) -> str:
+    """Take one thing back, if that is possible; return what became of it.
+
+    Args:
+        what: What is done, in words.
+        undo: Does it.
+        told: Gets a line before it.
+        by_hand: The subcommand of ``mlflow deployments`` that a person does it by.
+    """
+    told(f"take back: {what}")
+    try:
+        undo()
+    except Exception as stuck:  # noqa: BLE001 - it is told, and the rest is taken back
+        reason = stuck.problem if isinstance(stuck, Phi3Error) else repr(stuck)
+        return f"could not {what} ({reason}): do it by mlflow deployments {by_hand}"
+    return f"done: {what}"
+
+
+def add_undone(failed: Exception, notes: Sequence[str], log: str = "") -> None:
+    """Add to an error what became of what was made before it, and the end of a log."""
+    told_back = f"Taken back: {'; '.join(notes)}" if notes else ""
+    if isinstance(failed, Phi3Error):
+        failed.args = (" ".join(filter(None, (failed.args[0], told_back))) + log,)
+    else:
+        failed.add_note(told_back + log)
 
 
 def _do(action: Action, service: Service, check: Check) -> None:
@@ -198,6 +238,23 @@ def _unfinished(
     )
 
 
+def _interrupted(made: Sequence[Action], left: Sequence[Action]) -> str:
+    """Return what to tell of a rollout that was interrupted: what stays, is billed, and goes on."""
+    rest = "; ".join(in_words(step) for step in left)
+    lines = [
+        f"interrupted: what was begun goes on in Azure. Still to do, by the same command: {rest}"
+    ]
+    whole = any(isinstance(step, CreateEndpoint) for step in made)
+    served = {name for d in made[:-1] if isinstance(d, ShiftTraffic) for name in d.traffic}
+    for step in made:
+        match step:
+            case PutDeployment(endpoint, Deployment(name), None) if name not in served:
+                flags = f"--name {endpoint}" if whole else f"--endpoint {endpoint} --name {name}"
+                delete = f"mlflow deployments delete {flags} removes it"
+                lines.append(f"deployment {endpoint}/{name} stays, and is billed: {delete}")
+    return "\n".join(lines)
+
+
 def _take_back(
     made: list[Action], failed: Exception, service: Service, *, told: Callable[[str], None]
 ) -> None:
@@ -210,20 +267,23 @@ def _take_back(
     for undo in undoing:
         if undo is None:
             continue
-        told(f"take back: {in_words(undo)}")
-        try:
-            _do(undo, service, lambda _endpoint, _name: None)
-        except Exception as stuck:  # noqa: BLE001 - it is told, and the rest is taken back
-            reason = stuck.problem if isinstance(stuck, Phi3Error) else repr(stuck)
-            failed_to = f"could not {in_words(undo)} ({reason})"
-            notes.append(f"{failed_to}: do it by mlflow deployments delete")
-        else:
-            notes.append(f"done: {in_words(undo)}")
-    told_back = f"Taken back: {'; '.join(notes)}" if notes else ""
-    if isinstance(failed, Phi3Error):
-        failed.args = (" ".join(filter(None, (failed.args[0], told_back))) + log,)
-    else:
-        failed.add_note(told_back + log)
+        doing = partial(_do, undo, service, _unasked)
+        notes.append(try_undoing(in_words(undo), doing, told, by_hand=_by_hand(undo)))
+    add_undone(failed, notes, log)
+
+
+def _unasked(_endpoint: str, _name: str) -> None:
+    """Check nothing: what is taken back is asked nothing."""
+
+
+def _by_hand(undo: Action) -> str:
+    match undo:
+        case PutDeployment():
+            return "update"
+        case RestoreTraffic():
+            return "update-endpoint"
+        case _:
+            return "delete"
 
 
 def _opposite(step: Action) -> Action | None:

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from mlflow_phi3.azure.operation import DeadlinePassed
@@ -15,6 +16,7 @@ from mlflow_phi3.azure.serverless import (
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.deployment.rollout import add_undone, try_undoing
 from mlflow_phi3.deployment.safety import safety_tags
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery
@@ -177,11 +179,13 @@ def deploy_serverless(
         told: Gets lines of progress.
 
     Raises:
-        Exception: It could not be made, or does not answer; a new one is removed again, unless
-            its making was not even begun.
+        Exception: It could not be made, or does not answer; what was sent is taken back, unless it
+            was not even begun, and the error says what became of that.
+        KeyboardInterrupt: The person asked to stop. Nothing is removed, and what stays was told.
     """
+    changes = known is None or replace(known, uri="") != replace(wanted, state="Succeeded")
     try:
-        if known is None or replace(known, uri="") != replace(wanted, state="Succeeded"):
+        if changes:
             told(f"{'update' if known else 'create'} serverless endpoint {wanted.name}")
             service.put(wanted, wait=wait)
         if wait:
@@ -190,8 +194,14 @@ def deploy_serverless(
         raise  # Azure goes on, and the same command takes it up
     except Refused:
         raise  # nothing was made: what has this name by now is somebody else's
-    except Exception:
-        _take_back(service, known, wanted.name, told)
+    except KeyboardInterrupt:
+        if known is None:
+            delete = f"mlflow deployments delete --name {wanted.name} removes it"
+            told(f"interrupted: serverless endpoint {wanted.name} stays, and is billed: {delete}")
+        raise
+    except Exception as failed:
+        if changes:
+            add_undone(failed, [_take_back(service.renewed(), known, wanted.name, told)])
         raise
     found = service.get(wanted.name) or wanted
     left = [] if wait else [f"check the answers of {wanted.name}"]
@@ -253,10 +263,10 @@ def _take_back(
     known: ServerlessEndpoint | None,
     name: str,
     told: Callable[[str], None],
-) -> None:
+) -> str:
     if known is None:
-        told(f"take back: delete serverless endpoint {name}")
-        service.delete(name)
-    else:
-        told(f"take back: serverless endpoint {name} to {known.model_id}")
-        service.put(replace(known, state="", uri=""))
+        what = f"delete serverless endpoint {name}"
+        return try_undoing(what, partial(service.delete, name), told, by_hand="delete")
+    before = replace(known, state="", uri="")
+    what = f"put serverless endpoint {name} back to {known.model_id}"
+    return try_undoing(what, partial(service.put, before), told, by_hand="update")

@@ -13,7 +13,7 @@ from mlflow_phi3.deployment.callers import Callers
 from mlflow_phi3.deployment.examination import Examination
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
-from mlflow_phi3.deployment.reap import Gone, find_gone, note_deleted
+from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, note_deleted
 from mlflow_phi3.deployment.report import describe_removal
 from mlflow_phi3.deployment.serverless import (
     FLAVOR,
@@ -89,7 +89,7 @@ class ServerlessDeployer:
         )
         target = self._open().target.path
         note_deleted(find_gone(endpoint, [known] if known else [], [wanted]), target, self.registry)
-        if version.name:
+        if version.name and not found["left"]:
             tags = billed_tags(found, target)
             self.registry.tag_version(version.name, version.version, tags)
         return found
@@ -97,11 +97,24 @@ class ServerlessDeployer:
     def remove(self, names: Names, config: DeployConfig) -> list[Gone]:
         """Delete an endpoint, if there is one; the version that is gone by that."""
         service, endpoint = self.service(config.timeout_s), names.endpoint
-        known = None if names.deployment else service.get(endpoint)
+        known = None if names.deployment else service.await_idle(endpoint)
         if config.dry_run:
             self._told(describe_removal(names, known))
         if config.dry_run or names.deployment:
             return []
-        self._callers.forget(endpoint)
-        service.delete(endpoint)
-        return find_gone(endpoint, [known] if known else [])
+        return self._delete(endpoint, known, service)
+
+    def reap(self, name: str, now: dt.datetime, timeout_s: float) -> list[Gone] | None:
+        """Delete an endpoint if its time is over once it is idle; None where it is not."""
+        service = self.service(timeout_s)
+        known = service.await_idle(name)
+        if known is None or not find_expired([known], now):
+            return None
+        return self._delete(name, known, service)
+
+    def _delete(
+        self, name: str, known: ServerlessEndpoint | None, service: ServerlessService
+    ) -> list[Gone]:
+        self._callers.forget(name)
+        service.delete(name)
+        return find_gone(name, [known] if known else [])

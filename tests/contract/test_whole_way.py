@@ -191,8 +191,23 @@ def test_golden_queries_are_read_before_anything_is_sent(client, models, emulato
     emulator.http.delete("/emulator/journal")
     for asked in ({}, {"dry_run": "true"}):
         with pytest.raises(MlflowException, match=r"PHI3-D\d+ .*golden.jsonl"):
-            client.create_deployment("golden", models["one"], config={"golden": str(golden), **asked})
+            client.create_deployment(
+                "golden", models["one"], config={"golden": str(golden), **asked}
+            )
     assert emulator.changes() == []
+
+
+def test_settings_with_which_it_does_not_answer_are_put_back(client, models, tmp_path):
+    client.create_deployment("settled", models["one"])
+    golden = tmp_path / "golden.jsonl"
+    golden.write_text('{"messages": [{"role": "user", "content": "hi"}], "contains": ["two"]}\n')
+    for changed in ({"instance_count": "2"}, {}):
+        with pytest.raises(MlflowException, match="PHI3-G"):
+            client.update_deployment("settled", config={"golden": str(golden), **changed})
+    shown = client.get_deployment("settled")
+    assert shown["deployments"]["blue"]["instance_count"] == 1
+    assert shown["traffic"] == {"blue": 100}
+    client.delete_deployment("settled")
 
 
 def test_what_cannot_be_meant_is_refused(client, models):

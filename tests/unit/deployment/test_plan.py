@@ -111,7 +111,7 @@ def test_an_update_without_values_keeps_what_is_there():
 def test_only_another_count_scales_in_place():
     there = current({"blue": 100}, deployment("blue", NEW))
     plan = plan_deployment(there, wanted(instance_count=4))
-    assert kinds(plan) == [PutDeployment]
+    assert kinds(plan) == [PutDeployment, Verify]
     assert plan.actions[0].before == deployment("blue", NEW)
     assert plan.actions[0].deployment.instance_count == 4
 

@@ -14,7 +14,7 @@ from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import Wanted, plan_deployment
 from mlflow_phi3.deployment.promote import promote, rollback
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired, find_gone
+from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired, find_gone, let_expire
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
@@ -283,6 +283,37 @@ def test_an_endpoint_that_cannot_be_deleted_keeps_no_other_alive(two, reaper, re
 
     assert set(two.endpoints) == {"other"}
     assert noted == ["1", "2"]
+
+
+def test_an_end_that_is_put_off_while_reap_waits_is_heard(two, reaper, monkeypatch):
+    lines = []
+    monkeypatch.setattr(reaper, "_told", lines.append)
+
+    def await_idle(name):
+        if name == "other":
+            let_expire(name, two, 5)
+
+    monkeypatch.setattr(two, "await_idle", await_idle)
+    monkeypatch.setattr(reaper.registry, "note_deleted", lambda *_noted: None)
+    assert reaper.reap(NOW, dry_run=False, timeout_s=1) == ["chat"]
+    assert set(two.endpoints) == {"other"}
+    assert "endpoint other is left" in lines[-1]
+
+
+@pytest.mark.parametrize("end", ["", expiry(NOW, -1), "9998-01-01T00:00:00+00:00"])
+def test_a_life_is_put_off_before_a_rollout_and_never_shortened_by_one_that_fails(
+    two, reaper, refused, end
+):
+    two.endpoints["chat"] = replace(two.endpoints["chat"], tags={EXPIRES_TAG: end} if end else {})
+    two.faults["put_deployment"] = [refused()]
+    current = get_current(two, "chat")
+    plan = plan_deployment(current, Wanted("chat", deployment="blue", instance_count=2))
+    with pytest.raises(AzureError):
+        reaper._run(
+            plan, current, Names("chat"), two, DeployConfig(ttl_hours=5), examination=Examination()
+        )
+    after = two.endpoints["chat"].tags.get(EXPIRES_TAG, "")
+    assert (after != end) == (end == expiry(NOW, -1))
 
 
 def test_a_version_that_another_slot_runs_is_not_gone(two):

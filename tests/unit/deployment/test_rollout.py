@@ -1,3 +1,6 @@
+import re
+from dataclasses import replace
+
 import pytest
 
 from mlflow_phi3.azure.operation import DeadlinePassed
@@ -128,6 +131,73 @@ def test_killed_after_any_step_a_second_run_completes(service):
         assert service.endpoints["chat"].traffic == {"blue": 100}
     deploy(service, model="/m/chat/versions/2")
     assert service.endpoints["chat"].traffic == {"green": 100}
+
+
+@pytest.mark.parametrize(
+    ("step", "model", "told"),
+    [
+        (
+            "put_deployment",
+            1,
+            "chat/blue stays, and is billed: mlflow deployments delete --name chat ",
+        ),
+        ("put_deployment", 2, "chat/green stays, .* delete --endpoint chat --name green "),
+        (
+            "put_endpoint",
+            2,
+            "Still to do, by the same command: traffic of chat to green 100 %\n.*green",
+        ),
+        ("delete_deployment", 3, "Still to do, by the same command: delete deployment chat/blue$"),
+    ],
+)
+def test_an_interrupted_command_tells_what_stays_and_is_billed(service, step, model, told):
+    if model > 1:
+        deploy(service)
+    lines = []
+    number = 1 if model == 1 else 2
+    plan = plan_deployment(
+        get_current(service, "chat"),
+        replace(wanted(f"/m/chat/versions/{number}"), keep_previous=model < 3),
+    )
+    service.faults[step] = [KeyboardInterrupt()]
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(plan, service, passes, told=lines.append)
+    assert re.search(told, lines[-1])
+    assert not [call for call in service.calls if call[0] == "delete_endpoint"]
+
+
+def test_what_was_made_is_taken_back_with_time_of_its_own(service):
+    deploy(service)
+
+    class Spent:
+        """All of the command's time went into the check."""
+
+        def __getattr__(self, name):
+            return getattr(service, name)
+
+        def delete_deployment(self, endpoint, name):
+            raise DeadlinePassed("PHI3-A705", "not finished after 1 s")
+
+    plan = plan_deployment(get_current(service, "chat"), wanted("/m/chat/versions/2"))
+    with pytest.raises(GateError, match="done: delete deployment chat/green"):
+        roll_out(plan, Spent(), fails, told=lambda _line: None)
+    assert set(service.deployments["chat"]) == {"blue"}
+
+
+def test_settings_with_which_the_live_one_does_not_answer_are_taken_back(service):
+    deploy(service)
+    before = service.deployments["chat"]["blue"]
+    plan = plan_deployment(
+        get_current(service, "chat"),
+        Wanted("chat", deployment="blue", safety={"CONTENT_SAFETY_KEY": "bad"}),
+    )
+    with pytest.raises(GateError, match="done: update deployment chat/blue"):
+        roll_out(plan, service, fails, told=lambda _line: None)
+    assert service.deployments["chat"] == {"blue": before}
+
+    service.faults["put_deployment"] = [None, ValueError("odd")]
+    with pytest.raises(GateError, match=r"could not update .*: do it by mlflow deployments update"):
+        roll_out(plan, service, fails, told=lambda _line: None)
 
 
 def test_a_failure_after_a_canary_was_cleared_still_takes_the_new_one_back(service):

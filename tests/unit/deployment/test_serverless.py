@@ -30,11 +30,18 @@ class MemoryServerless:
     def __init__(self, known=None):
         self.known = known and replace(known, state="Succeeded", uri="u")
         self.fault, self.late, self.puts = None, False, 0
+        self.stuck = None  # raised by each delete
 
     def get(self, _name):
         return self.known
 
     await_idle = get
+
+    def list(self):
+        return [self.known] if self.known else []
+
+    def renewed(self):
+        return self
 
     def put(self, wanted, *, wait=True):
         self.puts += 1
@@ -46,6 +53,8 @@ class MemoryServerless:
             raise fault
 
     def delete(self, _name):
+        if self.stuck is not None:
+            raise self.stuck
         self.known = None
 
 
@@ -88,6 +97,44 @@ def test_bad_answers_leave_what_was_there(known):
     with pytest.raises(GateError):
         deploy(service, check=bad_answers)
     assert service.known == before
+
+
+def test_what_was_not_changed_is_not_taken_back():
+    service = MemoryServerless(NEW)
+    with pytest.raises(GateError) as raised:
+        deploy(service, check=bad_answers)
+    assert service.puts == 0
+    assert "Taken back" not in str(raised.value)
+
+
+def test_what_became_of_the_way_back_is_told_with_the_first_error():
+    with pytest.raises(GateError, match="Taken back: done: delete serverless endpoint chat"):
+        deploy(MemoryServerless(), check=bad_answers)
+    service = MemoryServerless()
+    service.stuck = DeadlinePassed("PHI3-A705", "not finished after 1 s")
+    with pytest.raises(
+        GateError, match=r"could not delete serverless endpoint chat \(not finished"
+    ):
+        deploy(service, check=bad_answers)
+
+
+def test_the_way_back_has_time_of_its_own():
+    service, spent = MemoryServerless(), MemoryServerless()
+    spent.stuck, spent.renewed = DeadlinePassed("PHI3-A705", "not finished"), lambda: service
+    service.known = NEW
+    with pytest.raises(GateError, match="done: delete"):
+        deploy(spent, check=bad_answers)
+    assert service.known is None
+
+
+@pytest.mark.parametrize("known", [None, OLD], ids=["new", "changed"])
+def test_an_interrupted_command_tells_what_is_billed(known):
+    service, lines = MemoryServerless(known), []
+    service.fault, service.late = KeyboardInterrupt(), True
+    with pytest.raises(KeyboardInterrupt):
+        deploy_serverless(service, NEW, service.known, bad_answers, wait=True, told=lines.append)
+    assert service.known.model_id == NEW.model_id
+    assert ["is billed" in line for line in lines[1:]] == ([] if known else [True])
 
 
 def test_after_a_deadline_nothing_is_taken_back():
@@ -201,6 +248,32 @@ def test_the_version_of_a_serverless_endpoint_is_known_and_noted_when_it_goes(de
 
     assert deployer.registry.deleted == [("phi-ft", "1", place), ("phi-ft", "2", place)]
     assert deployer.serverless.service(1).known is None
+
+
+def test_a_version_is_not_tagged_as_deployed_before_it_is(deployer):
+    config = DeployConfig(verify=False, synchronous=False)
+    assert deployer.deploy(Names("chat"), "models:/phi-ft/2", config, new=False)["left"]
+    assert deployer.registry.tagged == []
+
+    billed = deployer.serverless.service(1)
+    billed.known = replace(billed.known, state="Succeeded")
+    deployer.deploy(Names("chat"), "models:/phi-ft/2", DeployConfig(verify=False), new=False)
+    assert deployer.registry.tagged[0][:2] == ("phi-ft", "2")
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["over", "put off"])
+def test_an_end_that_is_put_off_while_reap_waits_is_heard(deployer, later):
+    billed = deployer.serverless.service(1)
+    over, renewed = ({"azure.expires_at": f"{year}-01-01T00:00:00+00:00"} for year in (2025, 2027))
+    billed.known = replace(billed.known, tags=over)
+
+    def await_idle(_name):
+        billed.known = replace(billed.known, tags=renewed if later else over)
+        return billed.known
+
+    billed.await_idle = await_idle
+    assert deployer.reap(NOW, dry_run=False, timeout_s=1) == ([] if later else ["chat"])
+    assert (billed.known is not None) == later
 
 
 QUICK = DeployConfig(verify=False)
