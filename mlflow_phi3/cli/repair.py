@@ -1,7 +1,6 @@
 """``mlflow-phi3 sweep repair``: close what a dead machine left of a study."""
 
 import time
-from contextlib import suppress
 
 import typer
 
@@ -24,15 +23,18 @@ def repair_command(study: str = _STUDY, *, storage: str = _STORAGE) -> None:
 
     tracker = open_tracker()
     url = storage or default_storage(tracker.uri)
-    done = None
-    if not is_missing(url):  # a file that there is not would be made
-        with suppress(KeyError):
-            done = repair_study(open_storage(url), study, tracker=tracker, now=time.time())
-    if done is None:
-        raise UsageError(
-            "PHI3-U090",
-            f"no study {study!r}",
-            where=hide_password(url),
-            fix="look at the tags phi3.study and phi3.storage of a run",
-        )
+    unknown = UsageError(
+        "PHI3-U090",
+        f"no study {study!r}",
+        where=hide_password(url),
+        fix="look at the tags phi3.study and phi3.storage of a run",
+    )
+    if is_missing(url):  # a file that there is not would be made
+        raise unknown
+    kept = open_storage(url)
+    try:
+        kept.get_study_id_from_name(study)
+    except KeyError:
+        raise unknown from None
+    done = repair_study(kept, study, tracker=tracker, now=time.time())
     typer.echo(f"{len(done.released)} trials wait again, {len(done.closed)} runs were closed.")

@@ -135,7 +135,9 @@ def read_golden(path: Path) -> Iterator[GoldenQuery]:
     Raises:
         DataError: There is no such file, or a line is not a query.
     """
-    for place, line in read_lines(path, code="PHI3-D072", fix="check golden"):
+    for place, line in read_lines(
+        path, code="PHI3-D072", fix="give the path of a JSONL file of queries (docs/metrics.md)"
+    ):
         yield _to_query(line, place)
 
 

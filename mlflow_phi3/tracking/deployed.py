@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.tracking.missing import asking, is_missing, unless_missing
 from mlflow_phi3.tracking.registry import CHAMPION, PREVIOUS, find_alias
 
@@ -76,34 +76,16 @@ def opened_model(uri: str) -> Iterator[DeployedModel]:
 
     Raises:
         UsageError: There is no such model.
-        PreflightError: The store does not answer, or refuses.
+        PreflightError: The store does not answer, or refuses; or the files cannot be fetched.
     """
     # MLflow draws its bar anew for each file: a help on a terminal, 300 lines in a log.
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()))
     version = _find_version(_connect(), uri)
     with tempfile.TemporaryDirectory(prefix="mlflow-phi3-") as temporary:
-        fetched = Path(temporary) / "fetched"
-        fetched.mkdir()
         try:
-            # Into a folder of ours, or MLflow would leave a copy of a remote model behind.
-            found = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(fetched)))
-            if not (found / "MLmodel").is_file():
-                raise UsageError(
-                    "PHI3-U731",
-                    "no MLmodel file: this is not an MLflow model",
-                    where=uri,
-                    fix="name a model by models:/<name>@champion or its folder",
-                )
-        except (MlflowException, OSError) as missing:
-            raise UsageError(
-                "PHI3-U732",
-                f"cannot be read: {str(missing).splitlines()[0]}",
-                where=uri,
-                fix="check the name, and MLFLOW_TRACKING_URI",
-            ) from missing
-        # A folder of our own: always called "model", and without caches that would be uploaded.
-        folder = Path(temporary) / "model"
-        shutil.copytree(found, folder, ignore=_LEFT_OUT, copy_function=_link)
+            folder = _fetch(uri, Path(temporary))
+        except (MlflowException, OSError) as error:
+            raise _unread(uri, error) from error
         mlmodel = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
         yield DeployedModel(
             uri=uri,
@@ -115,6 +97,38 @@ def opened_model(uri: str) -> Iterator[DeployedModel]:
             mlmodel=mlmodel,
             example=_example(folder, mlmodel),
         )
+
+
+def _fetch(uri: str, into: Path) -> Path:
+    """A model's files in a folder of our own.
+
+    It is always called "model", and without caches that would be uploaded.
+    """
+    fetched = into / "fetched"
+    fetched.mkdir()
+    # Into a folder of ours, or MLflow would leave a copy of a remote model behind.
+    found = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(fetched)))
+    if not (found / "MLmodel").is_file():
+        raise UsageError(
+            "PHI3-U731",
+            "no MLmodel file: this is not an MLflow model",
+            where=uri,
+            fix="name a model by models:/<name>@champion or its folder",
+        )
+    folder = into / "model"
+    shutil.copytree(found, folder, ignore=_LEFT_OUT, copy_function=_link)
+    return folder
+
+
+def _unread(uri: str, error: MlflowException | OSError) -> UsageError | PreflightError:
+    """Tell a model that is not there from one that cannot be fetched."""
+    # Of several files MLflow's first line says that some failed, and the last one why.
+    problem = f"cannot be read: {str(error).splitlines()[-1]}"
+    if isinstance(error, MlflowException) and is_missing(error):
+        fix = "check the name, and MLFLOW_TRACKING_URI"
+        return UsageError("PHI3-U732", problem, where=uri, fix=fix)
+    fix = "mend what it says, or let TMPDIR name a folder on a disk with more room"
+    return PreflightError("PHI3-P089", problem, where=uri, fix=fix)
 
 
 class DeploymentRegistry:
@@ -209,16 +223,6 @@ def find_version(uri: str) -> Version:
     if found is None:
         return Version()
     return Version(found.name, str(found.version), dict(found.tags))
-
-
-def find_version_tags(uri: str) -> dict[str, str]:
-    """Return the tags of the version that a URI names; none when it names no version.
-
-    Raises:
-        UsageError: As :func:`find_version`.
-        PreflightError: As :func:`find_version`.
-    """
-    return dict(find_version(uri).tags)
 
 
 def _connect() -> MlflowClient:

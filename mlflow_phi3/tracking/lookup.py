@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mlflow.entities import Run as MlflowRun
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import UsageError
@@ -21,17 +22,7 @@ def find_run(tracker: Tracker, run_id: str, *, where: str) -> Run:
         UsageError: There is no such run.
         MlflowException: The store could not say.
     """
-    try:
-        return tracker.get(run_id)
-    except MlflowException as missing:
-        if not is_missing(missing):
-            raise
-        raise UsageError(
-            "PHI3-U021",
-            f"no run {run_id!r} in this tracking store",
-            where=where,
-            fix="copy the id from the MLflow UI; MLFLOW_TRACKING_URI names the store",
-        ) from missing
+    return tracker.handle(_read(tracker, run_id, where=where))
 
 
 def find_finished(tracker: Tracker, run_id: str, *, stage: str, tag: str, where: str) -> Run:
@@ -47,9 +38,8 @@ def find_finished(tracker: Tracker, run_id: str, *, stage: str, tag: str, where:
     Raises:
         UsageError: There is no such run, or it is another one than was meant.
     """
-    run = find_run(tracker, run_id, where=where)
-    tags = run.tags()
-    status = tracker.client.get_run(run_id).info.status
+    run = _read(tracker, run_id, where=where)
+    tags, status = run.data.tags, run.info.status
     if tag not in tags or tags.get(STAGE) != stage or status != "FINISHED":
         kind = tags.get(STAGE, "not ours")
         raise UsageError(
@@ -58,7 +48,7 @@ def find_finished(tracker: Tracker, run_id: str, *, stage: str, tag: str, where:
             where=where,
             fix=f"name a finished {stage} run, or leave it out to take the newest",
         )
-    return run
+    return tracker.handle(run)
 
 
 def fetch(run: Run, path: str, into: Path, *, where: str) -> Path:
@@ -78,4 +68,18 @@ def fetch(run: Run, path: str, into: Path, *, where: str) -> Path:
             f"the run {run.run_id} ({run.name}) has no artifact {path}",
             where=where,
             fix="name a run that was trained to the end of an epoch, on this side",
+        ) from missing
+
+
+def _read(tracker: Tracker, run_id: str, *, where: str) -> MlflowRun:
+    try:
+        return tracker.client.get_run(run_id)
+    except MlflowException as missing:
+        if not is_missing(missing):
+            raise
+        raise UsageError(
+            "PHI3-U021",
+            f"no run {run_id!r} in this tracking store",
+            where=where,
+            fix="copy the id from the MLflow UI; MLFLOW_TRACKING_URI names the store",
         ) from missing

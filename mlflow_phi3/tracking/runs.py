@@ -218,7 +218,7 @@ class Tracker:
         if parent is not None:
             all_tags[MLFLOW_PARENT_RUN_ID] = parent.run_id
         run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
-        return self._handle(run)
+        return self.handle(run)
 
     def resume(self, run_id: str, *, name: str | None = None) -> Run:
         """Take up an existing run and set it RUNNING; named ``name`` if nobody named it."""
@@ -226,11 +226,11 @@ class Tracker:
         if name and _RANDOM_NAME.fullmatch(run.info.run_name or ""):
             self.client.set_tag(run_id, MLFLOW_RUN_NAME, name)
         self.client.update_run(run_id, status="RUNNING")
-        return self._handle(self.client.get_run(run_id))
+        return self.handle(self.client.get_run(run_id))
 
     def get(self, run_id: str) -> Run:
         """A handle to an existing run, its status untouched."""
-        return self._handle(self.client.get_run(run_id))
+        return self.handle(self.client.get_run(run_id))
 
     @contextmanager
     def stage(
@@ -266,7 +266,7 @@ class Tracker:
         while run_id:
             found = self.client.get_run(run_id)
             if found.info.status == "RUNNING":
-                run = self._handle(found)
+                run = self.handle(found)
                 run.set_tags(tags)
                 run.end("KILLED")
                 closed.append(run_id)
@@ -319,9 +319,9 @@ class Tracker:
             if not token or (most is not None and len(runs) >= most):
                 return runs
 
-    def _handle(self, run: MlflowRun) -> Run:
-        info = run.info
-        name = info.run_name or ""
+    def handle(self, run: MlflowRun) -> Run:
+        """A handle to a run that was read."""
+        info, name = run.info, run.info.run_name or ""
         return Run(self.client, info.run_id, info.experiment_id, name, info.artifact_uri)
 
 

@@ -33,10 +33,9 @@ def register_tuned(
         if version.name == name and version.tags.get(STATE_TAG) != _DELETED:
             return version
     ensure_registered(run.client, name)
-    root = run.client.get_run(run.run_id).info.artifact_uri
     made = run.client.create_model_version(
         name,
-        source=f"{root}/azure",
+        source=f"{run.artifact_uri}/azure",
         run_id=run.run_id,
         tags={TUNED_TAG: model_id, **{key: str(value) for key, value in tags.items()}},
         description=description,

@@ -7,7 +7,7 @@ from pathlib import Path
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.adapter import check_adapter
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.tracking.deployed import find_version_tags
+from mlflow_phi3.tracking.deployed import find_version
 from mlflow_phi3.tracking.lookup import find_run
 from mlflow_phi3.training.adapters import load_lora_spec
 from mlflow_phi3.training.spec import TrialSpec
@@ -40,7 +40,7 @@ def find_start(job: Job, base: Base, source: str) -> Path:
         here = job.tracker.latest("train", where=_PARAMETER, without=JOB)
         source = f"runs:/{here.info.run_id}"
     if source.startswith("models:/"):
-        tags = find_version_tags(source)
+        tags = find_version(source).tags
         if _TRIAL_RUN not in tags:
             raise UsageError(
                 "PHI3-U768",

@@ -37,6 +37,14 @@ def test_an_unknown_study_is_told(study):
     assert "--storage" in call("sweep", "repair", "--help").output
 
 
+def test_a_fault_of_the_repair_is_not_taken_for_an_unknown_study(study, monkeypatch):
+    def fail(*_arguments, **_named):
+        raise KeyError("phi3.trial_number")
+
+    monkeypatch.setattr("mlflow_phi3.sweep.repair.repair_study", fail)
+    assert isinstance(call("sweep", "repair", "night").exception, KeyError)
+
+
 def test_no_storage_is_made_where_none_is(study, tmp_path):
     for storage in (f"sqlite:///{tmp_path}/none.db", f"{tmp_path}/none.log"):
         found = call("sweep", "repair", "night", "--storage", storage)

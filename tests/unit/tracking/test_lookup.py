@@ -1,5 +1,8 @@
 """Runs that a person named."""
 
+import errno
+import os
+import shutil
 from dataclasses import replace
 
 import mlflow
@@ -8,7 +11,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import PreflightError, UsageError
-from mlflow_phi3.tracking.deployed import DeploymentRegistry, find_version_tags, opened_model
+from mlflow_phi3.tracking.deployed import DeploymentRegistry, find_version, opened_model
 from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
 
 
@@ -74,10 +77,45 @@ def test_a_certificate_that_cannot_be_read_is_not_one_that_is_not_there(unreacha
         registry.write_json("0" * 32, {}, "parity/deployed.json")
 
 
+def test_one_question_to_the_store_finds_a_finished_run(tracker, monkeypatch):
+    with tracker.stage("sweep", stage="sweep", tags={"phi3.winner_run": "w"}) as run:
+        pass
+    asked, get_run = [], MlflowClient.get_run
+    monkeypatch.setattr(
+        MlflowClient,
+        "get_run",
+        lambda self, run_id: (asked.append(run_id), get_run(self, run_id))[1],
+    )
+    find_finished(tracker, run.run_id, stage="sweep", tag="phi3.winner_run", where="sweep_run")
+    assert asked == [run.run_id]
+
+
+def test_a_model_that_is_not_there_is_told_by_its_name(tmp_path):
+    with (
+        pytest.raises(UsageError, match=r"PHI3-U732 .*No such artifact.*check the name"),
+        opened_model(str(tmp_path / "none")),
+    ):
+        pass
+
+
+def test_a_full_disk_is_not_a_wrong_name(tmp_path, monkeypatch):
+    def refuse(*_arguments, **_named):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "MLmodel").write_text("flavors: {}")
+    monkeypatch.setattr(shutil, "copyfile", refuse)
+    monkeypatch.setattr(shutil, "copy2", refuse)
+    with (
+        pytest.raises(PreflightError, match=r"PHI3-P089 .*No space left.*TMPDIR"),
+        opened_model(str(tmp_path)),
+    ):
+        pass
+
+
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda: find_version_tags("models:/chat@champion"),
+        lambda: find_version("models:/chat@champion"),
         lambda: opened_model("models:/chat/1").__enter__(),
         lambda: DeploymentRegistry().get_champion("chat"),
         lambda: DeploymentRegistry().set_champion("chat", "2", "1"),
