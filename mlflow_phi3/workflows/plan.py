@@ -6,13 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mlflow_phi3.azure.prices import look_up_hourly
-from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.plan import PlanWord
-from mlflow_phi3.config.prepare import PrepareConfig
-from mlflow_phi3.data import pipeline
 from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.modeling.base import DEMO, load_tokenizer, read_context_length
+from mlflow_phi3.modeling.base import DEMO
 from mlflow_phi3.modeling.catalog import (
     TrainingPrice,
     describe,
@@ -22,7 +19,6 @@ from mlflow_phi3.modeling.catalog import (
 )
 from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.training.probe import Probe, probe
-from mlflow_phi3.training.spec import TrialSpec
 from mlflow_phi3.workflows.estimate import (
     Line,
     Prices,
@@ -34,6 +30,7 @@ from mlflow_phi3.workflows.estimate import (
     estimate_local,
 )
 from mlflow_phi3.workflows.job import open_base
+from mlflow_phi3.workflows.prepare import prepare_data
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.task import settle
 
@@ -46,7 +43,8 @@ def run(config: PlanWord) -> None:
     screen = Screen(config.output)
     if config.jobs:
         require_tunable(config.foundry_model)  # refused before minutes of preparation
-    data = _prepare(config, screen)
+    # As the sweep will, which then finds it done.
+    data = prepare_data(config, Path(config.workspace).resolve(), screen)
     space = build_space(settle(config, data), model=config.model, seed=config.seed)
     splits = data.manifest.splits
     work = count_work(
@@ -73,43 +71,17 @@ def run(config: PlanWord) -> None:
     _show(screen, config, lines)
 
 
-def _prepare(config: PlanWord, screen: Screen) -> PreparedData:
-    """Prepare exactly as the sweep will, which then finds it done."""
-    revision = config.model_revision or None
-    folder = Path(config.workspace).resolve() / "prepared"
-    folder.mkdir(parents=True, exist_ok=True)
-    with screen.stage("prepare") as update:
-        return pipeline.prepare(
-            narrow(config, PrepareConfig),
-            load_tokenizer(config.model, revision=revision),
-            folder=folder,
-            context_length=read_context_length(config.model, revision=revision),
-            on_progress=update,
-        )
-
-
 def _probe(config: PlanWord, space: Space, data: PreparedData, screen: Screen) -> Probe:
-    spec = largest_spec(space)
     with screen.stage("probe") as update:
         update(f"{config.probe_steps} steps of the real engine")
         return probe(
             open_base(config, data),
             data.examples("train"),
             data.examples("validation") if "validation" in data.manifest.splits else (),
-            spec,
+            space.largest(),
             side_by_side=min(config.concurrency or _SIDE_BY_SIDE, config.n_trials),
             steps=config.probe_steps,
         )
-
-
-def largest_spec(space: Space) -> TrialSpec:
-    """The trial that needs most: the highest rank, the largest batch; other choices their first."""
-    params: dict[str, object] = {}
-    for name, swept in space.swept.items():
-        values = getattr(swept, "values", None) or (getattr(swept, "high", None),)
-        largest = name in {"lora_r", "batch_size_multiplier", "per_device_batch_size"}
-        params[name] = max(values) if largest else values[0]
-    return space.spec(params)
 
 
 def _prices(config: PlanWord) -> Prices:

@@ -16,6 +16,7 @@ from mlflow_phi3.modeling.base import load_tokenizer, read_context_length
 from mlflow_phi3.tracking.datasets import DatasetFacts, log_datasets
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.job import Job, greet, log_config, open_job
+from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.task import show_balance
 
 SPLITS = ("train", "validation", "test")
@@ -38,15 +39,7 @@ def prepare_as_child(job: Job, config: PrepareWord, parent: Run) -> PreparedData
 
 def prepare(job: Job, config: PrepareWord, run: Run) -> PreparedData:
     """Check, clean, split and tokenise; what came out is logged to ``run``."""
-    revision = config.model_revision or None
-    with job.screen.stage("prepare") as update:
-        data = pipeline.prepare(
-            narrow(config, PrepareConfig),
-            load_tokenizer(config.model, revision=revision),
-            folder=job.workspace / "prepared",
-            context_length=read_context_length(config.model, revision=revision),
-            on_progress=update,
-        )
+    data = prepare_data(config, job.workspace, job.screen)
     _log(run, data)
     counts = data.manifest.counts
     sizes = ", ".join(f"{name} {facts.rows}" for name, facts in data.manifest.splits.items())
@@ -64,6 +57,19 @@ def prepare(job: Job, config: PrepareWord, run: Run) -> PreparedData:
     if data.manifest.labels:
         job.screen.say(f"  labels: {escape(show_balance(data))}")
     return data
+
+
+def prepare_data(config: PrepareWord, workspace: Path, screen: Screen) -> PreparedData:
+    """Check, clean, split and tokenise; what lies in ``workspace`` already is not done again."""
+    revision = config.model_revision or None
+    with screen.stage("prepare") as update:
+        return pipeline.prepare(
+            narrow(config, PrepareConfig),
+            load_tokenizer(config.model, revision=revision),
+            folder=workspace / "prepared",
+            context_length=read_context_length(config.model, revision=revision),
+            on_progress=update,
+        )
 
 
 def dataset_facts(data: PreparedData, splits: Sequence[str] = SPLITS) -> list[DatasetFacts]:

@@ -7,6 +7,8 @@ import pytest
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.plan import PlanWord
 from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.training.spec import LoraSpec
+from mlflow_phi3.workflows import plan as workflow
 from mlflow_phi3.workflows.plan import run
 
 
@@ -45,6 +47,22 @@ def test_the_tokens_are_the_preparations_own(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert f"{6 * tokens:,}" in shown
     assert "tokens trained" in shown
+
+
+def test_the_largest_trial_is_probed(tmp_path, monkeypatch):
+    class AskedError(Exception):
+        pass
+
+    def ask(base, train, validation, spec, **options):
+        raise AskedError(spec.lora)
+
+    monkeypatch.setattr(workflow, "probe", ask)
+    space = {"target-modules": "qkv_proj,all-linear", "dora": "false,true", "lora-r": "4..32"}
+    options = [f"--{name}={value}" for name, value in space.items()]
+    with pytest.raises(AskedError) as asked:
+        run(plan(f"--workspace={tmp_path}", *options))
+    (lora,) = asked.value.args
+    assert lora == LoraSpec(r=32, target_modules=("all-linear",), dora=True)
 
 
 def test_a_retired_model_is_refused_before_anything_is_prepared(tmp_path):
