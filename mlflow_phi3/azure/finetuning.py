@@ -65,6 +65,7 @@ class TunedModel:
         id: ``azureml://locations/...``, as a serverless endpoint wants it.
         job: The job.
         base: Address of the base model, where told.
+        created: When, ISO 8601.
     """
 
     name: str
@@ -72,6 +73,7 @@ class TunedModel:
     id: str
     job: str
     base: str = ""
+    created: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,8 @@ class JobService:
     def list_jobs(self) -> list[JobState]:
         """Return the fine-tuning jobs of the project, newest first."""
         states = [_from_body(one) for one in self._list("jobs", "jobs")]
-        return [state for state in states if state is not None]
+        found = (state for state in states if state is not None)
+        return sorted(found, key=lambda state: state.created, reverse=True)
 
     def cancel(self, name: str) -> None:
         """Ask Azure to stop a job; one that has ended is left as it is."""
@@ -272,7 +275,8 @@ class JobService:
     def tuned_models(self) -> list[TunedModel]:
         """Return every model version of the project that a job made, newest first."""
         names = [str(one["name"]) for one in self._list("models", "models")]
-        return [model for name in names for model in self._versions(name) if model.job]
+        found = (model for name in names for model in self._versions(name) if model.job)
+        return sorted(found, key=lambda model: model.created, reverse=True)
 
     def delete_model(self, model: TunedModel) -> None:
         """Delete a model version; one that is gone is no error.
@@ -296,6 +300,7 @@ class JobService:
                     id=f"{self.place}/models/{name}/versions/{version}",
                     job=str(properties.get("jobName") or ""),
                     base=own.get("baseModelId", ""),
+                    created=_created(one),
                 )
             )
         return found
@@ -348,8 +353,12 @@ def _from_body(body: Mapping[str, Any]) -> JobState | None:
         hyperparameters=_texts(details.get("hyperParameters")),
         tags=_texts(properties.get("tags")),
         url=str(studio.get("endpoint") or ""),
-        created=str((body.get("systemData") or {}).get("createdAt") or ""),
+        created=_created(body),
     )
+
+
+def _created(body: Mapping[str, Any]) -> str:
+    return str((body.get("systemData") or {}).get("createdAt") or "")
 
 
 def _kind_of(body: Mapping[str, Any]) -> str:

@@ -27,6 +27,28 @@ def test_a_job_is_told_in_one_request_with_texts_for_hyperparameters():
     assert JobService(MemoryClient(GONE)).get("j") is None
 
 
+def listed(name, day, **properties):
+    stamp = f"2025-03-{day:02}T00:00:00Z"
+    return {"name": name, "properties": properties, "systemData": {"createdAt": stamp}}
+
+
+def test_jobs_and_what_they_made_are_listed_newest_first():
+    _, job = described()
+    jobs = [listed(name, day, **job["properties"]) for name, day in (("b", 2), ("c", 3), ("a", 1))]
+    found = JobService(MemoryClient((200, {"value": jobs}))).list_jobs()
+    assert [job.name for job in found] == ["c", "b", "a"]
+
+    client = MemoryClient(
+        (200, {"value": [{"name": "chat"}, {"name": "other"}]}),
+        (200, {"value": [listed("1", 1, jobName="a"), listed("2", 3, jobName="c")]}),
+        (200, {"value": [listed("1", 2, jobName="b")]}),
+    )
+    service = JobService(client)
+    service._place = "azureml://here"
+    made = [f"{model.name}:{model.version}" for model in service.tuned_models()]
+    assert made == ["chat:2", "other:1", "chat:1"]
+
+
 @pytest.mark.parametrize("name", ["", "..", "j/x", "j?x", "j:1"])
 def test_what_no_job_is_called_is_not_asked_for(name):
     client = MemoryClient(described())
