@@ -19,7 +19,7 @@ _LATENCIES = ("RequestLatency_P50", "RequestLatency_P95")
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredMinute:
+class Minute:
     """One minute in which something was asked.
 
     Args:
@@ -29,8 +29,8 @@ class MeasuredMinute:
     """
 
     requests: Mapping[str, float]
-    p50_ms: float
-    p95_ms: float
+    p50_ms: float = math.nan
+    p95_ms: float = math.nan
 
 
 def get_minutes(
@@ -39,7 +39,7 @@ def get_minutes(
     deployment: str,
     start: dt.datetime,
     end: dt.datetime,
-) -> list[MeasuredMinute]:
+) -> list[Minute]:
     """Return the minutes of a window, oldest first.
 
     Args:
@@ -63,7 +63,7 @@ def get_minutes(
     for name, _, at, value in timed:
         latencies[name][at] = value
     return [
-        MeasuredMinute(requests[at], *(latencies[name].get(at, math.nan) for name in _LATENCIES))
+        Minute(requests[at], *(latencies[name].get(at, math.nan) for name in _LATENCIES))
         for at in sorted(requests)
     ]
 

@@ -25,6 +25,8 @@ Floats = npt.NDArray[np.float64]
 Bags = Sequence[Sequence[Hashable]]
 """What is counted of each prompt: its words, its language or its length."""
 
+DRIFTS = ("length", "vocabulary", "language", "distinguishable")
+"""What is measured, by name."""
 LEAST = 20
 """Prompts of either side below which nothing is concluded."""
 _DEALS = 199
@@ -43,7 +45,7 @@ class Drift:
     """One measure.
 
     Args:
-        name: ``length``, ``vocabulary``, ``language`` or ``distinguishable``.
+        name: One of :data:`DRIFTS`.
         value: 0 is alike, 1 is as far as can be.
         usual: What 95 % of the deals of mixed prompts do not exceed.
         reading: ``steady``, ``moved``, or ``too few``.
@@ -74,8 +76,7 @@ def measure_drift(sent: Sequence[str], trained: Sequence[str], *, seed: int = 0)
     now, before = _some(sent, _MOST, random), _some(trained, _MOST, random)
     if min(len(now), len(before)) < LEAST:
         told = f"{len(now)} prompts against {len(before)}; {LEAST} are the least"
-        names = ("length", "vocabulary", "language", "distinguishable")
-        return [_too_few(name, told) for name in names]
+        return [_too_few(name, told) for name in DRIFTS]
     texts = [*now, *before]
     words = [split_words(text) for text in texts]
     lengths = [[len(bag)] for bag in words]

@@ -3,29 +3,15 @@
 import datetime as dt
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from mlflow_phi3.azure.metrics import Minute
 from mlflow_phi3.monitoring.calls import Call
 
 MILLION = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class Minute:
-    """What Azure Monitor says of one minute.
-
-    Args:
-        requests: By class of status: ``2xx``, ``4xx``, ``5xx``.
-        p50_ms: Median latency, or NaN.
-        p95_ms: 95th percentile, or NaN.
-    """
-
-    requests: Mapping[str, float]
-    p50_ms: float = math.nan
-    p95_ms: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

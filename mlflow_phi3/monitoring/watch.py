@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
+from mlflow_phi3.azure.metrics import Minute
 from mlflow_phi3.monitoring.calls import Call
-from mlflow_phi3.monitoring.drift import Drift, measure_drift
+from mlflow_phi3.monitoring.drift import DRIFTS, Drift, measure_drift
 from mlflow_phi3.monitoring.traffic import (
-    Minute,
     Tariff,
     Traffic,
     from_calls,
@@ -15,8 +15,6 @@ from mlflow_phi3.monitoring.traffic import (
     joined,
     with_cost,
 )
-
-DRIFTS = ("length", "vocabulary", "language", "distinguishable")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import httpx
-
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.replies import answer_text
 from mlflow_phi3.errors import GateError
@@ -245,25 +243,6 @@ def ask_all(
             )
         answers.append(text)
     return answers
-
-
-def over_http(url: str, *, key: str = "", timeout_s: float = 120.0) -> Ask:
-    """Asks an endpoint by POST.
-
-    Args:
-        url: Scoring URL, such as ``http://127.0.0.1:8000/invocations``.
-        key: Sent as a bearer token when there is one.
-        timeout_s: For each answer, in seconds.
-    """
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-
-    def ask(body: Mapping[str, Any]) -> Mapping[str, Any]:
-        response = httpx.post(url, json=dict(body), headers=headers, timeout=timeout_s)
-        response.raise_for_status()
-        found: Mapping[str, Any] = response.json()
-        return found
-
-    return ask
 
 
 def _to_stage(found: Mapping[str, Any]) -> Stage:

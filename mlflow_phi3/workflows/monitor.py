@@ -8,12 +8,13 @@ from pathlib import Path
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.collected import read_collected
-from mlflow_phi3.azure.metrics import get_minutes
+from mlflow_phi3.azure.metrics import Minute, get_minutes
 from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.azure.serverless import ServerlessService
 from mlflow_phi3.backends.project import open_project
+from mlflow_phi3.config.job import JobConfig
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import pipeline
@@ -23,7 +24,7 @@ from mlflow_phi3.modeling.base import DEMO, load_tokenizer
 from mlflow_phi3.modeling.catalog import describe as describe_model
 from mlflow_phi3.monitoring.calls import Call, read_calls
 from mlflow_phi3.monitoring.limits import find_exceeded, parse_limits
-from mlflow_phi3.monitoring.traffic import Minute, Tariff
+from mlflow_phi3.monitoring.traffic import Tariff
 from mlflow_phi3.monitoring.watch import Watched, describe, figure_names, watch
 from mlflow_phi3.tracking.runs import Tracker, open_tracker
 from mlflow_phi3.workflows.job import stamp
@@ -92,10 +93,8 @@ def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
     managed = _is_managed(workspace, config.endpoint)
     minutes, sources = None, []
     if managed:
-        measured = get_minutes(
-            ResourceManager(workspace), config.endpoint, config.deployment, start, now
-        )
-        minutes = [Minute(one.requests, one.p50_ms, one.p95_ms) for one in measured]
+        manager = ResourceManager(workspace)
+        minutes = get_minutes(manager, config.endpoint, config.deployment, start, now)
         if not minutes:
             _check_deployment(workspace, config)
         sources.append(f"Azure Monitor: {len(minutes)} minutes with requests")
@@ -169,7 +168,7 @@ def _trained(config: MonitorConfig) -> list[str]:
 
     Rows that cannot be trained on are left out: whoever trained has been told of them.
     """
-    folder = Path(".phi3").resolve() / "prepared"
+    folder = Path(JobConfig.model_fields["workspace"].default).resolve() / "prepared"
     folder.mkdir(parents=True, exist_ok=True)
     settings = PrepareConfig(train_data=config.train_data, on_error="reject")
     prepared = pipeline.prepare(settings, load_tokenizer(DEMO), folder=folder)

@@ -5,11 +5,11 @@ import math
 
 import pytest
 
+from mlflow_phi3.azure.metrics import Minute
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.monitoring.calls import Call
 from mlflow_phi3.monitoring.limits import find_exceeded, parse_limits
 from mlflow_phi3.monitoring.traffic import (
-    Minute,
     Tariff,
     from_calls,
     from_minutes,

@@ -2,6 +2,7 @@
 
 import json
 
+import httpx
 import pytest
 import torch
 
@@ -19,7 +20,6 @@ from mlflow_phi3.serving.certificate import (
     certify,
     certify_endpoint,
     compare_stage,
-    over_http,
 )
 from mlflow_phi3.serving.local import LocalModel, load_checkpoint
 from mlflow_phi3.serving.protocol import completion, parse_request
@@ -55,7 +55,12 @@ def test_trained_merged_and_endpoint_are_one_model(forms):
         return completion(request, reply.answers, prompt_tokens=reply.prompt_tokens, model="m")
 
     with Server(checkpoint) as server:
-        served = ask_all(over_http(f"{server.url}/invocations"), max_tokens=TOKENS)
+
+        def ask_server(body):
+            answer = httpx.post(f"{server.url}/invocations", json=body, timeout=120)
+            return answer.raise_for_status().json()
+
+        served = ask_all(ask_server, max_tokens=TOKENS)
     again = generate(reloaded.model, base.tokenizer, FIXED_PROMPTS, max_new_tokens=TOKENS)
     certificate = certify(
         "trial-001",
