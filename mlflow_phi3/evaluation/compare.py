@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.stats import bootstrap
 
 from mlflow_phi3.errors import DataError
-from mlflow_phi3.evaluation.losses import ExampleLoss
+from mlflow_phi3.training.scoring import ExampleScore
 
 # Resampled indices are drawn in slices of about this many, so that memory stays flat.
 _SLICE = 4_000_000
@@ -45,8 +45,8 @@ class Comparison:
 
 
 def compare(
-    a: Sequence[ExampleLoss],
-    b: Sequence[ExampleLoss],
+    a: Sequence[ExampleScore],
+    b: Sequence[ExampleScore],
     *,
     confidence: float = 0.95,
     resamples: int = 2000,
@@ -70,7 +70,7 @@ def compare(
     """
     _check_same_rows(a, b)
     tokens = np.array([row.tokens for row in a], dtype=np.float64)
-    gaps = np.array([x.loss - y.loss for x, y in zip(a, b, strict=True)]) * tokens
+    gaps = np.array([x.nll - y.nll for x, y in zip(a, b, strict=True)])
     low, high = _interval(gaps, tokens, confidence, resamples, seed)
     return Comparison(
         difference=float(gaps.sum() / tokens.sum()),
@@ -111,7 +111,7 @@ def _interval(
     return float(found.low), float(found.high)
 
 
-def _check_same_rows(a: Sequence[ExampleLoss], b: Sequence[ExampleLoss]) -> None:
+def _check_same_rows(a: Sequence[ExampleScore], b: Sequence[ExampleScore]) -> None:
     if len(a) != len(b):
         raise _not_same_rows(f"{len(a)} and {len(b)} rows")
     for x, y in zip(a, b, strict=True):

@@ -11,10 +11,10 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
 
 from mlflow_phi3.data.messages import Conversation, Example
 from mlflow_phi3.errors import DataError
-from mlflow_phi3.evaluation.losses import ExampleLoss
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.classify import classify
+from mlflow_phi3.training.scoring import ExampleScore
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class LabelReport:
 
     labels: tuple[str, ...]
     metrics: LabelMetrics | None
-    per_example: tuple[ExampleLoss, ...]
+    per_example: tuple[ExampleScore, ...]
     predictions: tuple[LabelPrediction, ...]
 
     @property
@@ -105,14 +105,14 @@ def measure_labels(
             wanted.append((example.place, _label_of(example, base.labels)))
             yield example.input_ids
 
-    losses: list[ExampleLoss] = []
+    losses: list[ExampleScore] = []
     guesses: list[int] = []
     scores: list[float] = []
     with with_adapter(base, adapter) as model:
         for at, log_probs in enumerate(classify(model, ids(), batch_size=batch_size)):
             place, label = wanted[at]
             guess = int(log_probs.argmax())
-            losses.append(ExampleLoss(place, -float(log_probs[label]), 1, int(guess == label)))
+            losses.append(ExampleScore(place, -float(log_probs[label]), 1, int(guess == label)))
             guesses.append(guess)
             scores.append(math.exp(float(log_probs[guess])))
             if on_progress:

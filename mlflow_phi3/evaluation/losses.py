@@ -1,41 +1,25 @@
-"""The loss of each example, as reports and comparisons keep it."""
+"""The loss of each example, as the artifact ``eval/per_example.json`` keeps it."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any
 
-from mlflow_phi3.data.messages import Example
-from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training.scoring import score
+from mlflow_phi3.training.scoring import ExampleScore
 
 
-@dataclass(frozen=True, slots=True)
-class ExampleLoss:
-    """How badly the model expected one example.
-
-    Args:
-        place: ``source:line`` of its conversation.
-        loss: Mean negative log-likelihood of its supervised tokens, in nats.
-        tokens: Supervised tokens.
-        right: Tokens of them whose most likely token was the right one.
-    """
-
-    place: str
-    loss: float
-    tokens: int
-    right: int
+def to_rows(scores: Iterable[ExampleScore]) -> list[dict[str, Any]]:
+    """What is kept of each example, its mean loss for people among it."""
+    return [{**asdict(score), "loss": score.loss} for score in scores]
 
 
-def example_losses(
-    base: Base, adapter: Path | None, examples: Iterable[Example]
-) -> Iterator[ExampleLoss]:
-    """Read ``examples`` in order with the training engine's own forward pass.
-
-    Only one pass of it is held at a time. An example without a supervised token has loss 0 over 0
-    tokens.
-
-    Raises:
-        TrainingError: The adapter does not fit the base.
-    """
-    for found in score(base, adapter, examples):
-        yield ExampleLoss(found.place, found.loss, found.tokens, found.correct)
+def from_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[ExampleScore, ...]:
+    """The scores behind :func:`to_rows`, also those of runs that kept the mean alone."""
+    return tuple(
+        ExampleScore(
+            place=row["place"],
+            nll=row["nll"] if "nll" in row else row["loss"] * row["tokens"],
+            tokens=row["tokens"],
+            correct=row["correct"] if "correct" in row else row["right"],
+        )
+        for row in rows
+    )

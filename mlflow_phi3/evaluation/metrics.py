@@ -21,24 +21,24 @@ class TokenTotals:
     """Sums over supervised tokens; totals add, so that nothing has to be kept.
 
     Args:
-        loss: Total negative log-likelihood, in nats.
+        nll: Total negative log-likelihood, in nats.
         tokens: Supervised tokens.
-        right: Tokens of them whose most likely token was the right one.
+        correct: How many of them were the most likely token.
     """
 
-    loss: float = 0.0
+    nll: float = 0.0
     tokens: int = 0
-    right: int = 0
+    correct: int = 0
 
     def __add__(self, other: "TokenTotals") -> "TokenTotals":
         return TokenTotals(
-            self.loss + other.loss, self.tokens + other.tokens, self.right + other.right
+            self.nll + other.nll, self.tokens + other.tokens, self.correct + other.correct
         )
 
 
 def loss(totals: TokenTotals) -> float:
     """Total negative log-likelihood per supervised token, in nats; NaN without a token."""
-    return totals.loss / totals.tokens if totals.tokens else math.nan
+    return totals.nll / totals.tokens if totals.tokens else math.nan
 
 
 def perplexity(totals: TokenTotals) -> float:
@@ -48,7 +48,7 @@ def perplexity(totals: TokenTotals) -> float:
 
 def token_accuracy(totals: TokenTotals) -> float:
     """Share of supervised tokens whose most likely token is right; NaN without a token."""
-    return totals.right / totals.tokens if totals.tokens else math.nan
+    return totals.correct / totals.tokens if totals.tokens else math.nan
 
 
 def normalise(text: str) -> str:

@@ -10,11 +10,11 @@ from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.data.messages import Conversation, Example, Message
 from mlflow_phi3.evaluation import metrics
 from mlflow_phi3.evaluation.labels import LabelReport, measure_labels
-from mlflow_phi3.evaluation.losses import ExampleLoss, example_losses
 from mlflow_phi3.evaluation.plugins import AnswerMetric, load_metrics, score_answer
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.generate import generate
+from mlflow_phi3.training.scoring import ExampleScore, score
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Evaluation:
     """
 
     metrics: dict[str, float]
-    per_example: tuple[ExampleLoss, ...]
+    per_example: tuple[ExampleScore, ...]
     predictions: tuple[Prediction, ...] = ()
     labels: LabelReport | None = None
 
@@ -116,9 +116,9 @@ def _evaluate_chat(
 ) -> Evaluation:
     added = load_metrics()
     totals = metrics.TokenTotals()
-    per_example: list[ExampleLoss] = []
-    for row in example_losses(base, adapter, examples):
-        totals += metrics.TokenTotals(row.loss * row.tokens, row.tokens, row.right)
+    per_example: list[ExampleScore] = []
+    for row in score(base, adapter, examples):
+        totals += metrics.TokenTotals(row.nll, row.tokens, row.correct)
         per_example.append(row)
         told("loss")(len(per_example), 0)
     with with_adapter(base, adapter) as model:

@@ -10,11 +10,11 @@ import numpy as np
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.evaluation.compare import compare
-from mlflow_phi3.evaluation.losses import ExampleLoss
 from mlflow_phi3.sweep.results import TrialResult
 from mlflow_phi3.sweep.trial_run import PER_EXAMPLE
 from mlflow_phi3.tracking.missing import unless_missing
 from mlflow_phi3.tracking.runs import Tracker
+from mlflow_phi3.training.scoring import ExampleScore
 
 # Trials far behind need no test.
 _COMPARED = 20
@@ -104,7 +104,7 @@ def tell_confidence(
 
 def _losses(
     trial: TrialResult, validation: Sequence[Example], tracker: Tracker
-) -> list[ExampleLoss] | None:
+) -> list[ExampleScore] | None:
     """The trial's losses at its best evaluation, from its run; None where that is gone."""
     losses = None
     with tempfile.TemporaryDirectory() as folder, unless_missing():
@@ -113,7 +113,7 @@ def _losses(
     if losses is None:
         return None
     return [
-        ExampleLoss(example.place, loss, _targets(example), 0)
+        ExampleScore(example.place, loss * (targets := _targets(example)), targets, 0)
         for example, loss in zip(validation, losses, strict=True)
     ]
 

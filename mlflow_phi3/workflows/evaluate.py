@@ -14,7 +14,7 @@ from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.compare import Comparison, compare
 from mlflow_phi3.evaluation.labels import LabelReport
-from mlflow_phi3.evaluation.losses import ExampleLoss
+from mlflow_phi3.evaluation.losses import from_rows, to_rows
 from mlflow_phi3.evaluation.report import render_report
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
@@ -121,7 +121,7 @@ def load_evaluation(job: Job, run: Run) -> Evaluation:
     folder.mkdir(parents=True, exist_ok=True)
     metrics = json.loads(run.download("eval/metrics.json", folder).read_text("utf-8"))["test"]
     rows = json.loads(run.download("eval/per_example.json", folder).read_text("utf-8"))
-    return Evaluation(metrics, tuple(ExampleLoss(**row) for row in rows))
+    return Evaluation(metrics, from_rows(rows))
 
 
 def ask_others(
@@ -196,7 +196,7 @@ def _log(run: Run, measured: Measured) -> None:
         _log_labels(run, base.labels, tuned.labels)
     else:
         _log_answers(run, base, tuned)
-    run.log_json([asdict(row) for row in tuned.per_example], "eval/per_example.json")
+    run.log_json(to_rows(tuned.per_example), "eval/per_example.json")
     run.log_text(render_report(base, tuned, measured.comparison), "eval/report.html")
 
 

@@ -5,13 +5,14 @@ import pytest
 
 from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.compare import compare
-from mlflow_phi3.evaluation.losses import ExampleLoss
+from mlflow_phi3.evaluation.losses import from_rows, to_rows
+from mlflow_phi3.training.scoring import ExampleScore
 
 
 def rows(losses, tokens=None):
     tokens = tokens if tokens is not None else [10] * len(losses)
     return [
-        ExampleLoss(f"t:{n}", float(loss), int(count), 0)
+        ExampleScore(f"t:{n}", float(loss) * int(count), int(count), 0)
         for n, (loss, count) in enumerate(zip(losses, tokens, strict=True))
     ]
 
@@ -90,6 +91,14 @@ def test_many_rows_are_drawn_in_slices(noise):
     base = noise.normal(2, 1, 5000)
     a, b = rows(base - 0.1), rows(base)
     assert compare(a, b, resamples=1000).better
+
+
+def test_what_is_kept_of_the_rows_is_read_back():
+    made = (ExampleScore("t:1", 4.5, 3, 2), ExampleScore("t:2", 0.0, 0, 0))
+    kept = to_rows(made)
+    assert [row["loss"] for row in kept] == [1.5, 0.0]
+    assert from_rows(kept) == made
+    assert from_rows([{"place": "t:1", "loss": 1.5, "tokens": 3, "right": 2}]) == made[:1]
 
 
 def test_repeatable():

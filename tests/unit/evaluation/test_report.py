@@ -6,16 +6,16 @@ import pytest
 
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.evaluation.compare import Comparison
-from mlflow_phi3.evaluation.losses import ExampleLoss
 from mlflow_phi3.evaluation.report import render_report
 from mlflow_phi3.evaluation.runner import Evaluation, Prediction
+from mlflow_phi3.training.scoring import ExampleScore
 
 
 def evaluation(losses, answer):
     said = Prediction("t:1", (Message("user", "a <b>?"),), "red & blue", answer, 0.0, 0.25, 0.5)
     return Evaluation(
         {"loss": sum(losses) / len(losses), "f1": 0.25, "supervised_tokens": 1234.0},
-        tuple(ExampleLoss(f"t:{n}", loss, 7, 3) for n, loss in enumerate(losses)),
+        tuple(ExampleScore(f"t:{n}", 7 * loss, 7, 3) for n, loss in enumerate(losses)),
         (said,),
     )
 

@@ -7,10 +7,10 @@ import torch
 
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.evaluation.losses import example_losses
 from mlflow_phi3.evaluation.runner import evaluate
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.generate import generate
+from mlflow_phi3.training.scoring import score
 from tests.tiny_phi3 import conversation, example
 
 TALKS = [
@@ -56,8 +56,8 @@ def test_token_accuracy_counts_most_likely_tokens(base):
     ids = torch.as_tensor(item.input_ids)[None].long()
     guess = base.model(ids).logits[0, :-1].argmax(-1)
     right = (guess == ids[0, 1:])[torch.as_tensor(item.supervised)[1:]]
-    (found,) = example_losses(base, None, [item])
-    assert found.right == int(right.sum())
+    (found,) = score(base, None, [item])
+    assert found.correct == int(right.sum())
 
 
 def test_answers_are_those_of_generate(base, adapter):
