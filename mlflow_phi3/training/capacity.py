@@ -14,7 +14,8 @@ from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.batching import split_by_tokens
-from mlflow_phi3.training.engine import Row, choose_engine, make_engine
+from mlflow_phi3.training.choice import choose_engine, make_engine
+from mlflow_phi3.training.engine import Row
 from mlflow_phi3.training.spec import TrialSpec
 
 SPARE = 0.8  # share of the free memory to use: allocators fragment, and others live here too

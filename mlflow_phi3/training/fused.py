@@ -198,8 +198,14 @@ def _plan_dropout(rows: Sequence[Row], batch: Batch, module: int) -> Dropout:
 
 def _scatter(rows: Sequence[Row], found: Mapping[str, Tensor]) -> None:
     """Add the gradients ``[K, *shape]`` to each row's flat one."""
+    first = rows[0].layout.slots
+    alike = all(row.layout.slots == first for row in rows)
+    flat = torch.cat([found[slot.name].flatten(1) for slot in first], 1) if alike else None
     for at, row in enumerate(rows):
         assert row.gradient is not None  # noqa: S101 - the caller trains
+        if flat is not None:  # one operation a row, in place of one a tensor
+            row.gradient.add_(flat[at])
+            continue
         for slot in row.layout.slots:
             slot.view(row.gradient).add_(_corner(found[slot.name][at], slot))
 

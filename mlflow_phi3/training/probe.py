@@ -12,7 +12,8 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.capacity import measure_trial_bytes, scoring_budget, token_budget_of
-from mlflow_phi3.training.engine import Row, choose_engine, make_engine
+from mlflow_phi3.training.choice import choose_engine, make_engine
+from mlflow_phi3.training.engine import Row
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import StepReport
 from mlflow_phi3.training.spec import TrialSpec

@@ -27,7 +27,7 @@ from mlflow_phi3.training.adapters import (
     save_adapter,
 )
 from mlflow_phi3.training.capacity import choose_concurrency, free_bytes, measure_trial_bytes
-from mlflow_phi3.training.engine import choose_engine
+from mlflow_phi3.training.choice import choose_engine
 from mlflow_phi3.training.fused import FusedEngine
 from mlflow_phi3.training.loss import get_loss
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
