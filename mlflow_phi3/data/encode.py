@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.template import Renderer, Shape, TemplateSource, fill, shape_of
-from mlflow_phi3.data.words import Plan, WordLane
+from mlflow_phi3.data.word_lane import Layout, WordLane
 from mlflow_phi3.errors import DataError
 
 ALIAS = "\U0010fffe"  # a Unicode noncharacter: validation refuses it in content
@@ -114,20 +114,20 @@ class Encoder:
         """
         lane = self._lane
         found: dict[int, Encoded | DataError] = {}
-        planned: dict[int, tuple[Plan, Sequence[Message]]] = {}
+        laid_out: dict[int, tuple[Layout, Sequence[Message]]] = {}
         for place, messages in enumerate(rows):
             try:
                 skeleton = self._skeleton_of(messages, prompt=prompt)
-                plan = lane.plan((shape_of(messages), prompt), skeleton) if lane else None
-                if plan is None:
+                layout = lane.lay_out((shape_of(messages), prompt), skeleton) if lane else None
+                if layout is None:
                     found[place] = self._reference(skeleton, messages)
                 else:
-                    planned[place] = plan, messages
+                    laid_out[place] = layout, messages
             except DataError as error:
                 found[place] = error
-        if lane and planned:
-            encoded = lane.encode([*planned.values()])
-            for place, (ids, turns) in zip(planned, encoded, strict=True):
+        if lane and laid_out:
+            encoded = lane.encode([*laid_out.values()])
+            for place, (ids, turns) in zip(laid_out, encoded, strict=True):
                 found[place] = self._checked(Encoded(ids, turns), rows[place], prompt=prompt)
         return [found[place] for place in range(len(rows))]
 

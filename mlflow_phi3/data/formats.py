@@ -9,7 +9,6 @@ from mlflow_phi3.data.findings import printable, show
 from mlflow_phi3.data.validate import Problem
 from mlflow_phi3.errors import DataError
 
-Row = Mapping[str, object]
 _MISSING = {"nan", "NaN", "NULL", "null", "None", "N/A", "n/a", "<NA>", "#N/A"}
 _SPEAKERS = {
     "human": "user",

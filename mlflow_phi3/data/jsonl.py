@@ -44,7 +44,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RawRow:
     """A row as it was read.
 
     Args:
@@ -101,7 +101,7 @@ def refuse_foreign(head: bytes, name: str) -> None:
         raise DataError("PHI3-D001", begins, where=name, fix=fix)
 
 
-def read_rows(path: Path, span: Span) -> Iterator[Row]:
+def read_rows(path: Path, span: Span) -> Iterator[RawRow]:
     """Parse the lines of a piece; blank lines are none."""
     with path.open("rb") as stream:
         stream.seek(span.start)
@@ -149,7 +149,7 @@ def numbered_lines(text: str, place: object) -> Iterator[tuple[str, str]]:
             yield f"{place}:{number}", line
 
 
-def parse_row(number: int, line: bytes) -> Row:
+def parse_row(number: int, line: bytes) -> RawRow:
     """One line to one value, or to the reason why not."""
     try:
         text = line.decode()
@@ -160,14 +160,14 @@ def parse_row(number: int, line: bytes) -> Row:
         value = _JSON.decode(text)
     except json.JSONDecodeError as error:
         found = f"not JSON: {error.msg} at column {error.colno} ({_around(text, error.pos)})"
-        return Row(number, problem=Problem("PHI3-D002", found), raw=text)
+        return RawRow(number, problem=Problem("PHI3-D002", found), raw=text)
     except RecursionError:
-        return Row(number, problem=Problem("PHI3-D004", "nested too deeply"), raw=text)
+        return RawRow(number, problem=Problem("PHI3-D004", "nested too deeply"), raw=text)
     except _RepeatedKeyError as error:
-        return Row(number, problem=Problem("PHI3-D028", str(error)), raw=text)
+        return RawRow(number, problem=Problem("PHI3-D028", str(error)), raw=text)
     except ValueError as error:  # a number of more digits than Python reads
-        return Row(number, problem=Problem("PHI3-D002", f"not JSON: {error}"), raw=text)
-    return Row(number, value, raw=text)
+        return RawRow(number, problem=Problem("PHI3-D002", f"not JSON: {error}"), raw=text)
+    return RawRow(number, value, raw=text)
 
 
 class _RepeatedKeyError(ValueError):
@@ -200,8 +200,8 @@ def _skip_line(stream: BinaryIO) -> int:
     return skipped
 
 
-def _broken(number: int, line: bytes, code: str, text: str) -> Row:
-    return Row(number, problem=Problem(code, text), raw=line.decode(errors="backslashreplace"))
+def _broken(number: int, line: bytes, code: str, text: str) -> RawRow:
+    return RawRow(number, problem=Problem(code, text), raw=line.decode(errors="backslashreplace"))
 
 
 def _around(text: str, position: int) -> str:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlflow_phi3.data.jsonl import MAX_ROW_BYTES, Row, Span, parse_row
+from mlflow_phi3.data.jsonl import MAX_ROW_BYTES, RawRow, Span, parse_row
 from mlflow_phi3.data.validate import Problem
 
 _TOKEN = re.compile(rb'\\.|["{}\[\]\n]', re.DOTALL)
@@ -106,14 +106,14 @@ class _Scan:
             self._stray = (self._at + end - len(rest), self._number)
 
 
-def read_objects(path: Path, span: Span, *, by_line: bool = True) -> Iterator[Row]:
+def read_objects(path: Path, span: Span, *, by_line: bool = True) -> Iterator[RawRow]:
     """Parse each top-level value of a piece, numbered as :func:`find_objects` says."""
     with path.open("rb") as stream:
         for found in find_objects(path, span, by_line=by_line):
             size = found.end - found.start
             if size > MAX_ROW_BYTES:
                 problem = Problem("PHI3-D005", f"the row has {size:,} bytes")
-                yield Row(found.line, problem=problem)
+                yield RawRow(found.line, problem=problem)
                 continue
             stream.seek(found.start)
             yield parse_row(found.line, stream.read(size).strip(_SEPARATORS))

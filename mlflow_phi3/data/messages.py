@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+ROLES = ("system", "user", "assistant")
+"""Who speaks; stored rows name them by their places."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:

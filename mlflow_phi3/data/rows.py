@@ -9,7 +9,7 @@ from mlflow_phi3.data.clean import clean, looks_like_html, steps_of
 from mlflow_phi3.data.encode import Encoded, Encoder
 from mlflow_phi3.data.findings import RULES
 from mlflow_phi3.data.formats import Draft, Reader
-from mlflow_phi3.data.jsonl import Row
+from mlflow_phi3.data.jsonl import RawRow
 from mlflow_phi3.data.languages import TextFacts, describe_texts
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.overlength import shorten
@@ -65,7 +65,7 @@ class RowWork:
         self._task = find_task(config.task)
         self._classify = self._task.classifies
 
-    def work(self, rows: Sequence[Row], reader: Reader, source: int) -> list[Result]:
+    def work(self, rows: Sequence[RawRow], reader: Reader, source: int) -> list[Result]:
         """Take a block of rows all the way.
 
         Args:
@@ -85,7 +85,7 @@ class RowWork:
                 result.stored = self._finish(result, encoded, source)
         return results
 
-    def _check(self, row: Row, reader: Reader) -> Result:
+    def _check(self, row: RawRow, reader: Reader) -> Result:
         """Read, clean and check a row; without errors, it is ready to be encoded."""
         result = Result(row.line)
         if row.problem:

@@ -16,9 +16,8 @@ import pyarrow as pa
 
 from mlflow_phi3.data.encode import Encoded
 from mlflow_phi3.data.languages import UNKNOWN_TEXT, TextFacts
-from mlflow_phi3.data.messages import Conversation, Example, Message
+from mlflow_phi3.data.messages import ROLES, Conversation, Example, Message
 
-ROLES = ("system", "user", "assistant")
 SCHEMA = pa.schema(
     [
         ("source", pa.int32()),

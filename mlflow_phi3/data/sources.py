@@ -13,7 +13,7 @@ from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import jsonl, jsonscan, tables
 from mlflow_phi3.data.findings import printable
 from mlflow_phi3.data.formats import Reader, detect
-from mlflow_phi3.data.jsonl import Row, Span
+from mlflow_phi3.data.jsonl import RawRow, Span
 from mlflow_phi3.data.sample import sample_path
 from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.errors import DataError
@@ -141,9 +141,9 @@ def plan_source(source: Source, config: PrepareConfig) -> Planned:
     return Planned(source, reader, tuple(spans), sha256)
 
 
-def read_span(kind: Kind, file: Path, span: Span) -> Iterator[Row]:
+def read_span(kind: Kind, file: Path, span: Span) -> Iterator[RawRow]:
     """The rows of a piece."""
-    readers: Mapping[Kind, Callable[[Path, Span], Iterator[Row]]] = {
+    readers: Mapping[Kind, Callable[[Path, Span], Iterator[RawRow]]] = {
         "jsonl": jsonl.read_rows,
         "json": jsonscan.read_objects,
         "json-line": partial(jsonscan.read_objects, by_line=False),

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from mlflow_phi3.data.languages import LANGUAGES, SCRIPTS
-from mlflow_phi3.data.shards import ROLES, ShardStore
+from mlflow_phi3.data.messages import ROLES
+from mlflow_phi3.data.shards import ShardStore
 
 # Half octaves from 8 to 131,072: the same for every report, so that two can be compared.
 EDGES = (0, *(round(2 ** (3 + step / 2)) for step in range(29)))

@@ -14,7 +14,7 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mlflow_phi3.data.jsonl import CHUNK_BYTES, MAX_ROW_BYTES, Row, Span, refuse_foreign
+from mlflow_phi3.data.jsonl import CHUNK_BYTES, MAX_ROW_BYTES, RawRow, Span, refuse_foreign
 from mlflow_phi3.data.validate import Problem
 from mlflow_phi3.errors import DataError
 
@@ -109,7 +109,7 @@ def read_header(path: Path) -> tuple[list[str], str]:
     return names, delimiter
 
 
-def read_csv(path: Path, span: Span) -> Iterator[Row]:
+def read_csv(path: Path, span: Span) -> Iterator[RawRow]:
     """Parse the records of a piece; the line is the one where a record begins."""
     names, delimiter = read_header(path)
     with path.open("rb") as stream:
@@ -122,23 +122,23 @@ def read_csv(path: Path, span: Span) -> Iterator[Row]:
         line = span.line + before
         if isinstance(record, str):
             problem = Problem("PHI3-D034", f"not a CSV record: {record}")
-            yield Row(line, problem=problem, raw="".join(lines[before:past]))
+            yield RawRow(line, problem=problem, raw="".join(lines[before:past]))
         elif record and skip_header:
             skip_header = False
         elif record:
             yield _to_row(line, names, record)
 
 
-def _to_row(line: int, names: Sequence[str], record: Sequence[str]) -> Row:
+def _to_row(line: int, names: Sequence[str], record: Sequence[str]) -> RawRow:
     raw = json.dumps(record, ensure_ascii=False)
     if len(record) != len(names):
         text = f"{len(record)} fields under {len(names)} column names"
-        return Row(line, problem=Problem("PHI3-D034", text), raw=raw)
+        return RawRow(line, problem=Problem("PHI3-D034", text), raw=raw)
     for name, field in zip(names, record, strict=True):
         if not field.isascii() and (found := _NOT_UTF8.search(field)):
             text = f"byte 0x{ord(found[0]) - 0xDC00:02x} in {name!r} is not UTF-8"
-            return Row(line, problem=Problem("PHI3-D001", text), raw=raw)
-    return Row(line, dict(zip(names, record, strict=True)), raw=raw)
+            return RawRow(line, problem=Problem("PHI3-D001", text), raw=raw)
+    return RawRow(line, dict(zip(names, record, strict=True)), raw=raw)
 
 
 def plan_parquet(path: Path) -> list[Span]:
@@ -160,7 +160,7 @@ def plan_parquet(path: Path) -> list[Span]:
     return spans
 
 
-def read_parquet(path: Path, span: Span) -> Iterator[Row]:
+def read_parquet(path: Path, span: Span) -> Iterator[RawRow]:
     """The rows of a piece, which lies within one row group.
 
     Raises:
@@ -206,7 +206,7 @@ def plan_arrow(path: Path, *, first_line: int = 1) -> list[Span]:
     return spans
 
 
-def read_arrow(path: Path, span: Span) -> Iterator[Row]:
+def read_arrow(path: Path, span: Span) -> Iterator[RawRow]:
     """The rows of some batches of an Arrow stream.
 
     Raises:
@@ -216,14 +216,14 @@ def read_arrow(path: Path, span: Span) -> Iterator[Row]:
         yield from _from_batches(islice(stream, span.start, span.end), span.line)
 
 
-def _from_batches(batches: Iterable[pa.RecordBatch], line: int) -> Iterator[Row]:
+def _from_batches(batches: Iterable[pa.RecordBatch], line: int) -> Iterator[RawRow]:
     for batch in batches:
         classes = _class_names(batch.schema)
         for value in batch.to_pylist():
             raw = json.dumps(value, ensure_ascii=False, default=str)
             for column, names in classes.items():
                 value[column] = _class_name(value[column], names)
-            yield Row(line, value, raw=raw)
+            yield RawRow(line, value, raw=raw)
             line += 1
 
 

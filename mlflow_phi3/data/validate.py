@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mlflow_phi3.data.findings import show
-from mlflow_phi3.data.messages import Message
+from mlflow_phi3.data.messages import ROLES, Message
 
-ROLES = ("system", "user", "assistant")
 _NONCHARACTERS = ("\U0010fffe", "\U0010ffff")
 _KNOWN_KEYS = {"role", "content"}
 

@@ -16,7 +16,7 @@ from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.digest import row_keys, to_keys
 from mlflow_phi3.data.findings import RULES, Finding, Tally, printable
 from mlflow_phi3.data.formats import Reader
-from mlflow_phi3.data.jsonl import CHUNK_BYTES, Row, Span
+from mlflow_phi3.data.jsonl import CHUNK_BYTES, RawRow, Span
 from mlflow_phi3.data.rows import Result, RowWork
 from mlflow_phi3.data.shards import ShardWriter, Stored, shard_name
 from mlflow_phi3.data.similarity import band_keys, count_bands, sketch_rows
@@ -146,13 +146,13 @@ class Worker:
             outcome.labels = []
         return outcome
 
-    def _results(self, piece: Piece) -> Iterator[tuple[Row, Result]]:
+    def _results(self, piece: Piece) -> Iterator[tuple[RawRow, Result]]:
         for block in _blocks(read_span(piece.source.kind, piece.file, piece.span)):
             results = self._rows.work(block, piece.reader, piece.source_number)
             yield from zip(block, results, strict=True)
 
     def _count(
-        self, result: Result, row: Row, piece: Piece, findings: TextIO, outcome: Outcome
+        self, result: Result, row: RawRow, piece: Piece, findings: TextIO, outcome: Outcome
     ) -> list[Finding]:
         """Write and count what was found in a row; returns the errors."""
         problems = result.problems
@@ -175,9 +175,9 @@ class Worker:
         return errors
 
 
-def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _blocks(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
     """Rows by the thousand, fewer where they are long."""
-    block: list[Row] = []
+    block: list[RawRow] = []
     size = 0
     for row in rows:
         block.append(row)
@@ -210,7 +210,7 @@ def _learnt_tokens(stored: Stored) -> Ids:
     return np.array([zlib.crc32(stored.label.encode()) >> 1], np.int32)
 
 
-def _reject(rejected: TextIO, piece: Piece, row: Row, errors: Sequence[Finding]) -> None:
+def _reject(rejected: TextIO, piece: Piece, row: RawRow, errors: Sequence[Finding]) -> None:
     facts = {
         "place": f"{piece.source.name}:{row.line}",
         "codes": [finding.code for finding in errors],

@@ -8,6 +8,8 @@ import pytest
 
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.pipeline import prepare
+from mlflow_phi3.data.report import PRICE_DATE, TRAINING_PRICE
+from mlflow_phi3.modeling.catalog import training_price
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 
@@ -122,3 +124,8 @@ def test_the_whole_datas_figures(report, counted, samsum):
     price = report["cost"]["usd_per_million_tokens"]
     for epochs, usd in report["cost"]["usd"].items():
         assert usd == pytest.approx(tokens * int(epochs) * price / 1_000_000)
+
+
+def test_the_price_of_training_is_the_catalogs():
+    price = training_price()
+    assert (price.usd_per_million_from, price.as_of) == (TRAINING_PRICE, PRICE_DATE)
