@@ -23,10 +23,12 @@ class Server:
         self.config = ServeConfig(default_max_tokens=12, cache_tokens=4096, **limits)
         self.model = ConcurrentModel(checkpoint, default_max_tokens=12, cache_tokens=4096)
         app = build_app(self.model, self.config, name="tiny")
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_keep_alive=75))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],))
+        # No certificates: reading those of the system takes longer than an answer.
+        self.http = httpx.Client(base_url=self.url, verify=False, timeout=60)
 
     def __enter__(self):
         self._thread.start()
@@ -35,6 +37,7 @@ class Server:
         return self
 
     def __exit__(self, *_):
+        self.http.close()
         self._server.should_exit = True
         self._thread.join(30)
         self._socket.close()
@@ -42,24 +45,27 @@ class Server:
         assert not self.model.alive
 
     def post(self, body, path="/v1/chat/completions", **more):
-        return httpx.post(self.url + path, json=body, timeout=60, **more)
+        return self.http.post(path, json=body, **more)
 
     def measure(self, name):
-        (found,) = re.findall(rf"^{re.escape(name)} (.+)$", self.metrics(), re.MULTILINE)
-        return float(found)
+        (found,) = self._find(name)
+        return found
 
     def answered(self, status):
-        name = f'phi3_requests_total{{status="{status}"}}'
-        return self.measure(name) if name in self.metrics() else 0
+        return sum(self._find(f'phi3_requests_total{{status="{status}"}}'))
 
-    def metrics(self):
-        return httpx.get(f"{self.url}/metrics").text
+    def _find(self, name):
+        found = self.http.get("/metrics").text
+        return [float(n) for n in re.findall(rf"^{re.escape(name)} (.+)$", found, re.MULTILINE)]
+
+    def wait_until_inside(self, count):
+        deadline = time.monotonic() + 60
+        while self.measure("phi3_requests_inside") != count:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def wait_until_empty(self):
-        deadline = time.monotonic() + 20
-        while self.measure("phi3_requests_inside"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        self.wait_until_inside(0)
 
 
 def ask(content, **more):

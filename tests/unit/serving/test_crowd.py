@@ -5,7 +5,6 @@ import socket
 import threading
 import time
 
-import httpx
 import pytest
 
 from mlflow_phi3.config.serve import ServeConfig
@@ -14,18 +13,26 @@ from mlflow_phi3.serving.server import listen
 from tests.unit.serving.running import Server, ask
 
 
+@pytest.fixture
+def _slow(checkpoint):
+    """Generation that still goes on when somebody looks."""
+    hook = checkpoint.model.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    yield
+    hook.remove()
+
+
 def test_an_oversized_body_is_a_413(server):
     found = server.post(ask("x" * (server.config.max_body_bytes + 1)))
     assert found.status_code == 413
 
 
+@pytest.mark.usefixtures("_slow")
 def test_a_full_house_is_a_429_with_a_time(checkpoint, endless):
     with Server(checkpoint, max_waiting=1) as small:
-        with httpx.stream(
+        with small.http.stream(
             "POST",
-            f"{small.url}/v1/chat/completions",
+            "/v1/chat/completions",
             json=ask(endless, max_tokens=220, n=16, stream=True),
-            timeout=60,
         ) as held:
             lines = held.iter_lines()  # kept: httpx closes the response with it
             assert next(lines).startswith("data: ")
@@ -44,8 +51,7 @@ def test_those_whose_body_is_on_its_way_are_inside(checkpoint):
         slow = [socket.create_connection(address) for _ in range(2)]
         for connection in slow:
             connection.sendall(head.encode() + body[:-1])
-        while small.measure("phi3_requests_inside") < 2:
-            time.sleep(0.005)
+        small.wait_until_inside(2)
         assert small.post(ask("x", max_tokens=1)).status_code == 429
         slow[0].sendall(body[-1:])
         assert slow[0].recv(12) == b"HTTP/1.1 200"
@@ -70,7 +76,7 @@ def test_a_long_prompt_keeps_nobody_waiting(server, monkeypatch):
     client.start()
     try:
         assert asked.wait(60)
-        assert httpx.get(f"{server.url}/health", timeout=20).status_code == 200
+        assert server.http.get("/health", timeout=20).status_code == 200
     finally:
         going_on.set()
         client.join(60)
@@ -90,8 +96,7 @@ def test_those_who_wait_for_a_turn_alone_keep_nobody_from_being_prepared(server,
     for client in clients:
         client.start()
     try:
-        while server.measure("phi3_requests_inside") < len(clients):
-            time.sleep(0.01)
+        server.wait_until_inside(len(clients))
         assert server.post(ask("x", max_tokens=1)).status_code == 200
     finally:
         going_on.set()
@@ -101,6 +106,7 @@ def test_those_who_wait_for_a_turn_alone_keep_nobody_from_being_prepared(server,
 
 @pytest.mark.parametrize("more", [{}, {"temperature": 1.0}, {"temperature": 1.0, "seed": 1}])
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.usefixtures("_slow")
 def test_a_client_that_leaves_stops_its_generation(server, endless, more, stream):
     left = server.answered(499)
     body = ask(endless, max_tokens=220, n=16, stream=stream, **more)
@@ -108,8 +114,7 @@ def test_a_client_that_leaves_stops_its_generation(server, endless, more, stream
     payload = json.dumps(body).encode()
     head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(payload)}\r\n\r\n"
     connection.sendall(head.encode() + payload)
-    while not server.measure("phi3_requests_inside"):
-        time.sleep(0.005)
+    server.wait_until_inside(1)
     connection.close()
     server.wait_until_empty()
     assert server.answered(499) == left + 1

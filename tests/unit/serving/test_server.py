@@ -141,7 +141,7 @@ def test_logprobs_come_with_alternatives(client):
 )
 def test_a_wrong_body_is_a_400_that_says_what(server, body, told):
     counted = server.answered(400)
-    found = httpx.post(f"{server.url}/v1/chat/completions", content=body)
+    found = server.http.post("/v1/chat/completions", content=body)
     assert found.status_code == 400
     assert told in found.json()["error"]["message"]
     assert server.answered(400) == counted + 1
@@ -152,7 +152,7 @@ def test_a_tiny_temperature_is_greedy_and_harms_nobody(server, temperature):
     greedy = text(server.post(ask("x", max_tokens=4)))
     assert text(server.post(ask("x", max_tokens=4, temperature=temperature))) == greedy
     assert server.post(ask("x", max_tokens=4, temperature=1)).status_code == 200
-    assert httpx.get(f"{server.url}/health").status_code == 200
+    assert server.http.get("/health").status_code == 200
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -233,7 +233,7 @@ def test_what_goes_beyond_longropes_original_context_is_answered_as_by_generate(
 
 
 def test_health_models_and_metrics(server, client):
-    assert httpx.get(f"{server.url}/health").json() == {"status": "ok"}
+    assert server.http.get("/health").json() == {"status": "ok"}
     assert [model.id for model in client.models.list()] == ["tiny"]
     before = server.measure("phi3_completion_tokens_total")
     server.post(ask("x", max_tokens=3))
