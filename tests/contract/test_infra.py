@@ -31,11 +31,12 @@ def azure(emulator, monkeypatch):
     """As after `eval "$(mlflow-phi3 emulator env)"`, with a project that is not there."""
     for name, value in emulator.environment.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AZURE_RESOURCE_GROUP", TARGET.group)
+    monkeypatch.setenv("AZURE_RESOURCE_GROUP", "phi-others")
     monkeypatch.setenv("AZUREML_WORKSPACE_NAME", TARGET.project)
 
 
-def test_from_nothing_and_again(azure, emulator, check_published):
+def test_from_nothing_and_again(azure, emulator, check_published, monkeypatch):
+    monkeypatch.setenv("AZURE_RESOURCE_GROUP", TARGET.group)  # here alone: it is not there yet
     told = CliRunner().invoke(doctor_app, ["--json"])
     missing = {check["name"] for check in json.loads(told.output) if check["state"] == "failed"}
     assert told.exit_code == 4

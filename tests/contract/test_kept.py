@@ -76,15 +76,15 @@ def test_an_endpoint_keeps_the_identity_that_it_was_given(
 def test_a_deployment_keeps_its_walls_and_its_insights(
     client, models, portal, emulator, check_published
 ):
-    client.create_deployment("watched", models["one"])
+    client.create_deployment("walled", models["one"])
     ours = {"appInsightsEnabled": True, "egressPublicNetworkAccess": "Disabled"}
-    portal("watched/deployments/blue", **ours)
+    portal("walled/deployments/blue", **ours)
     emulator.http.delete("/emulator/journal")
-    client.update_deployment("watched", config={"instance_count": "2"})
-    found = portal.see("watched/deployments/blue")["properties"]
+    client.update_deployment("walled", config={"instance_count": "2"})
+    found = portal.see("walled/deployments/blue")["properties"]
     assert {name: found[name] for name in ours} == ours
-    client.update_deployment("watched", models["two"])  # and so does the version that takes over
-    found = portal.see("watched/deployments/green")["properties"]
+    client.update_deployment("walled", models["two"])  # and so does the version that takes over
+    found = portal.see("walled/deployments/green")["properties"]
     assert {name: found[name] for name in ours} == ours
     check_published(emulator.changes())
-    client.delete_deployment("watched")
+    client.delete_deployment("walled")

@@ -14,6 +14,7 @@ def call(*arguments):
 
 @pytest.fixture
 def study(tmp_path):
+    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made = optuna.create_study(
@@ -21,7 +22,8 @@ def study(tmp_path):
     )
     trial = made.ask()
     trial.set_user_attr("lease", {"driver": "dead", "round": 0})
-    return made
+    yield made
+    mlflow.set_tracking_uri(before)
 
 
 def test_sweep_repair_lets_the_trials_of_the_dead_wait(study):
