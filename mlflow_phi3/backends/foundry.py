@@ -1,262 +1,325 @@
-"""Training in Azure AI Foundry: data up, a job that is submitted once, and what it made."""
+"""Trials as fine-tuning jobs of Foundry: so many at once, and no more than they may cost."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlflow_phi3.azure.assets import upload_data
-from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.finetuning import (
-    NO_MODEL,
-    FineTuning,
-    JobService,
-    JobState,
-    TunedModel,
+from mlflow_phi3.azure.finetuning import FineTuning, JobService, JobState, TunedModel
+from mlflow_phi3.backends.base import Job
+from mlflow_phi3.errors import AzureError, UsageError
+from mlflow_phi3.foundry.follower import Follower, News
+from mlflow_phi3.foundry.submission import Lesson, model_of, plan_job, submit_once, why_failed
+from mlflow_phi3.training.reports import (
+    EndReport,
+    EvaluationReport,
+    Outcome,
+    Report,
+    StepReport,
+    perplexity,
 )
-from mlflow_phi3.azure.hyperparameters import to_azure
-from mlflow_phi3.azure.registry import look_up_offers
-from mlflow_phi3.data.messages import Conversation
-from mlflow_phi3.errors import AzureError, PreflightError, UsageError
-from mlflow_phi3.modeling.base import DEMO
-from mlflow_phi3.modeling.catalog import PhiModel, require_tunable
 from mlflow_phi3.training.spec import TrialSpec
 
-STAND_IN = "Phi-4-mini-instruct"
-"""What the demo model is called where the emulator trains it."""
-_MOST_BYTES = 512 << 20
-"""Foundry's limit for a data file."""
+logger = logging.getLogger(__name__)
+
+_NOWHERE = Path()
+"""The weights stay in Foundry."""
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
-    """What the jobs of a training or a sweep share.
+class Limits:
+    """How much may go on, and cost.
 
     Args:
-        base: Base model, by its name in the registry.
-        base_version: Its version there.
-        train: Address of the training data.
-        validation: Address of the validation data.
-        output: Name that the tuned model gets.
+        jobs: Jobs at once, at least 1.
+        budget_usd: Most that all jobs together may cost by estimate; 0 sets no limit.
+        usd_per_million_tokens: Price of a million training tokens.
+        train_tokens: Tokens of the training data.
+        train_rows: Conversations of it.
+        timeout_s: How long a job is followed.
     """
 
-    base: str
-    base_version: str
-    train: str
-    validation: str
-    output: str
+    jobs: int
+    budget_usd: float
+    usd_per_million_tokens: float
+    train_tokens: int
+    train_rows: int
+    timeout_s: float
+
+    def cost_usd(self, spec: TrialSpec) -> float:
+        """What a trial is estimated to cost: tokens seen, times the price."""
+        return self.train_tokens * spec.epochs * self.usd_per_million_tokens / 1e6
 
 
-def choose_base(model: str, *, local: bool) -> PhiModel:
-    """Return the catalog's entry of what a job tunes.
-
-    Args:
-        model: As the person named it.
-        local: Whether the emulator trains, where the demo stands for a real model.
-
-    Raises:
-        UsageError: It is not in the catalog.
-        PreflightError: Foundry does not tune it.
-    """
-    if model == DEMO and not local:
-        raise PreflightError(
-            "PHI3-P771",
-            "the demo model is not in Foundry",
-            where="model",
-            fix=f"model=microsoft/{STAND_IN}, or rehearse with azure_target=azure-foundry:/local",
-        )
-    return require_tunable(STAND_IN if model == DEMO else model)
-
-
-def find_version(workspace: Workspace, base: PhiModel) -> str:
-    """Return the newest version of a base model, when the project's region tunes it.
-
-    Raises:
-        PreflightError: It does not.
-        AzureError: The registry does not answer.
-    """
-    offer = look_up_offers(workspace, (base.name,)).get(base.name)
-    if offer is None or offer.archived:
-        raise PreflightError(
-            "PHI3-P772",
-            f"{base.name} is not offered any more",
-            where="model",
-            fix="mlflow-phi3 models --live lists what is",
-        )
-    regions = offer.regions or base.finetuning_regions
-    if workspace.location.lower() not in regions:
-        raise PreflightError(
-            "PHI3-P773",
-            f"{base.name} is not tuned in {workspace.location}",
-            where=f"project {workspace.target.project}",
-            fix=f"use a project in one of {', '.join(regions)}",
-        )
-    return offer.version
-
-
-def send_data(
-    workspace: Workspace,
-    service: JobService,
-    name: str,
-    splits: Mapping[str, Iterable[Conversation]],
-    folder: Path,
-) -> tuple[dict[str, str], bool]:
-    """Make each split a data asset of the project; return their addresses, and whether any is new.
-
-    Args:
-        workspace: The open project.
-        service: Knows how addresses begin.
-        name: Begin of the assets' names.
-        splits: ``train`` and ``validation``.
-        folder: Where the files are written first.
-
-    Raises:
-        PreflightError: A split is empty, or larger than Foundry takes.
-        AzureError: The upload failed; a re-run goes on.
-    """
-    addresses: dict[str, str] = {}
-    new = False
-    for split, conversations in splits.items():
-        file = folder / f"{split}.jsonl"
-        if not write_split(file, conversations):
-            raise PreflightError(
-                "PHI3-P774",
-                "there is no conversation",
-                where=f"{split} data",
-                fix="give more rows, or a larger validation_split",
-            )
-        if file.stat().st_size >= _MOST_BYTES:
-            raise PreflightError(
-                "PHI3-P775",
-                f"{file.stat().st_size >> 20} MB; Foundry takes less than {_MOST_BYTES >> 20} MB",
-                where=f"{split} data",
-                fix="take fewer rows, as in train_data=file:0.5",
-            )
-        asset = upload_data(workspace, f"{name}-{split}", file)
-        new = new or asset.new
-        addresses[split] = f"{service.place}/data/{asset.name}/versions/{asset.version}"
-    return addresses, new
-
-
-def write_split(file: Path, conversations: Iterable[Conversation]) -> int:
-    """Write conversations as Foundry reads them, one ``{"messages": [...]}`` a line; their count.
-
-    The same conversations make the same bytes, so that Azure finds what it has.
-    """
-    count = 0
-    with file.open("w", encoding="utf-8", newline="\n") as stream:
-        for conversation in conversations:
-            messages = [{"role": m.role, "content": m.content} for m in conversation.messages]
-            stream.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
-            count += 1
-    return count
-
-
-def plan_job(lesson: Lesson, spec: TrialSpec) -> FineTuning:
-    """Return the job that trains ``spec``; its name is made of all that decides what it learns.
-
-    So a retry of whatever kind names the same job, and Azure is not asked for a second one.
-
-    Raises:
-        UsageError: Foundry does not take a value.
-    """
-    hyperparameters = to_azure(
-        epochs=spec.epochs, learning_rate=spec.learning_rate, batch_size=spec.batch_size
-    )
-    facts = [
-        *(lesson.base, lesson.base_version, lesson.train, lesson.validation, lesson.output),
-        sorted(hyperparameters.items()),
-    ]
-    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    stem = "".join(c if c.isalnum() else "-" for c in lesson.output)[:40].strip("-") or "phi"
-    return FineTuning(
-        name=f"{stem}-{digest[:12]}",
-        base=lesson.base,
-        base_version=lesson.base_version,
-        task="chat-completion",
-        train=lesson.train,
-        validation=lesson.validation,
-        hyperparameters=hyperparameters,
-        output=lesson.output,
-        tags={"phi3.hyperparameters_of": "mlflow-phi3"},
-    )
-
-
-def was_submitted(service: JobService, lesson: Lesson, spec: TrialSpec) -> bool:
-    """Whether the project has a job that trains or trained ``spec``, however it ended.
-
-    Raises:
-        AzureError: No answer.
-    """
-    try:
-        wanted = plan_job(lesson, spec)
-    except UsageError:  # what Foundry does not take was never sent
-        return False
-    return service.get(wanted.name) is not None
-
-
-def submit_once(
-    service: JobService, wanted: FineTuning, *, before: Callable[[], None] = lambda: None
-) -> tuple[JobState, bool]:
-    """Take up the job that trains this already, or submit one; tell whether it was submitted.
-
-    A job that failed, was cancelled, or whose model is gone is left behind, and its successor
-    gets the next number.
+class FoundryBackend:
+    """Every trial is a job of its own; trials never share one.
 
     Args:
         service: The remote calls.
-        wanted: The job.
-        before: Called before one is submitted; what it raises prevents that.
-
-    Raises:
-        AzureError: Refused, or no answer.
+        lesson: What all jobs share.
+        limits: How much may go on.
+        cancel: Whether leaving early cancels what runs; else it trains on.
+        on_job: Told the trial and how its job stands, at each change.
+        known: Trials whose jobs earlier commands have paid for.
+        sleep: Waits so many seconds.
     """
-    number = 1
-    while True:
-        name = wanted.name if number == 1 else f"{wanted.name}-{number}"
-        known = service.get(name)
-        if known is None:
-            before()
-            return service.submit(replace(wanted, name=name)), True
-        if known.status not in {"Failed", "Canceled"} and _has_model(service, known):
-            return known, False
-        number += 1
+
+    def __init__(
+        self,
+        service: JobService,
+        lesson: Lesson,
+        limits: Limits,
+        *,
+        cancel: bool,
+        on_job: Callable[[str, JobState], None],
+        known: Iterable[TrialSpec] = (),
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.service = service
+        self.lesson = lesson
+        self.limits = limits
+        self.cancel = cancel
+        self.on_job = on_job
+        self.sleep = sleep
+        self._spent_usd = {self.plan(spec).name: limits.cost_usd(spec) for spec in known}
+
+    @property
+    def slots(self) -> int:
+        """Jobs at once."""
+        return self.limits.jobs
+
+    @property
+    def group_size(self) -> int:
+        """One: a job trains one trial."""
+        return 1
+
+    def close(self) -> None:
+        """Nothing to let go of: jobs that still run are Azure's."""
+
+    @contextmanager
+    def train(self, groups: Sequence[Sequence[Job]]) -> Iterator["FoundryTraining"]:
+        """Train the trials of all groups, ``slots`` at once; leaving early stops listening."""
+        training = FoundryTraining(self, [job for group in groups for job in group])
+        try:
+            yield training
+        finally:
+            training.leave()
+
+    def plan(self, spec: TrialSpec) -> FineTuning:
+        """The job of a trial."""
+        return plan_job(self.lesson, spec)
+
+    def model(self, spec: TrialSpec) -> TunedModel:
+        """What the job of a completed trial made.
+
+        Raises:
+            AzureError: It is not there any more.
+        """
+        state, _ = submit_once(self.service, self.plan(spec))
+        return model_of(self.service, state)
+
+    def submit(self, spec: TrialSpec) -> JobState:
+        """The job of a trial, taken up or submitted; either way it is paid for.
+
+        Raises:
+            AzureError: Refused, or no answer.
+            UsageError: What it costs is not left.
+        """
+        cost_usd = self.limits.cost_usd(spec)
+
+        def afford() -> None:
+            left = self.limits.budget_usd - sum(self._spent_usd.values())
+            if self.limits.budget_usd and cost_usd > left:
+                raise UsageError(
+                    "PHI3-U784",
+                    f"not submitted: {cost_usd:.2f} USD by estimate, {left:.2f} left of budget_usd",
+                    where=f"budget_usd={self.limits.budget_usd:g}",
+                    fix="fewer epochs or rows, or a larger budget",
+                )
+
+        state, _ = submit_once(self.service, self.plan(spec), before=afford)
+        self._spent_usd[state.name] = cost_usd
+        return state
 
 
-def model_of(service: JobService, job: JobState) -> TunedModel:
-    """Return what a job made.
+@dataclass(slots=True)
+class _Course:
+    """A trial whose job is under way."""
 
-    Raises:
-        AzureError: It failed or was cancelled; the message has the service's reason.
-    """
-    if job.status != "Completed":
-        raise AzureError(
-            "PHI3-A732",
-            f"{job.status}: {why_failed(service, job.name)}",
-            where=f"job {job.name}",
-            fix="change what the service names and run it again, which submits a new job",
+    job: Job
+    name: str
+    follower: Follower
+    began: float
+    pause_s: float = 0.0
+    status: str = ""
+    values: dict[str, float] = field(default_factory=dict)
+    evaluated: int = 0
+    best: float = math.inf
+    step: int = 0
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class FoundryTraining:
+    """Jobs under way and those that wait for their turn."""
+
+    backend: FoundryBackend
+    waiting: list[Job]
+    running: list[_Course] = field(default_factory=list)
+    dropped: set[str] = field(default_factory=set)
+
+    def reports(self) -> Iterator[Report]:
+        """What the trials tell, until each has said its ``EndReport``."""
+        while self.waiting or self.running:
+            while self.waiting and len(self.running) < self.backend.slots:
+                yield from self._submit(self.waiting.pop(0))
+            for course in [course for course in self.running if course.pause_s <= 0]:
+                yield from self._listen(course)
+            self._rest()
+
+    def drop(self, trial: str) -> None:
+        """Cancel a trial's job; one that waits is not submitted."""
+        self.dropped.add(trial)
+        for course in self.running:
+            if course.job.trial == trial:
+                self._cancel(course)
+
+    def leave(self) -> None:
+        """Stop listening; cancel what runs where that is wanted."""
+        if self.backend.cancel:
+            self.dropped.update(course.job.trial for course in self.running)
+            for course in self.running:
+                self._cancel(course)
+        self.running.clear()
+        self.waiting.clear()
+
+    def _rest(self) -> None:
+        """Wait until the next look at a job is due."""
+        pause_s = min((course.pause_s for course in self.running), default=0.0)
+        if pause_s > 0:
+            self.backend.sleep(pause_s)
+        for course in self.running:
+            course.pause_s -= pause_s
+
+    def _cancel(self, course: _Course) -> None:
+        """Cancel a job for which no other trial waits; what Azure refuses is told, and stays."""
+        sharing = [other for other in self.running if other.name == course.name]
+        if any(c.cancelled or c.job.trial not in self.dropped for c in sharing):
+            return
+        try:
+            self.backend.service.cancel(course.name)
+        except AzureError as error:
+            told = "%s could not be cancelled: it trains on, and costs: %s"
+            logger.warning(told, course.name, error)
+        else:
+            course.cancelled = True
+
+    def _submit(self, job: Job) -> Iterator[Report]:
+        backend = self.backend
+        if job.trial in self.dropped:
+            yield _end(job, "dropped", "")
+            return
+        try:
+            state = backend.submit(job.spec)
+        except (AzureError, UsageError) as error:
+            yield _end(job, "failed", str(error))
+            return
+        follower = Follower(backend.service, state.name, timeout_s=backend.limits.timeout_s)
+        self.running.append(_Course(job, state.name, follower, time.monotonic()))
+        backend.on_job(job.trial, state)
+
+    def _listen(self, course: _Course) -> Iterator[Report]:
+        try:
+            news = course.follower.look()
+            if news is None or not news.job.ended:
+                course.pause_s = course.follower.pause_s()
+        except AzureError as error:  # the job may go on; its trial is over
+            self.running.remove(course)
+            yield _end(course.job, "failed", str(error), course)
+            return
+        if news is None:
+            return
+        if news.job.status != course.status:
+            course.status = news.job.status
+            self.backend.on_job(course.job.trial, news.job)
+        yield from self._retell(course, news)
+        if not news.job.ended:
+            if course.job.trial in self.dropped:  # Azure may have refused it before
+                self._cancel(course)
+            return
+        self.running.remove(course)
+        if news.job.status == "Completed":
+            if course.evaluated < course.job.spec.epochs and "eval_loss" in course.values:
+                yield _evaluation(course, course.values["eval_loss"], course.job.spec.epochs)
+            yield _end(course.job, "complete", news.untold, course)
+        elif course.job.trial in self.dropped:
+            yield _end(course.job, "dropped", "", course)
+        else:
+            why = why_failed(self.backend.service, course.name)
+            yield _end(course.job, "failed", f"{course.name} {news.job.status}: {why}", course)
+
+    def _retell(self, course: _Course, news: News) -> Iterator[Report]:
+        """A job's metrics as reports, in the order of their steps."""
+        for point in sorted(news.points, key=lambda p: (p.step, _ORDER.get(p.key, 9))):
+            course.values[point.key] = point.value
+            course.step = max(course.step, point.step)
+            if point.key == "loss":
+                yield self._step(course, point.value, point.step)
+            elif point.key == "eval_loss":
+                # One evaluation an epoch is what counts; further ones in between do not.
+                epoch = round(course.values.get("epoch", course.evaluated + 1))
+                if course.evaluated < epoch <= course.job.spec.epochs:
+                    yield _evaluation(course, point.value, epoch)
+
+    def _step(self, course: _Course, loss: float, step: int) -> StepReport:
+        spec = course.job.spec
+        total = math.ceil(self.backend.limits.train_rows / spec.batch_size) * spec.epochs
+        return StepReport(
+            trial=course.job.trial,
+            step=step,
+            total_steps=max(total, step),
+            epoch=course.values.get("epoch", step * spec.epochs / max(total, step)),
+            loss=loss,
+            learning_rate=course.values.get("learning_rate"),
+            grad_norm=course.values.get("grad_norm"),
+            tokens=None,  # the service does not tell
+            supervised_tokens=None,
+            tokens_per_second=None,
+            memory_bytes=None,
         )
-    return service.tuned_model(job)
 
 
-def why_failed(service: JobService, job: str) -> str:
-    """Return the service's reason why a job failed, or that there is none to be had."""
-    try:
-        why = service.why_failed(job)
-    except AzureError:
-        return "the service did not say why"
-    return why.strip().rstrip(".") or "the service gives no reason"
+# Of one step: what describes it first, then its loss, then its evaluation.
+_ORDER: Mapping[str, int] = {"learning_rate": 0, "grad_norm": 0, "epoch": 0, "loss": 1}
 
 
-def _has_model(service: JobService, job: JobState) -> bool:
-    """Whether a job still is on its way to a model, or its model is there."""
-    if job.status != "Completed":
-        return True
-    try:
-        service.tuned_model(job)
-    except AzureError as error:
-        if error.code != NO_MODEL:  # no answer is none: another job would be paid for
-            raise
-        return False
-    return True
+def _evaluation(course: _Course, loss: float, epoch: int) -> EvaluationReport:
+    course.evaluated = epoch
+    best = loss < course.best
+    course.best = min(course.best, loss)
+    return EvaluationReport(
+        trial=course.job.trial,
+        step=course.step,
+        epoch=epoch,
+        loss=loss,
+        perplexity=perplexity(loss),
+        token_accuracy=None,
+        supervised_tokens=None,
+        best=best,
+        checkpoint=_NOWHERE,
+    )
+
+
+def _end(job: Job, outcome: Outcome, reason: str, course: _Course | None = None) -> EndReport:
+    return EndReport(
+        trial=job.trial,
+        outcome=outcome,
+        reason=reason,
+        steps=0 if course is None else course.step,
+        best_loss=math.nan if course is None or math.isinf(course.best) else course.best,
+        best_checkpoint=None,
+        seconds=0.0 if course is None else time.monotonic() - course.began,
+    )

@@ -14,9 +14,9 @@ from mlflow_phi3.azure.checks import Check, Needs
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.preflight import Doctor
 from mlflow_phi3.azure.registry import look_up_offers
-from mlflow_phi3.backends.project import find_place
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.errors import AzureError, PreflightError
+from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.modeling.catalog import PhiModel, describe, refusal
 from mlflow_phi3.workflows.screen import Screen
 

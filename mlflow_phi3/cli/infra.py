@@ -12,8 +12,8 @@ from mlflow_phi3.azure.infra import Builder, find_location, plan_infra
 from mlflow_phi3.azure.infra_wanted import CREATE, SKIP, WantedInfra, check_wanted
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.target import Target
-from mlflow_phi3.backends.project import find_place
 from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.workflows.screen import Screen
 
 app = typer.Typer(name="infra", help="Create hub and project.")

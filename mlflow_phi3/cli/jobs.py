@@ -8,10 +8,10 @@ import typer
 
 from mlflow_phi3.azure.finetuning import JobState, TunedModel, base_name
 from mlflow_phi3.azure.hyperparameters import from_azure
-from mlflow_phi3.backends.project import open_project
-from mlflow_phi3.backends.tuned import Deployed, Shelf, plan_removal
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.foundry.project import open_project
+from mlflow_phi3.foundry.tuned import Deployed, Shelf, plan_removal
 from mlflow_phi3.tracking.runs import open_tracker
 from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
 from mlflow_phi3.workflows.screen import Screen

@@ -7,9 +7,9 @@ from typing import Any
 import typer
 
 from mlflow_phi3.azure.registry import Offer, look_up_offers
-from mlflow_phi3.backends.project import find_place
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.errors import AzureError, PreflightError
+from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.modeling.catalog import (
     PhiModel,
     dated,

@@ -7,7 +7,6 @@ from pathlib import Path
 import typer
 
 from mlflow_phi3.azure.target import flag, is_local
-from mlflow_phi3.backends.project import find_place
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import names_of
@@ -15,6 +14,7 @@ from mlflow_phi3.deployment.serverless import FLAVOR as SERVERLESS
 from mlflow_phi3.deployment.tryout import KEY_VARIABLE, Samples, Tried, make_samples, try_queries
 from mlflow_phi3.errors import DataError, GateError
 from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
+from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.monitoring.calls import to_log
 from mlflow_phi3.workflows.screen import Screen
 

@@ -10,7 +10,6 @@ from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.portable import check_portable
-from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.actions import PutDeployment, Verify, in_words
 from mlflow_phi3.deployment.callers import Callers
@@ -50,6 +49,7 @@ from mlflow_phi3.deployment.wanted import (
     variables_of,
 )
 from mlflow_phi3.errors import AzureError, Phi3Error, UsageError
+from mlflow_phi3.foundry.project import open_project
 from mlflow_phi3.serving.certificate import ARTIFACT, Certificate
 from mlflow_phi3.tracking.deployed import (
     DeployedModel,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from mlflow_phi3.azure.finetuning import JobService, TunedModel, base_name
 from mlflow_phi3.azure.target import flag
-from mlflow_phi3.backends.follower import METRICS, News, follow
-from mlflow_phi3.backends.foundry import model_of
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.foundry.follower import METRICS, News, follow
+from mlflow_phi3.foundry.submission import model_of
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.tracking.tuned import register_tuned
 from mlflow_phi3.training.reports import perplexity

@@ -12,7 +12,15 @@ from mlflow_phi3.azure.finetuning import (
     to_yaml,
 )
 from mlflow_phi3.azure.hyperparameters import check_expressible, check_range
-from mlflow_phi3.backends.foundry import (
+from mlflow_phi3.backends.foundry import Limits
+from mlflow_phi3.config.hyperparameters import Hyperparameters
+from mlflow_phi3.config.parse import narrow
+from mlflow_phi3.config.swept import Swept, values_of
+from mlflow_phi3.config.words import SweepWord, TrainWord
+from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.errors import AzureError, UsageError
+from mlflow_phi3.foundry.project import is_emulated, open_project
+from mlflow_phi3.foundry.submission import (
     Lesson,
     choose_base,
     find_version,
@@ -20,14 +28,6 @@ from mlflow_phi3.backends.foundry import (
     send_data,
     submit_once,
 )
-from mlflow_phi3.backends.jobs import Limits
-from mlflow_phi3.backends.project import is_emulated, open_project
-from mlflow_phi3.config.hyperparameters import Hyperparameters
-from mlflow_phi3.config.parse import narrow
-from mlflow_phi3.config.swept import Swept, values_of
-from mlflow_phi3.config.words import SweepWord, TrainWord
-from mlflow_phi3.data.pipeline import PreparedData
-from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.modeling.catalog import training_price
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.tracking.datasets import log_datasets

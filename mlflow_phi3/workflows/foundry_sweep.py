@@ -3,12 +3,12 @@
 from collections.abc import Callable
 
 from mlflow_phi3.azure.finetuning import JobState, TunedModel
-from mlflow_phi3.backends.foundry import was_submitted
-from mlflow_phi3.backends.jobs import FoundryBackend
+from mlflow_phi3.backends.foundry import FoundryBackend
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.foundry.submission import was_submitted
 from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating

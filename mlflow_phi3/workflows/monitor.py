@@ -13,13 +13,13 @@ from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.azure.serverless import ServerlessService
-from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.config.job import JobConfig
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import pipeline
 from mlflow_phi3.data.jsonl import read_lines
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.foundry.project import open_project
 from mlflow_phi3.modeling.base import DEMO, load_tokenizer
 from mlflow_phi3.modeling.catalog import describe as describe_model
 from mlflow_phi3.monitoring.calls import Call, read_calls

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_phi3.backends.repeat import YAML, repeat_yaml
 from mlflow_phi3.config.parse import narrow, parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.foundry.repeat import YAML, repeat_yaml
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.report import rank, searched
 from mlflow_phi3.sweep.results import SweepProgress, SweepResult, show_value

@@ -7,13 +7,13 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from mlflow_phi3.azure.permissions import SEE, STEPS
-from mlflow_phi3.backends.project import open_project
 from mlflow_phi3.cli.jobs import app as jobs
 from mlflow_phi3.cli.watch import app as watch
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.data.sample import load_conversations
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.foundry.project import open_project
 
 LOCAL = "azure-foundry:/local"
 CHAMPION_TAG = "azure.tuned_model"

@@ -4,19 +4,19 @@ from functools import partial
 import pytest
 
 from mlflow_phi3.azure.finetuning import Point, TunedModel
-from mlflow_phi3.backends.follower import follow
-from mlflow_phi3.backends.foundry import Lesson
-from mlflow_phi3.backends.jobs import Limits
+from mlflow_phi3.backends.foundry import Limits
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.errors import AzureError, Interrupted, TrainingError, UsageError
+from mlflow_phi3.foundry.follower import follow
+from mlflow_phi3.foundry.submission import Lesson
 from mlflow_phi3.tracking.tuned import TUNED_TAG, find_tuned, mark_deleted
 from mlflow_phi3.workflows import following, foundry_sweep
 from mlflow_phi3.workflows.job import Job
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.watch import _find
-from tests.unit.backends.project import Project, state
+from tests.unit.foundry.project import Project, state
 
 NAME = "phi3-chat-0123456789ab"
 POINTS = [Point("loss", 3.0, 1), Point("loss", 2.0, 2), Point("eval_loss", 2.5, 2)]

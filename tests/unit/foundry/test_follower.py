@@ -2,9 +2,9 @@ import pytest
 
 from mlflow_phi3.azure.finetuning import Point
 from mlflow_phi3.azure.operation import DeadlinePassed
-from mlflow_phi3.backends.follower import follow
 from mlflow_phi3.errors import AzureError
-from tests.unit.backends.project import Project, state
+from mlflow_phi3.foundry.follower import follow
+from tests.unit.foundry.project import Project, state
 
 
 def news(project, name, **options):

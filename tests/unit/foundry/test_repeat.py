@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from mlflow_phi3.backends.repeat import repeat_yaml
+from mlflow_phi3.foundry.repeat import repeat_yaml
 from mlflow_phi3.training.spec import TrialSpec
 
 SPEC = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=4, batch_size_multiplier=2)

@@ -1,8 +1,8 @@
 import pytest
 
 from mlflow_phi3.azure.finetuning import JobState, TunedModel
-from mlflow_phi3.backends.tuned import Deployed, Removal, Shelf, plan_removal
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.foundry.tuned import Deployed, Removal, Shelf, plan_removal
 
 MODEL = TunedModel("phi3-chat", "2", "azureml://locations/x/workspaces/y/models/...", "job-1")
 SERVERLESS = Deployed("chat")

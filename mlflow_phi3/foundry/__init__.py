@@ -1,0 +1,1 @@
+"""Training in Azure AI Foundry: the project, its jobs, and what they tuned."""

@@ -1,0 +1,123 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from mlflow_phi3.data.messages import Conversation, Message
+from mlflow_phi3.errors import AzureError, PreflightError, UsageError
+from mlflow_phi3.foundry.submission import (
+    Lesson,
+    choose_base,
+    model_of,
+    plan_job,
+    submit_once,
+    was_submitted,
+    write_split,
+)
+from mlflow_phi3.training.spec import TrialSpec
+from tests.unit.foundry.project import Project, model, state
+
+LESSON = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
+SPEC = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=4)
+
+
+def test_the_same_training_has_the_same_name_and_another_has_another():
+    name = plan_job(LESSON, SPEC).name
+
+    assert plan_job(LESSON, SPEC).name == name
+    same = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=2, batch_size_multiplier=2)
+    assert plan_job(LESSON, same).name == name  # the effective batch is what Foundry is told
+    changes = [
+        (LESSON, replace(SPEC, epochs=3)),
+        (LESSON, replace(SPEC, learning_rate=3e-5)),
+        (replace(LESSON, train="train@2"), SPEC),
+        (replace(LESSON, output="other"), SPEC),
+        (replace(LESSON, base_version="2"), SPEC),
+    ]
+    names = {plan_job(lesson, spec).name for lesson, spec in changes}
+    assert len(names) == len(changes)
+    assert name not in names
+
+
+def test_a_retry_submits_nothing():
+    project, wanted = Project(), plan_job(LESSON, SPEC)
+
+    first, new = submit_once(project, wanted)
+    again, submitted_again = submit_once(project, wanted)
+
+    assert (new, submitted_again) == (True, False)
+    assert first.name == again.name == wanted.name
+    assert project.submitted == [wanted.name]
+
+
+@pytest.mark.parametrize("status", ["Failed", "Canceled"])
+def test_what_ended_badly_gets_a_successor(status):
+    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project.jobs[wanted.name] = state(wanted.name, status)
+
+    found, new = submit_once(project, wanted)
+
+    assert (found.name, new) == (f"{wanted.name}-2", True)
+    assert submit_once(project, wanted) == (found, False)
+
+
+def test_a_finished_job_counts_while_its_model_is_there():
+    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project.jobs[wanted.name] = state(wanted.name, "Completed")
+    project.models[wanted.name] = model(wanted.name)
+    assert submit_once(project, wanted)[1] is False
+
+    del project.models[wanted.name]
+
+    assert submit_once(project, wanted)[0].name == f"{wanted.name}-2"
+
+
+def test_no_second_job_because_azure_did_not_answer():
+    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project.jobs[wanted.name] = state(wanted.name, "Completed")
+
+    def away(_job):
+        raise AzureError("PHI3-A703", "no answer", status=503)
+
+    project.tuned_model = away
+    with pytest.raises(AzureError, match="PHI3-A703"):
+        submit_once(project, wanted)
+    assert project.submitted == []
+
+
+def test_a_job_without_a_model_says_why():
+    project = Project()
+    with pytest.raises(AzureError, match=r"A732 job j: Failed: no more machines\. Fix"):
+        model_of(project, state("j", "Failed"))
+    project.why_failed = lambda _job: ""
+    with pytest.raises(AzureError, match="A732 job j: Failed: the service gives no reason"):
+        model_of(project, state("j", "Failed"))
+
+
+def test_a_job_was_submitted_when_the_project_has_it():
+    project = Project()
+    assert not was_submitted(project, LESSON, SPEC)
+    project.jobs[plan_job(LESSON, SPEC).name] = state("j", "Running")
+    assert was_submitted(project, LESSON, SPEC)
+    assert not was_submitted(project, LESSON, replace(SPEC, epochs=99))  # Foundry takes ten
+
+
+def test_the_same_conversations_make_the_same_bytes(tmp_path):
+    chat = [Message("user", "नमस्ते\n"), Message("assistant", 'say "hi"')]
+    for name in ("a", "b"):
+        assert write_split(tmp_path / name, [Conversation(tuple(chat), source=name)]) == 1
+
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    row = json.loads((tmp_path / "a").read_text(encoding="utf-8"))
+    assert row == {"messages": [{"role": m.role, "content": m.content} for m in chat]}
+
+
+def test_the_demo_is_tuned_by_the_emulator_alone():
+    assert choose_base("demo", local=True).name == "Phi-4-mini-instruct"
+    assert choose_base("microsoft/Phi-4-mini-instruct", local=False).name == "Phi-4-mini-instruct"
+    with pytest.raises(PreflightError, match="P771"):
+        choose_base("demo", local=False)
+    with pytest.raises(PreflightError, match="retired in Foundry on 2025-08-30"):
+        choose_base("microsoft/Phi-3-mini-4k-instruct", local=False)
+    with pytest.raises(UsageError, match="U032"):
+        choose_base("Phi-9", local=False)
