@@ -58,7 +58,7 @@ class Callers:
         """
         client = self.find(names.endpoint)
         if names.endpoint in self._serverless:
-            with self._forgetting(names.endpoint):
+            with self._forgetting(names.endpoint, client):
                 yield from client.stream(chat_of(inputs), path=CHAT)
             return
         answer = self.predict(names, inputs)
@@ -97,7 +97,7 @@ class Callers:
 
     def _predict(self, names: Names, inputs: Any) -> dict[str, Any]:
         client = self.find(names.endpoint)
-        with self._forgetting(names.endpoint):
+        with self._forgetting(names.endpoint, client):
             if names.endpoint in self._serverless:
                 return dict(client.ask(chat_of(inputs), path=CHAT))
             return joined(
@@ -108,12 +108,13 @@ class Callers:
             )
 
     @contextmanager
-    def _forgetting(self, endpoint: str) -> Iterator[None]:
-        """Forget an endpoint whose key is refused: the next call fetches the one that it has."""
+    def _forgetting(self, endpoint: str, client: ScoringClient) -> Iterator[None]:
+        """Forget a client whose key is refused: the next call fetches the one that there is."""
         try:
             yield
         except AzureError as refused:
-            if refused.status == _UNAUTHORIZED:
+            # Another thread may have been refused too, and have fetched it already.
+            if refused.status == _UNAUTHORIZED and self._clients.get(endpoint) is client:
                 self.forget(endpoint)
             raise
 

@@ -3,15 +3,24 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
+
 from mlflow_phi3.deployment.callers import Callers
+from mlflow_phi3.errors import AzureError
+
+
+class Client:
+    closed = False
+
+    def close(self):
+        self.closed = True
+
+    def ask(self, *_, **__):
+        raise AzureError("PHI3-A712", "refused", status=401)
 
 
 def test_threads_that_share_a_new_client_connect_once(monkeypatch):
     callers, made = Callers(lambda: None, "azure-foundry"), []
-
-    class Client:
-        def close(self):
-            pass
 
     def connect(endpoint):
         made.append(endpoint)
@@ -24,3 +33,20 @@ def test_threads_that_share_a_new_client_connect_once(monkeypatch):
 
     assert made == ["chat"]
     assert len(clients) == 1
+
+
+def test_a_key_that_another_thread_has_fetched_meanwhile_is_kept(monkeypatch):
+    callers, old, new = Callers(lambda: None, "azure-foundry"), Client(), Client()
+    monkeypatch.setattr(callers, "_connect", lambda endpoint: old)
+    asked = callers.find("chat")
+    callers.forget("chat")
+    monkeypatch.setattr(callers, "_connect", lambda endpoint: new)
+    callers.find("chat")
+
+    with pytest.raises(AzureError), callers._forgetting("chat", asked):
+        asked.ask()
+    assert callers.find("chat") is new
+    assert not new.closed
+    with pytest.raises(AzureError), callers._forgetting("chat", new):
+        new.ask()
+    assert new.closed
