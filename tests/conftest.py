@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 from tests.shared import find_shared
 
@@ -15,6 +16,11 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     GIT_PYTHON_REFRESH="quiet",
 )
+
+
+# No example fails for the time that it takes on a busy machine.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,7 @@ def _error(code):
 def content_safety():
     """Run the service."""
     server = ContentSafetyServer()
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         yield server

@@ -45,7 +45,7 @@ def judge_server():
     with ThreadingHTTPServer(("127.0.0.1", 0), _Judge) as server:
         server.asked, server.status, server.silent_on = [], 200, ""
         server.url = f"http://127.0.0.1:{server.server_port}/v1"
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         try:
             yield server

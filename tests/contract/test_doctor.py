@@ -4,6 +4,7 @@ import datetime as dt
 from dataclasses import replace
 
 import pytest
+from azure.core.pipeline.policies import RetryPolicy
 
 from mlflow_phi3.azure.checks import Needs
 from mlflow_phi3.azure.client import open_account
@@ -207,7 +208,8 @@ def test_packages(look):
     assert checks["package azure-identity"].found == "not installed"
 
 
-def test_a_service_that_answers_nothing(look, emulator):
+def test_a_service_that_answers_nothing(look, emulator, monkeypatch):
+    monkeypatch.setattr(RetryPolicy, "get_backoff_time", lambda *_: 0)
     emulator.fault("status", f"/workspaces/{WORKSPACE}$", status=500, times=9)
     checks = look()
     assert_mendable(checks["project"], "run the same command again")

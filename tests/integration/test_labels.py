@@ -70,7 +70,7 @@ def store(tmp_path, store_uri, monkeypatch):
     return client, experiment
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_texts_with_labels_become_a_registered_classifier(store, tmp_path):
     client, experiment = store
     tickets = write_tickets(tmp_path / "tickets.csv")

@@ -70,25 +70,33 @@ def test_the_severity_can_be_set(service):
     assert safety_from({**known, SEVERITY_VARIABLE: "2"}).find(HARMFUL)
 
 
+@pytest.fixture
+def waits(monkeypatch):
+    """How long it would have waited each time."""
+    told = []
+    monkeypatch.setattr(time, "sleep", told.append)
+    return told
+
+
+@pytest.mark.usefixtures("waits")
 def test_a_busy_service_is_asked_again(safety, service):
     service.refusals = [429, 503]
     assert safety.find("hello") == ()
 
 
-def test_a_service_that_asks_for_a_long_wait_does_not_get_it(safety, service, monkeypatch):
+def test_a_service_that_asks_for_a_long_wait_does_not_get_it(safety, service, waits):
     class Slow(service.RequestHandlerClass):
         def end_headers(self):
             self.send_header("Retry-After", "8")
             super().end_headers()
 
     service.RequestHandlerClass, service.refusals = Slow, [429] * 10
-    waits = []
-    monkeypatch.setattr(time, "sleep", waits.append)
     with pytest.raises(AzureError, match="PHI3-A709"):
         safety.find("hello")
     assert waits == [2, 2, 2]
 
 
+@pytest.mark.usefixtures("waits")
 def test_without_a_verdict_nothing_passes(safety, service):
     service.refusals = [500] * 10
     with pytest.raises(AzureError, match="PHI3-A709"):

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from mlflow_phi3.azure.safety import ContentSafety
@@ -43,7 +45,8 @@ def test_a_harmful_question_is_not_answered(chat, service):
     assert service.asked == [HARMFUL]
 
 
-def test_nothing_passes_without_a_verdict(chat, service):
+def test_nothing_passes_without_a_verdict(chat, service, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
     service.refusals = [500] * 10
     with pytest.raises(AzureError, match="PHI3-A709"):
         chat.complete(asking("hello"))
