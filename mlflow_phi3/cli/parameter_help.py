@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.text import Text
 
 from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.describe import Parameter, parameters, wrapped
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
-from mlflow_phi3.config.job import JobConfig
 from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.config.register import RegisterConfig
@@ -27,7 +27,7 @@ _SECTIONS: dict[str, type[Config]] = {
     "Azure AI Foundry": FoundryConfig,
     "Evaluation": EvaluateConfig,
     "Registration": RegisterConfig,
-    "Run": JobConfig,
+    "Run": ContextConfig,
 }
 
 

@@ -6,11 +6,11 @@ import typer
 
 from mlflow_phi3.cli.stopping import told_to_stop
 from mlflow_phi3.cli.target import TARGET
+from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.foundry import FoundryConfig
-from mlflow_phi3.config.job import JobConfig
 from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.workflows.context import open_context
 from mlflow_phi3.workflows.entry import settle
-from mlflow_phi3.workflows.job import open_job
 from mlflow_phi3.workflows.watch import watch
 
 app = typer.Typer(name="watch", help="Take a fine-tuning job up again.")
@@ -38,4 +38,4 @@ def watch_command(
     }
     config = parse_values(FoundryConfig, values)
     with told_to_stop():
-        watch(job, config, open_job(JobConfig(output=output)))
+        watch(job, config, open_context(ContextConfig(output=output)))

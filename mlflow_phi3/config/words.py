@@ -5,10 +5,10 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
-from mlflow_phi3.config.job import JobConfig
 from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.config.register import RegisterConfig
@@ -16,7 +16,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.swept import Element, Pin, Swept
 
 
-class PrepareWord(PrepareConfig, ModelConfig, JobConfig):
+class PrepareWord(PrepareConfig, ModelConfig, ContextConfig):
     """`prepare`: check, clean, split and tokenise chat data."""
 
 
@@ -57,14 +57,14 @@ class SweepWord(FoundryConfig, SweepConfig, PrepareWord):
         return self
 
 
-class EvaluateWord(EvaluateConfig, JobConfig):
+class EvaluateWord(EvaluateConfig, ContextConfig):
     """`evaluate`: measure a sweep's winner and the untuned base on the test split."""
 
     sweep_run: str = ""
     """Run id of a finished sweep; empty takes the newest of the experiment."""
 
 
-class RegisterWord(RegisterConfig, JobConfig):
+class RegisterWord(RegisterConfig, ContextConfig):
     """`register`: prove the winner portable and make it a registered model version."""
 
     evaluate_run: str = ""

@@ -11,8 +11,8 @@ from mlflow_phi3.tracking.deployed import find_version
 from mlflow_phi3.tracking.lookup import find_run
 from mlflow_phi3.training.adapters import load_lora_spec
 from mlflow_phi3.training.spec import TrialSpec
+from mlflow_phi3.workflows.context import Context
 from mlflow_phi3.workflows.following import JOB
-from mlflow_phi3.workflows.job import Job
 from mlflow_phi3.workflows.sweep import fetch_adapter
 
 LATEST = "latest"
@@ -22,11 +22,11 @@ _REVISION = "phi3.base_revision"
 _QUANTIZATION = "phi3.base_quantization"
 
 
-def find_start(job: Job, base: Base, source: str) -> Path:
+def find_start(context: Context, base: Base, source: str) -> Path:
     """The adapter that ``continue_from`` names, on this machine.
 
     Args:
-        job: The surroundings.
+        context: The surroundings.
         base: The base that will be trained on.
         source: ``models:/<name>@<alias>`` or ``models:/<name>/<version>``, ``runs:/<run id>``,
             ``latest`` (the experiment's newest training that was finished here), or a folder in
@@ -37,7 +37,7 @@ def find_start(job: Job, base: Base, source: str) -> Path:
     """
     if source == LATEST:
         # What Foundry trained stays in Azure.
-        here = job.tracker.latest("train", where=_PARAMETER, without=JOB)
+        here = context.tracker.latest("train", where=_PARAMETER, without=JOB)
         source = f"runs:/{here.info.run_id}"
     if source.startswith("models:/"):
         tags = find_version(source).tags
@@ -49,11 +49,11 @@ def find_start(job: Job, base: Base, source: str) -> Path:
                 fix="name a version that mlflow-phi3 register made, or runs:/<id of the training>",
             )
         _check_base(tags, base, source)
-        folder = fetch_adapter(job, tags[_TRIAL_RUN], where=_PARAMETER)
+        folder = fetch_adapter(context, tags[_TRIAL_RUN], where=_PARAMETER)
     elif source.startswith("runs:/"):
         run_id = source.removeprefix("runs:/").split("/")[0]
-        _check_base(find_run(job.tracker, run_id, where=_PARAMETER).tags(), base, source)
-        folder = fetch_adapter(job, run_id, where=_PARAMETER)
+        _check_base(find_run(context.tracker, run_id, where=_PARAMETER).tags(), base, source)
+        folder = fetch_adapter(context, run_id, where=_PARAMETER)
     else:
         folder = Path(source)
     check_adapter(folder)

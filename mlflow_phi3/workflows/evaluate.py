@@ -23,7 +23,7 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.judges import JudgedAnswer, choose_scorers, judge_answers
 from mlflow_phi3.tracking.runs import Run
-from mlflow_phi3.workflows.job import Job, log_config, open_base, open_job
+from mlflow_phi3.workflows.context import Context, log_config, open_base, open_context
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
 from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, load_winner
@@ -46,13 +46,13 @@ class Measured:
 
 def run(config: EvaluateWord) -> None:
     """Run the step by itself, on a sweep of the store."""
-    job = open_job(config)
-    winner = load_winner(job, config.sweep_run, where="sweep_run")
-    with job.root("evaluate", config) as root:
-        data = prepare_as_child(job, winner.config, root)
+    context = open_context(config)
+    winner = load_winner(context, config.sweep_run, where="sweep_run")
+    with context.root("evaluate", config) as root:
+        data = prepare_as_child(context, winner.config, root)
         check_test(data)
-        measured = evaluate(job, config, open_base(winner.config, data), data, winner, root)
-    show_measures(job, measured)
+        measured = evaluate(context, config, open_base(winner.config, data), data, winner, root)
+    show_measures(context, measured)
 
 
 def check_test(data: PreparedData) -> None:
@@ -71,16 +71,26 @@ def check_test(data: PreparedData) -> None:
 
 
 def evaluate_as_child(
-    job: Job, config: EvaluateConfig, base: Base, data: PreparedData, winner: Winner, parent: Run
+    context: Context,
+    config: EvaluateConfig,
+    base: Base,
+    data: PreparedData,
+    winner: Winner,
+    parent: Run,
 ) -> Measured:
     """Run the step as a child run of ``parent``."""
-    with job.tracker.stage("evaluate", stage="evaluate", parent=parent) as run:
+    with context.tracker.stage("evaluate", stage="evaluate", parent=parent) as run:
         log_config(run, config)
-        return evaluate(job, config, base, data, winner, run)
+        return evaluate(context, config, base, data, winner, run)
 
 
 def evaluate(
-    job: Job, config: EvaluateConfig, base: Base, data: PreparedData, winner: Winner, run: Run
+    context: Context,
+    config: EvaluateConfig,
+    base: Base,
+    data: PreparedData,
+    winner: Winner,
+    run: Run,
 ) -> Measured:
     """Measure both; numbers, answers and the comparison go to ``run``."""
     settings = narrow(config, EvaluateConfig)
@@ -90,7 +100,7 @@ def evaluate(
     run.set_tags({SWEEP_RUN: winner.sweep_run, WINNER_RUN: winner.run_id})
     log_datasets(run, dataset_facts(data, ("test",)))
     examples, conversations = data.examples("test"), data.conversations("test")
-    with job.screen.stage("evaluate") as update:
+    with context.screen.stage("evaluate") as update:
         untuned = measure(
             base, None, examples, conversations, config=settings, on_progress=_tell(update, "base")
         )
@@ -111,13 +121,13 @@ def evaluate(
     measured = Measured(untuned, tuned, comparison)
     _log(run, measured)
     if tuned.predictions and (judges or service):
-        ask_others(job, run, tuned, judges, service)
+        ask_others(context, run, tuned, judges, service)
     return measured
 
 
-def load_evaluation(job: Job, run: Run) -> Evaluation:
+def load_evaluation(context: Context, run: Run) -> Evaluation:
     """What a finished evaluation found of the winner, without its answers."""
-    folder = job.workspace / "fetched" / run.run_id
+    folder = context.workspace / "fetched" / run.run_id
     folder.mkdir(parents=True, exist_ok=True)
     metrics = json.loads(run.download("eval/metrics.json", folder).read_text("utf-8"))["test"]
     rows = json.loads(run.download("eval/per_example.json", folder).read_text("utf-8"))
@@ -125,12 +135,12 @@ def load_evaluation(job: Job, run: Run) -> Evaluation:
 
 
 def ask_others(
-    job: Job, run: Run, tuned: Evaluation, judges: list[Any], service: ContentSafety | None
+    context: Context, run: Run, tuned: Evaluation, judges: list[Any], service: ContentSafety | None
 ) -> None:
     """What others say of the winner's answers: a judge model, and a content filter."""
     rows = tuned.predictions
     if service is not None:
-        with job.screen.stage("content safety") as update:
+        with context.screen.stage("content safety") as update:
             unsafe = scan_answers(
                 rows, service, on_progress=lambda done: update(f"{done}/{len(rows)} answers")
             )
@@ -145,13 +155,13 @@ def ask_others(
             )
             for row in rows
         ]
-        with job.screen.stage("judge"):
+        with context.screen.stage("judge"):
             shares = judge_answers(run, answers, judges)
         run.log_metrics({f"test/judged_{name}": share for name, share in shares.items()})
         for scorer in judges:
             verdicts = shares[f"{scorer.name}_verdicts"]
             if verdicts < len(rows):
-                job.screen.say(
+                context.screen.say(
                     f"  the judge gave {verdicts:.0f} verdicts on {scorer.name} of {len(rows)} "
                     "answers; the run's traces say why",
                     event="judged",
@@ -171,12 +181,12 @@ def choose_judges(config: EvaluateConfig) -> list[Any]:
     )
 
 
-def show_measures(job: Job, measured: Measured) -> None:
+def show_measures(context: Context, measured: Measured) -> None:
     """Print base beside tuned."""
     base, tuned = measured.base.metrics, measured.tuned.metrics
-    job.screen.facts("measured", base=dict(base), tuned=dict(tuned))
+    context.screen.facts("measured", base=dict(base), tuned=dict(tuned))
     rows = [[name, _show(base[name]), _show(tuned[name])] for name in tuned if name in base]
-    job.screen.table("Test split", ["metric", "untuned base", "tuned"], rows)
+    context.screen.table("Test split", ["metric", "untuned base", "tuned"], rows)
 
 
 def _show(value: float) -> str:

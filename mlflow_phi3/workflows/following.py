@@ -15,7 +15,7 @@ from mlflow_phi3.foundry.submission import model_of
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.tracking.tuned import register_tuned
 from mlflow_phi3.training.reports import perplexity
-from mlflow_phi3.workflows.job import Job
+from mlflow_phi3.workflows.context import Context
 
 JOB = "azure.job_name"
 STATUS = "azure.job_status"
@@ -23,7 +23,9 @@ TARGET = "azure.target_uri"
 EVENTS = "azure/events.jsonl"
 
 
-def follow_job(job: Job, service: JobService, run: Run, name: str, config: FoundryConfig) -> None:
+def follow_job(
+    context: Context, service: JobService, run: Run, name: str, config: FoundryConfig
+) -> None:
     """Follow a job to its end and register what it made.
 
     Raises:
@@ -32,7 +34,7 @@ def follow_job(job: Job, service: JobService, run: Run, name: str, config: Found
     """
     log = _Log(run)
     try:
-        with job.screen.stage("foundry") as update:
+        with context.screen.stage("foundry") as update:
             for news in follow(service, name, timeout_s=config.job_timeout_hours * 3600):
                 log.write(news)
                 update(log.line())
@@ -46,10 +48,10 @@ def follow_job(job: Job, service: JobService, run: Run, name: str, config: Found
     state = news.job
     if state.status == "Canceled":
         raise Interrupted("PHI3-T009", f"the job {name} was cancelled in Azure")
-    register(job, run, model_of(service, state), config.tuned_model)
+    register(context, run, model_of(service, state), config.tuned_model)
 
 
-def register(job: Job, run: Run, model: TunedModel, name: str) -> None:
+def register(context: Context, run: Run, model: TunedModel, name: str) -> None:
     """Make a model in Azure a version of the registered model ``name``, and say how to serve it."""
     run.log_json(asdict(model), "azure/model.json")
     version = register_tuned(
@@ -60,9 +62,9 @@ def register(job: Job, run: Run, model: TunedModel, name: str) -> None:
         description=f"{model.name}:{model.version} in Azure, made by the job {model.job}",
     )
     uri = f"models:/{version.name}/{version.version}"
-    job.screen.say(f"[bold green]{uri}[/] is {model.name}:{model.version} in Azure")
+    context.screen.say(f"[bold green]{uri}[/] is {model.name}:{model.version} in Azure")
     create = f"mlflow deployments create --name chat -m {uri} -t {run.tags().get(TARGET, '')}"
-    job.screen.say(f"  Deploy   {create}")
+    context.screen.say(f"  Deploy   {create}")
 
 
 def watch_command(name: str, config: FoundryConfig) -> str:

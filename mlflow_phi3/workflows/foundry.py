@@ -32,26 +32,28 @@ from mlflow_phi3.modeling.catalog import training_price
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.workflows.context import Context, greet, open_context
 from mlflow_phi3.workflows.following import JOB, STATUS, TARGET, follow_job, watch_command
-from mlflow_phi3.workflows.job import Job, greet, open_job
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
 
 
 def run(config: TrainWord) -> None:
     """Prepare, send the data, submit a job, follow it and register its model."""
     check(config)
-    job = open_job(config)
-    greet(job, config)
-    with job.root("train", config) as root:
-        data = prepare_as_child(job, config, root)
-        service, lesson = send(job, config, data, root)
+    context = open_context(config)
+    greet(context, config)
+    with context.root("train", config) as root:
+        data = prepare_as_child(context, config, root)
+        service, lesson = send(context, config, data, root)
         wanted = _write_down(config, data, lesson, root)
-        state = _submit(job, config, service, wanted, root)
+        state = _submit(context, config, service, wanted, root)
         if not config.detach:
-            follow_job(job, service, root, state.name, config)
+            follow_job(context, service, root, state.name, config)
     if config.detach:
-        job.tracker.resume(root.run_id)  # it goes on as long as the job does
-        job.screen.say(f"It trains in Azure. Take it up again: {watch_command(state.name, config)}")
+        context.tracker.resume(root.run_id)  # it goes on as long as the job does
+        context.screen.say(
+            f"It trains in Azure. Take it up again: {watch_command(state.name, config)}"
+        )
 
 
 def check(config: TrainWord | SweepWord) -> None:
@@ -76,11 +78,11 @@ def _most(counts: Swept) -> int:
 
 
 def send(
-    job: Job, config: TrainWord | SweepWord, data: PreparedData, run: Run
+    context: Context, config: TrainWord | SweepWord, data: PreparedData, run: Run
 ) -> tuple[JobService, Lesson]:
     """Bring the data to Azure; what all jobs share is told on ``run``."""
     base = choose_base(config.model, local=is_emulated(config.azure_target))
-    with job.screen.stage("upload") as update, tempfile.TemporaryDirectory() as folder:
+    with context.screen.stage("upload") as update, tempfile.TemporaryDirectory() as folder:
         update("signing in")
         workspace = open_project(config.azure_target)
         service = JobService(workspace)
@@ -92,7 +94,7 @@ def send(
         }
         addresses, sent = send_data(workspace, service, config.tuned_model, splits, Path(folder))
     how = "sent to" if sent else "the same data was already in"
-    job.screen.say(f"  {how} {workspace.target.project}")
+    context.screen.say(f"  {how} {workspace.target.project}")
     run.set_tags(
         {
             "phi3.base_model": base.name,
@@ -149,7 +151,7 @@ def _write_down(config: TrainWord, data: PreparedData, lesson: Lesson, run: Run)
 
 
 def _submit(
-    job: Job, config: TrainWord, service: JobService, wanted: FineTuning, run: Run
+    context: Context, config: TrainWord, service: JobService, wanted: FineTuning, run: Run
 ) -> JobState:
     try:
         state, new = submit_once(service, wanted)
@@ -158,7 +160,7 @@ def _submit(
         raise
     run.set_tags({JOB: state.name, STATUS: state.status, "azure.job_url": state.url})
     what = "submitted" if new else f"was submitted before and is {state.status}"
-    job.screen.say(f"  job [bold]{state.name}[/] {what}; {config.tuned_model} comes out of it")
+    context.screen.say(f"  job [bold]{state.name}[/] {what}; {config.tuned_model} comes out of it")
     return state
 
 

@@ -10,10 +10,10 @@ from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.workflows.context import greet, log_config, open_context
 from mlflow_phi3.workflows.following import TARGET, register
 from mlflow_phi3.workflows.foundry import check
 from mlflow_phi3.workflows.foundry_sweep import search
-from mlflow_phi3.workflows.job import greet, log_config, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import show_trials
 
@@ -31,21 +31,21 @@ def run(config: MainWord) -> None:
     """
     _check_steps(config)
     check(config)
-    job = open_job(config)
-    greet(job, config)
-    with job.root("main", config) as root:
-        data = prepare_as_child(job, config, root)
+    context = open_context(config)
+    greet(context, config)
+    with context.root("main", config) as root:
+        data = prepare_as_child(context, config, root)
         name = f"sweep-{config.study}" if config.study else "sweep"
-        with job.tracker.stage(name, stage="sweep", parent=root) as run:
+        with context.tracker.stage(name, stage="sweep", parent=root) as run:
             log_config(run, config)
-            result, model = search(job, narrow(config, SweepWord), data, run)
-        with job.tracker.stage("register", stage="register", parent=root) as run:
+            result, model = search(context, narrow(config, SweepWord), data, run)
+        with context.tracker.stage("register", stage="register", parent=root) as run:
             run.set_tags({TARGET: config.azure_target})
-            register(job, run, model, config.tuned_model)
+            register(context, run, model, config.tuned_model)
         root.log_metrics({"eval/loss": result.winner.loss})
         root.set_tags({LEFT_OUT: "evaluate", TARGET: config.azure_target})
-    show_trials(job, result)
-    job.screen.say(
+    show_trials(context, result)
+    context.screen.say(
         "The test split was not measured: the weights stay in Foundry. Once it is deployed, "
         "[bold]mlflow-phi3 try[/] asks it golden queries."
     )

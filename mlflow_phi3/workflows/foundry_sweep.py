@@ -21,9 +21,9 @@ from mlflow_phi3.sweep.storage import default_storage
 from mlflow_phi3.sweep.trial_run import NUMBER, STUDY
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.tracking.uris import hide_password
+from mlflow_phi3.workflows.context import Context, greet, open_context
 from mlflow_phi3.workflows.following import JOB, STATUS, register
 from mlflow_phi3.workflows.foundry import check, limits_of, send
-from mlflow_phi3.workflows.job import Job, greet, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import show_trials, teller
 
@@ -35,26 +35,26 @@ def run(config: SweepWord) -> None:
         TrainingError: No trial was completed.
     """
     check(config)
-    job = open_job(config)
-    greet(job, config)
-    with job.root("sweep", config) as root:
-        data = prepare_as_child(job, config, root)
-        result, model = search(job, config, data, root)
-        register(job, root, model, config.tuned_model)
-    show_trials(job, result)
+    context = open_context(config)
+    greet(context, config)
+    with context.root("sweep", config) as root:
+        data = prepare_as_child(context, config, root)
+        result, model = search(context, config, data, root)
+        register(context, root, model, config.tuned_model)
+    show_trials(context, result)
 
 
 def search(
-    job: Job, config: SweepWord, data: PreparedData, run: Run
+    context: Context, config: SweepWord, data: PreparedData, run: Run
 ) -> tuple[SweepResult, TunedModel]:
     """Send the data and search; what came of it, and the winner's model in Azure.
 
     Raises:
         TrainingError: No trial was completed.
     """
-    service, lesson = send(job, config, data, run)
+    service, lesson = send(context, config, data, run)
     study = name_study(config.study, run)
-    ledger = _open_ledger(job, config, study, run)
+    ledger = _open_ledger(context, config, study, run)
     # A trial that failed may have a job all the same, such as one that outlasted the wait for it.
     known = [
         spec
@@ -66,36 +66,36 @@ def search(
         lesson,
         limits_of(config, data),
         cancel=config.on_interrupt == "cancel",
-        on_job=_tagger(job, study),
+        on_job=_tagger(context, study),
         known=known,
     )
-    result = _conduct(job, config, ledger, backend, run)
+    result = _conduct(context, config, ledger, backend, run)
     # The service tells no losses by example: no trial can be told from another by them.
     log_result(run, result, write_report(ledger.study, result, None))
     return result, backend.model(result.winner_spec)
 
 
-def _open_ledger(job: Job, config: SweepWord, study: str, root: Run) -> Ledger:
+def _open_ledger(context: Context, config: SweepWord, study: str, root: Run) -> Ledger:
     # A job leaves one model, that of its last epoch: trials cannot be read off each other's way.
     settings = narrow(config, SweepConfig).model_copy(update={"share_epochs": False})
     space = build_space(settings, model=config.model, seed=config.seed)
-    url = config.storage or default_storage(job.tracker.uri)
+    url = config.storage or default_storage(context.tracker.uri)
     root.set_tags({STUDY: study})
     return open_ledger(settings, space, name=study, url=url, tags=root.tags())
 
 
 def _conduct(
-    job: Job, config: SweepWord, ledger: Ledger, backend: FoundryBackend, root: Run
+    context: Context, config: SweepWord, ledger: Ledger, backend: FoundryBackend, root: Run
 ) -> SweepResult:
     """Search; what came of it."""
     known = root.tags()
     kept = ("phi3.base_model", "phi3.dataset_sha256", "azure.target")
     tags = {name: known[name] for name in kept}
-    with job.screen.stage("sweep") as update, beating(ledger.study, ledger.driver):
+    with context.screen.stage("sweep") as update, beating(ledger.study, ledger.driver):
         conductor = Conductor(
             ledger,
             backend,
-            job.tracker,
+            context.tracker,
             root,
             tags,
             teller(update),
@@ -103,20 +103,20 @@ def _conduct(
             budget=Budget(config.budget_hours * 3600),
             min_gain=config.min_gain,
         )
-        url = hide_password(config.storage or default_storage(job.tracker.uri))
+        url = hide_password(config.storage or default_storage(context.tracker.uri))
         return conclude(conductor, why=conductor.conduct(), storage=url)
 
 
-def _tagger(job: Job, study: str) -> Callable[[str, JobState], None]:
+def _tagger(context: Context, study: str) -> Callable[[str, JobState], None]:
     """Tells each trial's run which job it is, and how that stands."""
     runs: dict[str, str] = {}
 
     def tag(trial: str, state: JobState) -> None:
         if trial not in runs:
             number = int(trial.rpartition("-")[2])
-            found = job.tracker.find({STUDY: study, NUMBER: number})
+            found = context.tracker.find({STUDY: study, NUMBER: number})
             runs[trial] = found[-1].info.run_id
         told = {JOB: state.name, STATUS: state.status, "azure.job_url": state.url}
-        job.tracker.get(runs[trial]).set_tags(told)
+        context.tracker.get(runs[trial]).set_tags(told)
 
     return tag

@@ -11,13 +11,13 @@ from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.workflows.check import check_registration, check_search
+from mlflow_phi3.workflows.context import Context, greet, open_base, open_context
 from mlflow_phi3.workflows.evaluate import (
     check_test,
     choose_judges,
     evaluate_as_child,
     show_measures,
 )
-from mlflow_phi3.workflows.job import Job, greet, open_base, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.register import Registered, register_as_child
 from mlflow_phi3.workflows.sweep import show_trials, sweep_as_child
@@ -33,20 +33,20 @@ def run(config: MainWord) -> None:
     choose_judges(config)
     safety_from(os.environ)
     check_registration(config)
-    job = open_job(config)
-    greet(job, config)
-    with job.root("main", config) as root:
-        data = prepare_as_child(job, config, root)
+    context = open_context(config)
+    greet(context, config)
+    with context.root("main", config) as root:
+        data = prepare_as_child(context, config, root)
         check_test(data)
         base = open_base(config, data)
-        result, winner = sweep_as_child(job, narrow(config, SweepWord), base, data, root)
-        measured = evaluate_as_child(job, config, base, data, winner, root)
-        registered = register_as_child(job, config, base, data, winner, measured.tuned, root)
+        result, winner = sweep_as_child(context, narrow(config, SweepWord), base, data, root)
+        measured = evaluate_as_child(context, config, base, data, winner, root)
+        registered = register_as_child(context, config, base, data, winner, measured.tuned, root)
         root.log_metrics({f"test/{k}": v for k, v in measured.tuned.metrics.items()})
         root.log_metrics({f"base/{k}": v for k, v in measured.base.metrics.items()})
-    show_trials(job, result)
-    show_measures(job, measured)
-    _show_next(job, registered, root)
+    show_trials(context, result)
+    show_measures(context, measured)
+    _show_next(context, registered, root)
 
 
 def how_to_look(store: str) -> str:
@@ -56,9 +56,9 @@ def how_to_look(store: str) -> str:
     return f"mlflow ui --backend-store-uri {hide_password(store)}"
 
 
-def _show_next(job: Job, registered: Registered, root: Run) -> None:
+def _show_next(context: Context, registered: Registered, root: Run) -> None:
     """Say how to look at the runs, and how to deploy the winner."""
-    say = job.screen.say
+    say = context.screen.say
     say(
         f"\n[bold green]{registered.winner} is {registered.uri}[/]: {escape(registered.why)}",
         event="registered",
@@ -67,6 +67,6 @@ def _show_next(job: Job, registered: Registered, root: Run) -> None:
         champion=registered.champion,
     )
     create = f"mlflow deployments create --name chat -m {registered.uri} -t azure-foundry"
-    say(f"  Look     {escape(how_to_look(job.tracker.uri))}   [dim]({root.name})[/]")
+    say(f"  Look     {escape(how_to_look(context.tracker.uri))}   [dim]({root.name})[/]")
     say(f"  Deploy   {create}")
     say(f"  Rehearse {create}:/local   [dim](an emulator; needs no account)[/]")

@@ -13,7 +13,7 @@ from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.azure.serverless import ServerlessService
-from mlflow_phi3.config.job import JobConfig
+from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import pipeline
@@ -27,7 +27,7 @@ from mlflow_phi3.monitoring.limits import find_exceeded, parse_limits
 from mlflow_phi3.monitoring.traffic import Tariff
 from mlflow_phi3.monitoring.watch import Watched, describe, figure_names, watch
 from mlflow_phi3.tracking.runs import Tracker, open_tracker
-from mlflow_phi3.workflows.job import stamp
+from mlflow_phi3.workflows.context import stamp
 
 _READ_TIMEOUT_S = 300.0
 REPORT = "monitor/report.json"
@@ -168,7 +168,7 @@ def _trained(config: MonitorConfig) -> list[str]:
 
     Rows that cannot be trained on are left out: whoever trained has been told of them.
     """
-    folder = Path(JobConfig.model_fields["workspace"].default).resolve() / "prepared"
+    folder = Path(ContextConfig.model_fields["workspace"].default).resolve() / "prepared"
     folder.mkdir(parents=True, exist_ok=True)
     settings = PrepareConfig(train_data=config.train_data, on_error="reject")
     prepared = pipeline.prepare(settings, load_tokenizer(DEMO), folder=folder)

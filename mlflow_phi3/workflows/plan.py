@@ -19,6 +19,7 @@ from mlflow_phi3.modeling.catalog import (
 )
 from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.training.probe import Probe, probe
+from mlflow_phi3.workflows.context import open_base
 from mlflow_phi3.workflows.estimate import (
     Line,
     Prices,
@@ -29,7 +30,6 @@ from mlflow_phi3.workflows.estimate import (
     estimate_hosting,
     estimate_local,
 )
-from mlflow_phi3.workflows.job import open_base
 from mlflow_phi3.workflows.prepare import prepare_data
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.task import settle

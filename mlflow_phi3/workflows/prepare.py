@@ -15,7 +15,7 @@ from mlflow_phi3.foundry.repeat import write_repeat_data
 from mlflow_phi3.modeling.base import load_tokenizer, read_context_length
 from mlflow_phi3.tracking.datasets import DatasetFacts, log_datasets
 from mlflow_phi3.tracking.runs import Run
-from mlflow_phi3.workflows.job import Job, greet, log_config, open_job
+from mlflow_phi3.workflows.context import Context, greet, log_config, open_context
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.task import show_balance
 
@@ -24,26 +24,26 @@ SPLITS = ("train", "validation", "test")
 
 def run(config: PrepareWord) -> None:
     """Run the step by itself."""
-    job = open_job(config)
-    greet(job, config)
-    with job.root("prepare", config) as root:
-        prepare(job, config, root)
+    context = open_context(config)
+    greet(context, config)
+    with context.root("prepare", config) as root:
+        prepare(context, config, root)
 
 
-def prepare_as_child(job: Job, config: PrepareWord, parent: Run) -> PreparedData:
+def prepare_as_child(context: Context, config: PrepareWord, parent: Run) -> PreparedData:
     """Run the step as a child run of ``parent``."""
-    with job.tracker.stage("prepare", stage="prepare", parent=parent) as run:
+    with context.tracker.stage("prepare", stage="prepare", parent=parent) as run:
         log_config(run, narrow(config, PrepareWord))
-        return prepare(job, config, run)
+        return prepare(context, config, run)
 
 
-def prepare(job: Job, config: PrepareWord, run: Run) -> PreparedData:
+def prepare(context: Context, config: PrepareWord, run: Run) -> PreparedData:
     """Check, clean, split and tokenise; what came out is logged to ``run``."""
-    data = prepare_data(config, job.workspace, job.screen)
+    data = prepare_data(config, context.workspace, context.screen)
     _log(run, data)
     counts = data.manifest.counts
     sizes = ", ".join(f"{name} {facts.rows}" for name, facts in data.manifest.splits.items())
-    job.screen.say(
+    context.screen.say(
         f"  {counts.rows_in} conversations: {sizes}; "
         f"{counts.duplicates} duplicates, {counts.rejected} rejected; "
         f"report: {escape(str(_shown(data.folder / 'report.html')))}",
@@ -55,7 +55,7 @@ def prepare(job: Job, config: PrepareWord, run: Run) -> PreparedData:
         folder=str(data.folder),
     )
     if data.manifest.labels:
-        job.screen.say(f"  labels: {escape(show_balance(data))}")
+        context.screen.say(f"  labels: {escape(show_balance(data))}")
     return data
 
 

@@ -38,8 +38,8 @@ from mlflow_phi3.tracking.lookup import find_finished
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.certify import certify_winner
 from mlflow_phi3.workflows.check import check_registration
+from mlflow_phi3.workflows.context import Context, log_config, open_base, open_context
 from mlflow_phi3.workflows.evaluate import load_evaluation
-from mlflow_phi3.workflows.job import Job, log_config, open_base, open_job
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, fetch_adapter, load_winner
 
@@ -76,21 +76,21 @@ class Registered:
 def run(config: RegisterWord) -> None:
     """Run the step by itself, on an evaluation of the store."""
     check_registration(config)
-    job = open_job(config)
+    context = open_context(config)
     evaluate_run = (
-        config.evaluate_run or job.tracker.latest("evaluate", where=_PARAMETER).info.run_id
+        config.evaluate_run or context.tracker.latest("evaluate", where=_PARAMETER).info.run_id
     )
     evaluation = find_finished(
-        job.tracker, evaluate_run, stage="evaluate", tag=SWEEP_RUN, where=_PARAMETER
+        context.tracker, evaluate_run, stage="evaluate", tag=SWEEP_RUN, where=_PARAMETER
     )
-    tuned = load_evaluation(job, evaluation)
-    winner = load_winner(job, evaluation.tags()[SWEEP_RUN], where=_PARAMETER)
-    with job.root("register", config) as root:
-        data = prepare_as_child(job, winner.config, root)
+    tuned = load_evaluation(context, evaluation)
+    winner = load_winner(context, evaluation.tags()[SWEEP_RUN], where=_PARAMETER)
+    with context.root("register", config) as root:
+        data = prepare_as_child(context, winner.config, root)
         registered = register(
-            job, config, open_base(winner.config, data), data, winner, tuned, root
+            context, config, open_base(winner.config, data), data, winner, tuned, root
         )
-    job.screen.say(
+    context.screen.say(
         escape(f"{registered.winner} is {registered.uri}: {registered.why}"),
         event="registered",
         winner=registered.winner,
@@ -100,7 +100,7 @@ def run(config: RegisterWord) -> None:
 
 
 def register_as_child(
-    job: Job,
+    context: Context,
     config: RegisterConfig,
     base: Base,
     data: PreparedData,
@@ -109,13 +109,13 @@ def register_as_child(
     parent: Run,
 ) -> Registered:
     """Run the step as a child run of ``parent``."""
-    with job.tracker.stage("register", stage="register", parent=parent) as run:
+    with context.tracker.stage("register", stage="register", parent=parent) as run:
         log_config(run, narrow(config, RegisterConfig))
-        return register(job, config, base, data, winner, tuned, run)
+        return register(context, config, base, data, winner, tuned, run)
 
 
 def register(
-    job: Job,
+    context: Context,
     config: RegisterConfig,
     base: Base,
     data: PreparedData,
@@ -130,17 +130,17 @@ def register(
             or a golden query is answered wrongly.
     """
     run.set_tags({SWEEP_RUN: winner.sweep_run, WINNER_RUN: winner.run_id})
-    with tempfile.TemporaryDirectory(dir=job.workspace) as scratch:
-        with job.screen.stage("register") as update:
+    with tempfile.TemporaryDirectory(dir=context.workspace) as scratch:
+        with context.screen.stage("register") as update:
             update("making it portable")
-            model_uri = _log_portable(job, config, base, winner, run, Path(scratch))
+            model_uri = _log_portable(context, config, base, winner, run, Path(scratch))
             update("reloading it from the store")
             folder = registry.download_model(model_uri, Path(scratch) / "reloaded")
             device = str(base.model.device)
             reloaded = load_portable(folder / CHECKPOINT, precision="float32", device=device)
             update("comparing it with the trained one, and with the champion")
             parity = _compare(config, base, reloaded, data, winner)
-            verdict = _judge(job, config, parity, reloaded, data, tuned, Path(scratch))
+            verdict = _judge(context, config, parity, reloaded, data, tuned, Path(scratch))
             run.log_json(verdict.to_json(), "register/gate.json")
             verdict.check(winner.name)
             del reloaded  # the certificate loads it as it is served
@@ -148,7 +148,7 @@ def register(
             certificate = certify_winner(
                 base,
                 winner.adapter,
-                fetch_adapter(job, winner.run_id, where=winner.name),
+                fetch_adapter(context, winner.run_id, where=winner.name),
                 folder,
                 name=winner.name,
                 logits=parity,
@@ -173,13 +173,13 @@ def register(
 
 
 def _log_portable(
-    job: Job, config: RegisterConfig, base: Base, winner: Winner, run: Run, scratch: Path
+    context: Context, config: RegisterConfig, base: Base, winner: Winner, run: Run, scratch: Path
 ) -> str:
     """Fetch the adapter from the store, fold it into the base or pin that, log it; its URI."""
     write = merge_adapter if config.model_format == "merged" else save_pinned
     portable = write(
         base,
-        fetch_adapter(job, winner.run_id, where=winner.name),
+        fetch_adapter(context, winner.run_id, where=winner.name),
         scratch / config.model_format,
         dtype=choose_dtype(config.model_dtype, name=base.name, device="cpu"),
     )
@@ -197,7 +197,7 @@ def _compare(
 
 
 def _judge(
-    job: Job,
+    context: Context,
     config: RegisterConfig,
     parity: Parity,
     reloaded: Base,
@@ -218,7 +218,7 @@ def _judge(
     ]
     if config.golden:
         gates.append(golden_gate(_ask_golden(reloaded, Path(config.golden))))
-    gates.append(_against_champion(job, config, reloaded, data, tuned, scratch))
+    gates.append(_against_champion(context, config, reloaded, data, tuned, scratch))
     return Verdict(tuple(gates))
 
 
@@ -242,7 +242,7 @@ def _ask_golden(model: Base, path: Path) -> tuple[GoldenResult, ...]:
 
 
 def _against_champion(
-    job: Job,
+    context: Context,
     config: RegisterConfig,
     challenger: Base,
     data: PreparedData,
@@ -253,7 +253,7 @@ def _against_champion(
     if config.promote != "better":
         return champion_gate(None, config.promote)
     name = config.registered_model or _NAMES[bool(challenger.labels)]
-    reigning = registry.find_alias(job.tracker.client, name, registry.CHAMPION)
+    reigning = registry.find_alias(context.tracker.client, name, registry.CHAMPION)
     if reigning is None:
         return champion_gate(None, config.promote)
     folder = registry.download_model(reigning.source, scratch / "champion")

@@ -32,7 +32,7 @@ class Screen:
     """The one way a workflow speaks to a person or a machine.
 
     Args:
-        output: As ``output`` of :class:`mlflow_phi3.config.job.JobConfig`.
+        output: As ``output`` of :class:`mlflow_phi3.config.context.ContextConfig`.
     """
 
     def __init__(self, output: Literal["auto", "plain", "json"] = "auto") -> None:

@@ -21,7 +21,14 @@ from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
 from mlflow_phi3.tracking.missing import unless_missing
 from mlflow_phi3.tracking.runs import Run
 from mlflow_phi3.workflows.check import check_search
-from mlflow_phi3.workflows.job import Job, greet, load_config, log_config, open_base, open_job
+from mlflow_phi3.workflows.context import (
+    Context,
+    greet,
+    load_config,
+    log_config,
+    open_base,
+    open_context,
+)
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
 from mlflow_phi3.workflows.task import settle
@@ -55,26 +62,26 @@ def run(config: SweepWord) -> None:
         importlib.import_module("mlflow_phi3.workflows.foundry_sweep").run(config)
         return
     check_search(config)
-    job = open_job(config)
-    greet(job, config)
-    with job.root("sweep", config) as root:
-        data = prepare_as_child(job, config, root)
-        result, _ = sweep(job, config, open_base(config, data), data, root)
-    show_trials(job, result)
+    context = open_context(config)
+    greet(context, config)
+    with context.root("sweep", config) as root:
+        data = prepare_as_child(context, config, root)
+        result, _ = sweep(context, config, open_base(config, data), data, root)
+    show_trials(context, result)
 
 
 def sweep_as_child(
-    job: Job, config: SweepWord, base: Base, data: PreparedData, parent: Run
+    context: Context, config: SweepWord, base: Base, data: PreparedData, parent: Run
 ) -> tuple[SweepResult, Winner]:
     """Run the step as a child run of ``parent``."""
     name = f"sweep-{config.study}" if config.study else "sweep"
-    with job.tracker.stage(name, stage="sweep", parent=parent) as run:
+    with context.tracker.stage(name, stage="sweep", parent=parent) as run:
         log_config(run, config)
-        return sweep(job, config, base, data, run)
+        return sweep(context, config, base, data, run)
 
 
 def sweep(
-    job: Job, config: SweepWord, base: Base, data: PreparedData, run: Run
+    context: Context, config: SweepWord, base: Base, data: PreparedData, run: Run
 ) -> tuple[SweepResult, Winner]:
     """Search; the winner is named on ``run``."""
     tags = {
@@ -87,70 +94,70 @@ def sweep(
     log_datasets(run, dataset_facts(data, ("train", "validation")))
     if config.task == "chat-completion":  # Foundry learns no labels
         log_repeat_data(data, run)
-    with job.screen.stage("sweep") as update:
+    with context.screen.stage("sweep") as update:
         result = run_sweep(
             narrow(settle(config, data), SweepConfig),
             base=base,
             train=data.examples("train"),
             validation=data.examples("validation"),
-            tracker=job.tracker,
+            tracker=context.tracker,
             parent=run,
-            folder=job.workspace / "trials",
+            folder=context.workspace / "trials",
             tags=tags,
             on_progress=teller(update),
         )
     if config.task == "chat-completion":
-        log_repeats(job, result, config.model)
+        log_repeats(context, result, config.model)
     best = result.winner
     run.set_tags({WINNER_RUN: best.run_id, "phi3.study": result.study})
     return result, Winner(run.run_id, best.run_id, best.name, result.winner_adapter, config)
 
 
-def log_repeats(job: Job, result: SweepResult, model: str) -> None:
+def log_repeats(context: Context, result: SweepResult, model: str) -> None:
     """Log each trial as the job of Foundry that would repeat it."""
     for trial in result.trials:
         if trial.run_id:
             with unless_missing():  # somebody may have deleted it
-                job.tracker.get(trial.run_id).log_text(repeat_yaml(trial.spec, model), YAML)
+                context.tracker.get(trial.run_id).log_text(repeat_yaml(trial.spec, model), YAML)
 
 
-def load_winner(job: Job, sweep_run: str, *, where: str) -> Winner:
+def load_winner(context: Context, sweep_run: str, *, where: str) -> Winner:
     """The winner of a finished sweep, its adapter fetched from the store.
 
     Args:
-        job: The surroundings.
+        context: The surroundings.
         sweep_run: Run id; empty takes the newest finished sweep.
         where: The parameter that led to it, for messages.
 
     Raises:
         UsageError: There is no such sweep, it has no winner, or that one's run is gone.
     """
-    run_id = sweep_run or job.tracker.latest("sweep", where=where).info.run_id
-    found = find_finished(job.tracker, run_id, stage="sweep", tag=WINNER_RUN, where=where)
-    trial = find_run(job.tracker, found.tags()[WINNER_RUN], where=where)
-    config = parse_values(SweepWord, load_config(job, run_id))
-    adapter = fetch_adapter(job, trial.run_id, where=where)
+    run_id = sweep_run or context.tracker.latest("sweep", where=where).info.run_id
+    found = find_finished(context.tracker, run_id, stage="sweep", tag=WINNER_RUN, where=where)
+    trial = find_run(context.tracker, found.tags()[WINNER_RUN], where=where)
+    config = parse_values(SweepWord, load_config(context, run_id))
+    adapter = fetch_adapter(context, trial.run_id, where=where)
     return Winner(run_id, trial.run_id, trial.name, adapter, config)
 
 
-def fetch_adapter(job: Job, trial_run: str, *, where: str) -> Path:
+def fetch_adapter(context: Context, trial_run: str, *, where: str) -> Path:
     """Copy a trial's best adapter out of the store; where it lies then.
 
     Args:
-        job: The surroundings.
+        context: The surroundings.
         trial_run: Run id.
         where: The parameter or trial that led to it, for messages.
 
     Raises:
         UsageError: There is no such run, or it left no adapter.
     """
-    trial = find_run(job.tracker, trial_run, where=where)
-    into = job.workspace / "fetched" / trial_run
+    trial = find_run(context.tracker, trial_run, where=where)
+    into = context.workspace / "fetched" / trial_run
     into.mkdir(parents=True, exist_ok=True)
     return fetch(trial, BEST, into, where=where)
 
 
-def show_trials(job: Job, result: SweepResult) -> None:
+def show_trials(context: Context, result: SweepResult) -> None:
     """Print the trials, best first."""
     names = searched(result.trials)
     rows = [
@@ -167,7 +174,7 @@ def show_trials(job: Job, result: SweepResult) -> None:
     right = result.accuracy.replace("_accuracy", " acc.")
     columns = ["trial", *names, "val loss", "perplexity", right, "state"]
     best = result.winner
-    job.screen.facts(
+    context.screen.facts(
         "winner",
         study=result.study,
         trial=best.name,
@@ -175,7 +182,7 @@ def show_trials(job: Job, result: SweepResult) -> None:
         params=dict(best.params),
         loss=best.loss,
     )
-    job.screen.table(f"Study {result.study}: {len(result.trials)} trials", columns, rows)
+    context.screen.table(f"Study {result.study}: {len(result.trials)} trials", columns, rows)
 
 
 def teller(update: Update) -> Callable[[SweepProgress], None]:

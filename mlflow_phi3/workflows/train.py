@@ -17,8 +17,8 @@ from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.workflows import foundry
 from mlflow_phi3.workflows.check import check_training
+from mlflow_phi3.workflows.context import Context, greet, open_base, open_context
 from mlflow_phi3.workflows.continued import find_start, shaped_as
-from mlflow_phi3.workflows.job import Job, greet, open_base, open_job
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.task import settle
 
@@ -39,18 +39,20 @@ def run(config: TrainWord) -> None:
         foundry.run(config)
         return
     check_training(config)
-    job = open_job(config)
-    greet(job, config)
-    with job.root("train", config) as root:
-        data = prepare_as_child(job, config, root)
-        end = train(job, config, open_base(config, data), data, root)
+    context = open_context(config)
+    greet(context, config)
+    with context.root("train", config) as root:
+        data = prepare_as_child(context, config, root)
+        end = train(context, config, open_base(config, data), data, root)
     told = f"Best validation loss {end.best_loss:.4f}; its adapter"
     if math.isnan(end.best_loss):
         told = "There was nothing to validate on; the last adapter"
-    job.screen.say(f"{told} is the artifact {BEST} of run {root.run_id}")
+    context.screen.say(f"{told} is the artifact {BEST} of run {root.run_id}")
 
 
-def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run) -> EndReport:
+def train(
+    context: Context, config: TrainWord, base: Base, data: PreparedData, run: Run
+) -> EndReport:
     """Train one adapter; numbers and the best checkpoint go to ``run``.
 
     Raises:
@@ -58,7 +60,7 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
     """
     settled = narrow(settle(config, data), Hyperparameters)
     spec = pinned_spec(settled, model=config.model, seed=config.seed)
-    start = find_start(job, base, config.continue_from) if config.continue_from else None
+    start = find_start(context, base, config.continue_from) if config.continue_from else None
     if start is not None:
         spec = shaped_as(spec, start)
         run.set_tags({"phi3.continued_from": config.continue_from})
@@ -70,13 +72,13 @@ def train(job: Job, config: TrainWord, base: Base, data: PreparedData, run: Run)
         base,
         data.examples("train"),
         data.examples("validation"),
-        folder=job.workspace / "trials" / f"train-{run.run_id}",
+        folder=context.workspace / "trials" / f"train-{run.run_id}",
     )
     session.add("train", spec, adapter=start)
     by_epoch: dict[str, list[object]] = {
         "place": [example.place for example in data.examples("validation")]
     }
-    with job.screen.stage("train") as update:
+    with context.screen.stage("train") as update:
         for report in session.reports():
             match report:
                 case StepReport():

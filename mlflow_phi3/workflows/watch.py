@@ -7,22 +7,22 @@ from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.project import open_project
 from mlflow_phi3.tracking.runs import STAGE, close_orphan
+from mlflow_phi3.workflows.context import Context, stamp
 from mlflow_phi3.workflows.following import JOB, STATUS, TARGET, follow_job
-from mlflow_phi3.workflows.job import Job, stamp
 
 
-def watch(name: str, config: FoundryConfig, job: Job) -> None:
+def watch(name: str, config: FoundryConfig, context: Context) -> None:
     """Take a job up again, wherever it was submitted, and follow it to its end.
 
     Args:
         name: Of the job, or the id of its run; empty takes the newest that is not over.
         config: How long to follow, and what Ctrl-C does; its target is that of the run, if known.
-        job: The surroundings.
+        context: The surroundings.
 
     Raises:
         UsageError: There is no such job.
     """
-    found = _find(job, name)
+    found = _find(context, name)
     target = found.target or config.azure_target
     service = JobService(open_project(target))
     state = service.get(found.name)
@@ -33,8 +33,8 @@ def watch(name: str, config: FoundryConfig, job: Job) -> None:
     settings = config.model_copy(update={"tuned_model": state.output})
     title, tags = f"train-{stamp()}", {JOB: found.name, TARGET: target}
     run_id = found.runs[-1] if found.runs else None
-    with job.tracker.stage(title, stage=found.stage, run_id=run_id, tags=tags) as run:
-        follow_job(job, service, run, found.name, settings)
+    with context.tracker.stage(title, stage=found.stage, run_id=run_id, tags=tags) as run:
+        follow_job(context, service, run, found.name, settings)
     for other in found.runs[:-1]:  # the same training, asked for more than once
         close_orphan(other, "FINISHED")
 
@@ -56,14 +56,16 @@ class _Found:
     stage: str = "train"
 
 
-def _find(job: Job, name: str) -> _Found:
+def _find(context: Context, name: str) -> _Found:
     """Look a job up by its name or one of its runs; an empty name means the newest that goes on.
 
     Raises:
         UsageError: None goes on.
     """
-    runs = job.tracker.client.search_runs(
-        [job.tracker.experiment_id], f"tags.`{JOB}` != ''", order_by=["attributes.start_time ASC"]
+    runs = context.tracker.client.search_runs(
+        [context.tracker.experiment_id],
+        f"tags.`{JOB}` != ''",
+        order_by=["attributes.start_time ASC"],
     )
     if not name:
         open_ones = [r for r in runs if r.data.tags.get(STATUS) not in ENDED]

@@ -9,8 +9,8 @@ from mlflow import MlflowClient
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.workflows.context import open_base, open_context
 from mlflow_phi3.workflows.continued import find_start
-from mlflow_phi3.workflows.job import open_base, open_job
 from mlflow_phi3.workflows.sweep import load_winner
 from mlflow_phi3.workflows.train import run
 
@@ -64,39 +64,39 @@ def test_a_run_or_a_version_of_it_is_trained_on(config, tracker):
 
 
 def test_a_run_that_is_gone_is_told_by_the_parameter_that_led_to_it(config, tracker):
-    job = open_job(config())
+    context = open_context(config())
     base = open_base(config())
     client = MlflowClient(tracker.uri)
     client.create_registered_model("gone")
     tags = {"phi3.trial_run": "0" * 32, "phi3.winner_run": "0" * 32}
     version = client.create_model_version("gone", "runs:/" + "0" * 32, tags=tags)
     with pytest.raises(UsageError, match=r"PHI3-U021 continue_from: no run '0"):
-        find_start(job, base, f"models:/gone/{version.version}")
+        find_start(context, base, f"models:/gone/{version.version}")
     client.delete_registered_model("gone")
 
     unfinished = tracker.start("unfinished", stage="train")
     with pytest.raises(UsageError, match=r"PHI3-U023 continue_from: the run .*unfinished"):
-        find_start(job, base, f"runs:/{unfinished.run_id}")
+        find_start(context, base, f"runs:/{unfinished.run_id}")
 
     with tracker.stage("sweep", stage="sweep", tags=tags) as sweep:
         pass
     with pytest.raises(UsageError, match=r"PHI3-U021 sweep_run: no run '0"):
-        load_winner(job, sweep.run_id, where="sweep_run")
+        load_winner(context, sweep.run_id, where="sweep_run")
 
 
 def test_what_is_no_adapter_of_this_base_is_refused(config, tracker, tmp_path):
-    job = open_job(config())
+    context = open_context(config())
     base = open_base(config())
     with pytest.raises(UsageError, match=r"adapter_config\.json"):
-        find_start(job, base, str(tmp_path))
+        find_start(context, base, str(tmp_path))
     other = tracker.start("other", stage="train", tags={"phi3.base_revision": "f" * 40})
     with pytest.raises(UsageError, match=r"PHI3-U769.*ffffffffffff"):
-        find_start(job, base, f"runs:/{other.run_id}")
+        find_start(context, base, f"runs:/{other.run_id}")
     rounded = {**base.tags, "phi3.base_quantization": "nf4"}
     other = tracker.start("rounded", stage="train", tags=rounded)
     with pytest.raises(UsageError, match=r"PHI3-U769.*quantization nf4.*quantization none"):
-        find_start(job, base, f"runs:/{other.run_id}")
+        find_start(context, base, f"runs:/{other.run_id}")
     with pytest.raises(UsageError, match="PHI3-U020 continue_from: no finished train run"):
-        find_start(job, base, "latest")
+        find_start(context, base, "latest")
     with pytest.raises(UsageError, match="PHI3-U770"):
         run(config(backend="foundry", continue_from="models:/chat@champion"))

@@ -10,8 +10,8 @@ from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.runner import Evaluation, Prediction
+from mlflow_phi3.workflows.context import Context
 from mlflow_phi3.workflows.evaluate import ask_others, choose_judges
-from mlflow_phi3.workflows.job import Job
 from mlflow_phi3.workflows.screen import Screen
 from tests.content_safety import KEY, content_safety
 from tests.judge import judge_server
@@ -24,7 +24,7 @@ def answered(*texts):
 
 
 def test_a_judge_and_a_filter_say_what_they_think(tracker, tmp_path, monkeypatch, capsys):
-    job = Job(tracker, Screen("plain"), tmp_path, None)
+    context = Context(tracker, Screen("plain"), tmp_path, None)
     run = tracker.start("evaluate", stage="evaluate")
     config = EvaluateConfig(judge_model="openai:/judge-1", judge_scorers="relevance")
     tuned = answered("Press the button.", "With a knife.", "Mumble.")
@@ -33,7 +33,7 @@ def test_a_judge_and_a_filter_say_what_they_think(tracker, tmp_path, monkeypatch
         monkeypatch.setenv("OPENAI_API_KEY", "unused")
         monkeypatch.setenv("OPENAI_API_BASE", judge.url)
         service = safety_from({"CONTENT_SAFETY_ENDPOINT": server.url, "CONTENT_SAFETY_KEY": KEY})
-        ask_others(job, run, tuned, choose_judges(config), service)
+        ask_others(context, run, tuned, choose_judges(config), service)
     run.end("FINISHED")
 
     metrics = tracker.client.get_run(run.run_id).data.metrics

@@ -13,7 +13,7 @@ from mlflow_phi3.foundry.follower import follow
 from mlflow_phi3.foundry.submission import Lesson
 from mlflow_phi3.tracking.tuned import TUNED_TAG, find_tuned, mark_deleted
 from mlflow_phi3.workflows import following, foundry_sweep
-from mlflow_phi3.workflows.job import Job
+from mlflow_phi3.workflows.context import Context
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.watch import _find
 from tests.unit.foundry.project import Project, state
@@ -23,10 +23,10 @@ POINTS = [Point("loss", 3.0, 1), Point("loss", 2.0, 2), Point("eval_loss", 2.5, 
 
 
 @pytest.fixture
-def job(tracker, tmp_path, monkeypatch):
+def context(tracker, tmp_path, monkeypatch):
     at_once = partial(follow, sleep=lambda _s: None)
     monkeypatch.setattr(following, "follow", at_once)
-    return Job(tracker, Screen("plain"), tmp_path, None)
+    return Context(tracker, Screen("plain"), tmp_path, None)
 
 
 def project(*script):
@@ -36,10 +36,10 @@ def project(*script):
     return found
 
 
-def follow_in(job, service, config=None, run_id=None):
+def follow_in(context, service, config=None, run_id=None):
     tags = {following.JOB: NAME, following.TARGET: "azure-foundry"}
-    with job.tracker.stage("train-1", stage="train", run_id=run_id, tags=tags) as run:
-        following.follow_job(job, service, run, NAME, config or FoundryConfig(tuned_model="f"))
+    with context.tracker.stage("train-1", stage="train", run_id=run_id, tags=tags) as run:
+        following.follow_job(context, service, run, NAME, config or FoundryConfig(tuned_model="f"))
     return run
 
 
@@ -47,15 +47,15 @@ def history(run, key):
     return [(p.step, p.value) for p in run.client.get_metric_history(run.run_id, key)]
 
 
-def test_status_metrics_and_model_go_to_the_run(job, capsys):
+def test_status_metrics_and_model_go_to_the_run(context, capsys):
     service = project(("Running", POINTS[:1]), ("Finalizing", POINTS[1:]), ("Completed", []))
 
-    run = follow_in(job, service)
+    run = follow_in(context, service)
 
     assert history(run, "train/loss") == [(1, 3.0), (2, 2.0)]
     assert history(run, "eval/loss") == [(2, 2.5)]
     assert run.tags()["azure.job_status"] == "Completed"
-    text = run.download(following.EVENTS, job.workspace).read_text()
+    text = run.download(following.EVENTS, context.workspace).read_text()
     assert [line.split('"')[-2] for line in text.splitlines()] == [
         "Running",
         "Finalizing",
@@ -66,16 +66,16 @@ def test_status_metrics_and_model_go_to_the_run(job, capsys):
     assert f"models:/f/{version.version}" in capsys.readouterr().out
 
 
-def test_taking_it_up_again_writes_nothing_twice(job):
+def test_taking_it_up_again_writes_nothing_twice(context):
     service = project(("Running", POINTS[:2]), Interrupted("PHI3-T001", "stopped by SIGINT"))
     with pytest.raises(Interrupted, match="T001"):
-        follow_in(job, service)
-    (first,) = job.tracker.find({following.JOB: NAME})
+        follow_in(context, service)
+    (first,) = context.tracker.find({following.JOB: NAME})
     assert first.info.status == "KILLED"
     service.script = [("Running", []), ("Completed", POINTS[2:])]
 
-    run = follow_in(job, service, run_id=first.info.run_id)
-    again = follow_in(job, service, run_id=first.info.run_id)
+    run = follow_in(context, service, run_id=first.info.run_id)
+    again = follow_in(context, service, run_id=first.info.run_id)
 
     assert history(run, "train/loss") == [(1, 3.0), (2, 2.0)]
     assert history(again, "eval/loss") == [(2, 2.5)]
@@ -83,13 +83,13 @@ def test_taking_it_up_again_writes_nothing_twice(job):
 
 
 @pytest.mark.parametrize(("what", "cancelled"), [("leave", []), ("cancel", [NAME])])
-def test_an_order_to_stop_does_to_the_job_what_was_said(job, what, cancelled):
+def test_an_order_to_stop_does_to_the_job_what_was_said(context, what, cancelled):
     service = project(("Running", []), Interrupted("PHI3-T001", "stopped by SIGINT"))
     service.cancelled = []
     service.cancel = service.cancelled.append
 
     with pytest.raises(Interrupted) as stopped:
-        follow_in(job, service, FoundryConfig(on_interrupt=what))
+        follow_in(context, service, FoundryConfig(on_interrupt=what))
 
     assert service.cancelled == cancelled
     assert NAME in stopped.value.__notes__[0]
@@ -99,7 +99,7 @@ LIMITS = Limits(2, 0.0, 2.0, train_tokens=500_000, train_rows=16, timeout_s=60)
 
 
 @pytest.fixture
-def search(job, tmp_path, monkeypatch):
+def search(context, tmp_path, monkeypatch):
     """Search with the jobs of a project; trials cost a dollar each."""
 
     def go(service, run, limits=LIMITS, **values):
@@ -108,15 +108,15 @@ def search(job, tmp_path, monkeypatch):
         monkeypatch.setattr(foundry_sweep, "limits_of", lambda *_: limits)
         told = {"backend": "foundry", "learning_rate": "1e-5..1e-4", "pruner": "none", **values}
         config = parse_values(SweepWord, {**told, "storage": f"sqlite:///{tmp_path}/study.db"})
-        return foundry_sweep.search(job, config, None, run)
+        return foundry_sweep.search(context, config, None, run)
 
     return go
 
 
 @pytest.fixture
-def sweep_run(job):
+def sweep_run(context):
     tags = {"phi3.base_model": "b", "phi3.dataset_sha256": "d", "azure.target": "t"}
-    return job.tracker.start("sweep", stage="sweep", tags=tags)
+    return context.tracker.start("sweep", stage="sweep", tags=tags)
 
 
 def test_a_stopped_sweep_says_how_it_goes_on(search, sweep_run):
@@ -145,7 +145,7 @@ def test_jobs_that_outlasted_the_wait_for_them_count_in_the_budget(search, sweep
     assert len(service.submitted) == 3
 
 
-def test_what_the_service_does_not_tell_is_not_logged(search, sweep_run, job):
+def test_what_the_service_does_not_tell_is_not_logged(search, sweep_run, context):
     class Terse(Project):
         def get(self, name):
             if name in self.jobs:
@@ -155,46 +155,46 @@ def test_what_the_service_does_not_tell_is_not_logged(search, sweep_run, job):
 
     search(Terse(points=POINTS), sweep_run, n_trials="1", epochs="1", study="terse")
 
-    (trial,) = job.tracker.children(sweep_run.run_id)
+    (trial,) = context.tracker.children(sweep_run.run_id)
     known = {"train/loss", "train/epoch", "eval/loss", "eval/perplexity"}
     assert {name for name in trial.data.metrics if not name.startswith("system/")} == known
 
 
-def test_cancelled_in_azure_is_killed_and_failed_says_why(job):
+def test_cancelled_in_azure_is_killed_and_failed_says_why(context):
     with pytest.raises(Interrupted, match="cancelled in Azure"):
-        follow_in(job, project(("Canceled", [])))
+        follow_in(context, project(("Canceled", [])))
     with pytest.raises(AzureError, match="Failed: no more machines"):
-        follow_in(job, project(("Failed", [])))
+        follow_in(context, project(("Failed", [])))
 
-    statuses = [run.info.status for run in job.tracker.find({following.JOB: NAME})]
+    statuses = [run.info.status for run in context.tracker.find({following.JOB: NAME})]
     assert statuses == ["KILLED", "FAILED"]
 
 
-def test_a_model_that_is_deleted_is_registered_anew(job):
+def test_a_model_that_is_deleted_is_registered_anew(context):
     service = project(("Completed", []))
-    run = follow_in(job, service)
+    run = follow_in(context, service)
     mark_deleted(run.client, service.models[NAME].id)
 
-    follow_in(job, service)
+    follow_in(context, service)
 
     states = [v.tags.get("azure.state") for v in find_tuned(run.client, service.models[NAME].id)]
     assert sorted(states, key=str) == [None, "deleted"]
     assert all(TUNED_TAG in v.tags for v in find_tuned(run.client, service.models[NAME].id))
 
 
-def test_a_job_is_found_by_its_name_its_run_or_as_the_newest(job):
+def test_a_job_is_found_by_its_name_its_run_or_as_the_newest(context):
     with pytest.raises(UsageError, match="U775"):
-        _find(job, "")
-    first = follow_in(job, project(("Completed", [])))
+        _find(context, "")
+    first = follow_in(context, project(("Completed", [])))
     with pytest.raises(UsageError, match="U775"):
-        _find(job, "")
-    later = job.tracker.start("train-2", stage="trial", tags={following.JOB: NAME})
+        _find(context, "")
+    later = context.tracker.start("train-2", stage="trial", tags={following.JOB: NAME})
 
     for name in ("", NAME, later.run_id):
-        found = _find(job, name)
+        found = _find(context, name)
         assert (found.name, found.runs) == (NAME, (first.run_id, later.run_id))
-    assert _find(job, "").stage == "trial"
-    assert _find(job, first.run_id).runs[-1] == first.run_id
-    assert _find(job, first.run_id).target == "azure-foundry"
-    elsewhere = _find(job, "made-in-the-portal")
+    assert _find(context, "").stage == "trial"
+    assert _find(context, first.run_id).runs[-1] == first.run_id
+    assert _find(context, first.run_id).target == "azure-foundry"
+    elsewhere = _find(context, "made-in-the-portal")
     assert (elsewhere.name, elsewhere.runs) == ("made-in-the-portal", ())

@@ -9,7 +9,7 @@ from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.modeling.base import load_base
 from mlflow_phi3.serving.package import CHECKPOINT
 from mlflow_phi3.tracking import registry
-from mlflow_phi3.workflows.job import Job
+from mlflow_phi3.workflows.context import Context
 from mlflow_phi3.workflows.register import _against_champion, _ask_golden
 from mlflow_phi3.workflows.screen import Screen
 from tests.tiny_phi3 import write_checkpoint
@@ -47,9 +47,9 @@ def test_a_champion_that_reads_otherwise_is_not_compared(
     change(tokenizer)
     tokenizer.save_pretrained(tmp_path / "model" / CHECKPOINT)
     config = RegisterConfig(registered_model=crown(tracker, tmp_path / "model"))
-    job = Job(tracker, Screen("plain"), tmp_path, None)
+    context = Context(tracker, Screen("plain"), tmp_path, None)
 
-    gate = _against_champion(job, config, challenger, None, None, tmp_path / "scratch")
+    gate = _against_champion(context, config, challenger, None, None, tmp_path / "scratch")
 
     assert (gate.passed, gate.blocks) == (False, False)
     assert told in gate.why
@@ -60,9 +60,9 @@ def test_a_champion_without_weights_here_is_not_compared(challenger, tracker, tm
     (tmp_path / "azure").mkdir()
     (tmp_path / "azure" / "model.json").write_text("{}")
     config = RegisterConfig(registered_model=crown(tracker, tmp_path / "azure"))
-    job = Job(tracker, Screen("plain"), tmp_path, None)
+    context = Context(tracker, Screen("plain"), tmp_path, None)
 
-    gate = _against_champion(job, config, challenger, None, None, tmp_path / "scratch")
+    gate = _against_champion(context, config, challenger, None, None, tmp_path / "scratch")
 
     assert (gate.passed, gate.blocks) == (False, False)
     assert "weights are not in the store" in gate.why

@@ -5,7 +5,7 @@ from typing import Literal
 from mlflow_phi3.config.base import Config
 
 
-class JobConfig(Config):
+class ContextConfig(Config):
     """Surroundings of a run."""
 
     workspace: str = ".phi3"

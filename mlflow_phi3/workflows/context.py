@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mlflow_phi3 import __version__
 from mlflow_phi3.config.base import Config
-from mlflow_phi3.config.job import JobConfig
+from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.modeling.base import DEMO, Base, choose_device, load_base
@@ -25,7 +25,7 @@ RESOLVED = "config/resolved.yaml"
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Context:
     """The surroundings of a running workflow.
 
     Args:
@@ -49,20 +49,20 @@ class Job:
             yield run
 
 
-def open_job(config: JobConfig) -> Job:
+def open_context(config: ContextConfig) -> Context:
     """Connect to the store and make the workspace; from here on only our own progress is shown."""
     disable_progress_bar()
     workspace = Path(config.workspace).resolve()
     workspace.mkdir(parents=True, exist_ok=True)
     tracker = open_tracker()
-    return Job(tracker, Screen(config.output), workspace, os.environ.get("MLFLOW_RUN_ID"))
+    return Context(tracker, Screen(config.output), workspace, os.environ.get("MLFLOW_RUN_ID"))
 
 
-def greet(job: Job, config: ModelConfig) -> None:
+def greet(context: Context, config: ModelConfig) -> None:
     """Say what is being tuned, and that the demo is a demo."""
-    job.screen.say(f"[bold]mlflow-phi3 {__version__}[/] tunes [bold]{escape(config.model)}[/]")
+    context.screen.say(f"[bold]mlflow-phi3 {__version__}[/] tunes [bold]{escape(config.model)}[/]")
     if config.model == DEMO:
-        job.screen.say(
+        context.screen.say(
             "This is the demo model: a small Phi-3 made for trying the whole way on any machine. "
             "For the real one:\n  "
             "mlflow run . -P model=microsoft/Phi-4-mini-instruct -P train_data=<your chats.jsonl>"
@@ -101,9 +101,9 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def load_config(job: Job, run_id: str) -> Mapping[str, object]:
+def load_config(context: Context, run_id: str) -> Mapping[str, object]:
     """The values that a finished run of the store was started with."""
-    path = job.tracker.get(run_id).download(RESOLVED, job.workspace)
+    path = context.tracker.get(run_id).download(RESOLVED, context.workspace)
     values: Mapping[str, object] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return values
 
