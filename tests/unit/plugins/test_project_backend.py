@@ -57,7 +57,7 @@ def the_run(tracker):
 
 @pytest.mark.parametrize(("ending", "exit_code"), [(0, 0), (5, 1)])
 def test_mlflows_command_line_waits_for_the_end(ending, exit_code, tracker, monkeypatch, tmp_path):
-    slow = f"import sys, time; time.sleep(1); open('ended', 'w'); sys.exit({ending})"
+    slow = f"import sys, time; time.sleep(0.2); open('ended', 'w'); sys.exit({ending})"
 
     told = launch(tracker, monkeypatch, slow)
 
