@@ -40,7 +40,7 @@ class Frozen:
         layers: In order.
         norm: Before the head.
         head: ``[vocabulary, width]``, None for a classifier, whose head is trained.
-        heads: Shape of the attention.
+        attention: Its heads.
         limits: What long sequences mean to it.
         frequencies: float32 ``[2, rotated / 2]``: within the original context, and beyond.
         attention_scaling: longrope's factor on cosine and sine.
@@ -50,7 +50,7 @@ class Frozen:
     layers: tuple[Layer, ...]
     norm: RmsNorm
     head: Tensor | None
-    heads: Heads
+    attention: Heads
     limits: Limits
     frequencies: Tensor
     attention_scaling: float
@@ -80,7 +80,7 @@ def read_frozen(model: PreTrainedModel) -> Frozen:
         layers=tuple(layers),
         norm=RmsNorm(inner.norm.weight.detach(), inner.norm.variance_epsilon),
         head=model.lm_head.weight.detach() if hasattr(model, "lm_head") else None,
-        heads=Heads(query, key, size, config.sliding_window),
+        attention=Heads(query, key, size, config.sliding_window),
         limits=Limits(config.sliding_window, context),
         frequencies=torch.stack(frequencies).float().to(inner.embed_tokens.weight.device),
         attention_scaling=float(rope.attention_scaling),
@@ -129,10 +129,17 @@ def forward(
         keep = rows if layer is frozen.layers[-1] else None
         if recompute and torch.is_grad_enabled():
             hidden = checkpoint(
-                _layer, layer, found, frozen.heads, arrangement, hidden, keep, use_reentrant=False
+                _layer,
+                layer,
+                found,
+                frozen.attention,
+                arrangement,
+                hidden,
+                keep,
+                use_reentrant=False,
             )
         else:
-            hidden = _layer(layer, found, frozen.heads, arrangement, hidden, keep)
+            hidden = _layer(layer, found, frozen.attention, arrangement, hidden, keep)
     return pointwise(hidden, frozen.norm)
 
 

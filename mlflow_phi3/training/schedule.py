@@ -12,7 +12,7 @@ DECAY_SHARE = 0.2  # of all steps, at the end of ``wsd`` (MiniCPM, arXiv:2404.06
 
 
 @dataclass(frozen=True, slots=True)
-class Calendar:
+class Schedule:
     """The steps of one trial over ``n_examples`` training examples.
 
     Args:

@@ -36,7 +36,7 @@ from mlflow_phi3.training.capacity import memory_bytes
 from mlflow_phi3.training.loss import TokenLoss, get_loss
 from mlflow_phi3.training.reference import alike, predict
 from mlflow_phi3.training.reports import EvaluationReport, StepReport, diverged, perplexity
-from mlflow_phi3.training.schedule import Calendar, order_examples
+from mlflow_phi3.training.schedule import Schedule, order_examples
 from mlflow_phi3.training.spec import LoraSpec, Scheduler, TrialSpec
 from mlflow_phi3.training.spread import Spread, gathered, spread_adapter
 
@@ -69,7 +69,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class Totals:
     """An evaluation.
 
     Args:
@@ -131,13 +131,13 @@ def train_sharded(
     identity = disk.identify(spec, base, disk.digest_examples(train))
     progress = _find_progress(folder / "last", identity, group)
     spread = spread_adapter(base, spec, folder / "last" if progress.step else None)
-    calendar = Calendar(spec, len(train))
+    schedule = Schedule(spec, len(train))
     saved = time.perf_counter()
-    for step in range(progress.step, calendar.total_steps):
+    for step in range(progress.step, schedule.total_steps):
         told = _step(spread, train, step, group, budget)
         yield told
         progress = replace(progress, step=step + 1)
-        if progress.step % calendar.steps_per_epoch == 0:
+        if progress.step % schedule.steps_per_epoch == 0:
             scores = _evaluate(spread.model, validation, group, budget)
             _refuse_infinite(f"validation loss {scores.loss}", step, scores.loss)
             before = progress.best_loss
@@ -162,20 +162,20 @@ def _step(
 ) -> StepReport:
     """The update that follows ``step`` finished ones."""
     began = time.perf_counter()
-    spec, calendar = spread.spec, Calendar(spread.spec, len(train))
-    epoch, start, end = calendar.batch(step)
+    spec, schedule = spread.spec, Schedule(spread.spec, len(train))
+    epoch, start, end = schedule.batch(step)
     batch = [train[at] for at in order_examples(spec, epoch, len(train))[start:end]]
     loss, targets = _differentiate(spread.model, batch, get_loss(spec, group.device), group, budget)
     norm = _clip(spread.parameters.values(), spec.max_grad_norm)
     _refuse_infinite(f"loss {loss}, gradient norm {norm}", step, loss, norm)
-    rate = spread.optimizer.param_groups[0]["lr"] = calendar.learning_rate(step)
+    rate = spread.optimizer.param_groups[0]["lr"] = schedule.learning_rate(step)
     spread.optimizer.step()
     spread.optimizer.zero_grad()
     read = sum(len(example.input_ids) for example in batch)
     return StepReport(
         trial=TRIAL,
         step=step + 1,
-        total_steps=calendar.total_steps,
+        total_steps=schedule.total_steps,
         epoch=epoch + end / len(train),
         loss=loss,
         learning_rate=rate,
@@ -263,7 +263,7 @@ def _clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
 
 
 @torch.no_grad()
-def _evaluate(model: PeftModel, examples: Sequence[Example], group: Group, budget: int) -> Scores:
+def _evaluate(model: PeftModel, examples: Sequence[Example], group: Group, budget: int) -> Totals:
     """What all processes together find on ``examples``."""
     model.eval()
     nll = tokens = correct = 0.0
@@ -277,7 +277,7 @@ def _evaluate(model: PeftModel, examples: Sequence[Example], group: Group, budge
             correct += counts * int((logits.argmax(-1) == wanted).sum())
             tokens += counts * len(wanted)
     nll, tokens, correct = group.add_up(nll, tokens, correct)
-    return Scores(nll / max(1.0, tokens), int(tokens), correct / max(1.0, tokens))
+    return Totals(nll / max(1.0, tokens), int(tokens), correct / max(1.0, tokens))
 
 
 def _save(

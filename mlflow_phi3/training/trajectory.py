@@ -26,7 +26,7 @@ from mlflow_phi3.training.reports import (
     StepReport,
     perplexity,
 )
-from mlflow_phi3.training.schedule import Calendar, order_examples
+from mlflow_phi3.training.schedule import Schedule, order_examples
 from mlflow_phi3.training.spec import TrialSpec
 
 
@@ -175,19 +175,19 @@ class Trajectory:
         )
 
     @property
-    def calendar(self) -> Calendar:
+    def schedule(self) -> Schedule:
         """Its steps."""
-        return Calendar(self.spec, len(self._sizes))
+        return Schedule(self.spec, len(self._sizes))
 
     @property
     def evaluation_due(self) -> bool:
         """Whether an epoch is complete and not yet evaluated."""
-        return self.step >= (self.evaluated + 1) * self.calendar.steps_per_epoch
+        return self.step >= (self.evaluated + 1) * self.schedule.steps_per_epoch
 
     @property
     def seen(self) -> int:
         """Examples seen since the beginning, repetitions included."""
-        return self.calendar.batch(self.step)[0] * len(self._sizes) + self.offset
+        return self.schedule.batch(self.step)[0] * len(self._sizes) + self.offset
 
     @property
     def fuses_with(self) -> tuple[object, ...]:
@@ -204,7 +204,7 @@ class Trajectory:
 
     def upcoming(self) -> npt.NDArray[np.int64]:
         """Indices of the examples that are left of the current optimizer batch."""
-        epoch, _, end = self.calendar.batch(self.step)
+        epoch, _, end = self.schedule.batch(self.step)
         return self._epoch_order(epoch)[self.offset : end]
 
     def row(self) -> Row:
@@ -227,13 +227,13 @@ class Trajectory:
         self._loss_sum += loss_sum
         self._seconds += seconds
         self.offset += n_examples
-        epoch, start, end = self.calendar.batch(self.step)
+        epoch, start, end = self.schedule.batch(self.step)
         if self.offset < end:
             return None
         batch = self._epoch_order(epoch)[start:end]
         update = Update(
             loss=self._loss_sum / self._denominator(),
-            learning_rate=self.calendar.learning_rate(self.step),
+            learning_rate=self.schedule.learning_rate(self.step),
             grad_norm=clip_gradient(self.gradient, self.spec.max_grad_norm),
             tokens=int(self._sizes.tokens[batch].sum()),
             targets=int(self._sizes.supervised[batch].sum()),
@@ -258,7 +258,7 @@ class Trajectory:
         """Stand where the checkpoint in ``folder`` stood."""
         self.step, self.evaluated = progress.step, progress.evaluated
         self.history += [told for told in progress.untold if told.trial == progress.untold[0].trial]
-        self.offset = self.calendar.batch(self.step)[1]
+        self.offset = self.schedule.batch(self.step)[1]
         disk.load_optimizer(folder, self.optimizer)
 
     def save(
@@ -319,7 +319,7 @@ class Trajectory:
     def address(self, told: StepReport, rider: Rider) -> StepReport:
         """A step of the trajectory as a step of the rider's."""
         rider.steps = told.step
-        total = Calendar(rider.spec, len(self._sizes)).total_steps
+        total = Schedule(rider.spec, len(self._sizes)).total_steps
         return replace(told, trial=rider.trial, total_steps=total)
 
     def report_evaluation(self, parts: Sequence[Scores]) -> EvaluationReport | None:
@@ -349,7 +349,7 @@ class Trajectory:
         return told
 
     def _denominator(self) -> float:
-        epoch, start, end = self.calendar.batch(self.step)
+        epoch, start, end = self.schedule.batch(self.step)
         # A batch in which nothing is supervised has no loss to divide.
         return float(self._loss_weights[self._epoch_order(epoch)[start:end]].sum()) or 1.0
 

@@ -32,7 +32,7 @@ from mlflow_phi3.training.fused import FusedEngine
 from mlflow_phi3.training.loss import get_loss
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
 from mlflow_phi3.training.reference import alike
-from mlflow_phi3.training.schedule import Calendar, order_examples
+from mlflow_phi3.training.schedule import Schedule, order_examples
 from mlflow_phi3.training.scoring import score
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 
@@ -45,37 +45,37 @@ SPEC = TrialSpec(1e-3, epochs=3, per_device_batch_size=2, lora=LoraSpec(r=4))
 )
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
 def test_rates_are_those_of_transformers(ours, theirs, ratio):
-    calendar = Calendar(replace(SPEC, scheduler=ours, warmup_ratio=ratio), n_examples=21)
-    assert calendar.steps_per_epoch == 11
+    schedule = Schedule(replace(SPEC, scheduler=ours, warmup_ratio=ratio), n_examples=21)
+    assert schedule.steps_per_epoch == 11
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-3)
     scheduler = get_scheduler(
         theirs, optimizer, num_warmup_steps=math.ceil(ratio * 11), num_training_steps=33
     )
-    for step in range(calendar.total_steps):
-        assert calendar.learning_rate(step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+    for step in range(schedule.total_steps):
+        assert schedule.learning_rate(step) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         scheduler.step()
 
 
 @pytest.mark.parametrize("scheduler", ["constant", "linear", "cosine", "wsd"])
 def test_an_epoch_of_one_step_learns(scheduler):
-    calendar = Calendar(
+    schedule = Schedule(
         replace(SPEC, scheduler=scheduler, warmup_ratio=0.03, epochs=1), n_examples=2
     )
-    assert calendar.total_steps == 1
-    assert calendar.learning_rate(0) == pytest.approx(1e-3)
+    assert schedule.total_steps == 1
+    assert schedule.learning_rate(0) == pytest.approx(1e-3)
 
 
 def test_warm_stable_decay():
-    calendar = Calendar(replace(SPEC, scheduler="wsd", warmup_ratio=0.0), n_examples=20)
-    rates = [calendar.learning_rate(step) for step in range(30)]
+    schedule = Schedule(replace(SPEC, scheduler="wsd", warmup_ratio=0.0), n_examples=20)
+    rates = [schedule.learning_rate(step) for step in range(30)]
     assert rates[:25] == [1e-3] * 25
     assert rates[25:] == pytest.approx([1e-3 * (1 - k / 6) for k in range(1, 6)])
 
 
 def test_batches_cover_each_epoch_once():
-    calendar = Calendar(SPEC, n_examples=7)
-    bounds = [calendar.batch(step) for step in range(calendar.total_steps)]
+    schedule = Schedule(SPEC, n_examples=7)
+    bounds = [schedule.batch(step) for step in range(schedule.total_steps)]
     assert bounds[:5] == [(0, 0, 2), (0, 2, 4), (0, 4, 6), (0, 6, 7), (1, 0, 2)]
     order = order_examples(SPEC, 1, 7)
     assert sorted(order) == list(range(7))
