@@ -4,6 +4,7 @@ import datetime as dt
 import http.server
 import ssl
 import threading
+import time
 from email.utils import format_datetime
 from types import SimpleNamespace
 
@@ -15,12 +16,17 @@ from mlflow_phi3.azure.scoring import ScoringClient, _Busy, _wait_s
 from mlflow_phi3.errors import AzureError
 
 
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+
 @pytest.fixture
 def answering():
     """Start a server that answers with these bytes, of which it promises so many more."""
     servers = []
 
-    def start(body, *, promised=0, status=200, by_token=False, total_s=0.2, **headers):
+    def start(body, *, promised=0, status=200, by_token=False, total_s=10.0, **headers):
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 self.rfile.read(int(self.headers["Content-Length"]))
@@ -44,7 +50,7 @@ def answering():
 
     clients = []
 
-    def client(uri, *, by_token=False, total_s=0.2):
+    def client(uri, *, by_token=False, total_s=10.0):
         trust = ssl.create_default_context()
         clients.append(ScoringClient(uri, "key", trust, by_token=by_token, total_s=total_s))
         return clients[-1]
@@ -134,7 +140,7 @@ def test_nobody_there_is_told_with_the_mend(answering, call):
         ({"x-ms-retry-after-ms": "1500"}, 1.5, 1.5),
         ({"retry-after-ms": "soon", "Retry-After": "3"}, 3, 3),
         ({"Retry-After": "3600"}, 20, 20),
-        ({"Retry-After": format_datetime(dt.datetime.now(dt.UTC) + dt.timedelta(hours=1))}, 20, 20),
+        ({"Retry-After": format_datetime(dt.datetime.now(dt.UTC) + dt.timedelta(days=1))}, 20, 20),
         # The time is over, or nothing is told: as without the header.
         ({"Retry-After": format_datetime(dt.datetime.now(dt.UTC))}, 0.4, 0.4),
         ({"Retry-After": "0"}, 0.4, 0.4),
