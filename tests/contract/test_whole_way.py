@@ -15,6 +15,7 @@ from mlflow_phi3.deployment.promote import promote, rollback
 from mlflow_phi3.emulator.router import WORKSPACE
 from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION
 from mlflow_phi3.emulator.settings import WORKSPACE as PROJECT
+from mlflow_phi3.tracking.signals import is_alive
 
 HOME = WORKSPACE.format(subscription=SUBSCRIPTION, group=GROUP, workspace=PROJECT)
 
@@ -27,7 +28,7 @@ def scoring_processes(emulator):
     """Those that the nursery has forked."""
     children = psutil.Process(emulator.running.pid).children()
     (nursery,) = [child for child in children if "nursery.py" in " ".join(child.cmdline())]
-    return nursery.children()
+    return [child for child in nursery.children() if is_alive(child)]
 
 
 class Load(threading.Thread):

@@ -19,6 +19,7 @@ from mlflow_phi3.emulator.settings import (
 )
 from mlflow_phi3.emulator.storage.azurite import ACCOUNT, account_key
 from mlflow_phi3.emulator.storage.blobs import Blobs
+from mlflow_phi3.tracking.signals import is_alive
 
 LOCAL = ("-t", "azure-foundry:/local")
 PROJECT = (
@@ -80,7 +81,7 @@ class Cloud:
         """Those that the emulator's nursery has forked."""
         children = psutil.Process(self.running.pid).children()
         (nursery,) = [child for child in children if "nursery.py" in " ".join(child.cmdline())]
-        return nursery.children()
+        return [child for child in nursery.children() if is_alive(child)]
 
 
 class Load(threading.Thread):
