@@ -2,7 +2,6 @@
 
 import json
 
-import httpx
 import pytest
 import torch
 
@@ -57,8 +56,7 @@ def test_trained_merged_and_endpoint_are_one_model(forms):
     with Server(checkpoint) as server:
 
         def ask_server(body):
-            answer = httpx.post(f"{server.url}/invocations", json=body, timeout=120)
-            return answer.raise_for_status().json()
+            return server.post(body, "/invocations").raise_for_status().json()
 
         served = ask_all(ask_server, max_tokens=TOKENS)
     again = generate(reloaded.model, base.tokenizer, FIXED_PROMPTS, max_new_tokens=TOKENS)
