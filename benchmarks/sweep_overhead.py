@@ -35,7 +35,7 @@ from mlflow_phi3.sweep.drivers import beating
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.run import open_ledger
 from mlflow_phi3.sweep.space import build_space, flat_params
-from mlflow_phi3.tracking.runs import open_tracker
+from mlflow_phi3.tracking.tracker import open_tracker
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Outcome, Report, StepReport
 from mlflow_phi3.training.spec import TrialSpec
 

@@ -95,7 +95,7 @@ def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
     from mlflow_phi3.config.sweep import SweepConfig
     from mlflow_phi3.modeling.base import load_base
     from mlflow_phi3.sweep.run import run_sweep
-    from mlflow_phi3.tracking.runs import open_tracker
+    from mlflow_phi3.tracking.tracker import open_tracker
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -130,7 +130,7 @@ def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
 
 def make_store(asked: argparse.Namespace) -> dict[str, Any]:
     """MLflow's tables, which its first run makes."""
-    from mlflow_phi3.tracking.runs import open_tracker
+    from mlflow_phi3.tracking.tracker import open_tracker
 
     Path(asked.store).mkdir()
     return {"uri": open_tracker(uri=f"sqlite:///{asked.store}/mlflow.db").uri}

@@ -34,7 +34,7 @@ def tracker(store_uri, tmp_path, monkeypatch, request):
     """A tracker on an experiment of the test's own; artifacts go to the test's folder."""
     from mlflow import MlflowClient
 
-    from mlflow_phi3.tracking.runs import open_tracker
+    from mlflow_phi3.tracking.tracker import open_tracker
 
     monkeypatch.chdir(tmp_path)
     name = f"{request.node.nodeid}"

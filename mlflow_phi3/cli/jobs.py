@@ -12,7 +12,7 @@ from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.project import open_project
 from mlflow_phi3.foundry.tuned import Deployed, Shelf, plan_removal
-from mlflow_phi3.tracking.runs import open_tracker
+from mlflow_phi3.tracking.tracker import open_tracker
 from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
 from mlflow_phi3.workflows.screen import Screen
 

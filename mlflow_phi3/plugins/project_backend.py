@@ -23,7 +23,7 @@ from mlflow_phi3.config.parse import nearest, parse_values
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.plugins.failures import as_mlflow
-from mlflow_phi3.tracking.runs import close_orphan
+from mlflow_phi3.tracking.tracker import close_orphan
 
 _NAME = "azure-foundry"
 _ENTRY_POINTS = ("main", "train")

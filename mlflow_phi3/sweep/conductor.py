@@ -16,7 +16,8 @@ from mlflow_phi3.sweep.repair import close_sweeps
 from mlflow_phi3.sweep.results import Accuracy, SweepProgress, trial_name
 from mlflow_phi3.sweep.tickets import OUTCOME, Ticket
 from mlflow_phi3.sweep.trial_run import DRIVER, SHARED_WITH, TrialRun, open_trial_run
-from mlflow_phi3.tracking.runs import Run, Tracker
+from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
 
 # How long to wait before looking again whether another driver has finished its trials.

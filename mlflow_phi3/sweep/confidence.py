@@ -13,7 +13,7 @@ from mlflow_phi3.evaluation.compare import compare
 from mlflow_phi3.sweep.results import TrialResult
 from mlflow_phi3.sweep.trial_run import PER_EXAMPLE
 from mlflow_phi3.tracking.missing import unless_missing
-from mlflow_phi3.tracking.runs import Tracker
+from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.training.scoring import ExampleScore
 
 # Trials far behind need no test.

@@ -11,7 +11,7 @@ from mlflow_phi3.sweep.drivers import is_alive
 from mlflow_phi3.sweep.tickets import RUN_ID, owner_of, signature
 from mlflow_phi3.sweep.trial_run import DRIVER, NUMBER, REASON, STATE, STUDY
 from mlflow_phi3.sweep.writer import build_writer
-from mlflow_phi3.tracking.runs import Tracker
+from mlflow_phi3.tracking.tracker import Tracker
 
 _WHY = "its driver died; continue the study to go on"
 

@@ -38,7 +38,8 @@ from mlflow_phi3.sweep.storage import default_storage, open_storage
 from mlflow_phi3.sweep.study import check_runs, open_study
 from mlflow_phi3.sweep.tickets import OUTCOME, RUN_ID, owner_of
 from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of, mark_front
-from mlflow_phi3.tracking.runs import Run, Tracker
+from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.training.reports import perplexity
 

@@ -10,7 +10,7 @@ from optuna.storages import BaseStorage
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.sweep.tickets import RUN_ID
 from mlflow_phi3.tracking.missing import unless_missing
-from mlflow_phi3.tracking.runs import Tracker
+from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.tracking.uris import hide_password
 
 _FACTS = "made_of"

@@ -11,7 +11,8 @@ from mlflow_phi3.sweep.results import Accuracy, SweepResult
 from mlflow_phi3.sweep.space import flat_params
 from mlflow_phi3.sweep.tickets import Ticket
 from mlflow_phi3.tracking.missing import unless_missing
-from mlflow_phi3.tracking.runs import Run, Status, Tracker
+from mlflow_phi3.tracking.run import Run, Status
+from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.training.reports import EvaluationReport, StepReport
 
 STUDY = "phi3.study"

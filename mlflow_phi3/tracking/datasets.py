@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 
 # MLflow cuts no digest but refuses one longer than this (mlflow.utils.validation).
 _DIGEST_LENGTH = 36

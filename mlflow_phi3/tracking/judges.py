@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 
 from mlflow_phi3.errors import PreflightError, UsageError
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 
 _SCORERS = {
     "completeness": "Completeness",

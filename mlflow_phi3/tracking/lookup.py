@@ -7,7 +7,8 @@ from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.missing import is_missing
-from mlflow_phi3.tracking.runs import STAGE, Run, Tracker
+from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tracker import STAGE, Tracker
 
 
 def find_run(tracker: Tracker, run_id: str, *, where: str) -> Run:

@@ -13,7 +13,7 @@ from mlflow.models import ModelSignature
 
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.missing import is_missing
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"

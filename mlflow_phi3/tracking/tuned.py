@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_phi3.tracking.registry import ensure_registered, set_challenger
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 
 TUNED_TAG = "azure.tuned_model"
 """Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""

@@ -88,6 +88,6 @@ def _end_badly(error: Phi3Error | Interrupted, launcher: psutil.Process | None) 
     tell(error)
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id and not is_alive(launcher):
-        runs = importlib.import_module("mlflow_phi3.tracking.runs")
-        runs.close_orphan(run_id, "KILLED" if isinstance(error, Interrupted) else "FAILED")
+        tracker = importlib.import_module("mlflow_phi3.tracking.tracker")
+        tracker.close_orphan(run_id, "KILLED" if isinstance(error, Interrupted) else "FAILED")
     return error.exit_code

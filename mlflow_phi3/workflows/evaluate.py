@@ -22,7 +22,7 @@ from mlflow_phi3.evaluation.safety import scan_answers
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.judges import JudgedAnswer, choose_scorers, judge_answers
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.context import Context, log_config, open_base, open_context
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
 from mlflow_phi3.workflows.screen import Update

@@ -12,7 +12,7 @@ from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.foundry.follower import METRICS, News, follow
 from mlflow_phi3.foundry.submission import model_of
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tuned import register_tuned
 from mlflow_phi3.training.reports import perplexity
 from mlflow_phi3.workflows.context import Context

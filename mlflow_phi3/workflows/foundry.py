@@ -31,7 +31,7 @@ from mlflow_phi3.foundry.submission import (
 from mlflow_phi3.modeling.catalog import training_price
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.tracking.datasets import log_datasets
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.context import Context, greet, open_context
 from mlflow_phi3.workflows.following import JOB, STATUS, TARGET, follow_job, watch_command
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child

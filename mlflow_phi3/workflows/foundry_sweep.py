@@ -19,7 +19,7 @@ from mlflow_phi3.sweep.run import conclude, log_result, name_study, open_ledger
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.storage import default_storage
 from mlflow_phi3.sweep.trial_run import NUMBER, STUDY
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.workflows.context import Context, greet, open_context
 from mlflow_phi3.workflows.following import JOB, STATUS, register

@@ -8,7 +8,7 @@ from rich.markup import escape
 from mlflow_phi3.azure.safety import safety_from
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import MainWord, SweepWord
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.workflows.check import check_registration, check_search
 from mlflow_phi3.workflows.context import Context, greet, open_base, open_context

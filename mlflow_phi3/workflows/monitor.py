@@ -26,7 +26,7 @@ from mlflow_phi3.monitoring.calls import Call, read_calls
 from mlflow_phi3.monitoring.limits import find_exceeded, parse_limits
 from mlflow_phi3.monitoring.traffic import Tariff
 from mlflow_phi3.monitoring.watch import Watched, describe, figure_names, watch
-from mlflow_phi3.tracking.runs import Tracker, open_tracker
+from mlflow_phi3.tracking.tracker import Tracker, open_tracker
 from mlflow_phi3.workflows.context import stamp
 
 _READ_TIMEOUT_S = 300.0

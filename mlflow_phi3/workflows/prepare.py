@@ -14,7 +14,7 @@ from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.foundry.repeat import write_repeat_data
 from mlflow_phi3.modeling.base import load_tokenizer, read_context_length
 from mlflow_phi3.tracking.datasets import DatasetFacts, log_datasets
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.context import Context, greet, log_config, open_context
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.task import show_balance

@@ -35,7 +35,7 @@ from mlflow_phi3.serving.certificate import ARTIFACT
 from mlflow_phi3.serving.package import CHECKPOINT, package_chat, package_labels
 from mlflow_phi3.tracking import registry
 from mlflow_phi3.tracking.lookup import find_finished
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.certify import certify_winner
 from mlflow_phi3.workflows.check import check_registration
 from mlflow_phi3.workflows.context import Context, log_config, open_base, open_context

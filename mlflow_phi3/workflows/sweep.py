@@ -19,7 +19,7 @@ from mlflow_phi3.sweep.trial_run import BEST
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
 from mlflow_phi3.tracking.missing import unless_missing
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.check import check_search
 from mlflow_phi3.workflows.context import (
     Context,

@@ -12,7 +12,7 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.sweep.trial_run import BEST, TrialRun, accuracy_of
 from mlflow_phi3.tracking.datasets import log_datasets
-from mlflow_phi3.tracking.runs import Run
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.workflows import foundry

@@ -6,7 +6,7 @@ from mlflow_phi3.azure.finetuning import ENDED, JobService
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.project import open_project
-from mlflow_phi3.tracking.runs import STAGE, close_orphan
+from mlflow_phi3.tracking.tracker import STAGE, close_orphan
 from mlflow_phi3.workflows.context import Context, stamp
 from mlflow_phi3.workflows.following import JOB, STATUS, TARGET, follow_job
 

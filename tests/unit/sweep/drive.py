@@ -10,7 +10,7 @@ import torch
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.run import run_sweep
-from mlflow_phi3.tracking.runs import open_tracker
+from mlflow_phi3.tracking.tracker import open_tracker
 from tests.unit.sweep import tiny
 from tests.unit.sweep.servers import IMPATIENT, die_with_parent
 

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from mlflow_phi3.sweep.storage import open_storage
-from mlflow_phi3.tracking.runs import open_tracker
+from mlflow_phi3.tracking.tracker import open_tracker
 from tests.unit.sweep.drive import drive
 from tests.unit.sweep.servers import MlflowServer, Postgres
 

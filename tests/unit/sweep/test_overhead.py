@@ -26,7 +26,7 @@ def test_a_trial_takes_few_statements_and_transactions(
     tracker, parent, scripted, storage_url, tmp_path, monkeypatch
 ):
     # A slow machine would write between rounds once more.
-    monkeypatch.setattr("mlflow_phi3.tracking.runs.FLUSH_AFTER_S", math.inf)
+    monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", math.inf)
     config = parse_values(SweepConfig, SPACE)
     space = build_space(config, model="demo", seed=0)
     ledger = open_ledger(config, space, name="study", url=storage_url, tags={})

@@ -7,7 +7,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import Interrupted, PreflightError, UsageError
-from mlflow_phi3.tracking.runs import close_orphan, open_tracker
+from mlflow_phi3.tracking.tracker import close_orphan, open_tracker
 from mlflow_phi3.tracking.uris import absolute_uri
 
 
@@ -137,7 +137,7 @@ def test_a_run_that_mlflow_itself_logs_to_goes_on(tracker):
 @pytest.fixture
 def _unhurried(monkeypatch):
     """Metrics stay in memory, however slow the machine is."""
-    monkeypatch.setattr("mlflow_phi3.tracking.runs.FLUSH_AFTER_S", math.inf)
+    monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", math.inf)
 
 
 @pytest.mark.usefixtures("_unhurried")
