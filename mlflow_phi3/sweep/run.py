@@ -84,8 +84,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         validation: Trials are compared on these, so at least one.
         tracker: Where runs go.
         parent: The sweep's run; each trial is a child of it.
-        folder: Trials keep their checkpoints below ``<folder>/<study>``; a study that is to be
-            continued after a crash must find the same folder again.
+        folder: Trials keep their checkpoints in ``<folder>/<study>``, and go on from them there.
         tags: Tags of every trial's run.
         on_progress: Told after each optimizer step.
 
@@ -106,10 +105,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     check_runs(ledger.study, tracker)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
     work = Workload(base, train, validation, space.largest(), config.concurrency)
-    with (
-        _driving(ledger, url, checkpoints),
-        closing(_open_backend(config, work, checkpoints)) as backend,
-    ):
+    with _driving(ledger, url, checkpoints), _opened(config, work, checkpoints) as backend:
         conductor = Conductor(
             ledger,
             backend,
@@ -286,9 +282,9 @@ def _is_full(error: Exception) -> bool:
     return number in _FULL or "disk is full" in str(error)  # SQLite's words
 
 
-def _open_backend(config: SweepConfig, work: Workload, folder: Path) -> Backend:
+def _opened(config: SweepConfig, work: Workload, folder: Path) -> closing[Backend]:
     if config.backend == "local":
-        return LocalBackend(work, folder=folder)
+        return closing(LocalBackend(work, folder=folder))
     if importlib.util.find_spec("ray") is None:
         raise PreflightError(
             "PHI3-P084",
@@ -298,7 +294,7 @@ def _open_backend(config: SweepConfig, work: Workload, folder: Path) -> Backend:
         )
     from mlflow_phi3.backends.ray import RayBackend  # an optional package
 
-    return RayBackend(work, folder=folder, address=config.ray_address)
+    return closing(RayBackend(work, folder=folder, address=config.ray_address))
 
 
 def _result(conductor: Conductor, folder: Path, *, why: str, storage: str) -> SweepResult:

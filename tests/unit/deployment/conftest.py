@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_phi3.azure.online import Deployment, Endpoint
+
 _SPEC = importlib.util.spec_from_file_location("fakes", Path(__file__).with_name("fakes.py"))
 fakes = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(fakes)
@@ -36,3 +38,21 @@ class MemoryRegistry:
 @pytest.fixture
 def registry():
     return MemoryRegistry()
+
+
+@pytest.fixture
+def two(service, registry):
+    registry.champion = "1"
+    service.endpoints["chat"] = Endpoint("chat", "Succeeded", "u", {"blue": 100}, {"team": "x"})
+    service.deployments["chat"] = {
+        name: Deployment(
+            name,
+            f"/m/{version}",
+            "A",
+            1,
+            tags={"phi3.model": "chat", "phi3.version": version},
+            state="Succeeded",
+        )
+        for name, version in (("blue", "1"), ("green", "2"))
+    }
+    return service
