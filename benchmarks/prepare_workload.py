@@ -38,9 +38,12 @@ def write_conversations(path: Path, rows: int, words: list[str]) -> None:
             lengths = np.clip(random.lognormal(3.68, 0.6, (count, 4)).astype(int), 4, 400)
             places = np.searchsorted(cumulative, random.random(int(lengths.sum())))
             texts = iter(known[np.minimum(places, len(known) - 1)])
-            block = [_row(sizes, texts, int(kind)) for sizes, kind in zip(
-                lengths.tolist(), random.integers(0, 300, count), strict=True
-            )]  # fmt: skip
+            block = [
+                _row(sizes, texts, int(kind))
+                for sizes, kind in zip(
+                    lengths.tolist(), random.integers(0, 300, count), strict=True
+                )
+            ]
             for at in range(1, count):
                 draw = random.random()
                 if draw < 0.01:

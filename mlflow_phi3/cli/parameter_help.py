@@ -9,7 +9,7 @@ from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.describe import Parameter, parameters, wrapped
 from mlflow_phi3.config.evaluate import EvaluateConfig
-from mlflow_phi3.config.foundry import FoundryConfig
+from mlflow_phi3.config.foundry import FoundryJobConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.config.prepare import PrepareConfig
@@ -24,7 +24,7 @@ _SECTIONS: dict[str, type[Config]] = {
     "Model": ModelConfig,
     "Training": Hyperparameters,
     "Search": SweepConfig,
-    "Azure AI Foundry": FoundryConfig,
+    "Azure AI Foundry": FoundryJobConfig,
     "Evaluation": EvaluateConfig,
     "Registration": RegisterConfig,
     "Run": ContextConfig,

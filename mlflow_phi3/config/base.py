@@ -16,6 +16,3 @@ class Config(BaseModel):
 
     described_in: ClassVar[str] = "--help, or docs/parameters.md"
     """Where people read what the fields mean."""
-
-    refused: ClassVar[frozenset[str]] = frozenset()
-    """Fields that come with a shared schema and are refused here: no page offers them."""

@@ -27,11 +27,10 @@ class Parameter:
 
 
 def parameters(schema: type[Config]) -> list[Parameter]:
-    """The parameters that a schema takes, in order."""
+    """The parameters of a schema, in order."""
     return [
         Parameter(name, _text(field.get_default(call_default_factory=True)), _meaning(field))
         for name, field in schema.model_fields.items()
-        if name not in schema.refused
     ]
 
 

@@ -18,9 +18,6 @@ class FoundryConfig(Config):
     """Name of the registered model, and of the model in Azure, that a fine-tuning job of Foundry
     makes a version of."""
 
-    detach: bool = False
-    """Submit the job and return; `mlflow-phi3 watch` takes it up again."""
-
     on_interrupt: Literal["leave", "cancel"] = "leave"
     """What Ctrl-C does to a job in Foundry: `leave` lets it train on (and cost), `cancel` ends
     it."""
@@ -39,3 +36,10 @@ class FoundryConfig(Config):
     training_usd_per_million: float = Field(default=0.0, ge=0)
     """Foundry's price of training, US dollars per million tokens, from its price page; 0 takes the
     catalog's, which is a lower bound."""
+
+
+class FoundryJobConfig(FoundryConfig):
+    """What a single job of Foundry needs to know; those of a sweep are submitted as others end."""
+
+    detach: bool = False
+    """Submit the job and return; `mlflow-phi3 watch` takes it up again."""

@@ -1,13 +1,13 @@
 """The feature words and their schemas: what each entry point accepts."""
 
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.evaluate import EvaluateConfig
-from mlflow_phi3.config.foundry import FoundryConfig
+from mlflow_phi3.config.foundry import FoundryConfig, FoundryJobConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.config.prepare import PrepareConfig
@@ -20,7 +20,7 @@ class PrepareWord(PrepareConfig, ModelConfig, ContextConfig):
     """`prepare`: check, clean, split and tokenise chat data."""
 
 
-class TrainWord(FoundryConfig, Hyperparameters, PrepareWord):
+class TrainWord(FoundryJobConfig, Hyperparameters, PrepareWord):
     """`train`: one LoRA training with given hyperparameters."""
 
     backend: Literal["local", "foundry"] = "local"
@@ -44,16 +44,12 @@ class TrainWord(FoundryConfig, Hyperparameters, PrepareWord):
 class SweepWord(FoundryConfig, SweepConfig, PrepareWord):
     """`sweep`: search hyperparameters over LoRA trainings."""
 
-    refused: ClassVar[frozenset[str]] = frozenset({"detach"})
-
     @model_validator(mode="after")
     def _fit_the_backend(self) -> Self:
         if self.budget_usd and self.backend != "foundry":
             raise ValueError(
                 f"budget_usd is for backend=foundry; with {self.backend} it is budget_cost"
             )
-        if self.detach:
-            raise ValueError("detach is for one training: a sweep submits jobs as others end")
         return self
 
 

@@ -256,6 +256,8 @@ def _opened(path: Path) -> Iterator[None]:
 
 def _broken_table(path: Path, problem: str) -> DataError:
     return DataError(
-        "PHI3-D034", f"not a table that can be read: {problem}", where=path.name,
+        "PHI3-D034",
+        f"not a table that can be read: {problem}",
+        where=path.name,
         fix="write it again as UTF-8 CSV with a header, or as Parquet",
-    )  # fmt: skip
+    )

@@ -1,7 +1,7 @@
 """The loss of each example, as the artifact ``eval/per_example.json`` keeps it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from mlflow_phi3.training.scoring import ExampleScore
@@ -13,13 +13,6 @@ def to_rows(scores: Iterable[ExampleScore]) -> list[dict[str, Any]]:
 
 
 def from_rows(rows: Iterable[Mapping[str, Any]]) -> tuple[ExampleScore, ...]:
-    """The scores behind :func:`to_rows`, also those of runs that kept the mean alone."""
-    return tuple(
-        ExampleScore(
-            place=row["place"],
-            nll=row["nll"] if "nll" in row else row["loss"] * row["tokens"],
-            tokens=row["tokens"],
-            correct=row["correct"] if "correct" in row else row["right"],
-        )
-        for row in rows
-    )
+    """The scores behind :func:`to_rows`."""
+    names = [field.name for field in fields(ExampleScore)]
+    return tuple(ExampleScore(**{name: row[name] for name in names}) for row in rows)

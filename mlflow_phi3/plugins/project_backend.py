@@ -18,7 +18,7 @@ from mlflow.projects.backend.abstract_backend import AbstractBackend
 from mlflow.projects.submitted_run import LocalSubmittedRun, SubmittedRun
 from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_BACKEND, MLFLOW_RUN_NAME
 
-from mlflow_phi3.config.foundry import FoundryConfig
+from mlflow_phi3.config.foundry import FoundryJobConfig
 from mlflow_phi3.config.parse import nearest, parse_values
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.errors import Phi3Error, UsageError
@@ -63,7 +63,7 @@ class FoundryBackend(AbstractBackend):  # type: ignore[misc]  # mlflow's types a
             entry_point: ``main`` or ``train``: one training.
             params: As of ``-P``.
             version: Commit or branch of a project in git.
-            backend_config: Parameters of ``FoundryConfig``, such as ``azure_target``.
+            backend_config: Parameters of ``FoundryJobConfig``, such as ``azure_target``.
             tracking_uri: Where the run is kept.
             experiment_id: Its experiment.
 
@@ -143,11 +143,12 @@ def to_values(
             fix=f"one of {', '.join(_ENTRY_POINTS)}",
         )
     own = {name: value for name, value in backend_config.items() if name not in _MLFLOWS_OWN}
+    known = list(FoundryJobConfig.model_fields)
     for name in own:
-        if name not in FoundryConfig.model_fields:
-            guess = nearest(name, list(FoundryConfig.model_fields))
-            known = f"did you mean {guess!r}?" if guess else ", ".join(FoundryConfig.model_fields)
-            raise UsageError("PHI3-U783", "unknown key", where=f"backend config {name}", fix=known)
+        if name not in known:
+            guess = nearest(name, known)
+            fix = f"did you mean {guess!r}?" if guess else ", ".join(known)
+            raise UsageError("PHI3-U783", "unknown key", where=f"backend config {name}", fix=fix)
     values = {name: str(value) for name, value in {**own, **params, "backend": "foundry"}.items()}
     parse_values(TrainWord, values)
     return {name: value for name, value in values.items() if value}

@@ -25,7 +25,7 @@ from mlflow_phi3.modeling.adapter import CONFIG_FILE, WEIGHTS_FILE
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import Layout, save_adapter
 from mlflow_phi3.training.reports import StepReport
-from mlflow_phi3.training.spec import ALL_LINEAR, LINEAR_LAYERS, TrialSpec
+from mlflow_phi3.training.spec import TrialSpec
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
@@ -151,12 +151,11 @@ def check_identity(folder: Path, progress: Progress, identity: Mapping[str, Any]
     Raises:
         TrainingError: Something in ``identity`` differs from what the checkpoint says.
     """
-    before = _to_today(progress.identity)
-    for key, value in _to_today(identity).items():
-        if before.get(key) != value:
+    for key, value in json.loads(json.dumps(identity)).items():
+        if progress.identity.get(key) != value:
             raise TrainingError(
                 "PHI3-T014",
-                f"trained with another {key}: {before.get(key)}, now {value}",
+                f"trained with another {key}: {progress.identity.get(key)}, now {value}",
                 where=str(folder),
                 fix="resume with what the trial began with, or start it anew",
             )
@@ -229,15 +228,6 @@ def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dic
             else:
                 rest.setdefault(str(index), {})[name] = value
     return tensors, rest
-
-
-def _to_today(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """An identity as JSON has it; the names of Phi-3's layers are what ``all-linear`` once was."""
-    told: dict[str, Any] = json.loads(json.dumps(identity))
-    lora = told.get("spec", {}).get("lora", {})
-    if lora.get("target_modules") == list(LINEAR_LAYERS):
-        lora["target_modules"] = [ALL_LINEAR]
-    return told
 
 
 def _to_json(loss: float) -> float | None:

@@ -197,7 +197,7 @@ class Fleet:
     def _await_ready(self, server: Server) -> None:
         deadline = time.monotonic() + self._ready_timeout_s
         # Plain http: to read the certificates of the system takes longer than to be answered.
-        with httpx.Client(trust_env=False, timeout=5.0, verify=False) as client:  # noqa: S501 - see above
+        with httpx.Client(trust_env=False, timeout=5.0, verify=False) as client:  # noqa: S501 - as above
             while server.process.is_running() and not self._closed:
                 try:
                     if client.get(f"http://127.0.0.1:{server.port}/ping").is_success:

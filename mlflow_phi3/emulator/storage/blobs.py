@@ -119,7 +119,7 @@ class Blobs:
             headers={"x-ms-version": _VERSION},
             timeout=60.0,
             trust_env=False,
-            verify=False,  # noqa: S501 - see above
+            verify=False,  # noqa: S501 - as above
         )
 
     def _at(self, path: str, query: str) -> str:

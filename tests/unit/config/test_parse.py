@@ -135,7 +135,7 @@ def test_what_ours_has_none_like_is_not_taken_for_another(word, theirs):
         ({"study": "a" * 201}, "longer than 200 bytes"),
         ({"budget_usd": "5"}, "with local it is budget_cost"),
         ({"ray_address": "auto"}, "ray_address is for backend=ray, not local"),
-        ({"backend": "foundry", "detach": "true"}, "detach is for one training"),
+        ({"backend": "foundry", "detach": "true"}, "PHI3-U004 detach"),
         ({"backend": "foundry", "winner_seeds": "2"}, "its jobs take no seed"),
         ({"backend": "foundry", "concurrency": "4"}, "max_jobs is how many"),
         (

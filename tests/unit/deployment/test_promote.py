@@ -140,10 +140,17 @@ def test_which_deployment_must_be_clear(two, registry):
 
 def test_the_ledger_keeps_the_latest_and_fits_into_tags():
     entries = [
-        Entry(f"2026-01-{day:02}T00:00:00+00:00", {"blue": 90, "green": 10}, {"green": 100},
-              "a-rather-long-model-name" * 3, "123", "124", pending=True)
+        Entry(
+            f"2026-01-{day:02}T00:00:00+00:00",
+            {"blue": 90, "green": 10},
+            {"green": 100},
+            "a-rather-long-model-name" * 3,
+            "123",
+            "124",
+            pending=True,
+        )
         for day in range(1, 10)
-    ]  # fmt: skip
+    ]
     tags = with_entries({"team": "x"}, entries)
     assert read_ledger(tags) == entries[-6:]
     assert max(map(len, tags.values())) <= 256

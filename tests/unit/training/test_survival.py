@@ -13,7 +13,7 @@ from mlflow_phi3.training import checkpoint
 from mlflow_phi3.training.checkpoint import is_resumable, load_progress
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
-from mlflow_phi3.training.spec import LINEAR_LAYERS, LoraSpec
+from mlflow_phi3.training.spec import LoraSpec
 from mlflow_phi3.training.trajectory import Trajectory
 from tests.unit.training.sessions import (
     LENGTHS,
@@ -248,20 +248,6 @@ def test_resuming_something_else_is_refused(session):
         again.add("a", replace(SPEC, learning_rate=1e-4), resume=True)
     with pytest.raises(TrainingError, match="PHI3-T012"):
         again.add("nobody", SPEC, resume=True)
-
-
-def test_a_checkpoint_with_all_layers_by_name_goes_on_as_all_linear(session):
-    """So the first versions wrote them."""
-    one = session()
-    named = replace(SPEC.lora, target_modules=LINEAR_LAYERS)
-    one.add("a", replace(SPEC, epochs=1, lora=named))
-    collect(one)
-    again = session()
-    again.add("a", SPEC, resume=True)
-    assert collect(again)["a"][-1].outcome == "complete"
-    fewer = replace(SPEC.lora, target_modules=LINEAR_LAYERS[:2])
-    with pytest.raises(TrainingError, match="PHI3-T014"):
-        session().add("a", replace(SPEC, lora=fewer), resume=True)
 
 
 def test_a_new_trial_does_not_inherit_an_old_ones_best(session, tmp_path):

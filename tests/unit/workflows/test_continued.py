@@ -15,12 +15,14 @@ from mlflow_phi3.workflows.sweep import load_winner
 from mlflow_phi3.workflows.train import run
 
 ROWS = [
-    {"messages": [
-        {"role": "user", "content": f"Where is item {number} kept?"},
-        {"role": "assistant", "content": f"Item {number} is kept on shelf {number % 3}."},
-    ]}
+    {
+        "messages": [
+            {"role": "user", "content": f"Where is item {number} kept?"},
+            {"role": "assistant", "content": f"Item {number} is kept on shelf {number % 3}."},
+        ]
+    }
     for number in range(24)
-]  # fmt: skip
+]
 
 
 @pytest.fixture

@@ -54,8 +54,9 @@ def test_a_decaying_rate_shares_nothing():
 
 
 def test_hours_memory_disk_and_money():
-    work = count_work(space(epochs="2", batch_size_multiplier="1"), n_trials=3, share_epochs=True,
-                      rows=80)  # fmt: skip
+    work = count_work(
+        space(epochs="2", batch_size_multiplier="1"), n_trials=3, share_epochs=True, rows=80
+    )
     lines = by_name(
         estimate_local(
             work,
