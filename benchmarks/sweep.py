@@ -39,6 +39,9 @@ from sweep_workload import DATA, SHAPE, make_base
 from mlflow_phi3.modeling.hardware import has_bfloat16
 
 HERE = Path(__file__).parent
+TRL = [str(HERE / "sweep_worker.py")]
+# As the package's own commands start.
+OURS = ["-c", "from mlflow_phi3.imports import import_large as i; i('sweep_worker').main()"]
 Axes = dict[str, tuple[float, ...]]
 AXES: Axes = {
     "learning_rate": (5e-4, 1e-3),
@@ -55,10 +58,12 @@ WIDE = "32"  # ends the names of what is computed in float32 beside bfloat16
 def start(arguments: list[str], folder: Path, asked: argparse.Namespace) -> Result:
     """Run one worker in ``folder`` and read its line."""
     threads = str(asked.threads)
-    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": str(HERE.parent)}
+    path = os.pathsep.join((str(HERE), str(HERE.parent)))
+    environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": path}
     common = ["--threads", threads, "--data", asked.data, "--rows", str(asked.rows)]
+    program = OURS if arguments[0] == "ours" else TRL
     done = subprocess.run(
-        [sys.executable, str(HERE / "sweep_worker.py"), *arguments, *common],
+        [sys.executable, *program, *arguments, *common],
         capture_output=True,
         text=True,
         cwd=folder,

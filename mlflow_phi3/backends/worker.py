@@ -1,5 +1,6 @@
 """A group of trials on another machine: pulled stretch by stretch, its checkpoints handed over."""
 
+import gc
 import shutil
 import tempfile
 import time
@@ -39,6 +40,7 @@ class Worker:
     """
 
     def __init__(self, work: Workload) -> None:
+        gc.freeze()  # what is imported by now is nobody's garbage: see import_large
         self._folder = Path(tempfile.mkdtemp(prefix="mlflow-phi3-"))
         self._backend = LocalBackend(work, folder=self._folder)
         self._training = LocalTraining(self._backend, [])

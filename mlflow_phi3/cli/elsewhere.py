@@ -1,10 +1,11 @@
 """Commands that are imported when they are called: torch, MLflow and Azure's SDK take seconds."""
 
-import importlib
 from dataclasses import dataclass
 
 import typer
 from typer.main import get_command
+
+from mlflow_phi3.imports import import_large
 
 # What follows the command is parsed by our own schemas, as `mlflow run` hands it over, so that both
 # ways in accept the same words and refuse with the same messages.
@@ -28,7 +29,7 @@ class Elsewhere:
 
     def app(self) -> typer.Typer:
         """Import the module; its application."""
-        found: typer.Typer = importlib.import_module(f"mlflow_phi3.cli.{self.module}").app
+        found: typer.Typer = import_large(f"mlflow_phi3.cli.{self.module}").app
         return found
 
     def call(self, given: list[str]) -> int:

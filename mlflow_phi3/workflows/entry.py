@@ -14,6 +14,7 @@ from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Interrupted, Phi3Error
+from mlflow_phi3.imports import import_large
 from mlflow_phi3.tracking.launcher import find_launcher
 from mlflow_phi3.tracking.signals import is_alive, stoppable
 
@@ -48,7 +49,7 @@ def run(word: str, arguments: Sequence[str]) -> int:
                 os.chdir(launcher.cwd())
             config = parse_arguments(WORDS[word], arguments)
             settle(str(getattr(config, "model", "")), sources_of(config))
-            importlib.import_module(f"mlflow_phi3.workflows.{word}").run(config)
+            import_large(f"mlflow_phi3.workflows.{word}").run(config)
     except (Phi3Error, Interrupted) as error:
         return _end_badly(error, launcher)
     return 0

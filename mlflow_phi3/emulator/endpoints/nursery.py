@@ -8,6 +8,7 @@ stop, or the emulator was killed) all are told to end, then made to.
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -30,6 +31,7 @@ def main(modules: list[str]) -> int:
         signal.signal(order, signal.SIG_IGN)  # the pipe alone tells when to stop
     for name in modules:
         importlib.import_module(name)
+    gc.freeze()  # collectors that go through all that would copy it into each child
     children: set[int] = set()
     waiting = b""
     while True:
