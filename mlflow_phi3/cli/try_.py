@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -32,6 +33,7 @@ def try_command(
     deployment: str = typer.Option("", help="This deployment of it, whatever the traffic."),
     golden: Path | None = _GOLDEN,
     question: str = typer.Option("", help="Ask this instead."),
+    text: str = typer.Option("", help="Ask a classifier about this text instead."),
     log: Path | None = _LOG,
     target: str = TARGET,
     as_json: bool = AS_JSON,
@@ -41,8 +43,12 @@ def try_command(
     Exit code 6 when an answer is not as a golden query demands.
     """
     queries = load_golden(golden) if golden is not None else ()
+    asked: list[dict[str, Any]] = []
     if question:
-        queries = (GoldenQuery({"messages": [{"role": "user", "content": question}]}),)
+        asked.append({"messages": [{"role": "user", "content": question}]})
+    if text:
+        asked.append({"text": text})
+    queries = tuple(GoldenQuery(inputs) for inputs in asked) or queries
     endpoint = names_of(None, name).endpoint
     names = names_of(deployment or None, endpoint)
     deployer = Deployer(target, told=lambda line: typer.echo(line, err=True))

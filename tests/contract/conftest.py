@@ -45,6 +45,24 @@ SIGNATURE = """
     {"role": {"type": "string", "required": true}, "content": {"type": "string",
     "required": true}}}, "required": true}]'
 """
+LABELLER = """
+import mlflow
+from mlflow.pyfunc import PythonModel
+
+
+class Labeller(PythonModel):
+    def predict(self, context, model_input, params=None):
+        return [
+            {"label": "defect" if "broke" in row["text"] else "praise", "score": 0.75}
+            for row in model_input.to_dict("records")
+        ]
+
+
+mlflow.models.set_model(Labeller())
+"""
+TEXT_SIGNATURE = """
+  inputs: '[{"name": "text", "type": "string", "required": true}]'
+"""
 
 
 def pytest_collection_modifyitems(items):
@@ -187,22 +205,27 @@ def start_emulator_at():
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
-    """Folders of two small MLflow models that answer differently, and of one that cannot load."""
+    """Folders of two small MLflow models that chat, of one that cannot load, and a classifier."""
     folder = tmp_path_factory.mktemp("models")
-    for name in ("one", "two", "broken"):
+    chat = {"messages": [{"role": "user", "content": "hi"}]}
+    kinds = {
+        "one": (MODEL.format(name="one"), SIGNATURE, chat),
+        "two": (MODEL.format(name="two"), SIGNATURE, chat),
+        "broken": ("raise RuntimeError('no weights')", SIGNATURE, chat),
+        "labels": (LABELLER, TEXT_SIGNATURE, {"text": "hi"}),
+    }
+    for name, (code, signature, example) in kinds.items():
         model = folder / name
         model.mkdir()
-        code = MODEL.format(name=name) if name != "broken" else "raise RuntimeError('no weights')"
-        (model / "echo.py").write_text(code)
+        (model / "model.py").write_text(code)
         (model / "MLmodel").write_text(
             "flavors:\n  python_function:\n    loader_module: mlflow.pyfunc.loaders.code_model\n"
-            "    model_code_path: echo.py\n    python_version: 3.11.0\n"
+            "    model_code_path: model.py\n    python_version: 3.11.0\n"
             "saved_input_example_info:\n  artifact_path: input_example.json\n"
-            f"  type: json_object\nsignature:{SIGNATURE}"
+            f"  type: json_object\nsignature:{signature}"
         )
-        example = {"messages": [{"role": "user", "content": "hi"}]}
         (model / "input_example.json").write_text(json.dumps(example))
-    return {name: str(folder / name) for name in ("one", "two", "broken")}
+    return {name: str(folder / name) for name in kinds}
 
 
 @pytest.fixture

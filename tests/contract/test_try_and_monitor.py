@@ -95,6 +95,17 @@ def test_golden_queries_and_samples_that_work(served, emulator, tmp_path, run_pr
     assert "lacks 'blue'" in str(told.exception)
 
 
+def test_a_classifier_is_asked_about_a_text(served, models, run_printed):
+    served.create_deployment("sorter", models["labels"])
+    try:
+        told = CliRunner().invoke(try_, ["sorter", "--text", "it broke", *LOCAL])
+        assert told.exit_code == 0, told.exception
+        assert "defect" in told.output
+        assert run_printed(told.output).count("defect") == 2
+    finally:
+        served.delete_deployment("sorter")
+
+
 def test_a_window_in_figures_and_a_limit(served, emulator, store, tmp_path):
     trained = [f"how do I turn lamp number {n} on at night" for n in range(60)]
     data = rows(tmp_path / "train.jsonl", trained)
