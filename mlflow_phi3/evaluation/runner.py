@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.data.messages import Conversation, Example, Message
 from mlflow_phi3.evaluation import metrics
@@ -13,7 +15,7 @@ from mlflow_phi3.evaluation.labels import LabelReport, measure_labels
 from mlflow_phi3.evaluation.plugins import AnswerMetric, load_metrics, score_answer
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.modeling.generate import generate
+from mlflow_phi3.modeling.generate import Ids, generate_from_ids
 from mlflow_phi3.training.scoring import ExampleScore, score
 
 
@@ -77,8 +79,9 @@ def evaluate(
     Args:
         base: The frozen base; left as it was.
         adapter: Folder in PEFT's format.
-        examples: The test split, tokenised; read once, one after the other.
-        conversations: The same rows; only the first ``config.answers`` are read.
+        examples: The test split, tokenised; read once, one after the other. What is asked of them
+            is answered, cut as they were prepared.
+        conversations: The same rows in the same order; only the first ``config.answers`` are read.
         config: How much is generated.
         on_progress: Called with (``loss`` or ``answers``, done, in all; 0 when not known).
 
@@ -115,17 +118,20 @@ def _evaluate_chat(
     told: Callable[[str], Callable[[int, int], None]],
 ) -> Evaluation:
     added = load_metrics()
+    rows = iter(examples)
+    first = list(itertools.islice(rows, len(asked)))
+    prompts = [_prompt(example) for example in first]
     totals = metrics.TokenTotals()
     per_example: list[ExampleScore] = []
-    for row in score(base, adapter, examples):
+    for row in score(base, adapter, itertools.chain(first, rows)):
         totals += metrics.TokenTotals(row.nll, row.tokens, row.correct)
         per_example.append(row)
         told("loss")(len(per_example), 0)
     with with_adapter(base, adapter) as model:
-        answers = generate(
+        answers = generate_from_ids(
             model,
             base.tokenizer,
-            [conversation.messages[:-1] for conversation in asked],
+            prompts,
             max_new_tokens=config.max_new_tokens,
             batch_size=config.generation_batch_size,
             on_progress=told("answers"),
@@ -137,6 +143,13 @@ def _evaluate_chat(
         per_example=tuple(per_example),
         predictions=predictions,
     )
+
+
+def _prompt(example: Example) -> Ids:
+    """Its tokens up to where its last answer begins."""
+    learnt = example.supervised
+    begins = np.flatnonzero(learnt[1:] & ~learnt[:-1]) + 1
+    return example.input_ids[: begins[-1]]
 
 
 def predict(

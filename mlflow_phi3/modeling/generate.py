@@ -26,6 +26,32 @@ def generate(
     *,
     max_new_tokens: int,
     batch_size: int = 16,
+) -> list[str]:
+    """Answer each prompt greedily, as :func:`generate_from_ids` does.
+
+    Args:
+        model: A causal language model, bare or with an adapter on it.
+        tokenizer: Its tokenizer, with a chat template.
+        prompts: The messages before each answer; the last is the user's.
+        max_new_tokens: Tokens of an answer at most; capped to what is left of the context.
+        batch_size: Prompts generated together.
+
+    Raises:
+        UsageError: A prompt leaves no room for an answer in the model's context.
+    """
+    rendered = [render_prompt(tokenizer, prompt) for prompt in prompts]
+    return generate_from_ids(
+        model, tokenizer, rendered, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+
+
+def generate_from_ids(
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Ids],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 16,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[str]:
     """Answer each prompt greedily.
@@ -34,8 +60,8 @@ def generate(
 
     Args:
         model: A causal language model, bare or with an adapter on it.
-        tokenizer: Its tokenizer, with a chat template.
-        prompts: The messages before each answer; the last is the user's.
+        tokenizer: Its tokenizer.
+        prompts: Token ids up to where each answer begins.
         max_new_tokens: Tokens of an answer at most; capped to what is left of the context.
         batch_size: Prompts generated together.
         on_progress: Called with (prompts done, prompts in all) after each batch.
@@ -46,10 +72,9 @@ def generate(
     Raises:
         UsageError: A prompt leaves no room for an answer in the model's context.
     """
-    rendered = [render_prompt(tokenizer, prompt) for prompt in prompts]
-    order = sorted(range(len(rendered)), key=lambda index: len(rendered[index]))
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers: list[str] = []
-    for batch in batches((rendered[at] for at in order), batch_size, original_context(model)):
+    for batch in batches((prompts[at] for at in order), batch_size, original_context(model)):
         answers += _generate_batch(model, tokenizer, batch, max_new_tokens)
         if on_progress:
             on_progress(len(answers), len(order))

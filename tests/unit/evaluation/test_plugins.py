@@ -40,7 +40,8 @@ def test_the_example_of_the_docs_works(base, install):
     install(entry.replace('"', ""), my_metrics=source)
     config = EvaluateConfig(answers=2, max_new_tokens=6)
     talks = [conversation("hold", "x", 1), conversation("light", "x" * 99, 2)]
-    found = evaluate(base, None, [], talks, config=config)
+    examples = [example(base, talk) for talk in talks]
+    found = evaluate(base, None, examples, talks, config=config)
     scores = [row.others["brevity"] for row in found.predictions]
     assert scores[1] == 1.0
     assert found.metrics["brevity"] == pytest.approx(sum(scores) / 2)

@@ -1,15 +1,24 @@
+import json
 import math
 import weakref
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
 
 from mlflow_phi3.config.evaluate import EvaluateConfig
+from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.messages import Example
+from mlflow_phi3.data.pipeline import prepare
 from mlflow_phi3.evaluation.runner import evaluate
 from mlflow_phi3.modeling.adapter import with_adapter
-from mlflow_phi3.modeling.generate import generate
+from mlflow_phi3.modeling.generate import (
+    context_length,
+    generate,
+    generate_from_ids,
+    render_prompt,
+)
 from mlflow_phi3.training.scoring import score
 from tests.tiny_phi3 import conversation, example
 
@@ -61,7 +70,8 @@ def test_token_accuracy_counts_most_likely_tokens(base):
 
 
 def test_answers_are_those_of_generate(base, adapter):
-    found = evaluate(base, adapter, [], TALKS, config=CONFIG)
+    examples = [example(base, talk) for talk in TALKS]
+    found = evaluate(base, adapter, examples, TALKS, config=CONFIG)
     with with_adapter(base, adapter) as model:
         expected = generate(
             model, base.tokenizer, [talk.messages[:-1] for talk in TALKS[:2]], max_new_tokens=8
@@ -69,6 +79,27 @@ def test_answers_are_those_of_generate(base, adapter):
     assert [row.answer for row in found.predictions] == expected
     assert [row.expected for row in found.predictions] == ["until the light turns blue", "y"]
     assert set(found.metrics) >= {"exact_match", "f1", "rouge_l"}
+
+
+def test_a_conversation_beyond_the_context_is_answered_as_it_was_cut(base, tmp_path):
+    limit = context_length(base.model)
+    asked, said = "hold the button " * 100, "until the light turns blue"
+    row = {"messages": [asdict(turn) for turn in conversation(asked, said).messages]}
+    (tmp_path / "test.jsonl").write_text(json.dumps(row))
+    (tmp_path / "train.jsonl").write_text(json.dumps({"question": "x", "answer": "y"}))
+    settings = PrepareConfig(
+        train_data=str(tmp_path / "train.jsonl"),
+        test_data=str(tmp_path / "test.jsonl"),
+        overlength="truncate",
+        prepare_workers=1,
+    )
+    data = prepare(settings, base.tokenizer, folder=tmp_path, context_length=limit)
+    examples, talks = data.examples("test"), data.conversations("test")
+    assert len(render_prompt(base.tokenizer, talks[0].messages[:-1])) > limit
+    (found,) = evaluate(base, None, examples, talks, config=CONFIG).predictions
+    kept = examples[0].input_ids[: int(np.argmax(examples[0].supervised))]
+    expected = generate_from_ids(base.model, base.tokenizer, [kept], max_new_tokens=8)
+    assert ([found.answer], found.expected) == (expected, said)
 
 
 def test_no_answers_wanted_none_read(base):
@@ -94,12 +125,12 @@ def test_progress_tells_both_stages(base):
     evaluate(
         base,
         None,
-        [example(base, TALKS[0])],
+        [example(base, talk) for talk in TALKS],
         TALKS,
         config=CONFIG,
         on_progress=lambda *step: seen.append(step),
     )
-    assert seen == [("loss", 1, 0), ("answers", 2, 2)]
+    assert seen == [("loss", 1, 0), ("loss", 2, 0), ("loss", 3, 0), ("answers", 2, 2)]
 
 
 def test_an_example_read_is_an_example_forgotten(base):

@@ -5,7 +5,7 @@ import torch
 
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.modeling.generate import generate, render_prompt, stop_ids
+from mlflow_phi3.modeling.generate import generate, generate_from_ids, render_prompt, stop_ids
 from tests.tiny_phi3 import with_longrope
 
 PROMPTS = [
@@ -70,10 +70,10 @@ def test_a_prompt_past_the_context_is_told_with_numbers(base):
 
 def test_progress_ends_complete(base):
     seen = []
-    generate(
+    generate_from_ids(
         base.model,
         base.tokenizer,
-        PROMPTS,
+        [render_prompt(base.tokenizer, prompt) for prompt in PROMPTS],
         max_new_tokens=2,
         batch_size=3,
         on_progress=lambda done, total: seen.append((done, total)),
