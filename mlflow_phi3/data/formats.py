@@ -57,7 +57,7 @@ class Format:
     name: str
     needs: tuple[tuple[str, ...], ...]
     may: tuple[tuple[str, ...], ...]
-    convert: Callable[[Mapping[str, object], Mapping[str, object]], Draft]
+    convert: Callable[[Mapping[str, object]], Draft]
     roles: Mapping[str, str]
 
     def find(self, keys: Iterable[str]) -> dict[str, str] | None:
@@ -65,7 +65,7 @@ class Format:
         known = {key.strip().lower(): key for key in keys}
         found = {}
         for group in (*self.needs, *self.may):
-            match = next((known[name] for name in group if name in known), None)
+            match = _match(group, known)
             if match is not None:
                 found[group[0]] = match
             elif group in self.needs:
@@ -102,22 +102,41 @@ class Reader:
         if not isinstance(row, dict):
             text = f"the row is {show(row)}; expected an object"
             return Draft(problem=Problem("PHI3-D003", text))
-        found = {group: row[key] for group, key in self.keys.items() if not _is_null(row.get(key))}
+        keys = self._keys_of(row)
+        found = {group: row[key] for group, key in keys.items() if not _is_null(row.get(key))}
         for group in self.format.needs:
             if group[0] not in found and self.keys[group[0]] not in row:
                 text = f"no {self.keys[group[0]]!r} among {show(sorted(map(str, row)))}"
                 return Draft(problem=Problem(_absent_code(self.format), text))
-        used = set(self.keys.values())
+        used = set(keys.values())
         extra = {key: value for key, value in row.items() if key not in used}
         emptied = ""
         if self.missing_is_empty and self.format.name not in ("chat", "sharegpt"):
             marked = {group: value for group, value in found.items() if _is_marker(value)}
             emptied = ", ".join(
-                f"{show(value)} as {self.keys[group]}" for group, value in marked.items()
+                f"{show(value)} as {keys[group]}" for group, value in marked.items()
             )
             found = {group: value for group, value in found.items() if group not in marked}
-        draft = self.format.convert(found, extra)
+        draft = self.format.convert(found)
         return Draft(draft.messages, draft.label, extra, draft.problem, emptied)
+
+    def _keys_of(self, row: Mapping[str, object]) -> Mapping[str, str]:
+        """The source's keys, and those of the row that the source's first rows did not have."""
+        fresh = row.keys() - {*self.others, *self.keys.values()}
+        if not fresh:
+            return self.keys
+        known = {key.strip().lower(): key for key in fresh}
+        late = {
+            group[0]: match
+            for group in self.format.may
+            if group[0] not in self.keys and (match := _match(group, known)) is not None
+        }
+        return {**self.keys, **late} if late else self.keys
+
+
+def _match(group: Iterable[str], known: Mapping[str, str]) -> str | None:
+    """The first name of ``group`` that is known, as it is written."""
+    return next((known[name] for name in group if name in known), None)
 
 
 def detect(rows: Iterable[object], *, name: str, wanted: str, missing_is_empty: bool) -> Reader:
@@ -205,11 +224,11 @@ def _is_marker(value: object) -> bool:
     return isinstance(value, str) and value.strip() in _MISSING
 
 
-def _chat(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
+def _chat(found: Mapping[str, object]) -> Draft:
     return Draft(_with_system(found.get("system"), found.get("messages")))
 
 
-def _sharegpt(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
+def _sharegpt(found: Mapping[str, object]) -> Draft:
     turns = found.get("conversations")
     if not isinstance(turns, list):
         return Draft(turns)
@@ -225,7 +244,7 @@ def _sharegpt(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draf
     return Draft(_with_system(found.get("system"), messages))
 
 
-def _alpaca(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
+def _alpaca(found: Mapping[str, object]) -> Draft:
     instruction, given = found.get("instruction", ""), found.get("input", "")
     if not isinstance(given, str):
         return Draft(problem=Problem("PHI3-D010", f"input is {show(given)}"))
@@ -234,18 +253,18 @@ def _alpaca(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
     return _exchange(found.get("system"), instruction, found.get("output", ""))
 
 
-def _prompt(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
+def _prompt(found: Mapping[str, object]) -> Draft:
     prompt, completion = found.get("prompt", ""), found.get("completion", "")
     if isinstance(prompt, list) and isinstance(completion, list):
         return Draft(_with_system(found.get("system"), [*prompt, *completion]))
     return _exchange(found.get("system"), prompt, completion)
 
 
-def _question(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
+def _question(found: Mapping[str, object]) -> Draft:
     return _exchange(found.get("system"), found.get("question", ""), found.get("answer", ""))
 
 
-def _label(found: Mapping[str, object], _extra: Mapping[str, object]) -> Draft:
+def _label(found: Mapping[str, object]) -> Draft:
     label = found.get("label")
     if label is None or (isinstance(label, str) and not label.strip()):
         return Draft(problem=Problem("PHI3-D019", "the row has no label"))

@@ -27,7 +27,7 @@ from mlflow_phi3.errors import DataError, UsageError
 __all__ = ["PreparedData", "load_prepared", "prepare"]
 
 # Part of every key: raise it when the same input would be prepared differently.
-PREPARATION = 5
+PREPARATION = 6
 _NOT_CONTENT = {"train_data", "validation_data", "test_data", "prepare_workers"}
 Progress = Callable[[str, float | None], None]
 

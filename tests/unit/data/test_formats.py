@@ -56,6 +56,20 @@ def test_alpaca_puts_the_input_after_the_instruction(write):
     assert found[0].messages[0]["content"] == "Sum up.\n\nLong text."
 
 
+def test_keys_that_first_stand_in_a_late_row_are_read_there(write):
+    plain = {"instruction": "Q?", "output": "A.", "id": 1}
+    late = {**plain, "Input": "Long text.", "system": "Be kind.", "note": "x"}
+    planned, found = drafts(write([plain] * 150 + [late, plain]))
+    assert [turn["content"] for turn in found[150].messages] == [
+        "Be kind.",
+        "Q?\n\nLong text.",
+        "A.",
+    ]
+    assert found[150].extra == {"id": 1, "note": "x"}
+    assert found[151].messages == EXCHANGE
+    assert planned.reader.taken == "instruction as user; output as assistant; kept aside: id"
+
+
 @pytest.mark.parametrize(
     "row",
     [
