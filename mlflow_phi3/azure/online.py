@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.kept import entities_of, kept_of_deployment, kept_of_endpoint
 from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
 
 _READS_SECRETS = "enforce_access_to_default_secret_stores"
 """Property of an endpoint by which its identity may read the project's connections."""
 
-_KEPT_OF_ENDPOINT = ("description", "public_network_access")
-_KEPT_OF_DEPLOYMENT = ("description", "app_insights_enabled", "egress_public_network_access")
-"""What others may have set, and no option of ours names."""
+_MODEL_FOLDER = "AZUREML_MODEL_DIR"
+"""A variable that the service adds to its answers; with another model, it is another."""
 
 TAG_LENGTH = 256
 """Characters of a tag's value, at most: the resource manager refuses more."""
@@ -216,37 +216,21 @@ def endpoint_entity(endpoint: Endpoint) -> Any:
 
 def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
     """Return the SDK's object."""
-    from azure.ai.ml.entities import (
-        ManagedOnlineDeployment,
-        OnlineRequestSettings,
-        ProbeSettings,
-    )
+    from azure.ai.ml.entities import ManagedOnlineDeployment
 
-    collector, tags = None, dict(deployment.tags)
-    if deployment.collect_data:
-        from azure.ai.ml.entities import DataCollector, DeploymentCollection
-
-        # These two are reserved for whole requests and answers ("payload logging").
-        both = {name: DeploymentCollection(enabled="true") for name in ("request", "response")}
-        collector = DataCollector(both, rolling_rate="hour")
-        tags[_COLLECT_TAG] = "true"
-    # Large models load for minutes: Microsoft's sample of Phi on managed compute waits 600 s.
-    probe = {"initial_delay": 600, "period": 10, "timeout": 10, "failure_threshold": 30}
     return ManagedOnlineDeployment(
         name=deployment.name,
         endpoint_name=endpoint,
         model=deployment.model,
         instance_type=deployment.instance_type,
         instance_count=deployment.instance_count,
-        tags=tags,
+        tags={**deployment.tags, **({_COLLECT_TAG: "true"} if deployment.collect_data else {})},
         environment_variables=dict(deployment.variables),
-        data_collector=collector,
-        request_settings=OnlineRequestSettings(
-            request_timeout_ms=deployment.request_timeout_s * 1000
+        **entities_of(
+            deployment.kept,
+            request_timeout_s=deployment.request_timeout_s,
+            collects=deployment.collect_data,
         ),
-        liveness_probe=ProbeSettings(**probe),
-        readiness_probe=ProbeSettings(**{**probe, "initial_delay": 10}),
-        **deployment.kept,
     )
 
 
@@ -267,7 +251,7 @@ def _to_endpoint(found: Any) -> Endpoint:
         auth_mode=str(found.auth_mode or "key").lower(),
         reads_secrets=(found.properties or {}).get(_READS_SECRETS) == "enabled",
         mirror={str(k): int(v) for k, v in (found.mirror_traffic or {}).items() if int(v)},
-        kept={**_kept(found, _KEPT_OF_ENDPOINT), **_identity(found.identity)},
+        kept=kept_of_endpoint(found),
     )
 
 
@@ -276,33 +260,21 @@ def _to_deployment(found: Any) -> Deployment:
     tags = {str(k): str(v) for k, v in (found.tags or {}).items()}
     tagged = tags.pop(_COLLECT_TAG, "") == "true"
     collections = found.data_collector.collections if found.data_collector else {}
+    collects = any(tagged or one.enabled == "true" for one in collections.values())
+    variables = {str(k): str(v) for k, v in (found.environment_variables or {}).items()}
+    variables.pop(_MODEL_FOLDER, None)
     return Deployment(
         name=str(found.name),
         model=str(found.model or ""),
         instance_type=str(found.instance_type or ""),
         instance_count=int(found.instance_count or 1),
         tags=tags,
-        variables={str(k): str(v) for k, v in (found.environment_variables or {}).items()},
+        variables=variables,
         request_timeout_s=int(timeout_ms or 90_000) // 1000,
-        collect_data=any(tagged or one.enabled == "true" for one in collections.values()),
+        collect_data=collects,
         state=_state(found),
-        kept=_kept(found, _KEPT_OF_DEPLOYMENT),
+        kept=kept_of_deployment(found, collects=collects),
     )
-
-
-def _identity(found: Any) -> dict[str, Any]:
-    """Return an identity of the person's own, without what only Azure may say of it."""
-    own = [one.resource_id for one in (found and found.user_assigned_identities) or ()]
-    if not own:
-        return {}  # the endpoint's own, which comes with it
-    from azure.ai.ml.entities import IdentityConfiguration, ManagedIdentityConfiguration
-
-    identities = [ManagedIdentityConfiguration(resource_id=one) for one in own]
-    return {"identity": IdentityConfiguration(type=found.type, user_assigned_identities=identities)}
-
-
-def _kept(found: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: value for name in names if (value := getattr(found, name, None))}
 
 
 def _state(found: Any) -> str:

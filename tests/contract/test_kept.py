@@ -73,11 +73,22 @@ def test_an_endpoint_keeps_the_identity_that_it_was_given(
     client.delete_endpoint("whose")
 
 
-def test_a_deployment_keeps_its_walls_and_its_insights(
+def test_a_deployment_keeps_its_walls_its_insights_and_its_limits(
     client, models, portal, emulator, check_published
 ):
-    client.create_deployment("walled", models["one"])
-    ours = {"appInsightsEnabled": True, "egressPublicNetworkAccess": "Disabled"}
+    client.create_deployment("walled", models["one"], config={"request_timeout_s": "60"})
+    probe = {"initialDelay": "PT20S", "period": "PT5S", "timeout": "PT2S", "failureThreshold": 3}
+    ours = {
+        "appInsightsEnabled": True,
+        "egressPublicNetworkAccess": "Disabled",
+        "livenessProbe": probe,
+        "readinessProbe": probe,
+        "requestSettings": {
+            "requestTimeout": "PT1M",
+            "maxConcurrentRequestsPerInstance": 8,
+            "maxQueueWait": "PT2S",
+        },
+    }
     portal("walled/deployments/blue", **ours)
     emulator.http.delete("/emulator/journal")
     client.update_deployment("walled", config={"instance_count": "2"})
@@ -88,3 +99,25 @@ def test_a_deployment_keeps_its_walls_and_its_insights(
     assert {name: found[name] for name in ours} == ours
     check_published(emulator.changes())
     client.delete_deployment("walled")
+
+
+def test_a_deployment_keeps_the_collections_that_were_asked_for(client, models, portal):
+    client.create_deployment("sampled", models["one"])
+    one = {"dataCollectionMode": "Enabled", "samplingRate": 0.1}
+    portal(
+        "sampled/deployments/blue",
+        dataCollector={"collections": {"request": one}, "rollingRate": "Day"},
+    )
+
+    def collected(name):
+        found = portal.see(f"sampled/deployments/{name}")["properties"]["dataCollector"]
+        assert found["rollingRate"] == "Day"
+        return {collection: one["samplingRate"] for collection, one in found["collections"].items()}
+
+    client.update_deployment("sampled", config={"instance_count": "2"})
+    assert collected("blue") == {"request": 0.1}
+    client.update_deployment("sampled", models["two"])
+    assert collected("green") == {"request": 0.1}
+    green = portal.see("sampled/deployments/green")["properties"]["dataCollector"]["collections"]
+    assert "/data/sampled-green-request/" in green["request"]["dataId"]  # not with the calls before
+    client.delete_deployment("sampled")

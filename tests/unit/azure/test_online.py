@@ -42,3 +42,35 @@ def test_a_collector_that_somebody_else_asked_for_is_seen():
     assert _to_deployment(found).collect_data
     found.data_collector = None
     assert not _to_deployment(found).collect_data
+
+
+def test_what_others_have_set_is_sent_back_as_it_came():
+    """As the service answers it: probes, limits, code and collections that no option names."""
+    probe = {"initial_delay": 20, "period": 5, "timeout": 2, "failure_threshold": 3}
+    kept = {
+        "app_insights_enabled": True,
+        "environment": f"{MODEL.partition('/models')[0]}/environments/ours/versions/1",
+        "code_configuration": {"code": "azureml:/codes/1", "scoring_script": "score.py"},
+        "request_settings": {"max_concurrent_requests_per_instance": 0, "max_queue_wait_ms": 2000},
+        "liveness_probe": probe,
+        "readiness_probe": None,
+        "data_collector": {
+            "collections": {
+                "request": {"enabled": "true", "data": "azureml:/data/1", "client_id": "c"},
+                "model_outputs": {"enabled": "true"},
+            },
+            "rolling_rate": "day",
+            "sampling_rate": 0.1,
+            "request_logging": ["x-team"],
+        },
+    }
+    wanted = replace(PLAIN, collect_data=True, kept=kept)
+    assert _to_deployment(answered(wanted, "Enabled")) == wanted
+
+
+def test_what_the_service_adds_by_itself_is_nobodys_wish():
+    found = answered(PLAIN, "Enabled")
+    found.egress_public_network_access = "Enabled"
+    found.request_settings.max_concurrent_requests_per_instance = 1
+    found.environment_variables["AZUREML_MODEL_DIR"] = "/var/azureml-app/azureml-models/chat/1"
+    assert _to_deployment(found) == PLAIN
