@@ -12,10 +12,8 @@ tokenizer are outside the clock for both, the start of further processes inside.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -29,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from machine import describe
 from prepare_workload import SEED, write_conversations
 
 from mlflow_phi3.config.prepare import PrepareConfig
@@ -213,21 +212,12 @@ def _report(runs: dict[str, list[Run]], whole: Path, options: argparse.Namespace
     peak = max(run["peak_mb"] for side in ("ours", "whole") for run in runs[side])
     ratio = middle["ours"] / middle["datasets"]
     result = {
-        "commit": _commit(),
+        **describe(*_PACKAGES),
         "rows": runs["whole"][0]["rows"],
         "size_bytes": whole.stat().st_size,
         "shared_rows": options.shared_rows,
         "seed": SEED,
         "tokenizer": options.tokenizer.name,
-        "hardware": {
-            "cpu": _cpu(),
-            "cores": len(os.sched_getaffinity(0)),
-            "memory_bytes": psutil.virtual_memory().total,
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        },
         "baseline": "load_dataset + map(num_proc=cores) with TRL's training template and mask",
         "runs": runs,
         "median_rows_per_s_of_shared": middle,
@@ -248,20 +238,6 @@ BOUND = (
     "and checking, a fifth finishing (telling languages most of it), the rest hashes, sketches "
     "and Arrow"
 )
-
-
-def _commit() -> str:
-    found = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return found.stdout.strip()
-
-
-def _cpu() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import json
 import os
-import platform
 import signal
 import socket
 import subprocess
@@ -30,9 +29,7 @@ from typing import Any
 
 import aiohttp
 import httpx
-import mlflow
-import torch
-import transformers
+from machine import describe
 
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.modeling.demo import checkpoint_path
@@ -300,20 +297,10 @@ async def read_events(response: aiohttp.ClientResponse) -> AsyncIterator[dict[st
 def save(results: list[Result], loads: dict[int, int], options: dict[str, Any]) -> None:
     """Write every repeat with what it was measured on."""
     RESULTS.parent.mkdir(exist_ok=True)
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=RESULTS.parent
-    ).stdout.strip()
     RESULTS.write_text(
         json.dumps(
             {
-                "commit": commit,
-                "machine": {"cpu": platform.processor(), "cores": os.cpu_count()},
-                "load_average": os.getloadavg(),
-                "versions": {
-                    "torch": torch.__version__,
-                    "transformers": transformers.__version__,
-                    "mlflow": mlflow.__version__,
-                },
+                **describe("torch", "transformers", "mlflow"),
                 "max_tokens": options["tokens"],
                 "requests": {str(clients): requests for clients, requests in loads.items()},
                 "repeats": options["repeats"],

@@ -21,19 +21,16 @@ import itertools
 import json
 import math
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import optuna
-import torch
+from machine import describe
 from sweep_workload import DATA, SHAPE, make_base
 
 from mlflow_phi3.modeling.hardware import has_bfloat16
@@ -200,25 +197,6 @@ def share_savings(theirs: Result, ours: Result) -> dict[str, float]:
     }
 
 
-def describe(asked: argparse.Namespace) -> Result:
-    """What the figures were measured with."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    names = ("torch", "transformers", "peft", "trl", "optuna", "mlflow")
-    return {
-        "commit": commit.stdout.strip(),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
-        "hardware": {
-            "cores": os.cpu_count(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-            "load_average": os.getloadavg(),
-        },
-        "settings": {**vars(asked), "shape": SHAPE},
-    }
-
-
 def main() -> None:
     """Measure, print, write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -231,7 +209,7 @@ def main() -> None:
     if asked.quick:
         asked.rows = 32
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    about = describe(asked)
+    about = describe("torch", "transformers", "peft", "trl", "optuna", "mlflow")
     results: dict[str, Result] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -243,8 +221,9 @@ def main() -> None:
     summary = summarise(results, f"{asked.clock}_s")
     shares = share_savings(results["shipped"], results["whole"])
     if not asked.quick:
-        found = {**about, "summary": summary, "shares": shares, "results": [*results.values()]}
-        text = json.dumps(found, indent=1)
+        settings = {**vars(asked), "shape": SHAPE}
+        about |= {"settings": settings, "summary": summary, "shares": shares}
+        text = json.dumps({**about, "results": [*results.values()]}, indent=1)
         (HERE / "results").mkdir(exist_ok=True)
         (HERE / "results" / "sweep.json").write_text(text + "\n", encoding="utf-8")
     winners = {_key(r["trials"][r["winner"]]) for r in results.values()}

@@ -11,20 +11,15 @@ one ``tell`` a trial. The last line reads
 import argparse
 import json
 import math
-import os
-import platform
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import optuna
+from machine import describe
 from mlflow import MlflowClient
 
 from mlflow_phi3.backends.base import Job
@@ -266,20 +261,6 @@ def measure(study: Callable[[Path, int], dict[str, float]], n_trials: int) -> di
         return study(Path(name), n_trials)
 
 
-def describe() -> dict[str, Any]:
-    """What the figures were measured with."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    return {
-        "commit": commit.stdout.strip(),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in ("optuna", "mlflow", "sqlalchemy")}
-        | {"python": platform.python_version()},
-        "hardware": {"cores": os.cpu_count(), "load_average": os.getloadavg()},
-    }
-
-
 def main() -> None:
     """Measure, print, write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -288,7 +269,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="keep the figures under results/")
     asked = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    about = describe()
+    about = describe("optuna", "mlflow", "sqlalchemy")
     ours = measure(study_ours, asked.trials)
     print(f"ours  {ours['ms_per_trial']:8.1f} ms a trial of {asked.trials}", flush=True)
     print(f"taken up again in {ours['reopen_seconds']:.2f} s", flush=True)

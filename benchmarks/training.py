@@ -14,18 +14,15 @@ import importlib.util
 import json
 import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 import training_workload as workload
+from machine import describe
 
 from mlflow_phi3.modeling.hardware import has_bfloat16
 
@@ -104,26 +101,13 @@ def summarise(results: Sequence[Result], sets: Sequence[str], speed: str) -> dic
     }
 
 
-def describe(asked: argparse.Namespace) -> dict[str, Any]:
-    """What the figures were measured with."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    )
-    names = ("torch", "transformers", "peft", "trl")
-    gpu = torch.cuda.get_device_name() if asked.device != "cpu" else None
-    return {
-        "commit": commit.stdout.strip(),
-        "when": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name: version(name) for name in names} | {"python": platform.python_version()},
-        "hardware": {
-            "gpu": gpu,
-            "cores": os.cpu_count(),
-            "capability": torch.backends.cpu.get_cpu_capability(),
-            "load_average": os.getloadavg(),
-        },
-        "settings": {**vars(asked), "sets": asked.sets.split(",")},
-        "trl": {m: settings(m, asked.device, asked.dtype) for m in METHODS[1:]},
-    }
+def save(found: dict[str, Any], asked: argparse.Namespace) -> None:
+    """Write the results with the settings that they were measured with."""
+    found["settings"] = {**vars(asked), "sets": asked.sets.split(",")}
+    found["trl"] = {name: settings(name, asked.device, asked.dtype) for name in METHODS[1:]}
+    name = "training.json" if asked.device == "cpu" else "training-cuda.json"
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / name).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -150,7 +134,7 @@ def main() -> None:
         asked.repeats, asked.steps = 1, 1
     if not workload.SHARED.is_dir():
         raise SystemExit(f"the tokenizer and chats are read from {workload.SHARED}")
-    about = describe(asked)
+    about = describe("torch", "transformers", "peft", "trl")
     sets = asked.sets.split(",")
     results: list[Result] = []
     for repeat in range(asked.repeats):
@@ -160,10 +144,7 @@ def main() -> None:
     speed = "tokens_per_second" if asked.clock == "wall" else "tokens_per_cpu_second"
     summary = summarise(results, sets, speed)
     if not asked.quick:
-        name = "training.json" if on_cpu else "training-cuda.json"
-        text = json.dumps({**about, "summary": summary, "results": results}, indent=1)
-        (HERE / "results").mkdir(exist_ok=True)
-        (HERE / "results" / name).write_text(text + "\n", encoding="utf-8")
+        save({**about, "summary": summary, "results": results}, asked)
     group = summary.pop("group_vs_one", None)
     if group is not None:
         print(f"group_vs_one={group:.2f}")
