@@ -1,1 +1,1 @@
-"""MLflow: runs, data, checkpoints and registered models. No other room talks to MLflow."""
+"""MLflow as the workflows use it: runs, data, checkpoints and registered models."""

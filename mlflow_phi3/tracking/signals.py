@@ -29,7 +29,8 @@ def stoppable(
     """Ctrl-C, SIGTERM, SIGHUP and the end of ``launcher`` raise ``Interrupted`` inside.
 
     A database transaction of the main thread is let to its end first, unless that takes longer
-    than ``patience_s``.
+    than ``patience_s``. Ray raises a plain ``KeyboardInterrupt`` in place of what a handler did;
+    outside of the block it is an ``Interrupted`` again.
 
     ``mlflow run`` dies of SIGTERM without telling the program it started, which would train on
     with nobody waiting; so its life is watched.
@@ -43,6 +44,13 @@ def stoppable(
     watch.start()
     try:
         yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as plain:
+        ours = watch.describe()
+        for note in getattr(plain, "__notes__", ()):
+            ours.add_note(note)
+        raise ours from plain
     finally:
         with watch.ending:
             watch.finished.set()
@@ -89,7 +97,11 @@ class _Watch(threading.Thread):
         if self._is_overdue() or not (self._raised or is_in_transaction()):
             self._raised = True
             self._ordered_at = time.monotonic()
-            raise Interrupted("PHI3-T001", f"stopped by {self._first.name}")
+            raise self.describe()
+
+    def describe(self) -> Interrupted:
+        """The first order as an error."""
+        return Interrupted("PHI3-T001", f"stopped by {(self._first or signal.SIGINT).name}")
 
     def run(self) -> None:
         """Send ourselves an order when the launcher is gone, or the last one waits or was lost."""
@@ -115,6 +127,6 @@ class _Watch(threading.Thread):
 def _is_obeyed() -> bool:
     """Whether the code below us on the stack cleans up after an order."""
     error = sys.exc_info()[1]
-    while error is not None and not isinstance(error, Interrupted):
+    while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None

@@ -75,6 +75,34 @@ def test_a_long_clean_up_is_not_torn_apart():
     assert told == ["cleaned up"]
 
 
+def test_an_order_that_a_library_raises_anew_is_ours_again():
+    with pytest.raises(Interrupted, match="SIGTERM") as stopped, stoppable(None):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            plain = KeyboardInterrupt()
+            plain.add_note("how to go on")
+            raise plain from None
+
+    assert stopped.value.__notes__ == ["how to go on"]
+
+
+def test_the_clean_up_after_an_order_that_a_library_raised_anew_is_not_torn_apart():
+    told = []
+    with pytest.raises(Interrupted), stoppable(None, patience_s=0.2):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        try:
+            raise KeyboardInterrupt
+        finally:
+            time.sleep(0.6)
+            told.append("cleaned up")
+
+    assert told == ["cleaned up"]
+
+
 def test_no_reminder_comes_when_the_handlers_of_before_are_back(monkeypatch):
     before, met = signal.getsignal(signal.SIGTERM), []
     looked, ended = threading.Event(), threading.Event()
