@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import optuna
 from optuna import Study
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
+from optuna.samplers import BaseSampler, QMCSampler, TPESampler
 from optuna.search_space import IntersectionSearchSpace
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -54,8 +54,8 @@ class Proposer:
             known: All trials of the study by number, also those that do not count.
         """
         self._follow(known)
-        before = self._refresh_notes()
         self._copy.sampler = self._sampler(len(known))
+        before = self._refresh_notes()
         if isinstance(self._copy.sampler, TPESampler):
             # A new one would look through all trials for what they have in common: half its time.
             self._copy.sampler._search_space = self._common
@@ -100,12 +100,12 @@ class Proposer:
         return list(self._copy._storage.get_all_trials(self._copy._study_id, deepcopy=False))
 
     def _notes(self) -> dict[str, object]:
-        """What samplers keep with the copy: a quasi-random sequence keeps how far it has come."""
+        """What is kept with the copy: a quasi-random sequence keeps how far it has come."""
         return dict(self._copy._storage.get_study_system_attrs(self._copy._study_id))
 
     def _refresh_notes(self) -> dict[str, object]:
         """The study's own notes, where the sampler takes any: other drivers go on with them too."""
-        if self._notes():
+        if isinstance(self._copy.sampler, QMCSampler):  # no other reads any
             kept = self._storage.get_study_system_attrs(self._study._study_id)
             for name, value in kept.items():
                 self._copy._storage.set_study_system_attr(self._copy._study_id, name, value)

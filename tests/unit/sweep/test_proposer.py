@@ -56,6 +56,23 @@ def test_the_copy_proposes_what_the_study_would(name):
     assert [t.params for t in study.trials] == [t.params for t in plain.trials]
 
 
+def test_two_drivers_begun_together_take_turns_on_one_quasi_random_sequence():
+    distributions = make_space().distributions()
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage)
+
+    def sampler(number):
+        return build_sampler("qmc", "", seed=3, number=number, n_trials=16)
+
+    both = [Proposer(study, storage, distributions, sampler) for _ in range(2)]
+    for turn in (0, 0, 0, 1, 1, 0):
+        storage.create_new_trial(study._study_id, both[turn].propose(study.get_trials()))
+
+    points = {frozenset(trial.params.items()) for trial in study.trials}
+    assert len(points) == 6
+    assert set(storage.get_study_system_attrs(study._study_id).values()) == {4}
+
+
 @pytest.fixture
 def ledgers(storage_url):
     """Two drivers of one study."""
