@@ -145,7 +145,7 @@ class Conductor:
                         folder=self.folder,
                         accuracy=self.accuracy,
                     )
-                    judged = max(ticket.known, default=0)
+                    judged = count_judged(ticket, group)
                     self._live[ticket.name] = LiveTrial(ticket, run, number, judged)
             # Whoever continues after a death before this finds the runs by their tags.
             self.ledger.note_runs(
@@ -300,6 +300,16 @@ def group_tickets(tickets: Sequence[Ticket], size: int) -> list[list[Ticket]]:
             place[trunk] = len(groups) - 1
         groups[place[trunk]].append(ticket)
     return groups
+
+
+def count_judged(ticket: Ticket, group: Sequence[Ticket]) -> int:
+    """Epochs after which an earlier attempt asked the pruner about a trial of ``group``.
+
+    It reported its last one, but was not judged while others had yet to report that.
+    """
+    last = max(ticket.known, default=0)
+    waited = any(last not in other.known for other in group if other.spec.epochs >= last)
+    return max(0, last - waited)
 
 
 def _outcome(live: LiveTrial, report: EndReport, reason: str = "") -> dict[str, object]:

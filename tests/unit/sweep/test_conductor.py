@@ -10,6 +10,7 @@ from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
+from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.run import open_ledger
 from mlflow_phi3.sweep.space import build_space
 
@@ -166,6 +167,33 @@ def test_halving_compares_a_group_only_when_all_of_it_has_reported(conduct, scri
     better = sorted(losses, key=losses.__getitem__)[:2]
     complete = [t.number for t in ledger.trials() if t.state.name == "COMPLETE"]
     assert complete == sorted(better)
+
+
+@pytest.mark.parametrize("at", [(2, 1), (3, 1), (0, 2)])
+def test_after_a_stop_each_epoch_is_judged_once(conduct, scripted, monkeypatch, at):
+    scripted.group_size = 4
+    report, hopeless, judged = Ledger.report, Ledger.hopeless, []
+
+    def ask(ledger, tickets):
+        judged.extend((ledger.study.study_name, t.number, max(t.known)) for t in tickets)
+        return hopeless(ledger, tickets)
+
+    def stop(ledger, ticket, epoch, loss):
+        if (ticket.number, epoch) == at:
+            raise KeyboardInterrupt
+        return report(ledger, ticket, epoch, loss)
+
+    monkeypatch.setattr(Ledger, "hopeless", ask)
+    values = {"pruner": "halving", "epochs": "4", "n_trials": "4"}
+    undisturbed = told(conduct("a", **values))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Ledger, "report", stop)
+        conduct("b", **values)
+
+    assert told(conduct("b", **values)) == undisturbed
+    assert {state for _, state, *_ in undisturbed} == {"COMPLETE", "PRUNED"}
+    epochs = [[(n, e) for study, n, e in judged if study == name] for name in "ab"]
+    assert epochs[0] == epochs[1]
 
 
 def test_epochs_ride_along(conduct, scripted):
