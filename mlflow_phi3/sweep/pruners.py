@@ -86,12 +86,13 @@ def _with_trials(study: Study, known: Sequence[FrozenTrial]) -> Study:
     return seen
 
 
-def build_pruner(name: str, options: str) -> BasePruner:
+def build_pruner(name: str, options: str, *, epochs: int) -> BasePruner:
     """The pruner called ``name``.
 
     Args:
         name: As ``pruner`` of :class:`mlflow_phi3.config.sweep.SweepConfig`.
         options: ``name=value`` pairs of the pruner's own, joined by commas.
+        epochs: Of the longest trial that there can be.
 
     Raises:
         UsageError: An option that the pruner does not know.
@@ -110,7 +111,10 @@ def build_pruner(name: str, options: str) -> BasePruner:
                 pruners.SuccessiveHalvingPruner, {"reduction_factor": 2}, given, where
             )
         case "hyperband":
-            made = build_by_name(pruners.HyperbandPruner, {"reduction_factor": 2}, given, where)
+            # Optuna's own "auto" is what the first complete trial had, were it the shortest, and
+            # something else when the study is continued.
+            defaults = {"reduction_factor": 2, "max_resource": epochs}
+            made = build_by_name(pruners.HyperbandPruner, defaults, given, where)
         case "patient":
             made = build_by_name(
                 pruners.PatientPruner, {"wrapped_pruner": None, "patience": 1}, given, where

@@ -31,7 +31,8 @@ def check_search(config: SweepWord) -> None:
     build_sampler(
         settings.sampler, settings.sampler_options, seed=0, number=0, n_trials=settings.n_trials
     )
-    build_pruner(settings.pruner, settings.pruner_options)
+    epochs = space.largest().epochs
+    build_pruner(settings.pruner, settings.pruner_options, epochs=epochs)
 
 
 def check_training(config: TrainWord) -> None:
