@@ -20,6 +20,12 @@ _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 _UNBILLED = frozenset({429, 503})
 """What a service says before a model has generated anything: after it, tokens are billed."""
 _UNSENT = (httpx.ConnectError, httpx.ConnectTimeout)
+_MODEL_ERROR = 424
+_MODEL_STATUS = "ms-azureml-model-error-statuscode"
+"""Header of a 424, by which a managed endpoint tells what its scoring process answered.
+
+Source: "Troubleshooting online endpoints deployment: HTTPS status codes".
+"""
 _TOTAL_S = 180.0
 _CONNECT_S = 10.0
 _LONGEST_WAIT_S = 20.0
@@ -119,7 +125,7 @@ class ScoringClient:
         response = self._client.post(
             self._uri + path, json=body, headers=headers, timeout=_timeout(deadline.left_s())
         )
-        if response.status_code in self._retried:
+        if _status(response) in self._retried:
             raise _Busy(response)
         return response
 
@@ -154,9 +160,16 @@ class ScoringClient:
             redact(_told(response)),
             where=self._uri,
             fix=fixes.get(response.status_code, "see the deployment's log, or change the request"),
-            status=response.status_code,
+            status=_status(response),
             request_id=response.headers.get("x-ms-request-id", ""),
         )
+
+
+def _status(response: httpx.Response) -> int:
+    """Return the status of whoever refused: the endpoint, or the scoring process behind it."""
+    told = response.headers.get(_MODEL_STATUS, "")
+    passed_on = response.status_code == _MODEL_ERROR and told.isdigit()
+    return int(told) if passed_on else response.status_code
 
 
 def _timeout(left_s: float) -> httpx.Timeout:

@@ -57,12 +57,16 @@ async def forward(behind: Behind, scope: Scope, receive: Receive, send: Send) ->
 
 
 async def relay(
-    answer: httpx.Response, send: Send, *, extra: tuple[tuple[bytes, bytes], ...] = ()
+    answer: httpx.Response,
+    send: Send,
+    *,
+    status: int | None = None,
+    extra: tuple[tuple[bytes, bytes], ...] = (),
 ) -> None:
-    """Send an answer on, part by part, with extra headers."""
+    """Send an answer on, part by part, with extra headers, under its own or another status."""
     dropped = _HOP | {b"date", b"server"}  # our own server writes these
     headers = [(n.lower(), v) for n, v in answer.headers.raw if n.lower() not in dropped]
-    start = {"type": "http.response.start", "status": answer.status_code}
+    start = {"type": "http.response.start", "status": status or answer.status_code}
     await send({**start, "headers": [*headers, *extra]})
     async for part in answer.aiter_raw():
         await send({"type": "http.response.body", "body": part, "more_body": True})

@@ -47,7 +47,7 @@ def safe_model(models, tmp_path):
     """An MLflow model whose code is asked to be safe as ours is."""
     folder = tmp_path / "safe"
     shutil.copytree(models["one"], folder)
-    (folder / "echo.py").write_text(MODEL)
+    (folder / "model.py").write_text(MODEL)
     return str(folder)
 
 
@@ -66,6 +66,15 @@ def service(emulator, tmp_path):
         yield running
 
 
+def post(emulator, endpoint, key, content):
+    """Ask an endpoint as anybody may, without a client of ours."""
+    return emulator.http.post(
+        f"/online/{endpoint}/score",
+        json={"input_data": {"columns": ["messages"], "data": [[asking(content)["messages"]]]}},
+        headers={"Authorization": f"Bearer {key}"},
+    )
+
+
 def asking(content):
     return {"messages": [{"role": "user", "content": content}]}
 
@@ -78,8 +87,11 @@ def test_the_scoring_process_asks_and_the_key_is_nowhere_else(
     answer = client.predict("safe", asking("tea"))["choices"][0]
     assert (answer["message"]["content"], answer["finish_reason"]) == ("about tea", "stop")
     assert service.asked[-2:] == ["tea", "about tea"]
-    with pytest.raises(MlflowException, match="content_filter: Violence"):
+    with pytest.raises(MlflowException, match=r"content_filter: Violence .*status 400"):
         client.predict("safe", asking(HARMFUL))
+    passed_on = post(emulator, "safe", client._deployer.service(60).get_key("safe"), HARMFUL)
+    assert passed_on.status_code == 424
+    assert passed_on.headers["ms-azureml-model-error-statuscode"] == "400"
 
     changes = emulator.changes()
     # No types of the connections' api-version (2024-04-01-preview) are published beside us.

@@ -19,6 +19,7 @@ from mlflow_phi3.emulator.router import Refusal
 _PATIENCE_S = 20.0
 """How long traffic may lead to a process that has just gone."""
 _PAUSE_S = 0.05
+_OK, _MODEL_ERROR = 200, 424
 
 
 class Scoring:
@@ -56,16 +57,31 @@ class Scoring:
             with self._fleet.lease(found) as port:
                 if port is not None:
                     answer = await invoke(self._client, port, payload)
+                    status, told = told_of(answer.status_code)
+                    named = (b"azureml-model-deployment", name.encode())
                     try:
-                        told = (b"azureml-model-deployment", name.encode())
-                        await relay(answer, send, extra=(told,))
+                        await relay(answer, send, status=status, extra=(named, *told))
                     finally:
                         await answer.aclose()
-                    return answer.status_code
+                    return status
             # Traffic moved and the process went between the two looks: look again.
             if wanted is not None or time.monotonic() > deadline:
                 raise Refusal(503, "ServiceUnavailable", f"Deployment {name} is not ready.")
             await asyncio.sleep(_PAUSE_S)
+
+
+def told_of(status: int) -> tuple[int, tuple[tuple[bytes, bytes], ...]]:
+    """Return the status and headers with which a scoring process's answer is passed on.
+
+    Source: "Troubleshooting online endpoints deployment: HTTPS status codes": 424 for whatever is
+    not 200.
+    """
+    if status == _OK:
+        return status, ()
+    return _MODEL_ERROR, (
+        (b"ms-azureml-model-error-statuscode", str(status).encode()),
+        (b"ms-azureml-model-error-reason", b"model_error"),
+    )
 
 
 def to_mlflow(body: bytes) -> bytes:

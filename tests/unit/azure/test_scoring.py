@@ -101,6 +101,9 @@ def test_nobody_waits_for_longer_than_there_is_time(answering):
         ({"status": 504}, True, False),
         ({"promised": 9}, True, False),  # it breaks off: the model may have generated
         ({"status": 500}, False, True),
+        ({"status": 424, "ms_azureml_model_error_statuscode": "503"}, False, True),
+        ({"status": 424, "ms_azureml_model_error_statuscode": "400"}, False, False),
+        ({"status": 424}, False, False),
         ({"promised": 9}, False, True),
     ],
 )
@@ -125,6 +128,17 @@ def test_a_billed_question_that_reached_nobody_is_asked_again(answering, monkeyp
     assert client.ask({}) == {}
     assert answering.asked == 1
     assert tries[1] < tries[0] <= 5.0  # a try is given what is left of the time
+
+
+def test_what_the_scoring_process_answered_is_told(answering):
+    """A managed endpoint makes 424 of whatever is not 200, and names that in a header."""
+    client = answering(
+        b'{"message": "too hot"}', status=424, ms_azureml_model_error_statuscode="400"
+    )
+    with pytest.raises(AzureError, match=r"too hot .*status 400"):
+        client.ask({})
+    with pytest.raises(AzureError, match=r"too hot .*status 400"):
+        list(client.stream({}))
 
 
 @pytest.mark.parametrize("call", [lambda c: c.ask({}), lambda c: list(c.stream({}))])
