@@ -25,12 +25,13 @@ class DeployConfig(Config):
     """How many machines. Empty keeps what it has; a new deployment gets 1."""
 
     traffic: int | None = Field(default=None, ge=0, le=100)
-    """Percent of the endpoint's requests that go to this deployment. Empty: all for a service, and
-    for a named deployment what it has."""
+    """Percent of the endpoint's requests that go to this deployment. Empty: all for a service whose
+    model is named, else what it has."""
 
     keep_previous: bool = True
     """Keep the deployment that a new version takes over from, without traffic, so that `rollback`
-    takes seconds. It is billed until it is deleted or replaced."""
+    takes seconds. It is billed until it is deleted or replaced. `false` without a model deletes
+    what a service has idle."""
 
     golden: str = ""
     """JSONL file of golden queries (`{"messages": [...], "expected": "..."}`, `expected` may be
@@ -38,8 +39,8 @@ class DeployConfig(Config):
     asks the model's own input example, where a model is named."""
 
     verify: bool = True
-    """Check the answers of what is new or changed, before traffic moves: golden queries and
-    parity."""
+    """Check the answers of a deployment before traffic moves, also of one that is as wanted: golden
+    queries and parity."""
 
     parity: bool = True
     """Hold a new deployment's answers to fixed prompts against those of the certificate that the

@@ -11,16 +11,16 @@ from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.portable import check_portable
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.deployment.actions import PutDeployment, Verify, in_words
+from mlflow_phi3.deployment.actions import PutDeployment, in_words
 from mlflow_phi3.deployment.callers import Callers
 from mlflow_phi3.deployment.examination import CERTIFICATE, Examination
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import (
     Current,
     Plan,
-    Wanted,
     plan_deployment,
     plan_removal,
+    without_idle,
 )
 from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, let_expire, note_deleted
 from mlflow_phi3.deployment.report import (
@@ -31,7 +31,7 @@ from mlflow_phi3.deployment.report import (
     upload_bar,
 )
 from mlflow_phi3.deployment.rollout import get_current, roll_out
-from mlflow_phi3.deployment.safety import missing_safety, safety_tags, safety_variables
+from mlflow_phi3.deployment.safety import missing_safety
 from mlflow_phi3.deployment.serverless import (
     check_kind,
     check_splits,
@@ -40,13 +40,13 @@ from mlflow_phi3.deployment.serverless import (
 )
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.deployment.wanted import (
-    check_purpose,
+    check_managed,
     deployed_tags,
     folder_bytes,
     golden_queries,
     model_tags,
+    to_changed,
     to_wanted,
-    variables_of,
 )
 from mlflow_phi3.errors import AzureError, Phi3Error, UsageError
 from mlflow_phi3.foundry.project import open_project
@@ -113,7 +113,7 @@ class Deployer:
             current = get_current(service, names.endpoint)
             if current.endpoint is None:
                 self.check_free(names.endpoint, config.timeout_s)
-            check_purpose(current, wanted, new=new)
+            check_managed(current, wanted, new=new)
             plan = plan_deployment(current, wanted)
             puts = [action for action in plan.actions if isinstance(action, PutDeployment)]
             if puts and (warning := missing_safety(puts[0].deployment)):
@@ -276,36 +276,15 @@ class Deployer:
 
     def _change(self, names: Names, config: DeployConfig, service: OnlineService) -> dict[str, Any]:
         current = get_current(service, names.endpoint)
-        active = current.find(names.deployment) if names.deployment else current.active()
         if current.endpoint is None:
             billed = self.serverless.service(config.timeout_s).get(names.endpoint)
             if billed is not None:
                 same = billed.model_id
                 return self.serverless.deploy(names, Version(), same, config, new=False)
-        if active is None:
-            raise UsageError(
-                "PHI3-U736",
-                "there is nothing to update",
-                where=names.given,
-                fix="mlflow deployments create, with --model-uri",
-            )
-        wanted = Wanted(
-            endpoint=names.endpoint,
-            deployment=active.name,
-            instance_type=config.instance_type or None,
-            instance_count=config.instance_count,
-            traffic=config.traffic,
-            tags=safety_tags(config),
-            variables=variables_of(config),
-            safety=safety_variables(config),
-            request_timeout_s=config.request_timeout_s,
-            collect_data=config.collect_data,
-            verify=config.verify and bool(config.golden),
-        )
         examination = Examination(golden_queries(config, None))
-        plan = plan_deployment(current, wanted)
-        if wanted.verify and not plan.actions:  # golden queries that were given are asked
-            plan = Plan(active.name, (Verify(names.endpoint, active.name),))
+        plan = plan_deployment(current, to_changed(names, config, current))
+        if not (names.deployment or config.keep_previous):
+            plan = without_idle(plan, current)
         if config.dry_run:
             return self._show(plan, service, None, config.usd_per_hour)
         return self._run(plan, current, names, service, config, examination=examination)

@@ -38,6 +38,11 @@ class Current:
         """Return a deployment by name."""
         return next((found for found in self.deployments if found.name == name), None)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the deployments."""
+        return tuple(found.name for found in self.deployments)
+
     def active(self) -> Deployment | None:
         """Return the deployment that gets most of the traffic."""
         traffic = self.endpoint.traffic if self.endpoint else {}
@@ -57,7 +62,7 @@ class Wanted:
         instance_type: None keeps what is there.
         default_instance_type: Of a new deployment with nothing to keep it from.
         instance_count: None keeps what is there.
-        traffic: Percent; None as DeployConfig says.
+        traffic: Percent; None: all for a service, and for a named deployment what it has.
         tags: Of the deployment, beside those that it has; an empty value takes one away.
         endpoint_tags: Of the endpoint.
         variables: Environment variables; None keeps what is there.
@@ -65,7 +70,7 @@ class Wanted:
         request_timeout_s: Seconds; None keeps what is there.
         collect_data: Let requests and answers be collected; None keeps what is there.
         keep_previous: Leave the deployment that is taken over from.
-        verify: Check the answers of what is new or changed, before traffic moves.
+        verify: Check its answers before traffic moves, also where it is as wanted.
     """
 
     endpoint: str
@@ -131,15 +136,31 @@ def plan_removal(current: Current, name: str) -> Plan:
     return Plan(name, tuple(actions))
 
 
+def without_idle(plan: Plan, current: Current) -> Plan:
+    """Return the plan with what gets no traffic after it removed.
+
+    Args:
+        plan: What is done before.
+        current: What is there: a previous version that was kept, or what a killed command has left.
+    """
+    traffic = current.endpoint.traffic if current.endpoint else {}
+    for action in plan.actions:
+        if isinstance(action, ShiftTraffic):
+            traffic = action.traffic
+    idle = [d for d in current.deployments if d.name != plan.deployment and not traffic.get(d.name)]
+    name = current.endpoint.name if current.endpoint else ""
+    removals = tuple(RemoveDeployment(name, deployment.name) for deployment in idle)
+    return replace(plan, actions=(*plan.actions, *removals))
+
+
 def _plan_service(current: Current, wanted: Wanted) -> Plan:
     """Blue/green: the free slot gets the new version, then the traffic."""
+    serving = _find_serving(current, wanted)
+    if serving is not None:  # same version, same machines: at most its settings and share change
+        share = WHOLE if wanted.traffic is None else wanted.traffic
+        plan = _plan_named(current, replace(wanted, deployment=serving.name, traffic=share))
+        return plan if wanted.keep_previous else without_idle(plan, current)
     active = current.active()
-    if active is not None:
-        target = _merged(active, wanted, active.name)
-        alone = target.model == active.model and target.instance_type == active.instance_type
-        if alone and active.state == RUNS:  # same version, same machines: at most scale it
-            plan = _plan_named(current, replace(wanted, deployment=active.name))
-            return plan if wanted.keep_previous else _without_idle(plan, current)
     slot = next(name for name in SLOTS if active is None or name != active.name)
     ready = next((d for d in current.deployments if _is_ready(d, wanted, active)), None)
     name = slot if ready is None else ready.name
@@ -172,16 +193,17 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
     return Plan(name, tuple(actions))
 
 
-def _without_idle(plan: Plan, current: Current) -> Plan:
-    """Return the plan with what gets no traffic removed: a killed command may have left it."""
+def _find_serving(current: Current, wanted: Wanted) -> Deployment | None:
+    """Return what runs the wanted version on the wanted machines with a share of the traffic."""
     traffic = current.endpoint.traffic if current.endpoint else {}
-    for action in plan.actions:
-        if isinstance(action, ShiftTraffic):
-            traffic = action.traffic
-    idle = [d for d in current.deployments if d.name != plan.deployment and not traffic.get(d.name)]
-    name = current.endpoint.name if current.endpoint else ""
-    removals = tuple(RemoveDeployment(name, deployment.name) for deployment in idle)
-    return replace(plan, actions=(*plan.actions, *removals))
+    for name in sorted(traffic, key=lambda name: (-traffic[name], name)):
+        found = current.find(name)
+        if found is None or found.state != RUNS:
+            continue
+        target = _merged(found, wanted, name)
+        if (target.model, target.instance_type) == (found.model, found.instance_type):
+            return found
+    return None
 
 
 def _plan_named(current: Current, wanted: Wanted) -> Plan:
@@ -204,7 +226,8 @@ def _plan_named(current: Current, wanted: Wanted) -> Plan:
         share = before.get(name, 0) if before else WHOLE
     after = with_share(before, name, share) if share != before.get(name, 0) else before
     moves = after != before
-    if wanted.verify and (changed or (moves and share)):
+    # What is as wanted is asked too: the command that made it may have been killed before it did.
+    if wanted.verify and (changed or share or not moves):
         actions.append(Verify(wanted.endpoint, name))
     if moves:
         actions.append(ShiftTraffic(wanted.endpoint, after, before))

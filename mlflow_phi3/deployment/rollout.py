@@ -127,7 +127,7 @@ def roll_out(
             made = [*done, action]
             if any(isinstance(d, ShiftTraffic) and d.traffic.get(plan.deployment) for d in done):
                 made = [action]  # requests go to the new deployment by now: it stays
-            _take_back(made, failed, service.renewed(), told=told)
+            _take_back(made, failed, service.renewed(), plan.deployment, told=told)
             raise
         done.append(action)
     return Outcome(plan.deployment, tuple(done), ())
@@ -187,13 +187,20 @@ def try_undoing(
     return f"done: {what}"
 
 
-def add_undone(failed: Exception, notes: Sequence[str], log: str = "") -> None:
-    """Add to an error what became of what was made before it, and the end of a log."""
+def add_undone(failed: Exception, notes: Sequence[str], *, stays: str = "", log: str = "") -> None:
+    """Add to an error what became of what was made before it, what stays, and the end of a log."""
     told_back = f"Taken back: {'; '.join(notes)}" if notes else ""
+    sentences = (told_back, stays[:1].upper() + stays[1:])
+    became = " ".join(f"{sentence}." for sentence in sentences if sentence)
     if isinstance(failed, Phi3Error):
-        failed.args = (" ".join(filter(None, (failed.args[0], told_back))) + log,)
+        failed.args = (f"{failed.args[0]} {became}".rstrip() + log,)
     else:
-        failed.add_note(told_back + log)
+        failed.add_note(became + log)
+
+
+def to_billed(what: str, flags: str) -> str:
+    """Return as text that something stays and is billed, and what of ``delete`` removes it."""
+    return f"{what} stays, and is billed: mlflow deployments delete {flags} removes it"
 
 
 def _do(action: Action, service: Service, check: Check) -> None:
@@ -250,15 +257,22 @@ def _interrupted(made: Sequence[Action], left: Sequence[Action]) -> str:
         match step:
             case PutDeployment(endpoint, Deployment(name), None) if name not in served:
                 flags = f"--name {endpoint}" if whole else f"--endpoint {endpoint} --name {name}"
-                delete = f"mlflow deployments delete {flags} removes it"
-                lines.append(f"deployment {endpoint}/{name} stays, and is billed: {delete}")
+                lines.append(to_billed(f"deployment {endpoint}/{name}", flags))
     return "\n".join(lines)
 
 
 def _take_back(
-    made: list[Action], failed: Exception, service: Service, *, told: Callable[[str], None]
+    made: list[Action],
+    failed: Exception,
+    service: Service,
+    name: str,
+    *,
+    told: Callable[[str], None],
 ) -> None:
-    """Remove what was made, last first, and add to the error what became of it."""
+    """Remove what was made, last first, and add to the error what became of it.
+
+    What was there before and was found bad is left: it may be a previous version that was kept.
+    """
     log = _log(made[-1], service)
     notes: list[str] = []
     undoing = [_opposite(step) for step in reversed(made)]
@@ -269,7 +283,29 @@ def _take_back(
             continue
         doing = partial(_do, undo, service, _unasked)
         notes.append(try_undoing(in_words(undo), doing, told, by_hand=_by_hand(undo)))
-    add_undone(failed, notes, log)
+    add_undone(failed, notes, stays=_stays(made, name, service), log=log)
+
+
+def _stays(made: Sequence[Action], name: str, service: Service) -> str:
+    """Return what to tell of a deployment that failed its check and was there before it."""
+    if any(isinstance(step, PutDeployment) for step in made):
+        return ""
+    match made[-1]:
+        case Verify(endpoint, _):
+            pass
+        case ShiftTraffic(endpoint, traffic) if traffic.get(name):
+            pass
+        case _:
+            return ""
+    try:
+        found = service.get_endpoint(endpoint)
+    except Exception:  # noqa: BLE001 - the failure that it is about is the one to show
+        return ""
+    if found is None:
+        return ""
+    if share := found.traffic.get(name):
+        return f"deployment {endpoint}/{name} keeps its {share} % of the traffic"
+    return to_billed(f"deployment {endpoint}/{name}", f"--endpoint {endpoint} --name {name}")
 
 
 def _unasked(_endpoint: str, _name: str) -> None:

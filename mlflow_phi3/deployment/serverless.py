@@ -16,7 +16,7 @@ from mlflow_phi3.azure.serverless import (
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
-from mlflow_phi3.deployment.rollout import add_undone, try_undoing
+from mlflow_phi3.deployment.rollout import add_undone, to_billed, try_undoing
 from mlflow_phi3.deployment.safety import safety_tags
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery
@@ -93,33 +93,6 @@ def check_splits(endpoint: str, known: ServerlessEndpoint | None) -> None:
         )
 
 
-def check_running(
-    endpoint: str, known: ServerlessEndpoint | None, model_id: str, *, new: bool
-) -> None:
-    """Refuse ``create`` over another model, and ``update`` of nothing.
-
-    Args:
-        endpoint: Its name.
-        known: What is there; None when there is nothing.
-        model_id: The model that is wanted.
-        new: True for ``create``.
-    """
-    if new and known is not None and known.model_id.lower() != model_id.lower():
-        raise UsageError(
-            "PHI3-U738",
-            f"it exists and serves {'/'.join(known.model_id.split('/')[-3::2])}",
-            where=f"serverless endpoint {endpoint}",
-            fix="mlflow deployments update takes it to another model",
-        )
-    if not new and known is None:
-        raise UsageError(
-            "PHI3-U736",
-            "there is nothing to update",
-            where=f"serverless endpoint {endpoint}",
-            fix="mlflow deployments create",
-        )
-
-
 def to_serverless(
     wanted: ServerlessEndpoint,
     config: DeployConfig,
@@ -184,6 +157,7 @@ def deploy_serverless(
         KeyboardInterrupt: The person asked to stop. Nothing is removed, and what stays was told.
     """
     changes = known is None or replace(known, uri="") != replace(wanted, state="Succeeded")
+    stays = to_billed(f"serverless endpoint {wanted.name}", f"--name {wanted.name}")
     try:
         if changes:
             told(f"{'update' if known else 'create'} serverless endpoint {wanted.name}")
@@ -196,12 +170,13 @@ def deploy_serverless(
         raise  # nothing was made: what has this name by now is somebody else's
     except KeyboardInterrupt:
         if known is None:
-            delete = f"mlflow deployments delete --name {wanted.name} removes it"
-            told(f"interrupted: serverless endpoint {wanted.name} stays, and is billed: {delete}")
+            told(f"interrupted: {stays}")
         raise
     except Exception as failed:
         if changes:
             add_undone(failed, [_take_back(service.renewed(), known, wanted.name, told)])
+        else:  # an earlier command made it: people may be asking it
+            add_undone(failed, [], stays=stays)
         raise
     found = service.get(wanted.name) or wanted
     left = [] if wait else [f"check the answers of {wanted.name}"]

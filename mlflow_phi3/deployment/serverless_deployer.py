@@ -19,12 +19,11 @@ from mlflow_phi3.deployment.serverless import (
     FLAVOR,
     HELLO,
     billed_tags,
-    check_running,
     check_whole,
     deploy_serverless,
     to_serverless,
 )
-from mlflow_phi3.deployment.wanted import golden_queries
+from mlflow_phi3.deployment.wanted import check_purpose, golden_queries
 from mlflow_phi3.tracking.deployed import DeploymentRegistry, Version
 
 
@@ -71,7 +70,8 @@ class ServerlessDeployer:
         examination = Examination(golden_queries(config, None) or (HELLO,))
         service, endpoint = self.service(config.timeout_s), names.endpoint
         known = service.await_idle(endpoint)
-        check_running(endpoint, known, model_id, new=new)
+        where, running = f"serverless endpoint {endpoint}", [known.model_id] if known else []
+        check_purpose(where, running, model_id, exists=known is not None, new=new)
         tags = {MODEL_TAG: version.name, VERSION_TAG: version.version} if version.name else {}
         asked = ServerlessEndpoint(endpoint, model_id, tags=tags)
         wanted = to_serverless(asked, config, known, now=dt.datetime.now(dt.UTC))

@@ -1,7 +1,7 @@
 """What is wanted of a managed deployment, from config and model; values in, values out."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from mlflow_phi3.deployment.plan import Current, Wanted
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
 from mlflow_phi3.deployment.safety import safety_tags, safety_variables
+from mlflow_phi3.deployment.traffic import to_text
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
 from mlflow_phi3.tracking.deployed import DeployedModel
@@ -52,24 +53,84 @@ def to_wanted(
     )
 
 
-def check_purpose(current: Current, wanted: Wanted, *, new: bool) -> None:
-    """Refuse ``create`` over another model, and ``update`` of nothing."""
-    name = wanted.deployment or wanted.endpoint
-    running = current.find(wanted.deployment) if wanted.deployment else current.active()
-    if new and running is not None and running.model != wanted.model:
+def to_changed(names: Names, config: DeployConfig, current: Current) -> Wanted:
+    """Return what a caller's config means for what is there, where no model is named.
+
+    Raises:
+        UsageError: There is nothing to change, or several deployments have a share of the traffic
+            and none of them is named.
+    """
+    known = current.find(names.deployment) if names.deployment else current.active()
+    if known is None:
+        raise _nothing(f"deployment {names.given}", current.names if names.deployment else ())
+    shares = current.endpoint.traffic if current.endpoint else {}
+    if config.traffic is not None and not names.deployment and len(shares) > 1:
+        raise UsageError(
+            "PHI3-U719",
+            f"of which deployment? They have {to_text(shares)}",
+            where=f"traffic={config.traffic}",
+            fix=f"name the version by --model-uri, or one by --endpoint {names.endpoint} --name; "
+            f"mlflow-phi3 promote {names.endpoint} gives the new one all of it",
+        )
+    return Wanted(
+        endpoint=names.endpoint,
+        deployment=known.name,
+        instance_type=config.instance_type or None,
+        instance_count=config.instance_count,
+        traffic=config.traffic,
+        tags=safety_tags(config),
+        variables=variables_of(config),
+        safety=safety_variables(config),
+        request_timeout_s=config.request_timeout_s,
+        collect_data=config.collect_data,
+        verify=config.verify and bool(config.golden),
+    )
+
+
+def check_managed(current: Current, wanted: Wanted, *, new: bool) -> None:
+    """Refuse ``create`` over what serves another model, and ``update`` of nothing."""
+    name, there = wanted.deployment, current.names
+    traffic = current.endpoint.traffic if current.endpoint else {}
+    running = [d.model for d in current.deployments if d.name in ({name} if name else traffic)]
+    check_purpose(
+        f"deployment {name or wanted.endpoint}",
+        running,
+        wanted.model,
+        exists=name in there if name else bool(there),
+        new=new,
+        there=there,
+    )
+
+
+def check_purpose(
+    where: str,
+    running: Sequence[str],
+    model: str,
+    *,
+    exists: bool,
+    new: bool,
+    there: Sequence[str] = (),
+) -> None:
+    """Refuse ``create`` over another model, and ``update`` of nothing.
+
+    Args:
+        where: What is meant, as an error names it.
+        running: Resource ids of the models that it serves.
+        model: Resource id of the one that is wanted.
+        exists: Whether there is something to update.
+        new: True for ``create``.
+        there: Names of the deployments, of which another may have been meant.
+    """
+    other = next((one for one in running if one.lower() != model.lower()), None)
+    if new and other is not None:
         raise UsageError(
             "PHI3-U738",
-            f"it exists and serves {'/'.join(running.model.split('/')[-3::2])}",
-            where=f"deployment {name}",
-            fix="mlflow deployments update takes it to another model, by blue/green",
+            f"it exists and serves {'/'.join(other.split('/')[-3::2])}",
+            where=where,
+            fix="mlflow deployments update takes it to another model",
         )
-    if not new and (current.endpoint is None or not current.deployments):
-        raise UsageError(
-            "PHI3-U736",
-            "there is nothing to update",
-            where=f"deployment {name}",
-            fix="mlflow deployments create",
-        )
+    if not new and not exists:
+        raise _nothing(where, there)
 
 
 def golden_queries(config: DeployConfig, example: Any) -> tuple[GoldenQuery, ...]:
@@ -131,3 +192,9 @@ def deployed_tags(
 def folder_bytes(folder: Path) -> int:
     """Return the size of all files in a folder, bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _nothing(where: str, there: Sequence[str]) -> UsageError:
+    beside = f"; there is {', '.join(there)}" if there else ""
+    fix = "mlflow deployments create, with --model-uri"
+    return UsageError("PHI3-U736", f"there is nothing to update{beside}", where=where, fix=fix)

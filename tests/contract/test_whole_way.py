@@ -211,6 +211,22 @@ def test_settings_with_which_it_does_not_answer_are_put_back(client, models, tmp
     client.delete_deployment("settled")
 
 
+def test_a_deployment_that_an_earlier_command_has_left_is_still_checked(client, models, tmp_path):
+    client.create_deployment("resumed", models["one"])
+    golden = tmp_path / "golden.jsonl"
+    golden.write_text('{"messages": [{"role": "user", "content": "hi"}], "contains": ["one"]}\n')
+    green = {"name": "green", "model_uri": models["two"], "endpoint": "resumed"}
+    client.create_deployment(**green, config={"synchronous": "false"})
+    with pytest.raises(MlflowException, match=r"PHI3-G.*Deployment resumed/green stays, and is"):
+        client.create_deployment(**green, config={"golden": str(golden)})
+    assert client.get_deployment("resumed")["traffic"] == {"blue": 100}
+    with pytest.raises(MlflowException, match=r"PHI3-U736 deployment gren: .* blue, green"):
+        client.update_deployment("gren", models["two"], endpoint="resumed")
+    client.update_deployment("resumed", config={"keep_previous": "false"})
+    assert set(client.get_deployment("resumed")["deployments"]) == {"blue"}
+    client.delete_deployment("resumed")
+
+
 def test_what_cannot_be_meant_is_refused(client, models):
     for call in (
         lambda: client.create_deployment("chat", models["one"], config={"trafic": "5"}),

@@ -79,9 +79,55 @@ def test_a_share_of_the_traffic_makes_a_canary():
     assert plan.actions[-1].traffic == {"green": 10, "blue": 90}
 
 
-def test_what_is_wanted_already_needs_nothing():
-    there = current({"blue": 100}, deployment("blue", NEW))
-    assert plan_deployment(there, wanted()).actions == ()
+def test_what_is_wanted_already_is_only_asked():
+    """The command that made or changed it may have been killed before it asked."""
+    there = current({"blue": 100}, deployment("blue", NEW), deployment("green"))
+    for name in ("", "blue"):
+        plan = plan_deployment(there, wanted(deployment=name))
+        assert plan.actions == (Verify("chat", "blue"),)
+        assert plan_deployment(there, wanted(deployment=name, verify=False)).actions == ()
+    plan = plan_deployment(there, wanted(deployment="green", model=OLD))
+    assert plan.actions == (Verify("chat", "green"),)
+
+
+def test_to_lose_traffic_needs_no_check():
+    there = current({"blue": 90, "green": 10}, deployment("blue"), deployment("green", NEW))
+    for name in ("", "green"):
+        assert kinds(plan_deployment(there, wanted(deployment=name, traffic=0))) == [ShiftTraffic]
+
+
+@pytest.mark.parametrize(
+    ("model", "before", "share", "after"),
+    [
+        (NEW, 10, 50, {"blue": 50, "green": 50}),
+        (NEW, 10, None, {"green": 100}),
+        (NEW, 60, None, {"green": 100}),
+        (NEW, 60, 30, {"blue": 70, "green": 30}),
+        (OLD, 10, None, {"blue": 100}),
+    ],
+    ids=["more", "all", "all after most", "less", "aborted"],
+)
+def test_a_canary_is_carried_on_as_it_is(model, before, share, after):
+    canary = replace(deployment("green", NEW, kind="B"), variables={"A": "1"})
+    there = current({"blue": 100 - before, "green": before}, deployment("blue"), canary)
+    plan = plan_deployment(there, wanted(model=model, traffic=share))
+    assert kinds(plan) == [Verify, ShiftTraffic]
+    assert plan.deployment == plan.actions[0].deployment == ("green" if model == NEW else "blue")
+    assert plan.actions[1].traffic == after
+
+
+def test_a_canary_is_changed_in_place_and_the_previous_one_goes_when_told():
+    there = current({"blue": 90, "green": 10}, deployment("blue"), deployment("green", NEW))
+    plan = plan_deployment(there, wanted(instance_count=3, keep_previous=False))
+    assert kinds(plan) == [PutDeployment, Verify, ShiftTraffic, RemoveDeployment]
+    assert (plan.actions[0].deployment.name, plan.actions[-1].deployment) == ("green", "blue")
+
+
+def test_an_idle_version_gets_the_machines_of_the_one_that_it_takes_over_from():
+    there = current({"blue": 100}, deployment("blue", count=3), deployment("green", NEW))
+    plan = plan_deployment(there, wanted())
+    assert kinds(plan) == [RemoveDeployment, PutDeployment, Verify, ShiftTraffic]
+    assert plan.actions[1].deployment.instance_count == 3
 
 
 def test_an_interrupted_command_is_taken_up_without_a_second_deployment():
@@ -226,7 +272,7 @@ def test_tags_stay_unless_another_value_or_none_is_wanted():
     def put(**changes):
         return plan_deployment(there, wanted(**changes)).actions[0].deployment
 
-    assert plan_deployment(there, wanted(tags={"team": "x"})).actions == ()
+    assert kinds(plan_deployment(there, wanted(tags={"team": "x"}))) == [Verify]
     assert put(instance_count=2).tags == known.tags
     assert put(tags={"team": "y", "why": ""}).tags == {"team": "y"}
     assert put(model=OLD).tags == known.tags
@@ -248,9 +294,10 @@ def test_one_deployment_is_described_without_the_others():
 
 def test_what_a_killed_command_left_idle_goes_with_the_next():
     there = current({"green": 100}, deployment("blue"), deployment("green", NEW))
-    assert plan_deployment(there, wanted()).actions == ()
+    assert kinds(plan_deployment(there, wanted())) == [Verify]
     plan = plan_deployment(there, wanted(keep_previous=False))
-    assert [action.deployment for action in plan.actions] == ["blue"]
+    assert kinds(plan) == [Verify, RemoveDeployment]
+    assert plan.actions[-1].deployment == "blue"
 
 
 @pytest.mark.parametrize(

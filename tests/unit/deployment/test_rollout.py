@@ -95,6 +95,40 @@ def test_what_fails_in_a_way_that_nobody_expected_is_taken_back_too(service):
     assert "last words of green" in note
 
 
+@pytest.mark.parametrize(
+    ("stop", "traffic", "stays"),
+    [
+        (None, {"blue": 100}, "Deployment chat/green stays, and is billed: .*--name green removes"),
+        (10, {"green": 10, "blue": 90}, "Deployment chat/green keeps its 10 % of the traffic\\.$"),
+    ],
+    ids=["idle", "canary"],
+)
+def test_a_check_that_fails_on_a_resumed_rollout_tells_what_stays(service, stop, traffic, stays):
+    deploy(service)
+    plan = plan_deployment(
+        get_current(service, "chat"), replace(wanted("/m/chat/versions/2"), traffic=stop)
+    )
+    roll_out(plan, service, passes, told=lambda _line: None, wait=stop is not None)
+    service.get_logs = lambda *_asked: ""
+    for check, error in ((fails, GateError), (odd_answer, ValueError)):
+        with pytest.raises(error) as raised:
+            deploy(service, check, "/m/chat/versions/2")
+        told = "\n".join([str(raised.value), *getattr(raised.value, "__notes__", [])])
+        assert re.search(stays, told)
+        assert "Taken back" not in told
+    assert set(service.deployments["chat"]) == {"blue", "green"}
+    assert service.endpoints["chat"].traffic == traffic
+
+
+def test_traffic_that_cannot_move_on_a_resumed_rollout_leaves_what_stays_told(service, refused):
+    deploy(service)
+    deploy(service, model="/m/chat/versions/2", wait=False)
+    service.faults["put_endpoint"] = [refused()]
+    with pytest.raises(AzureError, match=r"back to blue 100 %\. Deployment chat/green stays"):
+        deploy(service, model="/m/chat/versions/2")
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+
+
 def test_what_cannot_be_taken_back_keeps_nothing_else_from_it(service):
     service.faults["delete_deployment"] = [ValueError("odd")]
     with pytest.raises(GateError, match=r"could not delete deployment chat/blue \(ValueError"):

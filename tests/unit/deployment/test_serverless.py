@@ -105,6 +105,10 @@ def test_what_was_not_changed_is_not_taken_back():
         deploy(service, check=bad_answers)
     assert service.puts == 0
     assert "Taken back" not in str(raised.value)
+    assert str(raised.value).endswith(
+        "Serverless endpoint chat stays, and is billed: "
+        "mlflow deployments delete --name chat removes it."
+    )
 
 
 def test_what_became_of_the_way_back_is_told_with_the_first_error():

@@ -1,0 +1,79 @@
+"""What a caller's words mean for what is there, and what is refused."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.names import Names
+from mlflow_phi3.deployment.plan import Wanted
+from mlflow_phi3.deployment.rollout import get_current
+from mlflow_phi3.deployment.wanted import check_managed, to_changed
+from mlflow_phi3.errors import UsageError
+
+
+@pytest.fixture
+def canary(two):
+    """Version 1 is blue, and green, version 2, gets a tenth of the traffic."""
+    two.endpoints["chat"] = replace(two.endpoints["chat"], traffic={"blue": 90, "green": 10})
+    return two
+
+
+@pytest.fixture
+def deployer(two, monkeypatch):
+    monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: two)
+    workspace = SimpleNamespace(target=SimpleNamespace(path="/project"))
+    monkeypatch.setattr(Deployer, "_open", lambda _self: workspace)
+    made = Deployer("azure-foundry:/local", told=lambda _line: None)
+    made.registry.note_deleted = lambda *_noted: None
+    return made
+
+
+@pytest.mark.parametrize(
+    ("names", "left"),
+    [(Names("chat"), {"blue"}), (Names("chat", "blue"), {"blue", "green"})],
+    ids=["service", "by hand"],
+)
+def test_what_is_kept_idle_goes_without_a_new_version_too(deployer, two, names, left):
+    deployer.deploy(names, "", DeployConfig(keep_previous=False), new=False)
+    assert set(two.deployments["chat"]) == left
+    assert two.endpoints["chat"].traffic == {"blue": 100}
+
+
+def test_a_canary_is_not_idle(deployer, canary):
+    deployer.deploy(Names("chat"), "", DeployConfig(keep_previous=False), new=False)
+    assert set(canary.deployments["chat"]) == {"blue", "green"}
+
+
+def test_a_share_of_one_of_several_is_refused_unless_it_is_named(canary):
+    current, config = get_current(canary, "chat"), DeployConfig(traffic=20)
+    with pytest.raises(
+        UsageError, match=r"PHI3-U719 traffic=20: .*blue=90,green=10.*--endpoint chat --name;"
+    ):
+        to_changed(Names("chat"), config, current)
+    assert to_changed(Names("chat", "green"), config, current).traffic == 20
+    assert to_changed(Names("chat"), DeployConfig(instance_count=2), current).deployment == "blue"
+
+
+def test_create_does_not_take_the_traffic_of_a_canary(canary):
+    current = get_current(canary, "chat")
+    for model in ("/m/1", "/m/2"):
+        with pytest.raises(UsageError, match="PHI3-U738 deployment chat: it exists and serves"):
+            check_managed(current, Wanted("chat", model=model), new=True)
+        check_managed(current, Wanted("chat", model=model), new=False)
+
+
+def test_update_makes_no_deployment_of_a_mistyped_name(two):
+    current = get_current(two, "chat")
+    said = "PHI3-U736 deployment gren: there is nothing to update; there is blue, green"
+    with pytest.raises(UsageError, match=said):
+        check_managed(current, Wanted("chat", deployment="gren", model="/m/2"), new=False)
+    with pytest.raises(UsageError, match=said):
+        to_changed(Names("chat", "gren"), DeployConfig(), current)
+    check_managed(current, Wanted("chat", deployment="gren", model="/m/2"), new=True)
+    check_managed(current, Wanted("chat", deployment="green", model="/m/3"), new=False)
+    nothing = get_current(two, "shop")
+    with pytest.raises(UsageError, match="PHI3-U736 deployment shop: there is nothing to update"):
+        check_managed(nothing, Wanted("shop", model="/m/2"), new=False)
