@@ -76,8 +76,9 @@ def promote(
         service: The remote calls.
         registry: The aliases.
         endpoint: Its name.
-        deployment: Which one; empty takes the only one that does not have all traffic, unless the
-            last move took the traffic from it: that one is promoted already.
+        deployment: Which one; empty takes the canary, by the ledger, or else the only one that does
+            not have all traffic, unless the last move took the traffic from it: that one is
+            promoted already.
         told: Gets a line on what is not as it was asked for.
 
     Raises:
@@ -241,6 +242,8 @@ def _unmark(service: Service, endpoint: Endpoint, told: Callable[[str], None]) -
 
 def _candidate(current: Current, endpoint: str, told: Callable[[str], None]) -> str:
     traffic = _endpoint(current).traffic
+    if canary := _canary(current):
+        return canary
     others = [d.name for d in current.deployments if traffic.get(d.name, 0) < WHOLE]
     if len(others) != 1:
         found = ", ".join(others) or "none"
@@ -260,6 +263,22 @@ def _candidate(current: Current, endpoint: str, told: Callable[[str], None]) -> 
     # Else the same command run again would take the traffic back to where it came from.
     told(f"{active.name} took over at {last.at}; --deployment {name} gives it back to {name}")
     return active.name
+
+
+def _canary(current: Current) -> str:
+    """Return which of several deployments with a share is the new one; empty where none is known.
+
+    The smaller share need not be its own: it came with the latest move that gave one to another.
+    """
+    traffic = _endpoint(current).traffic
+    entries = read_ledger(_tags(current))
+    if len(traffic) < 2 or not entries or entries[-1].after != traffic:
+        return ""
+    for entry in reversed(entries):
+        came = [name for name in entry.after if name not in entry.before]
+        if came and entry.before and not entry.undo:
+            return came[0] if len(came) == 1 and came[0] in traffic else ""
+    return ""
 
 
 def _version_of(deployment: Deployment | None) -> tuple[str, str]:

@@ -92,6 +92,36 @@ def test_promotion_of_what_has_all_traffic_moves_the_champion_alone(two, registr
     assert (moved.before, moved.after) == ("green=100", "blue=100")
 
 
+BLUE_GREEN = Entry("2026-01-01", {"blue": 100}, {"blue": 90, "green": 10})
+
+
+@pytest.mark.parametrize(
+    ("entries", "new"),
+    [
+        ([], "green"),
+        ([Entry("2026-01-02", {"blue": 90, "green": 10}, {"blue": 40, "green": 60})], "green"),
+        ([Entry("2026-01-02", {"green": 100}, {"blue": 10, "green": 90})], "blue"),
+        ([Entry("2026-01-02", {"green": 100}, {"blue": 90, "green": 10}, undo=True)], "green"),
+    ],
+    ids=["a tenth", "most", "the other slot", "rolled back to"],
+)
+def test_promote_gives_a_canary_all_traffic(two, registry, entries, new):
+    entries = [BLUE_GREEN, *entries]
+    there = replace(two.endpoints["chat"], traffic=entries[-1].after)
+    two.endpoints["chat"] = replace(there, tags=with_entries({}, entries))
+    two.deployments["chat"]["red"] = replace(two.deployments["chat"]["blue"], name="red")
+    assert promote(two, registry, "chat").after == f"{new}=100"
+    assert registry.champion == {"blue": "1", "green": "2"}[new]
+
+
+def test_a_canary_that_the_ledger_does_not_know_is_not_guessed(two, registry):
+    there = replace(two.endpoints["chat"], traffic={"blue": 50, "green": 50})
+    for entries in ([], [BLUE_GREEN]):
+        two.endpoints["chat"] = replace(there, tags=with_entries({}, entries))
+        with pytest.raises(UsageError, match=r"PHI3-U728 .*blue, green"):
+            promote(two, registry, "chat")
+
+
 TO_GREEN = Entry("2026-01-01", {"blue": 100}, {"green": 100}, "chat", "1", "2", pending=True)
 TO_BLUE = Entry("2026-01-02", {"green": 100}, {"blue": 100})
 
