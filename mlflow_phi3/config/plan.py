@@ -13,13 +13,12 @@ class PlanWord(SweepWord):
     described_in: ClassVar[str] = "mlflow-phi3 plan --help"
 
     foundry_model: str = "Phi-4-mini-instruct"
-    """Model that Foundry would tune; the local sweep is planned for `model`."""
+    """Model that Foundry would tune after a local sweep, which is planned for `model`; with
+    `backend=foundry` it is `model` itself, and this one where that is `demo`."""
 
     jobs: int = Field(default=1, ge=0)
-    """Fine-tuning jobs of Foundry; each trains `epochs` passes, the most of a range."""
-
-    usd_per_hour: float = Field(default=0.0, ge=0)
-    """What an hour of this machine costs, US dollars; 0 for your own."""
+    """Fine-tuning jobs of Foundry after a local sweep; each trains `epochs` passes, the most of a
+    range. With `backend=foundry` each trial is a job: there are `n_trials`."""
 
     hosting_usd_per_hour: float = Field(default=0.0, ge=0)
     """What an hour of hosting costs, US dollars per machine or endpoint; 0 looks it up with

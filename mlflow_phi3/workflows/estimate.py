@@ -72,6 +72,7 @@ class Prices:
 
     Args:
         usd_per_hour: Of this machine; 0 for one's own.
+        usd_source: Where that price is from; empty for one's own.
         training: Of fine-tuning in Foundry.
         inference: Of a serverless endpoint, or None.
         hosting: Hourly price of a machine or an endpoint and its source, or None.
@@ -79,6 +80,7 @@ class Prices:
     """
 
     usd_per_hour: float
+    usd_source: str
     training: TrainingPrice
     inference: Price | None
     hosting: tuple[float, str] | None
@@ -132,8 +134,9 @@ def estimate_local(
     steps = Range(
         work.passes.low * work.steps_a_pass.low, work.passes.high * work.steps_a_pass.high
     )
-    own = "your own machine; --usd_per_hour for a rented one"
-    price = f"{prices.usd_per_hour:g} USD an hour, as given" if prices.usd_per_hour else own
+    price = "your own machine; --machine or --usd_per_hour for a rented one"
+    if prices.usd_per_hour:
+        price = f"{prices.usd_per_hour:g} USD an hour, {prices.usd_source}"
     section = "local sweep"
     return (
         Line(section, "trials", _exactly(work.trials), "", f"{work.trainings} trainings"),
@@ -147,20 +150,28 @@ def estimate_local(
 
 
 def estimate_foundry(
-    epochs: int, jobs: int, *, train_tokens: int, prices: Prices
+    epochs: Range, jobs: int, *, train_tokens: int, counted: str, prices: Prices
 ) -> tuple[Line, ...]:
-    """Estimate fine-tuning jobs of Foundry, which are billed by trained tokens."""
-    tokens = jobs * epochs * train_tokens
+    """Estimate fine-tuning jobs of Foundry, which are billed by trained tokens.
+
+    Args:
+        epochs: Passes of one job.
+        jobs: How many jobs.
+        train_tokens: Of one pass.
+        counted: How those were counted, in words.
+        prices: What they cost.
+    """
+    tokens = epochs.times(jobs * train_tokens)
     price = prices.training
     told = f"{price.usd_per_million_from:g} USD per 1M ({price.as_of}): {price.source}"
     section = "Foundry"
     return (
         Line(section, "jobs", _exactly(jobs), "", f"{epochs} epochs each"),
-        Line(section, "tokens billed", _exactly(tokens), "", "exact: training tokens x epochs"),
+        Line(section, "tokens billed", tokens, "", counted),
         Line(
             section,
             "money, at least",
-            _exactly(tokens / MILLION * price.usd_per_million_from),
+            tokens.times(price.usd_per_million_from / MILLION),
             "USD",
             told,
         ),

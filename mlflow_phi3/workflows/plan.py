@@ -17,6 +17,7 @@ from mlflow_phi3.modeling.catalog import (
     require_tunable,
     training_price,
 )
+from mlflow_phi3.sweep.budget import plan_budget
 from mlflow_phi3.sweep.space import Space, build_space
 from mlflow_phi3.training.probe import Probe, probe
 from mlflow_phi3.workflows.context import open_base
@@ -41,34 +42,55 @@ _SIDE_BY_SIDE = 4
 def run(config: PlanWord) -> None:
     """Print the plan."""
     screen = Screen(config.output)
-    if config.jobs:
-        require_tunable(config.foundry_model)  # refused before minutes of preparation
+    # What is wrong with a model or a price is told before minutes of preparation.
+    if _jobs(config):
+        require_tunable(_foundry_model(config))
+    prices = _prices(config)
     # As the sweep will, which then finds it done.
     data = prepare_data(config, Path(config.workspace).resolve(), screen)
     space = build_space(settle(config, data), model=config.model, seed=config.seed)
-    splits = data.manifest.splits
     work = count_work(
         space,
         n_trials=config.n_trials,
-        share_epochs=config.share_epochs,
-        rows=splits["train"].rows,
+        share_epochs=config.share_epochs and config.backend != "foundry",
+        rows=data.manifest.splits["train"].rows,
     )
-    prices = _prices(config)
-    found = _probe(config, space, data, screen)
+    local = _local_lines(config, space, work, data, prices, screen)
     lines = (
         *_data_lines(data),
-        *estimate_local(
-            work,
-            found,
-            train_tokens=splits["train"].tokens,
-            validation_tokens=splits["validation"].tokens if "validation" in splits else 0,
-            prices=prices,
-            prepared_bytes=_size_bytes(data.folder),
-        ),
+        *local,
         *_foundry_lines(config, work, data, prices),
         *estimate_hosting(config.million_tokens_a_month, prices),
     )
     _show(screen, config, lines)
+
+
+def _jobs(config: PlanWord) -> int:
+    """Fine-tuning jobs of Foundry: one a trial where it trains the sweep."""
+    return config.n_trials if config.backend == "foundry" else config.jobs
+
+
+def _foundry_model(config: PlanWord) -> str:
+    """The model that they tune: the sweep's own where it is one of Foundry's."""
+    own = config.backend == "foundry" and config.model != DEMO
+    return config.model if own else config.foundry_model
+
+
+def _local_lines(
+    config: PlanWord, space: Space, work: Work, data: PreparedData, prices: Prices, screen: Screen
+) -> tuple[Line, ...]:
+    """What this machine will do; nothing where Foundry trains."""
+    if config.backend == "foundry":
+        return ()
+    splits = data.manifest.splits
+    return estimate_local(
+        work,
+        _probe(config, space, data, screen),
+        train_tokens=splits["train"].tokens,
+        validation_tokens=splits["validation"].tokens if "validation" in splits else 0,
+        prices=prices,
+        prepared_bytes=_size_bytes(data.folder),
+    )
 
 
 def _probe(config: PlanWord, space: Space, data: PreparedData, screen: Screen) -> Probe:
@@ -104,10 +126,12 @@ def _prices(config: PlanWord) -> Prices:
         hosting = (found.usd_per_hour, f"{config.instance_type}, {found.as_of}, {found.source}")
     else:
         hosting = _stored_hourly(config.instance_type)
+    budget = plan_budget(config)
     return Prices(
-        usd_per_hour=config.usd_per_hour,
+        usd_per_hour=budget.usd_per_hour,
+        usd_source=budget.source,
         training=training,
-        inference=describe(config.foundry_model).price,
+        inference=describe(_foundry_model(config)).price,
         hosting=hosting,
         instances=config.instance_count,
     )
@@ -134,24 +158,22 @@ def _data_lines(data: PreparedData) -> tuple[Line, ...]:
 def _foundry_lines(
     config: PlanWord, work: Work, data: PreparedData, prices: Prices
 ) -> tuple[Line, ...]:
-    if not config.jobs:
+    jobs = _jobs(config)
+    if not jobs:
         return ()
-    # What one training passes over the data; a job's tokens are counted by our tokenizer.
-    epochs = round(work.passes.high / work.trainings)
-    tokens = data.manifest.splits["train"].tokens
-    lines = estimate_foundry(epochs, config.jobs, train_tokens=tokens, prices=prices)
-    if config.model != DEMO:
-        return lines
-    note = "counted by the demo's tokenizer: name --model for exact figures"
-    return tuple(
-        Line(
-            one.section,
-            one.what,
-            one.amount,
-            one.unit,
-            note if "tokens" in one.what else one.source,
-        )
-        for one in lines
+    epochs = Range(work.passes.low / work.trainings, work.passes.high / work.trainings)
+    if config.backend != "foundry":  # jobs that follow the sweep: at most its longest training
+        epochs = Range(epochs.high, epochs.high)
+    tuned = describe(_foundry_model(config)).hub_id
+    counted = "exact: training tokens x epochs"
+    if tuned.casefold() != config.model.casefold():
+        counted = f"counted by the tokenizer of {config.model}: --model {tuned} for exact figures"
+    return estimate_foundry(
+        epochs,
+        jobs,
+        train_tokens=data.manifest.splits["train"].tokens,
+        counted=counted,
+        prices=prices,
     )
 
 

@@ -26,7 +26,9 @@ PROBE = Probe(
     seconds=9.0,
 )
 TRAINING = TrainingPrice(1.7, "2025-12", "a page")
-PRICES = Prices(2.0, TRAINING, Price(0.1, 0.4, "2026-02", "a table"), (3.0, "as given"), 2)
+PRICES = Prices(
+    2.0, "as given", TRAINING, Price(0.1, 0.4, "2026-02", "a table"), (3.0, "as given"), 2
+)
 
 
 def space(**values):
@@ -76,8 +78,11 @@ def test_hours_memory_disk_and_money():
 
 
 def test_every_price_tells_its_date_and_source():
-    foundry = by_name(estimate_foundry(3, 2, train_tokens=500_000, prices=PRICES))
-    assert foundry["tokens billed"].amount == Range(3_000_000, 3_000_000)
+    foundry = by_name(
+        estimate_foundry(Range(2, 3), 2, train_tokens=500_000, counted="exact", prices=PRICES)
+    )
+    assert foundry["jobs"].source == "2 to 3 epochs each"
+    assert foundry["tokens billed"].amount == Range(2_000_000, 3_000_000)
     assert round(foundry["money, at least"].amount.high, 9) == 5.1
     assert all(text in foundry["money, at least"].source for text in ("2025-12", "a page"))
     hosting = by_name(estimate_hosting(10, PRICES))
@@ -87,7 +92,7 @@ def test_every_price_tells_its_date_and_source():
 
 
 def test_what_is_not_known_is_not_made_up():
-    lines = by_name(estimate_hosting(1, Prices(0.0, TRAINING, None, None, 1)))
+    lines = by_name(estimate_hosting(1, Prices(0.0, "", TRAINING, None, None, 1)))
     assert [line.amount for line in lines.values()] == [None, None]
     assert "--hosting_usd_per_hour" in lines["by the hour, also when idle"].source
 

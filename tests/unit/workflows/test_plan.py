@@ -6,7 +6,7 @@ import pytest
 
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.plan import PlanWord
-from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.training.spec import LoraSpec
 from mlflow_phi3.workflows import plan as workflow
 from mlflow_phi3.workflows.plan import run
@@ -14,6 +14,11 @@ from mlflow_phi3.workflows.plan import run
 
 def plan(*arguments):
     return parse_arguments(PlanWord, arguments)
+
+
+def lines_of(capsys):
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return {(e["section"], e["what"]): e for e in events if e["event"] == "plan"}
 
 
 def test_the_tokens_are_the_preparations_own(tmp_path, capsys):
@@ -26,8 +31,7 @@ def test_the_tokens_are_the_preparations_own(tmp_path, capsys):
         "--usd-per-hour=2",
     )
     run(plan("--output=json", *wanted))
-    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    lines = {(e["section"], e["what"]): e for e in events if e["event"] == "plan"}
+    lines = lines_of(capsys)
     (manifest,) = workspace.glob("prepared/*/manifest.json")
     splits = json.loads(manifest.read_text())["splits"]
     tokens = splits["train"]["tokens"]
@@ -47,6 +51,32 @@ def test_the_tokens_are_the_preparations_own(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert f"{6 * tokens:,}" in shown
     assert "tokens trained" in shown
+
+
+def test_a_sweep_in_foundry_has_a_job_a_trial_and_nothing_of_this_machine(tmp_path, capsys):
+    wanted = ("--backend=foundry", "--n-trials=12", "--epochs=2,3")
+    run(plan("--output=json", f"--workspace={tmp_path}", *wanted))
+    lines = lines_of(capsys)
+    tokens = lines["data", "train tokens"]["amount"]["high"]
+    assert lines["Foundry", "jobs"]["amount"]["high"] == 12
+    billed = lines["Foundry", "tokens billed"]
+    assert billed["amount"] == {"low": 24 * tokens, "high": 36 * tokens}
+    assert "tokenizer of demo: --model microsoft/Phi-4-mini-instruct" in billed["source"]
+    assert "local sweep" not in {section for section, _ in lines}
+
+
+def test_hours_cost_what_the_machine_costs(tmp_path, capsys):
+    machine = "--machine=standard_nc24ads_a100_v4"
+    run(plan("--output=json", f"--workspace={tmp_path}", "--n-trials=1", machine))
+    money = lines_of(capsys)["local sweep", "money"]
+    assert money["amount"]["high"] > 0
+    assert "Standard_NC24ads_A100_v4 on 20" in money["source"]
+
+
+def test_a_machine_without_a_price_is_refused_before_anything_is_prepared(tmp_path):
+    with pytest.raises(UsageError, match="PHI3-U033"):
+        run(plan("--machine=Standard_NC24ads_A100_v3", f"--workspace={tmp_path}"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_largest_trial_is_probed(tmp_path, monkeypatch):
