@@ -9,6 +9,8 @@ needed, and what is lost is the time since the group's last epoch.
 
 import logging
 import math
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,7 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.worker import Stretch, Worker, read_folder, write_folder
 from mlflow_phi3.errors import PreflightError
-from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report
+from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +42,20 @@ class Lease:
     Args:
         worker: Ray's handle.
         jobs: The unfinished trials of its group by name; empty while it starts.
+        proven: Whether it has answered since this training began.
     """
 
     worker: Any
     jobs: dict[str, Job] = field(default_factory=dict)
+    proven: bool = True
 
 
 class RayBackend:
     """Groups on the GPUs, or the nodes, of a Ray cluster.
 
     Args:
-        work: What the trials have in common; each node gets one copy through Ray's object store.
+        work: What the trials have in common; each node gets one copy through Ray's object store,
+            examples that lie on the driver's disk included.
             A ``concurrency`` of 0 takes what fits the first worker.
         folder: Where trials keep their checkpoints on the driver's machine, ``<folder>/<trial>``.
         address: Of the cluster; empty starts one on this machine.
@@ -64,7 +69,12 @@ class RayBackend:
         self.folder = folder
         self.idle: list[Any] = []
         self._resource = "GPU" if work.base.model.device.type == "cuda" else "CPU"
-        self._work = ray.put(work)
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        if gpus and self._resource == "CPU":
+            told = "the %d GPUs of the cluster stay unused: this machine's base is on the CPU"
+            logger.warning(told, gpus)
+        whole = replace(work, train=list(work.train), validation=list(work.validation))
+        self._work = ray.put(whole)
         self._concurrency = work.concurrency
         if not self._concurrency:
             first = self.start_worker()
@@ -90,7 +100,7 @@ class RayBackend:
 
     def start_worker(self) -> Any:
         """A worker that comes up as soon as the cluster has room for it."""
-        # Without GPUs a worker has all processors of a node: they are what it trains on.
+        # Without GPUs a worker has all processors of the smallest node: it comes up on any.
         cpus = 1.0 if self._resource == "GPU" else min(self._amounts(), default=1.0)
         gpus = 1.0 if self._resource == "GPU" else 0.0
         options = {"num_cpus": cpus, "num_gpus": gpus, "scheduling_strategy": "SPREAD"}
@@ -124,6 +134,7 @@ class RayTraining:
         self._dropped: set[str] = set()
         self._losses: dict[str, int] = {}
         self._stillborn = 0
+        self._rested = set(backend.idle)  # since an earlier round, in which time they may have died
 
     def reports(self) -> Iterator[Report]:
         """What the trials tell, as it comes."""
@@ -175,7 +186,8 @@ class RayTraining:
             kept = {job.trial: read_folder(self._backend.folder / job.trial) for job in jobs}
             files = {job.trial: kept[job.trial] for job in jobs if job.resume and kept[job.trial]}
             worker = idle.pop()
-            lease = Lease(worker, {job.trial: job for job in jobs})
+            by_name = {job.trial: job for job in jobs}
+            lease = Lease(worker, by_name, proven=worker not in self._rested)
             self._active.append(lease)
             self._asked[worker.begin.remote(jobs, files)] = lease
         starting = len(self._asked) - len(self._active)
@@ -186,14 +198,18 @@ class RayTraining:
 
     def _hear(self, lease: Lease, stretch: Stretch) -> Iterator[Report]:
         """Tell a stretch, then ask for the next with what was dropped meanwhile."""
-        self._keep(stretch.files)
+        lease.proven = True
         mine = list(lease.jobs)
-        for report in stretch.reports:
+        steps = [report for report in stretch.reports if isinstance(report, StepReport)]
+        # Who goes on from the files does not tell again what came before them.
+        yield from steps
+        self._keep(stretch.files)
+        for report in stretch.reports[len(steps) :]:
             if isinstance(report, EndReport):
                 del lease.jobs[report.trial]
             elif isinstance(report, EvaluationReport):
                 job = lease.jobs[report.trial]
-                lease.jobs[report.trial] = replace(job, evaluated=report.epoch)
+                lease.jobs[report.trial] = replace(job, evaluated=report.epoch, resume=True)
             yield self._here(report)
         if lease.jobs:
             dropped = [trial for trial in mine if trial in self._dropped]
@@ -225,11 +241,13 @@ class RayTraining:
                 raise error
             return
         self._active.remove(lease)
+        self._rested.discard(lease.worker)
         for job in jobs:
-            self._losses[job.trial] = self._losses.get(job.trial, 0) + 1
+            # One that had died before it got them did not die of them.
+            self._losses[job.trial] = self._losses.get(job.trial, 0) + lease.proven
         logger.warning("lost the worker of %s: %s", ", ".join(lease.jobs), type(error).__name__)
         if max(self._losses[job.trial] for job in jobs) < _MOST_LOSSES:
-            self._queue.insert(0, [replace(job, resume=True) for job in jobs])
+            self._queue.insert(0, jobs)
             return
         for job in jobs:
             told = f"{_MOST_LOSSES} workers died of it, the last with {type(error).__name__}"
@@ -241,6 +259,7 @@ def _connect(address: str) -> None:
     """Join the cluster, or start one here; one that was joined before is kept."""
     if ray.is_initialized():
         return
+    ours = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -255,3 +274,7 @@ def _connect(address: str) -> None:
             where=address or "this machine",
             fix="start one with `ray start --head`, or leave ray_address empty",
         ) from None
+    finally:
+        # Ray's would exit as if the sweep had failed; it sets one in the main thread only.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)

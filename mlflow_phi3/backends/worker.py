@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.local import LocalBackend, LocalTraining
-from mlflow_phi3.training.checkpoint import finish_replacing, replace_folder
+from mlflow_phi3.training.checkpoint import finish_replacing, leave_untold, replace_folder
 from mlflow_phi3.training.reports import EndReport, Report, StepReport
 
 # A stretch ends with an epoch, or after this long, so that progress is seen.
@@ -46,6 +46,7 @@ class Worker:
         self._training = LocalTraining(self._backend, [])
         self._reports: Iterator[Report] = iter(())
         self._jobs: set[str] = set()  # those of its group that go on
+        self._told: Sequence[Report] = ()  # the last stretch, which may not have been heard
 
     def size(self) -> int:
         """Trainings that go on together here; answers once the base is loaded."""
@@ -76,11 +77,15 @@ class Worker:
     def stop(self) -> Mapping[str, Files]:
         """Leave each trial at its latest step; the folders of those that have not ended."""
         self._training.close()
+        for trial in self._jobs:
+            steps = [r for r in self._told if isinstance(r, StepReport) and r.trial == trial]
+            leave_untold(self._folder / trial / "last", steps)
         files = {trial: read_folder(self._folder / trial) for trial in self._jobs}
         self._clear()
         return files
 
     def _stretch(self, told: Sequence[Report]) -> Stretch:
+        self._told = told
         ended = {r.trial for r in told if not isinstance(r, StepReport)}
         files = {trial: read_folder(self._folder / trial) for trial in ended}
         self._jobs -= {report.trial for report in told if isinstance(report, EndReport)}

@@ -62,11 +62,17 @@ class Base:
         return find_quantization(self.model)
 
     @property
+    def precision(self) -> str:
+        """Number format of the weights that are not in four bits: ``float32`` or ``bfloat16``."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
     def tags(self) -> dict[str, str]:
         """What a run says of the base it was made with."""
         return {
             "phi3.base_model": self.name,
             "phi3.base_revision": self.revision,
+            "phi3.base_precision": self.precision,
             "phi3.base_quantization": self.quantization,
         }
 

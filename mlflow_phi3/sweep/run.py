@@ -59,6 +59,7 @@ _COMPARABLE = (
     "phi3.dataset_sha256",
     "phi3.template_sha256",
     "phi3.base_revision",
+    "phi3.base_precision",
     "phi3.base_quantization",
 )
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,11 +136,24 @@ def load_progress(folder: Path) -> Progress:
     )
 
 
+def leave_untold(folder: Path, steps: Sequence[StepReport]) -> None:
+    """Let whoever continues the checkpoint in ``folder``, if there is one, tell ``steps`` again."""
+    if not steps or not is_resumable(folder):
+        return
+    state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    told = [asdict(report) for report in steps]
+    state["untold"] = told + [report for report in state["untold"] if report not in told]
+    beside = folder / f".{STATE_FILE}.new"  # other trials' checkpoints may share the file
+    beside.write_text(json.dumps(state), encoding="utf-8")
+    beside.replace(folder / STATE_FILE)
+
+
 def identify(spec: TrialSpec, base: Base, data_sha256: str) -> dict[str, Any]:
     """What must be equal for a checkpoint to be continued, as JSON values."""
     return {
         "spec": asdict(spec.trunk),
         "base": [base.name, base.revision, base.quantization],
+        "precision": base.precision,
         "data_sha256": data_sha256,
     }
 

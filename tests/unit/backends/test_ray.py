@@ -1,13 +1,23 @@
 """A cluster of two nodes on loopback, whose workers and nodes are killed."""
 
+import math
 import os
+import pickle
+import shutil
 import signal
+import threading
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.local import LocalBackend
+from mlflow_phi3.backends.worker import Stretch
+from mlflow_phi3.data.shards import SplitRows
+from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.tracking.signals import stoppable
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 from tests.unit.sweep import tiny
@@ -94,15 +104,15 @@ def test_a_dropped_trial_trains_no_step_too_many(backend):
     assert ends["a"] == ("complete", 12)
 
 
-def kill_worker_of(trial):
-    """The process whose actor trains: Ray names it after the class."""
+def find_workers():
+    """The processes whose actors train: Ray names them after the class."""
     import psutil
 
     workers = [
         p for p in psutil.process_iter(["cmdline"]) if "ray::Worker" in str(p.info["cmdline"])
     ]
-    assert workers, trial
-    workers[0].send_signal(signal.SIGKILL)
+    assert workers
+    return workers
 
 
 def test_a_killed_worker_costs_the_time_since_its_last_epoch(backend, expected):
@@ -110,7 +120,7 @@ def test_a_killed_worker_costs_the_time_since_its_last_epoch(backend, expected):
 
     def kill(report):
         if not killed and isinstance(report, EvaluationReport) and report.epoch == 2:
-            kill_worker_of(report.trial)
+            find_workers()[0].send_signal(signal.SIGKILL)
             killed.append(report.trial)
 
     reports = listen(backend, kill)
@@ -150,3 +160,67 @@ def test_a_stop_brings_every_latest_step_home(backend, expected, tmp_path):
     assert losses(reports) == {
         key: value for key, value in expected.items() if key in losses(reports)
     }
+
+
+def test_examples_on_the_drivers_disk_travel_with_the_base(cluster, expected, tmp_path):
+    from mlflow_phi3.backends.ray import RayBackend
+
+    here, folder = workload(), tmp_path / "prepared"
+    folder.mkdir()
+
+    def read(row):
+        return pickle.loads((folder / str(row)).read_bytes())
+
+    for row, example in enumerate([*here.train, *here.validation]):
+        (folder / str(row)).write_bytes(pickle.dumps(example))
+    rows = range(len(here.train)), range(len(here.train), len(here.train) + len(here.validation))
+    train, validation = (SplitRows(read, list(each)) for each in rows)
+    work = Workload(here.base, train, validation, here.largest, here.concurrency)
+    backend = RayBackend(work, folder=tmp_path / "ray", address=cluster.address)
+    shutil.rmtree(folder)
+    try:
+        assert losses(listen(backend)) == expected
+    finally:
+        backend.close()
+
+
+def test_workers_that_died_while_idle_are_not_what_a_group_dies_of(backend, expected, monkeypatch):
+    listen(backend)
+    for worker in find_workers():
+        worker.send_signal(signal.SIGKILL)
+        worker.wait()
+    monkeypatch.setattr("mlflow_phi3.backends.ray._MOST_LOSSES", 1)
+
+    assert losses(listen(backend)) == expected
+
+
+def test_an_order_to_stop_stays_ours(cluster, tmp_path):
+    import ray
+
+    from mlflow_phi3.backends.ray import RayBackend
+
+    ray.shutdown()  # what joins a cluster sets a handler
+    with pytest.raises(Interrupted, match="SIGTERM"), stoppable(None):
+        made = RayBackend(workload(), folder=tmp_path / "ray", address=cluster.address)
+        with closing(made) as backend:
+            threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            while True:
+                listen(backend)
+
+
+def test_steps_are_told_before_the_checkpoint_after_them_is_kept(tmp_path):
+    from mlflow_phi3.backends.ray import Lease, RayTraining
+
+    step = StepReport("a", 4, 12, 1.0, 2.0, 1e-2, 1.0, 9, 9, 1.0, 1)
+    end = EndReport("a", "failed", "", 4, math.nan, None, 1.0)
+    backend = SimpleNamespace(folder=tmp_path, idle=[])
+    lease = Lease("a worker", {"a": Job("a", spec())})
+    training = RayTraining(backend, [])
+    training._active.append(lease)
+    told = training._hear(lease, Stretch((step, end), {"a": {"last/state.json": b"{}"}}))
+
+    assert next(told) == step
+    assert not (tmp_path / "a").exists()
+    assert list(told) == [end]
+    assert (tmp_path / "a" / "last" / "state.json").is_file()
+    assert backend.idle == ["a worker"]

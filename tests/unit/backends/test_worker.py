@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_phi3.backends import worker as worker_module
 from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.worker import Worker, read_folder, write_folder
-from mlflow_phi3.training.reports import EndReport
+from mlflow_phi3.training.reports import EndReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 from tests.unit.sweep import tiny
 
@@ -72,3 +73,28 @@ def test_a_worker_keeps_nothing_that_its_driver_has(tmp_path, monkeypatch):
     worker.begin([Job("b", spec)], {})
     assert "last/state.json" in worker.stop()["b"]
     assert list(tmp_path.rglob("*.safetensors")) == []
+
+
+def steps_of(reports):
+    return [report.step for report in reports if isinstance(report, StepReport)]
+
+
+@pytest.mark.parametrize("stretch_s", [0.0, 60.0])  # a step at a time; an epoch at a time
+def test_a_stretch_that_was_not_heard_is_told_by_whoever_goes_on(stretch_s, monkeypatch):
+    monkeypatch.setattr(worker_module, "_STRETCH_S", stretch_s)
+    spec = TrialSpec(1e-2, epochs=3, lora=LoraSpec(r=4, alpha=8.0))
+    work = Workload(tiny.make_base(), tiny.count(32, 0), tiny.count(8, 1), spec, 1)
+    worker = Worker(work)
+    heard = list(worker.begin([Job("a", spec)], {}).reports)
+    lost = worker.go_on(()).reports
+    files = worker.stop()
+
+    other = Worker(work)
+    known = len(heard) - len(steps_of(heard))
+    stretch = other.begin([Job("a", spec, resume=True, evaluated=known)], files)
+    while stretch.reports:
+        heard += stretch.reports
+        stretch = other.go_on(())
+
+    assert steps_of(lost)
+    assert steps_of(heard) == list(range(1, 13))

@@ -1,5 +1,6 @@
 """The sweep with the real engine on a tiny random base."""
 
+import copy
 import json
 import math
 import sys
@@ -15,7 +16,8 @@ from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
 from mlflow_phi3.sweep.reseed import tell_reseeded
-from mlflow_phi3.sweep.run import run_sweep
+from mlflow_phi3.sweep.run import open_ledger, run_sweep
+from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport
 
@@ -62,6 +64,16 @@ def test_a_sweep_finds_a_winner_and_says_how(sweep, tracker, parent, tmp_path):
     assert sorted(names) == ["sweep/importance.json", "sweep/report.html", "sweep/trials.csv"]
     path = tracker.get(parent.run_id).download("sweep/importance.json", tmp_path)
     assert set(json.loads(path.read_text())) == {"learning_rate", "epochs"}
+
+
+def test_a_study_stays_in_one_number_format(tiny_base, storage_url):
+    config = parse_values(SweepConfig, SPACE)
+    space = build_space(config, model="demo", seed=0)
+    open_ledger(config, space, name="s", url=storage_url, tags=tiny_base.tags)
+    coarse = replace(tiny_base, model=copy.deepcopy(tiny_base.model).bfloat16())
+    told = r"PHI3-U088 .* phi3.base_precision float32, not bfloat16"
+    with pytest.raises(UsageError, match=told):
+        open_ledger(config, space, name="s", url=storage_url, tags=coarse.tags)
 
 
 def test_what_is_read_off_a_shared_training_is_what_a_training_of_its_own_gives(

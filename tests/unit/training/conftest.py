@@ -122,9 +122,9 @@ def new_examples() -> Callable[..., list[Example]]:
 def session(request, new_base, new_examples, tmp_path):
     """Make sessions on the same data, each on a base of its own."""
 
-    def make(name="s", **options):
+    def make(name="s", *, base=None, **options):
         return Session(
-            new_base(),
+            base or new_base(),
             new_examples(LENGTHS, prefix=4),
             new_examples((10, 15, 12), prefix=4, seed=5),
             folder=tmp_path / name,

@@ -239,7 +239,7 @@ def test_best_is_an_adapter_and_nothing_else(session, tmp_path):
     reports.close()
 
 
-def test_resuming_something_else_is_refused(session):
+def test_resuming_something_else_is_refused(session, new_base):
     one = session()
     one.add("a", replace(SPEC, epochs=1))
     collect(one)
@@ -248,6 +248,9 @@ def test_resuming_something_else_is_refused(session):
         again.add("a", replace(SPEC, learning_rate=1e-4), resume=True)
     with pytest.raises(TrainingError, match="PHI3-T012"):
         again.add("nobody", SPEC, resume=True)
+    coarse = session(base=new_base(dtype=torch.bfloat16))
+    with pytest.raises(TrainingError, match="another precision: float32, now bfloat16"):
+        coarse.add("a", replace(SPEC, epochs=1), resume=True)
 
 
 def test_a_new_trial_does_not_inherit_an_old_ones_best(session, tmp_path):
