@@ -31,7 +31,7 @@ from mlflow_phi3.deployment.report import (
     upload_bar,
 )
 from mlflow_phi3.deployment.rollout import get_current, roll_out
-from mlflow_phi3.deployment.safety import missing_safety
+from mlflow_phi3.deployment.safety import check_asks, missing_safety
 from mlflow_phi3.deployment.serverless import (
     check_kind,
     check_splits,
@@ -107,6 +107,7 @@ class Deployer:
             return self.serverless.deploy(names, version, tuned, config, new=new)
         with opened_model(model_uri) as model:
             check_portable(model.mlmodel, where=model_uri)
+            check_asks(model.mlmodel, config, where=model_uri)
             examination = self._examination(config, model)
             asset = name_asset(model.name or names.endpoint, model.version, model.folder)
             wanted = to_wanted(names, config, self._open().target, model, asset)
@@ -116,7 +117,7 @@ class Deployer:
             check_managed(current, wanted, new=new)
             plan = plan_deployment(current, wanted)
             puts = [action for action in plan.actions if isinstance(action, PutDeployment)]
-            if puts and (warning := missing_safety(puts[0].deployment)):
+            if puts and (warning := missing_safety(puts[0].deployment, model.mlmodel)):
                 self._told(warning)
             if config.dry_run:
                 return self._show(plan, service, asset, config.usd_per_hour)

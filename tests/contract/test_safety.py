@@ -48,6 +48,9 @@ def safe_model(models, tmp_path):
     folder = tmp_path / "safe"
     shutil.copytree(models["one"], folder)
     (folder / "model.py").write_text(MODEL)
+    described = (folder / "MLmodel").read_text()
+    ours = "    config:\n      default_max_tokens: 512\n    python_version"
+    (folder / "MLmodel").write_text(described.replace("    python_version", ours))
     return str(folder)
 
 
@@ -104,9 +107,11 @@ def test_the_scoring_process_asks_and_the_key_is_nowhere_else(
     client.delete_deployment("safe")
 
 
-def test_what_is_not_there_is_told_and_leaves_nothing(client, models, capsys):
+def test_what_is_not_there_is_told_and_leaves_nothing(client, models, safe_model, capsys):
     with pytest.raises(MlflowException, match=r"There is no secret at .*connections/nowhere"):
         config = {"content_safety_connection": "nowhere"}
+        client.create_deployment("unsafe", safe_model, config=config)
+    with pytest.raises(MlflowException, match=r"PHI3-U720 .*asks nobody"):
         client.create_deployment("unsafe", models["one"], config=config)
     assert client.list_endpoints() == []
     off = {"content_safety": "false", "content_safety_reason": "a test", "dry_run": "true"}

@@ -13,6 +13,7 @@ from mlflow_phi3.deployment.help import help_text
 from mlflow_phi3.deployment.names import Names, names_of
 from mlflow_phi3.deployment.safety import (
     OFF_TAG,
+    check_asks,
     missing_safety,
     safety_tags,
     safety_variables,
@@ -21,6 +22,8 @@ from mlflow_phi3.deployment.serverless import chat_of, find_mode
 from mlflow_phi3.deployment.wanted import golden_queries, variables_of
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.tuned import TUNED_TAG
+
+CHAT = {"flavors": {"python_function": {"config": {"default_max_tokens": 512}}}}
 
 
 def test_text_becomes_typed_values():
@@ -65,9 +68,22 @@ def test_a_deployment_without_a_filter_says_why_for_as_long_as_it_has_none():
     for on in ({"content_safety": True}, {"content_safety_connection": "safety"}):
         assert safety_tags(DeployConfig(**on)) == {OFF_TAG: ""}
     bare = Deployment("blue", "/m/1", "A", 1)
-    assert "no content safety" in missing_safety(bare)
-    assert missing_safety(replace(bare, tags={OFF_TAG: "red team"})) == ""
-    assert missing_safety(replace(bare, variables={"CONTENT_SAFETY_ENDPOINT": "e"})) == ""
+    assert "content_safety_connection=" in missing_safety(bare, CHAT)
+    assert missing_safety(replace(bare, tags={OFF_TAG: "red team"}), CHAT) == ""
+    connected = replace(bare, variables={"CONTENT_SAFETY_ENDPOINT": "e"})
+    assert missing_safety(connected, CHAT) == ""
+
+
+@pytest.mark.parametrize("config", [{}, {"device": "auto"}, None])  # foreign, or a classifier
+def test_a_model_that_would_not_ask_content_safety_gets_no_connection(config):
+    mlmodel = {"flavors": {"python_function": {"config": config}}}
+    wanted = DeployConfig(content_safety_connection="safety")
+    with pytest.raises(UsageError, match=r"PHI3-U720 models:/m/1: .*asks nobody"):
+        check_asks(mlmodel, wanted, where="models:/m/1")
+    check_asks(mlmodel, DeployConfig(), where="models:/m/1")
+    check_asks(CHAT, wanted, where="models:/m/1")
+    kept = Deployment("blue", "m", "t", 1, variables={"CONTENT_SAFETY_ENDPOINT": "e"})
+    assert "asks nobody" in missing_safety(kept, mlmodel)
 
 
 def test_every_key_is_described():
