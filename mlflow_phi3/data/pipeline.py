@@ -10,6 +10,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.collect import Collected, decide
 from mlflow_phi3.data.finish import finish
@@ -221,7 +223,7 @@ def _make_fresh(partial: Path) -> None:
     """Make the folder to prepare in; what preparations killed on this machine left is cleared."""
     for left in partial.parent.glob(f".*{_beside()}"):
         pid = left.name.split(".")[2]
-        if pid == str(os.getpid()) or not Path("/proc", pid).exists():
+        if pid == str(os.getpid()) or not psutil.pid_exists(int(pid)):
             shutil.rmtree(left, ignore_errors=True)
     (partial / SHARDS).mkdir(parents=True)
 

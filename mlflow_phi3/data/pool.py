@@ -33,7 +33,7 @@ def work_pieces(
     Raises:
         DataError: A process ended before its work did.
     """
-    count = settings.config.prepare_workers or len(os.sched_getaffinity(0))
+    count = settings.config.prepare_workers or _count_cores()
     count = min(count, len(pieces))
     if count < 2 or (size_bytes < _ALONE_BYTES and not settings.config.prepare_workers):
         yield from map(Worker(settings).prepare, pieces)
@@ -54,6 +54,13 @@ def work_pieces(
         executor.shutdown(wait=False, cancel_futures=True)
         # Not the executor's own list: an interrupt may come before a new process is entered there.
         _end(set(multiprocessing.active_children()) - others)
+
+
+def _count_cores() -> int:
+    """The cores that this process may use; all of them where the system does not say."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _end(processes: Collection[BaseProcess]) -> None:

@@ -13,6 +13,7 @@ from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import jsonl, jsonscan, tables
 from mlflow_phi3.data.findings import printable
 from mlflow_phi3.data.formats import Reader, detect
+from mlflow_phi3.data.hub import is_hub_id
 from mlflow_phi3.data.jsonl import RawRow, Span
 from mlflow_phi3.data.sample import sample_path
 from mlflow_phi3.data.tasks import find_task
@@ -21,7 +22,6 @@ from mlflow_phi3.errors import DataError
 DEMO = "demo"
 Kind = Literal["jsonl", "json", "json-line", "csv", "parquet", "arrow"]
 _WEIGHT = re.compile(r":(\d+(?:\.\d+)?)$")
-_HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _SNIFFED_ROWS = 100
 _OUR_NAMES = {
     "train": ("train",),
@@ -216,7 +216,7 @@ def _count_arrow(path: Path) -> int:
 
 def _dataset_files(named: str, path: Path, split: str) -> tuple[Path, ...]:
     """The Arrow files of a saved or downloaded dataset."""
-    if not path.is_dir() and (path.suffix or not _HUB_ID.fullmatch(named)):
+    if not path.is_dir() and not is_hub_id(named):
         raise _absent(named, split)
     # Imported here: it costs a second, and most data are files.
     import datasets

@@ -234,7 +234,10 @@ def _class_names(schema: pa.Schema) -> dict[str, list[str]]:
     return {
         column: feature["names"]
         for column, feature in features.items()
-        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        # What is renamed or left out by another program stays noted.
+        if column in schema.names
+        and isinstance(feature, dict)
+        and feature.get("_type") == "ClassLabel"
     }
 
 

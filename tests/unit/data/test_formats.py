@@ -2,13 +2,17 @@ import csv
 import json
 import math
 import os
+from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import jsonl
 from mlflow_phi3.data.formats import detect
+from mlflow_phi3.data.hub import is_hub_id
 from mlflow_phi3.data.pipeline import prepare
 from mlflow_phi3.data.sources import parse_sources, plan_source, read_span
 from mlflow_phi3.data.validate import parse_messages
@@ -198,6 +202,21 @@ def test_the_names_of_classes_are_read_with_their_numbers(kind, tmp_path):
     assert found[2].problem.code == "PHI3-D019"
 
 
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_classes_that_are_noted_of_no_column_matter_nothing(kind, tmp_path):
+    noted = {"info": {"features": {"kind": {"_type": "ClassLabel", "names": ["bad", "good"]}}}}
+    table = pa.table({"question": ["Q?"], "answer": ["A."]})
+    table = table.replace_schema_metadata({"huggingface": json.dumps(noted)})
+    path = tmp_path / f"rows.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, path)
+    else:
+        with pa.ipc.new_stream(str(path), table.schema) as stream:
+            stream.write_table(table)
+    _, found = drafts(path)
+    assert [draft.messages for draft in found] == [EXCHANGE]
+
+
 @pytest.mark.parametrize("kind", ["parquet", "saved", "saved-with-splits"])
 def test_tables_of_datasets(kind, tmp_path):
     rows = datasets.Dataset.from_list([{"messages": EXCHANGE, "id": n} for n in range(5)])
@@ -254,6 +273,37 @@ def test_stray_values_in_an_array_are_rows_too(tmp_path):
 def test_a_source_that_is_not_there(named):
     with pytest.raises(DataError, match="PHI3-D030 train_data: there is no file or folder"):
         parse_sources(named, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        ("squad", True),
+        ("HuggingFaceH4/no_robots", True),
+        ("teknium/OpenHermes-2.5", True),
+        ("data/chats.jsonl", False),
+        ("data/chats.JSONL", False),
+        ("chats.data", False),
+        ("/data/chats", False),
+        ("~/chats", False),
+        ("a/b/c", False),
+    ],
+)
+def test_what_is_no_file_is_looked_for_on_the_hub(name, is_one, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id(name) is is_one
+    if is_one:
+        Path(name).mkdir(parents=True)
+        assert not is_hub_id(name)
+
+
+def test_a_dataset_with_a_dot_in_its_name_is_read(tmp_path, monkeypatch):
+    rows = datasets.Dataset.from_list([{"messages": EXCHANGE}])
+    rows.save_to_disk(tmp_path / "rows")
+    asked = {"teknium/OpenHermes-2.5": {"train": datasets.load_from_disk(tmp_path / "rows")}}
+    monkeypatch.setattr(datasets, "load_dataset", asked.__getitem__)
+    (source,) = parse_sources("teknium/OpenHermes-2.5:0.5", "train")
+    assert (source.name, source.weight) == ("teknium/OpenHermes-2.5", 0.5)
 
 
 def test_a_name_that_cannot_be_written_is_refused():

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from mlflow_phi3.config.prepare import PrepareConfig
@@ -248,6 +249,20 @@ def test_what_killed_preparations_left_is_cleared_away(write, chat, tokenizer, t
     )
     prepare(config, tokenizer, folder=cache)
     assert {*cache.glob(".*")} == {alive, elsewhere}
+
+
+def test_a_system_that_tells_of_no_cores_and_no_processes_in_files(
+    write, chat, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS
+    monkeypatch.setattr(psutil, "pid_exists", lambda pid: pid == 2**30)
+    alive = tmp_path / "cache" / f".0123.{2**30}.{platform.node()}.partial"
+    alive.mkdir(parents=True)
+    config = PrepareConfig(
+        train_data=str(write([chat("a", "b")])), validation_split=0, test_split=0
+    )
+    assert prepare(config, tokenizer, folder=alive.parent).manifest.counts.kept == 1
+    assert alive.exists()
 
 
 def test_a_full_disk_is_told_and_nothing_is_left(write, chat, tokenizer, tmp_path):
