@@ -62,6 +62,18 @@ def test_a_command_of_the_pages_is_understood(words):
             known[name].make_context(name, rest)
 
 
+def test_an_environment_that_was_half_made_is_no_environment(tmp_path):
+    python, made = tmp_path / "python3", tmp_path / "venv" / "bin" / "python"
+    # As on Debian without python3-venv: the interpreter is linked, and then pip is missing.
+    python.write_text(
+        f'#!/bin/sh\n[ "$2" = venv ] || exit 0\nmkdir -p "$3/bin"; touch {made}; exit 1'
+    )
+    python.chmod(0o755)
+    asked = ["make", f"PYTHON={python}", f"VENV={tmp_path}/venv", str(made)]
+    assert subprocess.run(asked, cwd=ROOT, check=False, capture_output=True).returncode
+    assert not made.exists()
+
+
 def test_make_run_passes_what_its_help_says_in_place_of_its_own():
     def made(*words):
         asked = ["make", "--no-print-directory", *words]
