@@ -29,7 +29,8 @@ class Call:
 
     Args:
         at: When, in UTC.
-        prompts: What the user said, one text a user message.
+        prompts: What the user said last, one text a chat: what was said before it was the last
+            of an earlier call.
         answers: What came back, one text a chat; empty when nothing did.
         status: HTTP status, or None where nobody wrote it down.
         latency_ms: Likewise.
@@ -165,11 +166,12 @@ def _is_refused(completion: Mapping[str, Any]) -> bool:
 
 
 def _prompts(request: Any) -> Iterator[str]:
-    """What users said, in any of the shapes that a request or the collector gives it."""
+    """What users said last, in any of the shapes that a request or the collector gives it."""
     for row in _rows(_loaded(request)):
-        for turn in _mappings(_loaded(row.get("messages"))):
-            if turn.get("role") == "user":
-                yield _said(turn.get("content"))
+        turns = _mappings(_loaded(row.get("messages")))
+        said = [turn for turn in turns if turn.get("role") == "user"]
+        if said:
+            yield _said(said[-1].get("content"))
         if isinstance(row.get("text"), str):
             yield row["text"]
 

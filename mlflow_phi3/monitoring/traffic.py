@@ -12,6 +12,7 @@ from mlflow_phi3.azure.metrics import Minute
 from mlflow_phi3.monitoring.calls import Call
 
 MILLION = 1_000_000
+_ERROR = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +89,12 @@ def from_calls(calls: Sequence[Call], *, hours: float) -> Traffic:
     return Traffic(
         requests=len(calls),
         requests_per_minute=len(calls) / (hours * 60),
-        error_rate=_share([status >= 400 for status in statuses]),
+        error_rate=_share([status >= _ERROR for status in statuses]),
         latency_p50_ms=float(middle),
         latency_p95_ms=float(high),
         latency_worst_p95_ms=_worst_minute(calls),
-        prompt_tokens=_total([call.prompt_tokens for call in calls]),
-        completion_tokens=_total([call.completion_tokens for call in calls]),
+        prompt_tokens=_total(calls, [call.prompt_tokens for call in calls]),
+        completion_tokens=_total(calls, [call.completion_tokens for call in calls]),
         refusal_rate=_share([call.refused for call in calls]),
     )
 
@@ -115,16 +116,17 @@ def joined(measured: Traffic | None, written: Traffic) -> Traffic:
 
 
 def with_cost(traffic: Traffic, tariff: Tariff, *, hours: float) -> Traffic:
-    """The same with its cost: hours also when idle, and tokens; what is not known costs nothing.
+    """The same with its cost: hours also when idle, and tokens; what has no price costs nothing.
 
-    NaN when neither price is known.
+    NaN when neither price is known, or tokens have a price and nobody counted them.
     """
-    tokens = (
-        traffic.prompt_tokens * tariff.usd_per_million_in
-        + traffic.completion_tokens * tariff.usd_per_million_out
-    ) / MILLION
-    parts = [part for part in (hours * tariff.usd_per_hour, tokens) if not math.isnan(part)]
-    return replace(traffic, cost_usd=sum(parts) if parts else math.nan)
+    hosting = hours * tariff.usd_per_hour
+    known = [] if math.isnan(hosting) else [hosting]
+    prices = (tariff.usd_per_million_in, tariff.usd_per_million_out)
+    if traffic.requests and not all(map(math.isnan, prices)):
+        read, written = prices
+        known.append((traffic.prompt_tokens * read + traffic.completion_tokens * written) / MILLION)
+    return replace(traffic, cost_usd=sum(known) if known else math.nan)
 
 
 def _worst_minute(calls: Sequence[Call]) -> float:
@@ -146,6 +148,12 @@ def _share(flags: Sequence[bool]) -> float:
     return sum(flags) / len(flags) if flags else math.nan
 
 
-def _total(counts: Sequence[int | None]) -> float:
+def _total(calls: Sequence[Call], counts: Sequence[int | None]) -> float:
+    """The tokens of all calls, where only some were answered with a count; an error has none."""
     known = [count for count in counts if count is not None]
-    return float(sum(known)) if known else math.nan
+    untold = [
+        call
+        for call, count in zip(calls, counts, strict=True)
+        if count is None and (call.status or 0) < _ERROR
+    ]
+    return sum(known) * (1 + len(untold) / len(known)) if known else math.nan

@@ -55,6 +55,16 @@ def test_every_shape_of_a_request(data):
     assert call.prompts == ("hello",)
 
 
+def test_each_turn_of_a_chat_is_a_prompt_once():
+    """A chat is sent with all of its history, again with every turn."""
+    said = [{"role": "user", "content": f"question {n}"} for n in range(3)]
+    heard = {"role": "assistant", "content": "answer"}
+    turns = [[turn for one in said[: n + 1] for turn in (one, heard)][:-1] for n in range(3)]
+    lines = [to_log({"messages": one}, ANSWER, at=AT, status=200, latency_ms=1) for one in turns]
+    told = [prompt for call in read(*lines) for prompt in call.prompts]
+    assert told == ["question 0", "question 1", "question 2"]
+
+
 def test_a_log_of_our_own_keeps_status_and_latency():
     line = to_log(CHAT, ANSWER, at=AT, status=200, latency_ms=12.3456)
     refused = {"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}

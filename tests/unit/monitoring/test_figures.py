@@ -72,6 +72,23 @@ def test_cost_is_hours_and_tokens():
     assert math.isnan(with_cost(traffic, Tariff(), hours=2).cost_usd)
 
 
+def test_calls_that_were_answered_without_a_count_have_tokens_all_the_same():
+    counted, untold = [call()] * 30, [call(tokens=(None, None))] * 60
+    refused = [call(status=429, tokens=(None, None))] * 10  # read by no model
+    written = from_calls([*counted, *untold, *refused], hours=1)
+    assert (written.prompt_tokens, written.completion_tokens) == (900, 450)
+    measured = from_minutes([Minute({"2xx": 200}, 5, 9)], hours=1)
+    assert joined(measured, written).prompt_tokens == 1800
+
+
+def test_a_cost_of_tokens_that_nobody_counted_is_not_known():
+    untold = from_calls([call(tokens=(None, None))], hours=2)
+    assert math.isnan(with_cost(untold, Tariff(3.0, 0.1, 0.4), hours=2).cost_usd)
+    assert with_cost(untold, Tariff(3.0), hours=2).cost_usd == 6
+    idle = from_calls([], hours=2)  # that nobody asked is known
+    assert with_cost(idle, Tariff(3.0, 0.1, 0.4), hours=2).cost_usd == 6
+
+
 def test_nothing_was_asked():
     found = watch([], [], None, Tariff(), hours=24)
     assert found.traffic.requests == 0
