@@ -5,12 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from rapidfuzz import process
-
 from mlflow_phi3.azure.client import Workspace, open_account
 from mlflow_phi3.azure.infra_wanted import CREATE, SKIP, WantedInfra, check_wanted
 from mlflow_phi3.azure.operation import Deadline, finish
 from mlflow_phi3.azure.resource_manager import LOST, ResourceManager, is_busy, state_of
+from mlflow_phi3.config.parse import suggest
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 
 GROUPS, WORKSPACES, ACCOUNTS = "2021-04-01", "2024-10-01-preview", "2024-10-01"
@@ -119,15 +118,16 @@ def find_location(current: CurrentInfra, wanted: WantedInfra) -> str:
             "(mlflow-phi3 models lists them)",
         )
     if wanted.location and current.locations and location not in current.locations:
-        nearest = process.extractOne(location, current.locations, score_cutoff=70)
         raise UsageError(
             "PHI3-U762",
             f"{location!r} is not a region of this subscription",
             where="--location",
-            fix=f"did you mean {nearest[0]!r}?"
-            if nearest
-            else "az account list-locations -o table lists them; "
-            "mlflow-phi3 models those that tune your model",
+            fix=suggest(
+                location,
+                current.locations,
+                "az account list-locations -o table lists them; "
+                "mlflow-phi3 models those that tune your model",
+            ),
         )
     return location
 

@@ -83,20 +83,37 @@ def narrow(config: Config, schema: type[SchemaT]) -> SchemaT:
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """The known name that ``name`` was probably meant to be, or None when none is near."""
-    found = process.extractOne(name, known, scorer=fuzz.WRatio, score_cutoff=_NEAR)
+    found = process.extractOne(
+        name, known, scorer=fuzz.WRatio, processor=str.casefold, score_cutoff=_NEAR
+    )
     return str(found[0]) if found else None
 
 
+def suggest(name: str, known: Sequence[str], otherwise: str = "") -> str:
+    """The mend for a name that is not known.
+
+    Args:
+        name: As it was written.
+        known: The names that there are.
+        otherwise: What to do when none of them is near; by default they are all named.
+    """
+    guess = nearest(name, known)
+    if guess:
+        return f"did you mean {guess!r}?"
+    return otherwise or f"one of {', '.join(known)}"
+
+
+def first_fault(error: ValidationError) -> tuple[str, str]:
+    """Where a schema's first fault is, with dots between (empty for the whole), and what it is."""
+    fault = error.errors(include_url=False, include_context=False)[0]
+    return ".".join(str(part) for part in fault["loc"]), _message(fault)
+
+
 def _unknown(name: str, schema: type[Config]) -> UsageError:
-    guess = _NAMES_ELSEWHERE.get(name)
-    if guess not in schema.model_fields:
-        guess = nearest(name, list(schema.model_fields))
-    return UsageError(
-        "PHI3-U004",
-        "unknown parameter",
-        where=name,
-        fix=f"did you mean {guess!r}?" if guess else f"one of {', '.join(schema.model_fields)}",
-    )
+    known = _NAMES_ELSEWHERE.get(name, name)
+    meant = known if known in schema.model_fields else name
+    fix = suggest(meant, list(schema.model_fields))
+    return UsageError("PHI3-U004", "unknown parameter", where=name, fix=fix)
 
 
 def _refused(error: ValidationError, given: Mapping[str, Any], schema: type[Config]) -> UsageError:
@@ -116,11 +133,15 @@ def _place(fault: ErrorDetails) -> str:
 
 def _problem(fault: ErrorDetails, given: Mapping[str, Any]) -> str:
     """What is wrong, with the value once."""
-    message = fault["msg"].removeprefix("Value error, ")
-    message = f"{message[:1].lower()}{message[1:]}"
+    message = _message(fault)
     name = _place(fault)
     value = repr(given[name]) if name in given else ""
     return message if not value or value in message else f"{value}: {message}"
+
+
+def _message(fault: ErrorDetails) -> str:
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}"
 
 
 def _mend(name: str, given: Mapping[str, Any], schema: type[Config]) -> str:
@@ -131,9 +152,6 @@ def _mend(name: str, given: Mapping[str, Any], schema: type[Config]) -> str:
         return elsewhere
     words = words_of(field)
     element = next((found for found in field.metadata if isinstance(found, Element)), None)
-    guess = nearest(str(given.get(name, "")), words or (element.words if element else ()))
-    if guess:
-        return f"did you mean {guess!r}?"
-    if element:
-        return element.syntax()
-    return f"one of {', '.join(words)}" if words else elsewhere
+    otherwise = element.syntax() if element else "" if words else elsewhere
+    known = words or (element.words if element else ())
+    return suggest(str(given.get(name, "")), known, otherwise)

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 
+from mlflow_phi3.config.parse import nearest
 from mlflow_phi3.data.findings import printable, show
 from mlflow_phi3.data.validate import Problem
 from mlflow_phi3.errors import DataError
@@ -187,7 +187,7 @@ def _reader(
 
 def _unknown(keys: list[str], name: str) -> DataError:
     known = sorted({key for way in FORMATS.values() for group in way.needs for key in group})
-    close = [match for key in keys for match in get_close_matches(key.lower(), known, 1)]
+    close = [match for key in keys if (match := nearest(key, known))]
     hint = f"; did you mean {close[0]!r}" if close else ""
     return DataError(
         "PHI3-D032",

@@ -15,6 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mlflow_phi3.config.parse import first_fault
 from mlflow_phi3.data.jsonl import read_lines
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.data.replies import answer_text
@@ -201,9 +202,7 @@ def _to_query(line: str, place: str) -> GoldenQuery:
     except (ValueError, RecursionError, re.error) as error:  # pydantic's and JSON's are ValueErrors
         told = str(error)
         if isinstance(error, ValidationError):
-            fault = error.errors(include_url=False, include_context=False)[0]
-            name = ".".join(str(part) for part in fault["loc"])
-            told = f"{name}: {fault['msg']}" if name else fault["msg"].removeprefix("Value error, ")
+            told = ": ".join(filter(None, first_fault(error)))
         raise DataError(
             "PHI3-D073", told, where=place, fix="see docs/metrics.md, golden queries"
         ) from error

@@ -6,8 +6,7 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
-from rapidfuzz import process
-
+from mlflow_phi3.config.parse import suggest
 from mlflow_phi3.errors import PreflightError, UsageError
 
 
@@ -126,13 +125,11 @@ def describe(name: str, *, where: str = "model") -> PhiModel:
     begun = [model for model in known if bare and model.name.casefold().startswith(bare)]
     offered = [model for model in begun if not model.retired_on]
     names = [model.name for model in offered or begun or known]
-    cutoff = 0 if begun else 70
-    nearest = process.extractOne(bare, names, processor=str.casefold, score_cutoff=cutoff)
     raise UsageError(
         "PHI3-U032",
         f"{name!r} is not in the catalog",
         where=where,
-        fix=f"did you mean {nearest[0]!r}?" if nearest else "mlflow-phi3 models lists them all",
+        fix=suggest(bare, names, "mlflow-phi3 models lists them all"),
     )
 
 
@@ -199,12 +196,11 @@ def machine_price(machine: str) -> MachinePrice:
         if name.casefold() == machine.casefold():
             source = f"{facts['region']}: {facts['source']}"
             return MachinePrice(name, float(usd), facts["as_of"], source)
-    nearest = process.extractOne(machine, list(prices))
     raise UsageError(
         "PHI3-U033",
         f"no price of {machine!r} is known",
         where="machine",
-        fix=f"give usd_per_hour; or did you mean {nearest[0]!r}?",
+        fix=f"give usd_per_hour; or {suggest(machine, list(prices))}",
     )
 
 

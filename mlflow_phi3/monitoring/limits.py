@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from mlflow_phi3.config.parse import nearest
+from mlflow_phi3.config.parse import suggest
 from mlflow_phi3.errors import UsageError
 
 
@@ -36,12 +36,11 @@ def parse_limits(texts: Iterable[str], known: Iterable[str]) -> tuple[Limit, ...
     for text in texts:
         name, equals, most = text.partition("=")
         if name not in names:
-            guess = nearest(name, names)
             raise UsageError(
                 "PHI3-U764",
                 f"no figure is called {name!r}",
                 where="--limit",
-                fix=f"did you mean {guess!r}?" if guess else f"one of {', '.join(names)}",
+                fix=suggest(name, names),
             )
         try:
             value = float(most)

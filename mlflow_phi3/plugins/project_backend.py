@@ -19,7 +19,7 @@ from mlflow.projects.submitted_run import LocalSubmittedRun, SubmittedRun
 from mlflow.utils.mlflow_tags import MLFLOW_PROJECT_BACKEND, MLFLOW_RUN_NAME
 
 from mlflow_phi3.config.foundry import FoundryJobConfig
-from mlflow_phi3.config.parse import nearest, parse_values
+from mlflow_phi3.config.parse import parse_values, suggest
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.plugins.failures import as_mlflow
@@ -146,9 +146,8 @@ def to_values(
     known = list(FoundryJobConfig.model_fields)
     for name in own:
         if name not in known:
-            guess = nearest(name, known)
-            fix = f"did you mean {guess!r}?" if guess else ", ".join(known)
-            raise UsageError("PHI3-U783", "unknown key", where=f"backend config {name}", fix=fix)
+            place = f"backend config {name}"
+            raise UsageError("PHI3-U783", "unknown key", where=place, fix=suggest(name, known))
     values = {name: str(value) for name, value in {**own, **params, "backend": "foundry"}.items()}
     parse_values(TrainWord, values)
     return {name: value for name, value in values.items() if value}

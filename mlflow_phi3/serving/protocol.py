@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from mlflow_phi3.config.parse import first_fault
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.errors import UsageError
 
@@ -157,11 +158,11 @@ def parse_request(body: object) -> ChatRequest:
     try:
         return ChatRequest.model_validate(given)
     except ValidationError as error:
-        fault = error.errors(include_url=False, include_context=False)[0]
+        place, problem = first_fault(error)
         raise UsageError(
             "PHI3-U041",
-            fault["msg"][:1].lower() + fault["msg"][1:],
-            where=".".join(str(part) for part in fault["loc"]),
+            problem,
+            where=place,
             fix="see docs/serving.md for what a request may hold",
         ) from error
 

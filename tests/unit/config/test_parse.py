@@ -1,11 +1,17 @@
 from typing import Literal
 
 import pytest
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.monitor import MonitorConfig
-from mlflow_phi3.config.parse import narrow, parse_arguments, parse_values
+from mlflow_phi3.config.parse import (
+    first_fault,
+    narrow,
+    parse_arguments,
+    parse_values,
+    suggest,
+)
 from mlflow_phi3.config.plan import PlanWord
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.config.words import MainWord, SweepWord, TrainWord
@@ -161,3 +167,27 @@ def test_a_space_with_keys_that_are_no_names_is_refused(tmp_path):
     (tmp_path / "space.yaml").write_text("1: 2\nepoch: 3\n")
     with pytest.raises(UsageError, match="unknown parameters: 1, epoch"):
         parse_values(SweepWord, {"space": str(tmp_path / "space.yaml")})
+
+
+@pytest.mark.parametrize(
+    ("name", "mend"),
+    [
+        ("Median", "did you mean 'median'?"),
+        ("medain", "did you mean 'median'?"),
+        ("qqq", "one of median, halving"),
+    ],
+)
+def test_only_what_is_near_is_suggested(name, mend):
+    assert suggest(name, ["median", "halving"]) == mend
+    assert suggest("qqq", ["median", "halving"], "ask") == "ask"
+
+
+def test_the_first_fault_of_a_schema_has_its_place_and_plain_words():
+    with pytest.raises(ValidationError) as refused:
+        MainWord.model_validate({"budget_cost": 3})
+    place, problem = first_fault(refused.value)
+    assert (place, problem) == ("", "budget_cost needs machine or usd_per_hour: what an hour costs")
+    with pytest.raises(ValidationError) as refused:
+        Small.model_validate({"epochs": 0})
+    place, problem = first_fault(refused.value)
+    assert (place, problem) == ("epochs", "input should be greater than or equal to 1")

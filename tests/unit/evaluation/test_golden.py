@@ -78,7 +78,7 @@ def test_what_only_looks_like_a_line_end_ends_none(tmp_path):
         ({"messages": ASK, "text": "a"}, "give messages, or text"),
         ({"messages": [], "contains": ["a"]}, "must end with the user's"),
         ({"messages": [{"role": "assistant", "content": "x"}], "contains": ["a"]}, "must end"),
-        ({"messages": ASK, "contain": ["a"]}, "contain: Extra inputs"),
+        ({"messages": ASK, "contain": ["a"]}, "contain: extra inputs"),
         ({"messages": ASK, "matches": "("}, "g.jsonl:1: "),
         ({"messages": ASK, "contains": ["a"], "min_rouge_l": 0.3}, "needs expected"),
     ],

@@ -65,7 +65,7 @@ def test_what_openai_clients_send_is_understood():
         ({"max_tokens": 0}, "max_tokens"),
         ({"top_p": 0}, "top_p"),
         ({"n": 0}, "n: "),
-        ({"stop": ["a", ""]}, "stop: .*empty"),
+        ({"stop": ["a", ""]}, "stop: (?!value error).*empty"),
         ({"stop": list("abcde")}, "stop"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"tools": [{}]}, "tools: extra inputs are not permitted"),
