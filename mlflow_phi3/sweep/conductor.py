@@ -274,7 +274,6 @@ class Conductor:
                 tokens_per_second=report.tokens_per_second,
                 best_trial="" if stand.best is None else trial_name(stand.best),
                 best_loss=stand.best_loss,
-                seconds=self.clock() - self._began,
             )
         )
 

@@ -33,7 +33,6 @@ class SweepProgress:
         tokens_per_second: Real tokens per second of that step; None where nobody tells.
         best_trial: The best complete trial so far, empty before there is one.
         best_loss: Its validation loss; NaN before there is one.
-        seconds: Wall-clock since this sweep began.
     """
 
     finished: int
@@ -46,7 +45,6 @@ class SweepProgress:
     tokens_per_second: float | None
     best_trial: str
     best_loss: float
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +100,6 @@ class SweepResult:
             stay in Foundry.
         stopped_because: ``n_trials``, ``grid`` (nothing left to try), ``budget_hours``,
             ``budget_cost`` or ``min_gain``.
-        ties: Trials that cannot be told from the winner on this validation data.
         storage: URL of the study, without its password.
         reseeded: Validation losses of the winner's parameters with other seeds.
         accuracy: What the trials' accuracy is one of.
@@ -116,7 +113,6 @@ class SweepResult:
     winner_spec: TrialSpec
     winner_adapter: Path
     stopped_because: str
-    ties: tuple[int, ...] = ()
     storage: str = field(default="", repr=False)
     reseeded: tuple[float, ...] = ()
     accuracy: Accuracy = "token_accuracy"

@@ -122,7 +122,8 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
             costs=config.objectives[1:],
         )
         result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
-        return _compare(conductor, result, validation, seed=config.seed)
+        _compare(conductor, result, validation, seed=config.seed)
+        return result
 
 
 def name_study(given: str, parent: Run) -> str:
@@ -132,18 +133,15 @@ def name_study(given: str, parent: Run) -> str:
 
 def _compare(
     conductor: Conductor, result: SweepResult, validation: Sequence[Example], *, seed: int
-) -> SweepResult:
+) -> None:
     """Say what can be told apart from the winner, and log it all."""
     tracker = conductor.tracker
     rivals = compare_with_winner(
         result.winner, result.trials, validation=validation, tracker=tracker, seed=seed
     )
-    ties = tuple(rival.number for rival in rivals or () if rival.tied)
-    result = replace(result, ties=ties)
     log_result(conductor.parent, result, write_report(conductor.ledger.study, result, rivals))
     if result.costs:
         mark_front(result, tracker)
-    return result
 
 
 def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepResult:

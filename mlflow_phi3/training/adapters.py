@@ -125,6 +125,17 @@ def initial_weights(linear: Mapping[str, nn.Linear], layout: Layout, seed: int) 
     return flat
 
 
+def begin_adapter(model: PreTrainedModel, lora: LoraSpec, seed: int) -> tuple[Layout, Tensor]:
+    """A fresh adapter over a bare base: its layout, and float32 ``[layout.size]`` beside the base.
+
+    Raises:
+        UsageError: A target module is not a linear layer of the model.
+    """
+    linear = find_linear(model)
+    layout = plan_layout(linear, lora)
+    return layout, initial_weights(linear, layout, seed).to(model.device)
+
+
 def peft_config(layout: Layout, base_name: str) -> LoraConfig:
     """The adapter's shape in PEFT's own words."""
     lora = layout.lora

@@ -2,6 +2,7 @@
 
 import heapq
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.adapters import begin_adapter, find_linear, plan_layout
 from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.choice import choose_engine, make_engine
 from mlflow_phi3.training.engine import Row
@@ -83,9 +84,7 @@ def measure_trial_bytes(
     Weights, gradient, AdamW's two moments, and what autograd keeps of one forward pass, counted
     tensor by tensor, so that it is right on a CPU too, whose allocator keeps no peak.
     """
-    linear = find_linear(base.model)
-    layout = plan_layout(linear, spec.lora)
-    weights = initial_weights(linear, layout, spec.seed).to(base.model.device)
+    layout, weights = begin_adapter(base.model, spec.lora, spec.seed)
     longest = heapq.nlargest(spec.batch_size, train, key=lambda each: len(each.input_ids))
     examples = next(split_by_tokens(longest, token_budget))
     frozen = {parameter.data_ptr() for parameter in base.model.parameters()}
@@ -97,14 +96,12 @@ def measure_trial_bytes(
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    engine = make_engine(base, choose_engine(base, "auto", spec))
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            engine.accumulate_gradients(
-                examples, [Row(spec, layout, weights, torch.zeros_like(weights))]
-            )
-    finally:
-        engine.close()
+    row = Row(spec, layout, weights, torch.zeros_like(weights))
+    with (
+        closing(make_engine(base, choose_engine(base, "auto", spec))) as engine,
+        torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor),
+    ):
+        engine.accumulate_gradients(examples, [row])
     return sum(kept.values()) + 4 * weights.numel() * weights.element_size()
 
 
@@ -144,14 +141,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     return told or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def advise_size(
-    base: Base,
-    train: Sequence[Example],
-    spec: TrialSpec,
-    *,
-    token_budget: int,
-    budget_bytes: int | None = None,
-) -> str:
+def advise_size(base: Base, train: Sequence[Example], spec: TrialSpec, *, token_budget: int) -> str:
     """Which rank, at most ``spec``'s, would fit the memory that is free now; a phrase for people.
 
     Args:
@@ -159,9 +149,8 @@ def advise_size(
         train: Training examples.
         spec: The trial that did not fit.
         token_budget: As in :class:`mlflow_phi3.training.loop.Session`.
-        budget_bytes: Memory to use; None is most of what is free now.
     """
-    room = SPARE * free_bytes(base.model.device) if budget_bytes is None else budget_bytes
+    room = SPARE * free_bytes(base.model.device)
     # The smallest measures what does not depend on the rank; the rest grows with it.
     one = replace(spec, lora=replace(spec.lora, r=1))
     linear = find_linear(base.model)

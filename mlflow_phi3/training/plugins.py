@@ -20,7 +20,7 @@ def find_named(name: str, built_in: Mapping[str, T], *, group: str, where: str, 
         code: Of the error.
 
     Raises:
-        UsageError: Nothing has that name.
+        UsageError: Nothing has that name, or what has it cannot be loaded.
     """
     if name in built_in:
         return built_in[name]
@@ -32,5 +32,13 @@ def find_named(name: str, built_in: Mapping[str, T], *, group: str, where: str, 
             where=where,
             fix=f"choose one of {', '.join(sorted({*built_in, *others}))}",
         )
-    found: T = others[name].load()
+    try:
+        found: T = others[name].load()
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            code,
+            f"{name!r} cannot be loaded: {error}",
+            where=where,
+            fix="mend or uninstall the package that brings it",
+        ) from error
     return found

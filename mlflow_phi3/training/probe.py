@@ -4,12 +4,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.adapters import begin_adapter
 from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.capacity import measure_trial_bytes, scoring_budget, token_budget_of
 from mlflow_phi3.training.choice import choose_engine, make_engine
@@ -124,18 +125,13 @@ def _time_scoring(
     base: Base, examples: Sequence[Example], spec: TrialSpec, side_by_side: int, budget: int
 ) -> float:
     """Seconds of scoring ``examples`` as at an epoch's end, without the checkpoints of that."""
-    linear = find_linear(base.model)
-    layout = plan_layout(linear, spec.lora)
-    weights = initial_weights(linear, layout, spec.seed).to(base.model.device)
+    layout, weights = begin_adapter(base.model, spec.lora, spec.seed)
     rows = [Row(spec, layout, weights)] * side_by_side
-    engine = make_engine(base, choose_engine(base, "auto", spec))
-    began = time.perf_counter()
-    try:
+    with closing(make_engine(base, choose_engine(base, "auto", spec))) as engine:
+        began = time.perf_counter()
         for part in split_by_tokens(examples, scoring_budget(budget, side_by_side)):
             engine.score(part, rows)
         return max(time.perf_counter() - began, 1e-9)
-    finally:
-        engine.close()
 
 
 def _spread(examples: Sequence[Example], count: int) -> list[Example]:

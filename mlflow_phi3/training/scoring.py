@@ -1,6 +1,7 @@
 """How well a base, with an adapter or without, predicts examples: no training, no state."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +66,9 @@ def score(
     if adapter is not None:
         layout = plan_layout(find_linear(base.model), lora)
         row = Row(spec, layout, load_adapter(adapter, layout).to(base.model.device))
-    computing = make_engine(base, choose_engine(base, engine, spec))
-    try:
+    with closing(make_engine(base, choose_engine(base, engine, spec))) as computing:
         for part in split_by_tokens(examples, token_budget):
             scores = computing.score(part, [row])[0]
             numbers = zip(scores.nll, scores.tokens, scores.correct, strict=True)
             for example, (nll, tokens, correct) in zip(part, numbers, strict=True):
                 yield ExampleScore(example.place, float(nll), int(tokens), int(correct))
-    finally:
-        computing.close()

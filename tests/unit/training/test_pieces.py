@@ -4,6 +4,7 @@ import math
 import re
 import weakref
 from dataclasses import replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,6 +32,7 @@ from mlflow_phi3.training.choice import choose_engine
 from mlflow_phi3.training.fused import FusedEngine
 from mlflow_phi3.training.loss import get_loss
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
+from mlflow_phi3.training.plugins import find_named
 from mlflow_phi3.training.reference import alike
 from mlflow_phi3.training.schedule import Schedule, order_examples
 from mlflow_phi3.training.scoring import score
@@ -306,6 +308,14 @@ def test_other_packages_add_names(tmp_path, monkeypatch, group, find):
     made = found("logits", "targets") if callable(found) else found
     assert made[0] == "mine"
     assert made[1:] == ((2, ["class_weights", "label_smoothing"]) if callable(found) else (3, []))
+
+
+@pytest.mark.parametrize("value", ["missing_of_another:make", "json:no_such"])
+def test_a_package_that_cannot_be_loaded_is_told(monkeypatch, value):
+    entry = EntryPoint("theirs", value, "mlflow_phi3.losses")
+    monkeypatch.setattr("mlflow_phi3.training.plugins.entry_points", lambda group: [entry])
+    with pytest.raises(UsageError, match=r"PHI3-U060 loss: 'theirs' cannot be loaded: .* Fix: "):
+        find_named("theirs", {}, group="mlflow_phi3.losses", where="loss", code="PHI3-U060")
 
 
 @given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=12))
