@@ -56,6 +56,13 @@ def test_retired_models_have_a_replacement_that_is_not_retired():
     assert not any(catalog.describe(model.replacement).retired_on for model in retired)
 
 
+def test_a_machine_without_a_price_is_told_what_there_is():
+    with pytest.raises(UsageError, match="give usd_per_hour; or did you mean 'Standard_NC24ads_A1"):
+        catalog.machine_price("standard_nc24ads_a100_v3")
+    with pytest.raises(UsageError, match="give usd_per_hour; or one of Standard_NC24ads_A100_v4, "):
+        catalog.machine_price("my box")
+
+
 def test_rates_are_ordered():
     rates = catalog.learning_rates()
     assert 0 < rates.low < rates.default < rates.high
