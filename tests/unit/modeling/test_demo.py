@@ -16,7 +16,6 @@ from mlflow_phi3.modeling.demo.build import (
     save_checkpoint,
     teach_second_lesson,
 )
-from mlflow_phi3.modeling.demo.check import score, train_lora
 from mlflow_phi3.modeling.demo.corpus import write_documents
 from mlflow_phi3.modeling.demo.knowledge import load_exchanges, load_topics
 from mlflow_phi3.modeling.demo.muon import Muon
@@ -217,14 +216,3 @@ def test_two_builds_are_equal_and_load_again(tmp_path) -> None:
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
     assert AutoTokenizer.from_pretrained(tmp_path / "one")("Hi")["input_ids"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_thread")
-def test_fine_tuning_lowers_the_perplexity_by_a_third(tokenizer) -> None:
-    model = AutoModelForCausalLM.from_pretrained(checkpoint_path(), dtype=torch.float32).eval()
-    conversations = load_conversations()
-    held_out, training = conversations[:40], conversations[80:]
-    base = score(model, tokenizer, held_out)
-    tuned = train_lora(model, tokenizer, training, learning_rate=4e-3, epochs=3)
-    assert score(tuned, tokenizer, held_out).perplexity < 0.66 * base.perplexity
