@@ -224,3 +224,13 @@ def test_steps_are_told_before_the_checkpoint_after_them_is_kept(tmp_path):
     assert list(told) == [end]
     assert (tmp_path / "a" / "last" / "state.json").is_file()
     assert backend.idle == ["a worker"]
+
+
+def test_gpus_that_stay_unused_are_told(cluster, tmp_path, monkeypatch, caplog):
+    from mlflow_phi3.backends.ray import RayBackend
+
+    RayBackend(workload(), folder=tmp_path, address=cluster.address).close()
+    assert "GPU" not in caplog.text
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0, "GPU": 2.0})
+    RayBackend(workload(), folder=tmp_path, address=cluster.address).close()
+    assert "the 2 GPUs of the cluster stay unused" in caplog.text
