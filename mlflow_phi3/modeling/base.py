@@ -175,26 +175,6 @@ def load_base(
     return Base(model=model, tokenizer=tokenizer, name=name, revision=str(found), path=path)
 
 
-def choose_device(device: str) -> str:
-    """The torch device that ``auto`` stands for: a CUDA GPU when there is one, else the CPU.
-
-    Raises:
-        UsageError: No such device on this machine.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(
-            "PHI3-U051",
-            f"no device {device!r}: {str(error).splitlines()[0]}",
-            where="device",
-            fix="leave it out, or give cpu, or cuda where torch sees a GPU",
-        ) from None
-    return device
-
-
 def pin_revision(hub_id: str, revision: str | None) -> str | None:
     """``revision`` when there is one, else the catalog's commit of ``hub_id``, else None."""
     known = find(hub_id)

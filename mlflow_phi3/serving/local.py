@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.generate import context_length, padding_id, render_prompt, stop_ids
-from mlflow_phi3.modeling.hardware import has_bfloat16
+from mlflow_phi3.modeling.hardware import choose_device, has_bfloat16
 from mlflow_phi3.modeling.kinds import choose_class, is_pinned, labels_of
 from mlflow_phi3.serving.protocol import (
     Answer,
@@ -64,9 +64,9 @@ def load_checkpoint(
 
     Raises:
         PreflightError: There is no checkpoint, or an adapter's base is another than it was.
+        UsageError: No such device on this machine.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = choose_device(device)
     if is_pinned(folder):
         # PEFT, which a merged model does without.
         from mlflow_phi3.modeling.portable import load_portable

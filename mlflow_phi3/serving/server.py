@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.modeling.hardware import choose_device
 from mlflow_phi3.serving.concurrent import ConcurrentModel, Prompt
 from mlflow_phi3.serving.door import Door, Visit
 from mlflow_phi3.serving.label_server import build_label_app
@@ -51,10 +52,12 @@ def serve(
 
     Raises:
         PreflightError: There is no checkpoint, the engine cannot serve it, or the port is taken.
+        UsageError: No such device on this machine.
     """
     if config.serve_engine == "vllm":
         run_vllm(folder, config, name=name)  # it takes this process over
-    checkpoint = load_checkpoint(folder, device=config.serve_device, dtype=config.serve_dtype)
+    device = choose_device(config.serve_device, where="serve_device")
+    checkpoint = load_checkpoint(folder, device=device, dtype=config.serve_dtype)
     if checkpoint.labels:
         app = build_label_app(Labeller(checkpoint), config, name=name)
     else:

@@ -9,7 +9,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.swept import Pin
 from mlflow_phi3.config.words import SweepWord, TrainWord
 from mlflow_phi3.evaluation.golden import load_golden
-from mlflow_phi3.modeling.base import choose_device
+from mlflow_phi3.modeling.hardware import choose_device
 from mlflow_phi3.sweep.pruners import build_pruner
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import build_space, pinned_spec

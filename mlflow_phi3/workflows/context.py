@@ -16,7 +16,8 @@ from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.data.pipeline import PreparedData
-from mlflow_phi3.modeling.base import DEMO, Base, choose_device, load_base
+from mlflow_phi3.modeling.base import DEMO, Base, load_base
+from mlflow_phi3.modeling.hardware import choose_device
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tracker import Tracker, open_tracker
 from mlflow_phi3.workflows.screen import Screen

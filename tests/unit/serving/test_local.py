@@ -3,11 +3,13 @@ import math
 import pytest
 import torch
 
+from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.data.messages import Message
 from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.modeling.generate import generate, render_prompt
 from mlflow_phi3.serving.local import load_checkpoint
 from mlflow_phi3.serving.protocol import parse_request
+from mlflow_phi3.serving.server import serve
 
 HELLO = [{"role": "user", "content": "hold the light"}]
 
@@ -97,6 +99,13 @@ def test_messages_past_the_context_are_refused_with_numbers(local):
 def test_an_empty_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(PreflightError, match="PHI3-P040"):
         load_checkpoint(tmp_path)
+
+
+def test_a_device_that_is_not_there_is_told_by_its_option(folder):
+    with pytest.raises(UsageError, match="PHI3-U051 device: no device 'elsewhere'"):
+        load_checkpoint(folder, device="elsewhere")
+    with pytest.raises(UsageError, match="PHI3-U051 serve_device: no device 'elsewhere'"):
+        serve(folder, ServeConfig(serve_device="elsewhere"))
 
 
 @pytest.fixture(scope="module")
