@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from mlflow_phi3.azure.client import open_account, open_workspace
 from mlflow_phi3.azure.infra import Builder, CurrentInfra, find_location, plan_infra
 from mlflow_phi3.azure.infra_wanted import WantedInfra
+from mlflow_phi3.azure.online import Endpoint, OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.permissions import SEE, STEPS
 from mlflow_phi3.azure.resource_manager import ResourceManager
@@ -16,7 +17,7 @@ from mlflow_phi3.azure.target import Target
 from mlflow_phi3.cli.doctor import app as doctor_app
 from mlflow_phi3.cli.infra import app
 from mlflow_phi3.cli.models import app as models_app
-from mlflow_phi3.emulator.settings import SUBSCRIPTION
+from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION, WORKSPACE
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 
 TARGET = Target(SUBSCRIPTION, "tutorial", "phi-tutorial")
@@ -123,6 +124,26 @@ def test_a_name_where_an_id_or_an_address_belongs(azure, emulator, words, code, 
     assert told.exception.code == code
     assert mend in str(told.exception)
     assert not emulator.journal()  # before anything is asked
+
+
+def test_two_projects_do_not_have_an_endpoint_of_one_name(azure, emulator):
+    words = ["--project", "phi-twin", "--ai-services", "skip", "--location", "eastus2"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    ours, theirs = (
+        OnlineService(open_workspace(target, emulator.environment), Deadline(60))
+        for target in (
+            Target(SUBSCRIPTION, GROUP, WORKSPACE),
+            Target(SUBSCRIPTION, "phi-others", "phi-twin"),
+        )
+    )
+    wanted = Endpoint("twins", "", "", {}, {})
+    ours.put_endpoint(wanted)
+    with pytest.raises(AzureError, match="There is already an endpoint with this name"):
+        theirs.put_endpoint(wanted)
+    ours.put_endpoint(replace(wanted, tags={"whose": "ours"}))
+    ours.delete_endpoint("twins")
+    theirs.put_endpoint(wanted)
+    theirs.delete_endpoint("twins")
 
 
 def test_a_project_stays_in_its_hub(azure, emulator):

@@ -23,6 +23,25 @@ def check_name(name: str, what: str) -> None:
         raise bad(text)
 
 
+def check_free(endpoint_id: str, endpoints: Iterable[Resource]) -> None:
+    """Refuse the name of an endpoint that another project has.
+
+    Azure wants it unique in a region; here all regions are called at one address.
+
+    Args:
+        endpoint_id: Which is to be created or changed.
+        endpoints: All there are of its kind.
+    """
+    name = endpoint_id.rsplit("/", 1)[1].lower()
+    for other in endpoints:
+        if other["name"].lower() == name and other["id"].lower() != endpoint_id.lower():
+            text = (
+                "There is already an endpoint with this name, Endpoint name needs to be unique "
+                "within a region. Try some other name."
+            )
+            raise Refusal(400, "BadRequest", text)
+
+
 def check_idle(resource: Resource) -> None:
     """Refuse to change what is being changed."""
     state = resource["properties"].get("provisioningState")

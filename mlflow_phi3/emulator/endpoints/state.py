@@ -64,6 +64,7 @@ class Endpoints:
             known = self._store.get(endpoint_id)
             if known is not None:
                 rules.check_idle(known)
+            rules.check_free(endpoint_id, self._store.of_kind("endpoint"))
             rules.check_endpoint(body, known, self.list_deployments(endpoint_id))
             defaults = {
                 "properties": {},  # the SDK cannot read an endpoint without them
@@ -250,7 +251,7 @@ class Endpoints:
         """Return id and name of the deployment that answers a call.
 
         Args:
-            endpoint_name: Which endpoint is called; names are unique in a region.
+            endpoint_name: Which endpoint is called; names are unique here.
             key: What the caller sent as bearer token.
             wanted: The deployment asked for by header, or None for traffic to decide.
 

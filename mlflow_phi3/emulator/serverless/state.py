@@ -65,6 +65,7 @@ class Serverless:
             known = self._store.get(endpoint_id)
             if known is not None:
                 rules.check_idle(known)
+            rules.check_free(endpoint_id, self._store.of_kind(KIND))
             self._check_model(model_id, workspace)
             self._check_alone(endpoint_id, model_id)
             uri = f"{self._base}/{name.lower()}"

@@ -179,6 +179,15 @@ def test_deployments_that_the_service_refuses():
         assert refusal.value.status == 409
 
 
+def test_a_name_of_an_endpoint_is_given_once():
+    mine, theirs = (f"/workspaces/{name}/onlineEndpoints/chat" for name in ("mine", "theirs"))
+    there = [{"id": mine, "name": "Chat"}]
+    rules.check_free(mine, there)  # a change of it
+    rules.check_free(f"{theirs}2", there)
+    with pytest.raises(Refusal, match="There is already an endpoint with this name"):
+        rules.check_free(theirs, there)
+
+
 def test_tokens_are_for_the_right_application_and_cannot_be_made_up():
     identity = Identity("t", "app", "secret", "k" * 32)
     token, life_s = identity.issue("app", "secret", "https://x/.default")
