@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from packaging.specifiers import SpecifierSet
+
 from mlflow_phi3.azure.permissions import STEPS, missing_actions
 
 State = Literal["ok", "failed", "fixed", "skipped"]
@@ -57,7 +59,7 @@ class Needs:
         instance_type: Machine type to be deployed on.
         instance_count: How many.
         versions: Installed version by package; empty text where it is not installed.
-        wanted_versions: Least version by package.
+        wanted_versions: Wanted versions by package, such as ``>=1.35``.
     """
 
     model: str
@@ -72,14 +74,13 @@ class Needs:
 
 
 def check_versions(needs: Needs) -> Iterator[Check]:
-    """Hold the installed packages against the least versions."""
-    for package, least in needs.wanted_versions.items():
+    """Hold the installed packages against the versions that are wanted."""
+    for package, needed in needs.wanted_versions.items():
         found = needs.versions.get(package, "")
-        needed = f">= {least}"
-        if found and _numbers(found) >= _numbers(least):
+        if found and SpecifierSet(needed).contains(found, prereleases=True):
             yield Check(f"package {package}", "ok", found, needed)
         else:
-            mend = f"pip install --upgrade '{package}>={least}'"
+            mend = f"pip install --upgrade '{package}{needed}'"
             yield Check(
                 f"package {package}", "failed", found or "not installed", needed, REMOTE, mend
             )
@@ -163,7 +164,3 @@ _ROLES = {
 
 def _named(step: str) -> tuple[str, str]:
     return f"permissions: {step}", f"{len(STEPS[step])} actions"
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", version)[:3])

@@ -7,6 +7,7 @@ import sys
 from importlib import metadata
 
 import typer
+from packaging.requirements import Requirement
 from rich.markup import escape
 from rich.text import Text
 
@@ -22,13 +23,7 @@ from mlflow_phi3.workflows.screen import Screen
 
 app = typer.Typer(name="doctor", help="Look before you spend.")
 
-WANTED_VERSIONS = {
-    "azure-ai-ml": "1.35",
-    "azure-identity": "1.20",
-    "azure-storage-blob": "12.24",
-    "mlflow": "3.17",
-}
-"""Least versions that the commands were tested with."""
+_PACKAGES = ("azure-ai-ml", "azure-identity", "azure-storage-blob", "mlflow")
 _MARKS = {"ok": "[green]✓[/]", "failed": "[red]✗[/]", "fixed": "[green]✓[/]", "skipped": "-"}
 
 
@@ -62,7 +57,7 @@ def doctor_command(
         instance_type=instance_type,
         instance_count=instance_count,
         versions=installed_versions(),
-        wanted_versions=WANTED_VERSIONS,
+        wanted_versions=wanted_versions(),
     )
     doctor = Doctor(account, needs, lambda: dt.datetime.now(dt.UTC), fix)
     checks = list(doctor.checks())
@@ -92,10 +87,16 @@ def _regions(account: Workspace, model: PhiModel) -> tuple[tuple[str, ...], str]
     return model.finetuning_regions, f"the catalog, {model.finetuning_as_of}"
 
 
+def wanted_versions() -> dict[str, str]:
+    """The versions of the packages that are looked at which this package asks for."""
+    asked = map(Requirement, metadata.requires("mlflow-phi3") or ())
+    return {one.name: str(one.specifier) for one in asked if one.name in _PACKAGES}
+
+
 def installed_versions() -> dict[str, str]:
     """Versions of the packages that are looked at; those that are missing are left out."""
     found = {}
-    for package in WANTED_VERSIONS:
+    for package in _PACKAGES:
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -10,6 +10,7 @@ from mlflow_phi3.azure.checks import Needs
 from mlflow_phi3.azure.client import open_account
 from mlflow_phi3.azure.preflight import Doctor
 from mlflow_phi3.azure.target import Target
+from mlflow_phi3.cli.doctor import installed_versions, wanted_versions
 from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION, WORKSPACE
 from mlflow_phi3.modeling.catalog import describe, refusal
 
@@ -202,10 +203,14 @@ def test_a_clock_that_is_wrong(look):
 
 
 def test_packages(look):
-    wanted = {"azure-ai-ml": "1.35", "azure-identity": "1.20"}
-    checks = look(replace(NEEDS, versions={"azure-ai-ml": "1.9.1"}, wanted_versions=wanted))
+    wanted = {"azure-ai-ml": ">=1.35", "azure-identity": ">=1.20", "mlflow": "<4,>=3.17"}
+    found = {"azure-ai-ml": "1.9.1", "mlflow": "3.17.0rc1"}
+    checks = look(replace(NEEDS, versions=found, wanted_versions=wanted))
     assert_mendable(checks["package azure-ai-ml"], "pip install --upgrade 'azure-ai-ml>=1.35'")
     assert checks["package azure-identity"].found == "not installed"
+    assert checks["package mlflow"].state == "failed"
+    assert wanted_versions().keys() == installed_versions().keys()
+    assert wanted_versions()["azure-ai-ml"].startswith(">=")
 
 
 def test_a_service_that_answers_nothing(look, emulator, monkeypatch):
