@@ -92,6 +92,7 @@ class OnlineService:
     def __init__(self, workspace: Workspace, deadline: Deadline) -> None:
         self._workspace = workspace
         self._deadline = deadline
+        self.target = workspace.target
 
     def renewed(self) -> "OnlineService":
         """Return the same calls, with as much time again."""

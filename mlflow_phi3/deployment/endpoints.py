@@ -1,38 +1,64 @@
 """Endpoints by themselves: without a deployment, or their traffic by hand."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import nearest, parse_values
-from mlflow_phi3.deployment.actions import ShiftTraffic
+from mlflow_phi3.deployment.actions import CreateEndpoint, ShiftTraffic
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.plan import RUNS
+from mlflow_phi3.deployment.plan import RUNS, Plan
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.deployment.report import describe_plan, requests_of
 from mlflow_phi3.deployment.rollout import get_current, shifted
 from mlflow_phi3.deployment.traffic import WHOLE, from_text
 from mlflow_phi3.errors import UsageError
 
 _KEYS = ("traffic", "ttl_hours", "timeout_s")
+_KEYS_OF_NEW = ("ttl_hours", "timeout_s", "content_safety_connection", "dry_run")
 
 
-def create_endpoint(deployer: Deployer, names: Names, config: DeployConfig) -> dict[str, Any]:
+def create_endpoint(
+    deployer: Deployer,
+    names: Names,
+    config: Mapping[str, Any],
+    *,
+    told: Callable[[str], None],
+) -> dict[str, Any]:
     """Create an endpoint without deployments; one that exists is left as it is.
 
+    Args:
+        deployer: The target.
+        names: Which.
+        config: ``ttl_hours``, ``timeout_s``, ``dry_run``, and ``content_safety_connection``, which
+            lets the deployments that follow read the project's connections.
+        told: Gets what a dry run would do.
+
     Raises:
-        UsageError: There is a serverless endpoint of this name.
+        UsageError: An unknown key, a value that cannot be, or there is a serverless endpoint of
+            this name.
     """
-    service = deployer.service(config.timeout_s)
+    settings = _parsed(config, _KEYS_OF_NEW)
+    service = deployer.service(settings.timeout_s)
+    actions: tuple[CreateEndpoint, ...] = ()
     if get_current(service, names.endpoint).endpoint is None:
-        deployer.check_free(names.endpoint, config.timeout_s)
+        deployer.check_free(names.endpoint, settings.timeout_s)
         tags = {}
-        if config.ttl_hours is not None:
-            tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
-        service.put_endpoint(Endpoint(names.endpoint, "", "", {}, tags))
+        if settings.ttl_hours is not None:
+            tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), settings.ttl_hours)
+        reads = bool(settings.content_safety_connection)
+        wanted = Endpoint(names.endpoint, "", "", {}, tags, reads_secrets=reads)
+        actions = (CreateEndpoint(wanted),)
+    if settings.dry_run:
+        plan = Plan(names.endpoint, actions)
+        told(describe_plan(plan, requests_of(plan, service.target, None, service)))
+        return {"name": f"{names.endpoint} (dry run)"}
+    for action in actions:
+        service.put_endpoint(action.endpoint)
     return deployer.describe(names)
 
 
@@ -43,12 +69,7 @@ def update_endpoint(deployer: Deployer, names: Names, config: Mapping[str, Any])
         UsageError: An unknown key, a value that cannot be, no such endpoint, or traffic that
             cannot be.
     """
-    for key in config:
-        if key not in _KEYS:
-            guess = nearest(key, _KEYS)
-            fix = f"did you mean {guess!r}?" if guess else f"one of {', '.join(_KEYS)}"
-            raise UsageError("PHI3-U742", "unknown key", where=key, fix=fix)
-    settings = parse_values(DeployConfig, {k: v for k, v in config.items() if k != "traffic"})
+    settings = _parsed(config, _KEYS)
     service = deployer.service(settings.timeout_s)
     current = get_current(service, names.endpoint)
     if current.endpoint is None:
@@ -67,6 +88,16 @@ def update_endpoint(deployer: Deployer, names: Names, config: Mapping[str, Any])
     if endpoint != current.endpoint:
         service.put_endpoint(endpoint)
     return deployer.describe(names)
+
+
+def _parsed(config: Mapping[str, Any], keys: Sequence[str]) -> DeployConfig:
+    """Parse what is told of an endpoint; its traffic is not a deployment's share."""
+    for key in config:
+        if key not in keys:
+            guess = nearest(key, keys)
+            fix = f"did you mean {guess!r}?" if guess else f"one of {', '.join(keys)}"
+            raise UsageError("PHI3-U742", "unknown key", where=key, fix=fix)
+    return parse_values(DeployConfig, {k: v for k, v in config.items() if k != "traffic"})
 
 
 def _traffic(value: Any) -> dict[str, int]:

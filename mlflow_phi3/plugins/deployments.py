@@ -128,9 +128,13 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
         )
 
     def create_endpoint(self, name: str, config: Config | None = None) -> dict[str, Any]:
-        """Create an endpoint without deployments; one that exists is left as it is."""
+        """Create an endpoint without deployments; one that exists is left as it is.
+
+        Takes ``ttl_hours``, ``timeout_s``, ``content_safety_connection`` and ``dry_run``.
+        """
         with _as_mlflow():
-            return create_endpoint(self._deployer, names_of(None, name), _parsed(config))
+            names = names_of(None, name)
+            return create_endpoint(self._deployer, names, dict(config or {}), told=_tell)
 
     def update_endpoint(self, endpoint: str, config: Config | None = None) -> dict[str, Any]:
         """Change an endpoint's traffic (``{"traffic": "blue=90,green=10"}``) or ``ttl_hours``."""

@@ -242,9 +242,17 @@ def test_what_cannot_be_meant_is_refused(client, models):
             call()
 
 
-def test_endpoints_by_hand(client):
+def test_endpoints_by_hand(client, capsys):
+    dry = {"dry_run": "true", "content_safety_connection": "safety"}
+    assert client.create_endpoint("bare", dry) == {"name": "bare (dry run)"}
+    shown = capsys.readouterr().err
+    assert f"PUT {HOME}/onlineEndpoints/bare" in shown
+    assert '"enforce_access_to_default_secret_stores": "enabled"' in shown
+    assert client.list_endpoints() == []
     assert client.create_endpoint("bare")["traffic"] == {}
     client.create_endpoint("bare")
+    client.create_endpoint("bare", {"dry_run": "true"})
+    assert "nothing to do" in capsys.readouterr().err
     with pytest.raises(MlflowException, match="PHI3-U745"):
         client.update_endpoint("bare", {"traffic": "blue=100"})
     with pytest.raises(MlflowException, match=r"PHI3-U742 .*traffic"):

@@ -3,10 +3,11 @@
 import pytest
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
-from mlflow_phi3.deployment.endpoints import update_endpoint
+from mlflow_phi3.deployment.endpoints import create_endpoint, update_endpoint
 from mlflow_phi3.deployment.ledger import read_ledger
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.promote import rollback
+from mlflow_phi3.deployment.reap import EXPIRES_TAG
 from mlflow_phi3.errors import UsageError
 
 
@@ -18,6 +19,9 @@ class MemoryDeployer:
 
     def service(self, _timeout_s):
         return self._service
+
+    def check_free(self, _endpoint, _timeout_s):
+        pass
 
     def describe(self, names):
         return {"traffic": dict(self._service.get_endpoint(names.endpoint).traffic)}
@@ -64,3 +68,19 @@ def test_traffic_by_hand_is_in_the_ledger_and_can_be_rolled_back(update, service
     update({"traffic": "blue=60,green=40", "ttl_hours": 1})  # as it is: nothing to take back
     assert read_ledger(service.endpoints["chat"].tags) == [entry]
     assert rollback(service, registry, "chat").after == "blue=100"
+
+
+@pytest.mark.parametrize(
+    "config", [{"ttl_hour": 1}, {"traffic": "blue=100"}, {"instance_count": 2}, {"ttl_hours": -1}]
+)
+def test_a_new_endpoint_takes_what_it_can_have_and_nothing_else(service, config):
+    with pytest.raises(UsageError, match=r"PHI3-U(742|005)"):
+        create_endpoint(MemoryDeployer(service), Names("chat"), config, told=print)
+    assert service.calls == []
+
+
+def test_a_new_endpoint_may_read_connections_and_have_an_end(service):
+    config = {"ttl_hours": "2", "content_safety_connection": "safety"}
+    create_endpoint(MemoryDeployer(service), Names("chat"), config, told=print)
+    made = service.endpoints["chat"]
+    assert (made.reads_secrets, set(made.tags)) == (True, {EXPIRES_TAG})

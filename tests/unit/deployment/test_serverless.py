@@ -332,7 +332,7 @@ def test_a_name_of_a_managed_endpoint_is_not_given_to_a_serverless_one(deployer,
 
 def test_a_name_of_a_serverless_endpoint_is_not_given_to_a_managed_one(deployer, service):
     with pytest.raises(UsageError, match="PHI3-U753 endpoint chat: there is a serverless endpoint"):
-        create_endpoint(deployer, Names("chat"), QUICK)
+        create_endpoint(deployer, Names("chat"), {}, told=print)
     assert service.calls == []
 
 
