@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mlflow_phi3.azure.finetuning import FineTuning, JobService, JobState, TunedModel
+from mlflow_phi3.azure.finetuning import NO_MODEL, FineTuning, JobService, JobState, TunedModel
 from mlflow_phi3.backends.base import Job
 from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.foundry.follower import Follower, News
@@ -52,6 +52,21 @@ class Limits:
     def cost_usd(self, spec: TrialSpec) -> float:
         """What a trial is estimated to cost: tokens seen, times the price."""
         return self.train_tokens * spec.epochs * self.usd_per_million_tokens / 1e6
+
+    def check_cost(self, cost_usd: float, *, spent_usd: float = 0.0) -> None:
+        """Refuse what costs more than is left.
+
+        Raises:
+            UsageError: It does.
+        """
+        left_usd = self.budget_usd - spent_usd
+        if self.budget_usd and cost_usd > left_usd:
+            raise UsageError(
+                "PHI3-U784",
+                f"not submitted: {cost_usd:.2f} USD by estimate, {left_usd:.2f} left of budget_usd",
+                where=f"budget_usd={self.budget_usd:g}",
+                fix="fewer epochs or rows, or a larger budget",
+            )
 
 
 class FoundryBackend:
@@ -113,12 +128,22 @@ class FoundryBackend:
         return plan_job(self.lesson, spec)
 
     def model(self, spec: TrialSpec) -> TunedModel:
-        """What the job of a completed trial made.
+        """What the job of a completed trial made; no other job is submitted for it.
 
         Raises:
             AzureError: It is not there any more.
         """
-        state, _ = submit_once(self.service, self.plan(spec))
+        wanted = self.plan(spec)
+
+        def refuse() -> None:
+            raise AzureError(
+                NO_MODEL,
+                f"the model that it made of {wanted.output} is not there any more",
+                where=f"job {wanted.name}",
+                fix="run the sweep again under another study, which trains it anew",
+            )
+
+        state, _ = submit_once(self.service, wanted, before=refuse)
         return model_of(self.service, state)
 
     def submit(self, spec: TrialSpec) -> JobState:
@@ -131,14 +156,7 @@ class FoundryBackend:
         cost_usd = self.limits.cost_usd(spec)
 
         def afford() -> None:
-            left = self.limits.budget_usd - sum(self._spent_usd.values())
-            if self.limits.budget_usd and cost_usd > left:
-                raise UsageError(
-                    "PHI3-U784",
-                    f"not submitted: {cost_usd:.2f} USD by estimate, {left:.2f} left of budget_usd",
-                    where=f"budget_usd={self.limits.budget_usd:g}",
-                    fix="fewer epochs or rows, or a larger budget",
-                )
+            self.limits.check_cost(cost_usd, spent_usd=sum(self._spent_usd.values()))
 
         state, _ = submit_once(self.service, self.plan(spec), before=afford)
         self._spent_usd[state.name] = cost_usd

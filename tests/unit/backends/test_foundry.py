@@ -10,7 +10,7 @@ from mlflow_phi3.errors import AzureError
 from mlflow_phi3.foundry.submission import Lesson
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import TrialSpec
-from tests.unit.foundry.project import Project, state
+from tests.unit.foundry.project import Project, model, state
 
 LESSON = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
 LIMITS = Limits(2, 0.0, 2.0, train_tokens=500_000, train_rows=16, timeout_s=60)
@@ -120,6 +120,19 @@ def test_what_was_submitted_before_is_followed_and_counts():
     assert len(project.submitted) == 2
     outcomes = [r.outcome for r in ends if isinstance(r, EndReport)]
     assert sorted(outcomes) == ["complete", "complete", "failed"]
+
+
+def test_a_winner_whose_model_is_gone_is_told_and_not_paid_for_again():
+    project = Trainer()
+    one = backend(project)
+    (job,) = jobs(1)
+    everything(one, [job])  # Project.tuned_model finds nothing
+
+    with pytest.raises(AzureError, match=r"PHI3-A731 job phi3-chat-.*not there any more"):
+        one.model(job.spec)
+    assert len(project.submitted) == 1
+    project.models[project.submitted[0]] = model(project.submitted[0])
+    assert one.model(job.spec).job == project.submitted[0]
 
 
 def test_the_trials_of_earlier_commands_count():
