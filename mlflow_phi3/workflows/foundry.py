@@ -70,6 +70,17 @@ def check(config: TrainWord | SweepWord) -> None:
             where="task",
             fix="task=chat-completion, or backend=local",
         )
+    for name, value, fix in (
+        ("overlength", "truncate", "overlength=drop, or shorten the rows"),
+        ("train_on", "last", "leave train_on out"),
+    ):
+        if getattr(config, name) == value:
+            raise UsageError(
+                "PHI3-U790",
+                "Foundry gets whole conversations, and trains on every answer of them",
+                where=f"{name}={value}",
+                fix=f"{fix}, or backend=local",
+            )
 
 
 def _most(counts: Swept) -> int:
@@ -133,13 +144,7 @@ def _write_down(config: TrainWord, data: PreparedData, lesson: Lesson, run: Run)
     spec = pinned_spec(narrow(config, Hyperparameters), model=config.model, seed=config.seed)
     limits = limits_of(config, data)
     cost_usd = limits.cost_usd(spec)
-    if 0 < limits.budget_usd < cost_usd:
-        raise UsageError(
-            "PHI3-U784",
-            f"the job is estimated at {cost_usd:.2f} USD or more",
-            where=f"budget_usd={limits.budget_usd:g}",
-            fix="fewer epochs or rows, or a larger budget",
-        )
+    limits.check_cost(cost_usd)
     wanted = plan_job(lesson, spec)
     known = {f"resolved.{name}": value for name, value in flat_params(spec).items()}
     run.log_params({name: known[name] for name in known if name.split(".")[1] in _TOLD})

@@ -20,6 +20,7 @@ from mlflow_phi3.errors import Phi3Error, TrainingError
 from mlflow_phi3.workflows.entry import settle
 
 if TYPE_CHECKING:
+    from mlflow_phi3.data.pipeline import PreparedData
     from mlflow_phi3.training.reports import EvaluationReport, StepReport
 
 _BASE = "demo"
@@ -60,27 +61,13 @@ def train(
     Raises:
         Phi3Error: The data or the training is at fault.
     """
-    from mlflow_phi3.config.prepare import PrepareConfig  # after settling
-    from mlflow_phi3.data.pipeline import prepare
-    from mlflow_phi3.modeling.base import load_base, read_context_length
+    from mlflow_phi3.modeling.base import load_base  # after settling
     from mlflow_phi3.training.loop import Session
     from mlflow_phi3.training.reports import EndReport
     from mlflow_phi3.training.spec import TrialSpec
 
     base = load_base(_BASE)
-    config = PrepareConfig(
-        train_data=order["train"],
-        validation_data=order["validation"],
-        test_split=0,
-        leaks="allow",
-        prepare_workers=1,
-    )
-    data = prepare(
-        config,
-        base.tokenizer,
-        folder=folder / "prepared",
-        context_length=read_context_length(_BASE),
-    )
+    data = read(order, base.tokenizer, folder / "prepared")
     spec = TrialSpec(
         learning_rate=order["learning_rate"],
         epochs=order["epochs"],
@@ -98,6 +85,31 @@ def train(
     if end.outcome == "failed" or end.best_checkpoint is None:
         raise TrainingError("PHI3-T008", f"the training failed: {end.reason}")
     _save(base, end.best_checkpoint, folder)
+
+
+def read(order: Mapping[str, Any], tokenizer: Any, folder: Path) -> "PreparedData":
+    """Prepare the data of an order; as :func:`train`.
+
+    The demo stands for models with a longer context: a row that does not fit into its own is cut,
+    and one that cannot be cut is left out.
+
+    Raises:
+        DataError: There is no row that can be trained on.
+    """
+    from mlflow_phi3.config.prepare import PrepareConfig
+    from mlflow_phi3.data.pipeline import prepare
+    from mlflow_phi3.modeling.base import read_context_length
+
+    config = PrepareConfig(
+        train_data=order["train"],
+        validation_data=order["validation"],
+        test_split=0,
+        leaks="allow",
+        on_error="reject",
+        overlength="truncate",
+        prepare_workers=1,
+    )
+    return prepare(config, tokenizer, folder=folder, context_length=read_context_length(_BASE))
 
 
 def _name_as_trainer(report: "StepReport | EvaluationReport") -> dict[str, float]:

@@ -140,6 +140,8 @@ def test_what_foundry_cannot_do_is_refused_before_anything_is_sent(settings, emu
         ({"epochs": "11"}, "U771 epochs: 11 epochs"),
         ({"batch_size_multiplier": "9"}, "U771 batch_size_multiplier: 72 examples"),
         ({"task": "text-classification"}, "U774"),
+        ({"overlength": "truncate"}, "U790 overlength=truncate"),
+        ({"train_on": "last"}, "U790 train_on=last"),
         ({"tuned_model": "no/slash"}, "U776"),
     ):
         with pytest.raises(UsageError, match=said):
