@@ -18,11 +18,7 @@ from mlflow_phi3.data.shards import ShardStore
 from mlflow_phi3.data.split import SPLITS
 from mlflow_phi3.data.statistics import EDGES, RowFigures, summarise
 
-# Azure AI Foundry, managed fine-tuning of Phi, "from"; hosting is billed by the hour besides.
-TRAINING_PRICE = 1.70  # US dollars a million tokens
-PRICE_DATE = "2025-12"
 _SHOWN_PAIRS = 100
-_EPOCHS = (1, 3, 5)
 
 
 def build_report(
@@ -62,7 +58,6 @@ def build_report(
         "cleaning": dict(manifest.cleaning),
         "duplicates": dict(Counter(pair.kind for pair in decided.duplicates)),
         "leaks": _leaks(decided, store),
-        "cost": _cost(splits["train"]["tokens"]["sum"]),
     }
     report["drift"] = _drift(report, earlier)
     return report
@@ -155,15 +150,6 @@ def _leaks(decided: Decided, store: ShardStore) -> dict[str, Any]:
             }
             for pair in decided.leaks[:_SHOWN_PAIRS]
         ],
-    }
-
-
-def _cost(tokens: int) -> dict[str, Any]:
-    return {
-        "usd_per_million_tokens": TRAINING_PRICE,
-        "as_of": PRICE_DATE,
-        "tokens_per_epoch": tokens,
-        "usd": {str(epochs): tokens * epochs * TRAINING_PRICE / 1e6 for epochs in _EPOCHS},
     }
 
 

@@ -8,8 +8,6 @@ import pytest
 
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.pipeline import prepare
-from mlflow_phi3.data.report import PRICE_DATE, TRAINING_PRICE
-from mlflow_phi3.modeling.catalog import training_price
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 
@@ -119,13 +117,3 @@ def test_the_whole_datas_figures(report, counted, samsum):
     assert report["cleaning"] == {"whitespace": sum(row["changed"] for row in counted.values())}
     assert (report["findings"], report["duplicates"], report["drift"]) == ([], {}, None)
     assert report["leaks"] == {"exact": 0, "prompt": 0, "near": 0, "pairs": []}
-    tokens = sum(counted[place]["tokens"] for place in places["train"])
-    assert report["cost"]["tokens_per_epoch"] == tokens
-    price = report["cost"]["usd_per_million_tokens"]
-    for epochs, usd in report["cost"]["usd"].items():
-        assert usd == pytest.approx(tokens * int(epochs) * price / 1_000_000)
-
-
-def test_the_price_of_training_is_the_catalogs():
-    price = training_price()
-    assert (price.usd_per_million_from, price.as_of) == (TRAINING_PRICE, PRICE_DATE)
