@@ -12,11 +12,7 @@ from mlflow_phi3.deployment.promote import Moved, promote, rollback
 if TYPE_CHECKING:
     from mlflow_phi3.deployment.deployer import Deployer
 
-app = typer.Typer(
-    name="deployment",
-    help="Move traffic and the registry together; clean up.",
-    no_args_is_help=True,
-)
+app = typer.Typer()
 
 _TIMEOUT_S = typer.Option(3600.0, "--timeout-s", min=1, help="How long to wait in all, seconds.")
 _NAME = typer.Argument(..., help="The endpoint.")

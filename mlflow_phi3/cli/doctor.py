@@ -21,7 +21,7 @@ from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.modeling.catalog import PhiModel, describe, refusal
 from mlflow_phi3.workflows.screen import Screen
 
-app = typer.Typer(name="doctor", help="Look before you spend.")
+app = typer.Typer()
 
 _PACKAGES = ("azure-ai-ml", "azure-identity", "azure-storage-blob", "mlflow")
 _MARKS = {"ok": "[green]✓[/]", "failed": "[red]✗[/]", "fixed": "[green]✓[/]", "skipped": "-"}

@@ -16,7 +16,7 @@ from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.workflows.screen import Screen
 
-app = typer.Typer(name="infra", help="Create hub and project.")
+app = typer.Typer()
 
 
 @app.command("infra")

@@ -9,14 +9,13 @@ import typer
 from mlflow_phi3.azure.finetuning import JobState, TunedModel, base_name
 from mlflow_phi3.azure.hyperparameters import from_azure
 from mlflow_phi3.cli.target import AS_JSON, TARGET
-from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.project import open_project
 from mlflow_phi3.foundry.tuned import Deployed, Shelf, plan_removal
 from mlflow_phi3.tracking.tracker import open_tracker
 from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
 from mlflow_phi3.workflows.screen import Screen
 
-app = typer.Typer(name="jobs", help="Fine-tuning jobs of Foundry, and what came out of them.")
+app = typer.Typer()
 
 _NAME = typer.Argument(..., help="A job, or a tuned model as name:version.")
 _JOB = typer.Argument(..., help="A job, as `mlflow-phi3 list` names it.")
@@ -103,9 +102,7 @@ def delete_command(
 def cancel_command(name: str = _JOB, *, target: str = TARGET) -> None:
     """Ask Azure to stop a job; what it trained so far is lost."""
     shelf = Shelf(open_project(target))
-    if shelf.service.get(name) is None:
-        fix = "mlflow-phi3 list names them"
-        raise UsageError("PHI3-U773", f"no job {name!r}", where="job", fix=fix)
+    shelf.service.require(name)
     shelf.service.cancel(name)
     state = shelf.service.get(name)
     typer.echo(f"{name}: {state.status if state else 'gone'}")

@@ -20,7 +20,7 @@ from mlflow_phi3.modeling.catalog import (
 )
 from mlflow_phi3.workflows.screen import Screen
 
-app = typer.Typer(name="models", help="The catalog of Phi models.")
+app = typer.Typer()
 
 _NAME = typer.Argument("", help="One model, with everything known of it; empty lists them all.")
 _FOR = typer.Option("", "--for", help="Only what `local` or `foundry` can tune.")

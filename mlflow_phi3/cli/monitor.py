@@ -19,7 +19,7 @@ from mlflow_phi3.workflows.screen import Screen
 if TYPE_CHECKING:
     from mlflow_phi3.workflows.monitor import Outcome
 
-app = typer.Typer(name="monitor", help="How a deployment fares.")
+app = typer.Typer()
 
 _NAME = typer.Argument(..., help="The endpoint.")
 _LIMIT = typer.Option(

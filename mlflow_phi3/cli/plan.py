@@ -8,7 +8,7 @@ from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.plan import PlanWord
 from mlflow_phi3.workflows.entry import settle, sources_of
 
-app = typer.Typer(name="plan", help="Tokens, steps, memory, disk, hours, money.")
+app = typer.Typer()
 
 
 @app.command("plan", context_settings=PASS_THROUGH)

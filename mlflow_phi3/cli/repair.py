@@ -6,7 +6,7 @@ import typer
 
 from mlflow_phi3.errors import UsageError
 
-app = typer.Typer(name="repair", help="Close what a dead machine left of a study.")
+app = typer.Typer()
 
 _STUDY = typer.Argument(..., help="Name of the study.")
 _STORAGE = typer.Option("", "--storage", help="As the parameter `storage` of a sweep.")

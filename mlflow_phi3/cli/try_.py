@@ -19,7 +19,7 @@ from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.monitoring.calls import to_log
 from mlflow_phi3.workflows.screen import Screen
 
-app = typer.Typer(name="try", help="Ask a deployed endpoint.")
+app = typer.Typer()
 
 _NAME = typer.Argument(..., help="The endpoint.")
 _LOG = typer.Option(None, help="JSONL file that the calls are added to, for `monitor`.")

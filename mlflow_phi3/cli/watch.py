@@ -13,7 +13,7 @@ from mlflow_phi3.workflows.context import open_context
 from mlflow_phi3.workflows.entry import settle
 from mlflow_phi3.workflows.watch import watch
 
-app = typer.Typer(name="watch", help="Take a fine-tuning job up again.")
+app = typer.Typer()
 
 _JOB = typer.Argument("", help="The job, or its run; empty takes the newest that is not over.")
 _ON_INTERRUPT = typer.Option("leave", help="What Ctrl-C does to the job: leave or cancel.")

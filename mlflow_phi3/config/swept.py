@@ -8,13 +8,12 @@ A field says what its elements are with :class:`Element`::
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import GetCoreSchemaHandler
 from pydantic_core import core_schema
 
 Scalar = int | float | str | bool
-Kind = Literal["whole number", "number", "word", "yes or no"]
 
 AUTO = "auto"
 _RATES = ("1e-4", "1e-5,1e-4,5e-4", "1e-5..5e-4")
@@ -78,7 +77,6 @@ class Element:
         kind: ``int``, ``float``, ``str`` or ``bool``.
         least: Smallest value allowed.
         above: The value must be greater than this.
-        most: Greatest value allowed.
         below: The value must be smaller than this.
         words: The words allowed; empty allows any.
         log: Whether a range is searched by ratio.
@@ -88,7 +86,6 @@ class Element:
     kind: type[int] | type[float] | type[str] | type[bool]
     least: float = -math.inf
     above: float = -math.inf
-    most: float = math.inf
     below: float = math.inf
     words: tuple[str, ...] = ()
     log: bool = False
@@ -144,9 +141,7 @@ class Element:
         # `1e-5...5e-4` would else be read as 1e-5 to .5e-4.
         if not first.strip() or not second.strip() or second.startswith("."):
             raise ValueError(f"{text!r} is no range")
-        low, high = self._one(first.strip()), self._one(second.strip())
-        if isinstance(low, str) or isinstance(high, str):  # unreachable for numeric kinds
-            raise ValueError(f"{text!r} is not a range of numbers")  # noqa: TRY004 - pydantic wants it
+        low, high = self._number(first.strip()), self._number(second.strip())
         if low > high:
             raise ValueError(f"the range {text!r} is reversed; write {second}..{first}")
         return Pin(low) if low == high else Interval(low, high, log=self.log)
@@ -165,18 +160,19 @@ class Element:
             return _boolean(given)
         if self.kind is str:
             return self._word(str(given))
-        number = self._number(given)
+        return self._number(given)
+
+    def _number(self, given: Any) -> int | float:
+        number = self._read_number(given)
         if number < self.least:
             raise ValueError(f"{_text(number)} is less than {_text(self.least)}, the least allowed")
         if number <= self.above:
             raise ValueError(f"{_text(number)} is not greater than {_text(self.above)}")
-        if number > self.most:
-            raise ValueError(f"{_text(number)} is more than {_text(self.most)}, the most allowed")
         if number >= self.below:
             raise ValueError(f"{_text(number)} is not less than {_text(self.below)}")
         return number
 
-    def _number(self, given: Any) -> int | float:
+    def _read_number(self, given: Any) -> int | float:
         name = "a whole number" if self.kind is int else "a number"
         try:
             number = float(given)
@@ -203,11 +199,6 @@ class Element:
         return core_schema.no_info_plain_validator_function(
             self.parse, serialization=core_schema.to_string_ser_schema()
         )
-
-    def __get_pydantic_json_schema__(
-        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"type": "string"}
 
 
 def values_of(swept: Swept) -> tuple[Scalar, ...] | None:
