@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mlflow_phi3.data.messages import Message
-from mlflow_phi3.modeling.generate import Ids, batches, original_context
+from mlflow_phi3.modeling.generate import Ids, batches, original_context, pad
 
 LogProbs = npt.NDArray[np.float64]
 
@@ -43,13 +43,7 @@ def classify(
 @torch.inference_mode()
 def _log_probs(model: PreTrainedModel, prompts: Sequence[Ids]) -> LogProbs:
     """Float64 ``[prompts, labels]``."""
-    width = max(len(prompt) for prompt in prompts)
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        # Copied: what lies in a file of prepared data cannot be written, of which torch warns.
-        ids[row, : len(prompt)] = torch.tensor(np.asarray(prompt))
-        mask[row, : len(prompt)] = 1
+    ids, mask = pad(prompts, fill=0, side="right")
     device = model.device
     # Not the model's own pooling, which looks for the last token that is not the padding token:
     # with a template whose last token is just that one, it would take another than training did.

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
@@ -149,6 +150,21 @@ def padding_id(model: PreTrainedModel, tokenizer: Tokenizer) -> int:
     return int(named) if named is not None else stop_ids(model, tokenizer)[0]
 
 
+def pad(prompts: Sequence[Ids], *, fill: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask of a batch, both int64 ``[prompts, longest]``.
+
+    Args:
+        prompts: Token ids of each.
+        fill: The id that fills up short rows.
+        side: Where it does: ``left`` or ``right``.
+    """
+    # Copied: what lies in a file of prepared data cannot be written, of which torch warns.
+    rows = [torch.tensor(np.asarray(prompt), dtype=torch.long) for prompt in prompts]
+    ids = pad_sequence(rows, batch_first=True, padding_value=fill, padding_side=side)
+    ones = [torch.ones_like(row) for row in rows]
+    return ids, pad_sequence(ones, batch_first=True, padding_side=side)
+
+
 @torch.inference_mode()
 def _generate_batch(
     model: PreTrainedModel, tokenizer: Tokenizer, prompts: Sequence[Ids], wanted: int
@@ -162,12 +178,7 @@ def _generate_batch(
             where="generation",
             fix="shorten the conversation",
         )
-    fill = padding_id(model, tokenizer)
-    ids = torch.full((len(prompts), width), fill, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = 1
+    ids, mask = pad(prompts, fill=padding_id(model, tokenizer), side="left")
     device = model.device
     output = model.generate(
         input_ids=ids.to(device),
