@@ -7,15 +7,15 @@ from typing import Any
 from urllib.parse import quote
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.pipeline import read_list, send
 from mlflow_phi3.azure.registry import REGISTRY
+from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.errors import AzureError, UsageError
 
 OUTPUT = "registered_model"
 ENDED = frozenset({"Completed", "Failed", "Canceled"})
 NO_MODEL = "PHI3-A731"
 """The code of the error that a completed job's model is not there."""
-_MODELS_VERSION = "2024-10-01-preview"
+_VERSION = "2024-10-01-preview"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 # The types have "ChatCompletion"; the SDK's constructor lowers the first letter.
 _TASKS = {"chat-completion": "ChatCompletion", "text-classification": "TextClassification"}
@@ -144,6 +144,7 @@ class JobService:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
+        self._manager = ResourceManager(workspace)
         self._place = ""
         self._api = ""
 
@@ -199,15 +200,29 @@ class JobService:
         """
         if not _NAME.fullmatch(name):
             return None  # no job is called so, and its address would be another thing's
-        body = self._send("GET", self._path_of(name), f"job {name}")
-        state = None if body is None else _from_body(body)
-        if body is not None and state is None:
+        found = self._manager.get(self._path_of(name), _VERSION, where=f"job {name}")
+        if found is None:
+            return None
+        state = _from_body(found.body)
+        if state is None:
             raise UsageError(
                 "PHI3-U788",
-                f"it is a job of another kind: {_kind_of(body)}",
+                f"it is a job of another kind: {_kind_of(found.body)}",
                 where=f"job {name}",
                 fix="mlflow-phi3 list names the fine-tuning jobs",
             )
+        return state
+
+    def require(self, name: str) -> JobState:
+        """Return a fine-tuning job.
+
+        Raises:
+            UsageError: There is none, or it is a job of another kind.
+        """
+        state = self.get(name)
+        if state is None:
+            fix = "mlflow-phi3 list names them"
+            raise UsageError("PHI3-U773", f"no job {name!r}", where="job", fix=fix)
         return state
 
     def list_jobs(self) -> list[JobState]:
@@ -227,7 +242,7 @@ class JobService:
         Raises:
             AzureError: It still runs.
         """
-        self._send("DELETE", self._path_of(name), f"job {name}")
+        self._manager.delete(self._path_of(name), _VERSION, where=f"job {name}")
 
     def why_failed(self, name: str) -> str:
         """Return what the service says of a job that failed; empty where it says nothing."""
@@ -241,15 +256,12 @@ class JobService:
 
         A project's MLflow server knows a job by its name (azureml-mlflow asks at this address).
         """
-        base = f"{self._api_url()}/mlflow/v2.0{self._workspace.target.path}/api/2.0/mlflow"
-        found = self._send(
-            "GET", f"{base}/runs/get?run_id={name}", f"metrics of {name}", version=""
-        )
-        latest = (((found or {}).get("run") or {}).get("data") or {}).get("metrics") or []
+        run = self._ask_mlflow("runs/get", name).get("run") or {}
+        latest = (run.get("data") or {}).get("metrics") or []
         points: list[Point] = []
         for key in sorted({str(metric["key"]) for metric in latest}):
-            url = f"{base}/metrics/get-history?run_id={name}&metric_key={quote(key, safe='')}"
-            told = self._send("GET", url, f"metrics of {name}", version="") or {}
+            history = f"&metric_key={quote(key, safe='')}"
+            told = self._ask_mlflow("metrics/get-history", name, history)
             points += [
                 Point(key, float(p["value"]), int(p.get("step") or 0))
                 for p in told.get("metrics", [])
@@ -285,7 +297,7 @@ class JobService:
             AzureError: It is deployed.
         """
         path = f"{self._workspace.target.path}/models/{model.name}/versions/{model.version}"
-        self._send("DELETE", path, f"model {model.name}:{model.version}")
+        self._manager.delete(path, _VERSION, where=f"model {model.name}:{model.version}")
 
     def _versions(self, name: str) -> list[TunedModel]:
         found = []
@@ -305,30 +317,21 @@ class JobService:
             )
         return found
 
-    def _api_url(self) -> str:
+    def _ask_mlflow(self, call: str, job: str, more: str = "") -> Mapping[str, Any]:
+        """Return what the project's MLflow server tells of a job; nothing of one it has not."""
         if not self._api:
             with self._workspace.session(self._workspace.target.path) as ml:
                 self._api = str(ml.jobs._api_url).rstrip("/")  # noqa: SLF001 - as jobs.stream
-        return self._api
+        url = f"{self._api}/mlflow/v2.0{self._workspace.target.path}/api/2.0/mlflow/{call}"
+        query = f"run_id={job}{more}"
+        found = self._manager.get(url, "", where=f"metrics of {job}", query=query)
+        return found.body if found else {}
 
     def _path_of(self, job: str) -> str:
         return f"{self._workspace.target.path}/jobs/{job}"
 
     def _list(self, path: str, where: str) -> list[dict[str, Any]]:
-        url = f"{self._workspace.target.path}/{path}?api-version={_MODELS_VERSION}"
-        with self._workspace.session(where) as ml:
-            return read_list(ml, url)
-
-    def _send(
-        self, method: str, url: str, where: str, *, version: str = _MODELS_VERSION
-    ) -> dict[str, Any] | None:
-        """Send a request through the SDK's pipeline; None when the resource is not there."""
-        with self._workspace.session(where) as ml:
-            found = send(ml, method, f"{url}?api-version={version}" if version else url)
-        if found is None:
-            return None
-        answer = found.http_response
-        return dict(answer.json()) if answer.content else {}
+        return self._manager.get_all(f"{self._workspace.target.path}/{path}", _VERSION, where=where)
 
 
 def base_name(address: str) -> str:

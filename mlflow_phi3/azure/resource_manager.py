@@ -24,12 +24,10 @@ class Answer:
     """What the resource manager said.
 
     Args:
-        status: HTTP status.
         body: Parsed JSON; empty when there is none.
         at: The service's clock when it answered, or None when it did not tell.
     """
 
-    status: int
     body: Mapping[str, Any]
     at: dt.datetime | None
 
@@ -49,16 +47,16 @@ class ResourceManager:
         """Return a resource, or None when it is not there.
 
         Args:
-            path: From ``/subscriptions`` on.
-            version: API version.
+            path: From ``/subscriptions`` on, or the whole address at another of Azure's services.
+            version: API version; empty for a service that has none.
             where: What is asked about, for messages.
             query: More of the query, ``name=value`` joined by ``&``.
 
         Raises:
             AzureError: Refused, or no answer.
         """
-        more = f"&{query}" if query else ""
-        return self._send("GET", f"{path}?api-version={version}{more}", where)
+        asked = "&".join(filter(None, (f"api-version={version}" if version else "", query)))
+        return self._send("GET", f"{path}?{asked}", where)
 
     def get_all(self, path: str, version: str, *, where: str) -> list[dict[str, Any]]:
         """Return all items of a list; none when what the list is of is not there.
@@ -68,6 +66,14 @@ class ResourceManager:
         """
         with self._account.session(where) as ml:
             return read_list(ml, f"{path}?api-version={version}")
+
+    def delete(self, path: str, version: str, *, where: str) -> None:
+        """Delete a resource; one that is gone is no error.
+
+        Raises:
+            AzureError: As :meth:`get`.
+        """
+        self._send("DELETE", f"{path}?api-version={version}", where)
 
     def post(self, path: str, version: str, *, where: str) -> Answer | None:
         """Ask for an action.
@@ -129,7 +135,6 @@ class ResourceManager:
             return None
         answer = found.http_response
         return Answer(
-            answer.status_code,
             answer.json() if answer.content else {},
             _date(answer.headers.get("Date", "")),
         )

@@ -25,11 +25,7 @@ def watch(name: str, config: FoundryConfig, context: Context) -> None:
     found = _find(context, name)
     target = found.target or config.azure_target
     service = JobService(open_project(target))
-    state = service.get(found.name)
-    if state is None:
-        raise UsageError(
-            "PHI3-U773", f"no job {found.name!r}", where="job", fix="mlflow-phi3 list names them"
-        )
+    state = service.require(found.name)
     settings = config.model_copy(update={"tuned_model": state.output})
     title, tags = f"train-{stamp()}", {JOB: found.name, TARGET: target}
     run_id = found.runs[-1] if found.runs else None

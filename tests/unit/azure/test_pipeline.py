@@ -146,3 +146,11 @@ def test_a_list_is_read_to_its_last_page():
 def test_a_list_whose_next_page_is_refused_is_not_taken_for_all_of_it():
     with pytest.raises(AzureError, match="PHI3-A701"), translated("things"):
         read_list(MemoryClient(PAGES[0], (503, {})), "/things")
+
+
+def test_what_has_no_version_is_asked_without_one():
+    client = MemoryClient((200, {"a": 1}), GONE)
+    manager = ResourceManager(client)
+    assert manager.get("https://ml/get", "", where="run", query="run_id=r").body == {"a": 1}
+    manager.delete("/jobs/j", "2024-01-01", where="job j")  # it is gone, which is no error
+    assert client.urls == ["https://ml/get?run_id=r", "https://arm/jobs/j?api-version=2024-01-01"]
