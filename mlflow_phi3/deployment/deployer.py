@@ -42,13 +42,13 @@ from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.deployment.wanted import (
     check_managed,
     deployed_tags,
-    folder_bytes,
     golden_queries,
     model_tags,
     to_changed,
     to_wanted,
 )
 from mlflow_phi3.errors import AzureError, Phi3Error, UsageError
+from mlflow_phi3.files import folder_bytes
 from mlflow_phi3.foundry.project import open_project
 from mlflow_phi3.serving.certificate import ARTIFACT, Certificate
 from mlflow_phi3.tracking.deployed import (

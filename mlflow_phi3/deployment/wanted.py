@@ -16,6 +16,7 @@ from mlflow_phi3.deployment.safety import safety_tags, safety_variables
 from mlflow_phi3.deployment.traffic import to_text
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
+from mlflow_phi3.files import folder_bytes
 from mlflow_phi3.tracking.deployed import DeployedModel
 
 _SMALL_BYTES = 2 * 10**9
@@ -187,11 +188,6 @@ def deployed_tags(
     if EXPIRES_TAG in wanted.endpoint_tags:
         tags[EXPIRES_TAG] = wanted.endpoint_tags[EXPIRES_TAG]
     return tags
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the size of all files in a folder, bytes."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _nothing(where: str, there: Sequence[str]) -> UsageError:

@@ -1,7 +1,6 @@
 """All that is needed to log a servable model; the logging itself belongs to tracking."""
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow_phi3
+from mlflow_phi3.files import link_or_copy
 from mlflow_phi3.modeling.kinds import BASE_FILE, is_pinned
 
 CHECKPOINT = "artifacts/checkpoint"
@@ -123,15 +123,7 @@ def stage_checkpoint(checkpoint: Path, staging: Path) -> Path:
     Returns:
         The folder ``staging/checkpoint``.
     """
-    return Path(shutil.copytree(checkpoint, staging / "checkpoint", copy_function=_link))
-
-
-def _link(source: str, target: str) -> None:
-    """Weights are gigabytes: link them, and copy only where a link cannot be made."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    return Path(shutil.copytree(checkpoint, staging / "checkpoint", copy_function=link_or_copy))
 
 
 def stage_code(staging: Path) -> Path:

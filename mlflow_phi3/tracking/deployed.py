@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
 from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.files import link_or_copy
 from mlflow_phi3.tracking.missing import asking, is_missing, unless_missing
 from mlflow_phi3.tracking.registry import CHAMPION, PREVIOUS, find_alias
 
@@ -116,7 +117,7 @@ def _fetch(uri: str, into: Path) -> Path:
             fix="name a model by models:/<name>@champion or its folder",
         )
     folder = into / "model"
-    shutil.copytree(found, folder, ignore=_LEFT_OUT, copy_function=_link)
+    shutil.copytree(found, folder, ignore=_LEFT_OUT, copy_function=link_or_copy)
     return folder
 
 
@@ -250,14 +251,6 @@ def _find_version(client: MlflowClient, uri: str) -> Any:
                 where=uri,
                 fix="list them in the UI, or register one by mlflow-phi3 register",
             ) from missing
-
-
-def _link(source: str, target: str) -> None:
-    """Copy a file without copying its bytes where the disk allows that."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _example(folder: Path, mlmodel: Mapping[str, Any]) -> Any:

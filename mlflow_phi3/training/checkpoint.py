@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError
+from mlflow_phi3.files import link_or_copy
 from mlflow_phi3.modeling.adapter import CONFIG_FILE, WEIGHTS_FILE
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import Layout, save_adapter
@@ -257,7 +258,7 @@ def _copy(source: Path, target: Path, *without: str) -> None:
     shutil.rmtree(beside, ignore_errors=True)
     ignored = shutil.ignore_patterns(*without)
     # Linking is safe: a checkpoint's files are never written again, only replaced.
-    shutil.copytree(source, beside, copy_function=_link, ignore=ignored)
+    shutil.copytree(source, beside, copy_function=link_or_copy, ignore=ignored)
     replace_folder(beside, target)
 
 
@@ -267,10 +268,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system, or one without links
-        shutil.copy2(source, target)

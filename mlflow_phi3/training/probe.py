@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mlflow_phi3.data.messages import Example
+from mlflow_phi3.files import folder_bytes
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import begin_adapter
 from mlflow_phi3.training.batching import split_by_tokens
@@ -85,7 +86,7 @@ def probe(
             rate = spec.learning_rate * (1 - number / (2 * side_by_side))
             session.add(f"probe-{number}", replace(spec, epochs=1, learning_rate=rate))
         tokens, train_s = _time_steps(session, side_by_side)
-        kept = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        kept = folder_bytes(folder)
         shutil.rmtree(folder, ignore_errors=True)
     validation_s = _time_scoring(base, scored, spec, side_by_side, budget)
     scored_tokens = side_by_side * sum(len(example.input_ids) for example in scored)

@@ -9,6 +9,7 @@ from mlflow_phi3.azure.prices import look_up_hourly
 from mlflow_phi3.config.plan import PlanWord
 from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.files import folder_bytes
 from mlflow_phi3.modeling.base import DEMO
 from mlflow_phi3.modeling.catalog import (
     TrainingPrice,
@@ -89,7 +90,7 @@ def _local_lines(
         train_tokens=splits["train"].tokens,
         validation_tokens=splits["validation"].tokens if "validation" in splits else 0,
         prices=prices,
-        prepared_bytes=_size_bytes(data.folder),
+        prepared_bytes=folder_bytes(data.folder),
     )
 
 
@@ -189,10 +190,6 @@ def _show(screen: Screen, config: PlanWord, lines: tuple[Line, ...]) -> None:
 
 def _amount(line: Line) -> str:
     return "?" if line.amount is None else str(line.amount)
-
-
-def _size_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _today() -> str:
