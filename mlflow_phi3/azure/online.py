@@ -123,7 +123,7 @@ class OnlineService:
             keys = ml.online_endpoints.get_keys(endpoint)
             return str(getattr(keys, "primary_key", None) or keys.access_token)
 
-    def get_logs(self, endpoint: str, name: str, lines: int = 60) -> str:
+    def get_logs(self, endpoint: str, name: str, lines: int) -> str:
         """Return the end of a deployment's container log; empty when there is none yet."""
         with self._workspace.session(f"deployment {endpoint}/{name}") as ml:
             return str(ml.online_deployments.get_logs(name, endpoint, lines))
@@ -138,24 +138,21 @@ class OnlineService:
 
     # writing -------------------------------------------------------------------------------
 
-    def put_endpoint(self, endpoint: Endpoint, *, wait: bool = True) -> None:
+    def put_endpoint(self, endpoint: Endpoint) -> None:
         """Create or change an endpoint: all of its traffic, tags and authentication."""
         where = f"endpoint {endpoint.name}"
         with self._workspace.session(where) as ml:
             poller = ml.online_endpoints.begin_create_or_update(endpoint_entity(endpoint))
-            if wait:
-                finish(poller, self._deadline, where=where)
+            finish(poller, self._deadline, where=where)
 
-    def delete_endpoint(self, name: str, *, wait: bool = True) -> None:
+    def delete_endpoint(self, name: str) -> None:
         """Delete an endpoint and its deployments; one that is gone is no error."""
         where = f"endpoint {name}"
         with self._workspace.session(where) as ml, _absent():
-            poller = ml.online_endpoints.begin_delete(name)
-            if wait:
-                finish(poller, self._deadline, where=where)
+            finish(ml.online_endpoints.begin_delete(name), self._deadline, where=where)
 
     def put_deployment(self, endpoint: str, deployment: Deployment, *, wait: bool = True) -> None:
-        """Create or change a deployment."""
+        """Create or change a deployment; without ``wait`` it only is begun."""
         where = f"deployment {endpoint}/{deployment.name}"
         with self._workspace.session(where) as ml:
             entity = deployment_entity(endpoint, deployment)
@@ -163,13 +160,12 @@ class OnlineService:
             if wait:
                 finish(poller, self._deadline, where=where)
 
-    def delete_deployment(self, endpoint: str, name: str, *, wait: bool = True) -> None:
+    def delete_deployment(self, endpoint: str, name: str) -> None:
         """Delete a deployment; one that is gone is no error."""
         where = f"deployment {endpoint}/{name}"
         with self._workspace.session(where) as ml, _absent():
             poller = ml.online_deployments.begin_delete(name, endpoint)
-            if wait:
-                finish(poller, self._deadline, where=where)
+            finish(poller, self._deadline, where=where)
 
     # showing -------------------------------------------------------------------------------
 

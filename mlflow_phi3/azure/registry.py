@@ -7,7 +7,6 @@ from mlflow_phi3.azure.quiet import applied, quiet
 
 REGISTRY = "azureml"
 _REGIONS_TAG = "maas-finetuning-deploy-regions"
-_SKU = "finetune-recommended-sku"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +18,12 @@ class Offer:
         version: Newest version.
         regions: Where Foundry tunes it; empty where it does not.
         archived: Whether it is hidden: retired.
-        instance_type: Machine that is recommended for tuning it, or empty.
     """
 
     name: str
     version: str
     regions: tuple[str, ...]
     archived: bool
-    instance_type: str
 
 
 def look_up_offers(account: Workspace, names: tuple[str, ...]) -> dict[str, Offer]:
@@ -65,6 +62,5 @@ def look_up_offers(account: Workspace, names: tuple[str, ...]) -> dict[str, Offe
                 version=str(model.version),
                 regions=tuple(r.strip().lower() for r in regions.split(",") if r.strip()),
                 archived=bool(getattr(model, "_is_archived", False)),
-                instance_type=str((model.properties or {}).get(_SKU) or ""),
             )
     return found

@@ -36,19 +36,19 @@ class Service(Protocol):
     def list_deployments(self, endpoint: str) -> list[Deployment]:
         """Return an endpoint's deployments."""
 
-    def get_logs(self, endpoint: str, name: str, lines: int = 60) -> str:
+    def get_logs(self, endpoint: str, name: str, lines: int) -> str:
         """Return the end of a deployment's log."""
 
-    def put_endpoint(self, endpoint: Endpoint, *, wait: bool = True) -> None:
+    def put_endpoint(self, endpoint: Endpoint) -> None:
         """Create or change an endpoint."""
 
-    def delete_endpoint(self, name: str, *, wait: bool = True) -> None:
+    def delete_endpoint(self, name: str) -> None:
         """Delete an endpoint."""
 
     def put_deployment(self, endpoint: str, deployment: Deployment, *, wait: bool = True) -> None:
         """Create or change a deployment."""
 
-    def delete_deployment(self, endpoint: str, name: str, *, wait: bool = True) -> None:
+    def delete_deployment(self, endpoint: str, name: str) -> None:
         """Delete a deployment."""
 
     def await_idle(self, endpoint: str) -> None:

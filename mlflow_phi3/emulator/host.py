@@ -163,7 +163,7 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
             *metric_routes(meter),
             *serverless_routes(serverless, ground.operations, ground.assets),
             *EndpointRoutes(online, ground.operations, ground.assets).routes(),
-            *JobRoutes(jobs, ground.operations, ground.assets).routes(),
+            *JobRoutes(jobs, ground.assets).routes(),
             *registry_routes(),
         ]
         online.resume()

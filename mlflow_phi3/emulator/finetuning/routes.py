@@ -9,7 +9,6 @@ from typing import Any
 from mlflow_phi3.emulator.assets.routes import workspace_id
 from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.finetuning.state import Jobs
-from mlflow_phi3.emulator.operation import Operations
 from mlflow_phi3.emulator.router import WORKSPACE, Call, Refusal, Reply, Route
 
 _ALL = WORKSPACE + "/jobs"
@@ -22,13 +21,11 @@ class JobRoutes:
 
     Args:
         jobs: The state.
-        operations: Tells pollers of cancelling and deleting.
         assets: Knows the workspace.
     """
 
-    def __init__(self, jobs: Jobs, operations: Operations, assets: Assets) -> None:
+    def __init__(self, jobs: Jobs, assets: Assets) -> None:
         self._jobs = jobs
-        self._operations = operations
         self._assets = assets
 
     def routes(self) -> list[Route]:

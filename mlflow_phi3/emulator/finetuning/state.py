@@ -103,15 +103,14 @@ class Jobs:
         """Return the jobs of a workspace, newest first."""
         return self._store.beneath(workspace_id, KIND)[::-1]
 
-    def cancel(self, job_id: str) -> bool:
-        """Ask a job to stop; tell whether it had ended already."""
+    def cancel(self, job_id: str) -> None:
+        """Ask a job to stop; one that has ended is left as it is."""
         with self._store.transaction():
             job = self.get(job_id)
             if job["properties"]["status"] in ENDED:
-                return True
+                return
             self._store.patch(job_id, status="CancelRequested")
         self._cancels[job_id.lower()].set()
-        return False
 
     def delete(self, job_id: str) -> bool:
         """Forget a job; tell whether there was one.

@@ -30,10 +30,10 @@ class MemoryService:
     def list_deployments(self, endpoint):
         return list(self.deployments.get(endpoint, {}).values())
 
-    def get_logs(self, endpoint, name, lines=60):
+    def get_logs(self, endpoint, name, lines):
         return f"last words of {name}"
 
-    def put_endpoint(self, endpoint, *, wait=True):
+    def put_endpoint(self, endpoint):
         self._call("put_endpoint", endpoint.name, dict(endpoint.traffic))
         for name in endpoint.traffic:
             assert name in self.deployments.get(endpoint.name, {}), "traffic to nowhere"
@@ -43,7 +43,7 @@ class MemoryService:
         if fault is not None:
             raise fault
 
-    def delete_endpoint(self, name, *, wait=True):
+    def delete_endpoint(self, name):
         self._call("delete_endpoint", name)
         self.endpoints.pop(name, None)
         self.deployments.pop(name, None)
@@ -54,7 +54,7 @@ class MemoryService:
         kept = self.deployments.setdefault(endpoint, {})
         kept[deployment.name] = replace(deployment, state=state)
 
-    def delete_deployment(self, endpoint, name, *, wait=True):
+    def delete_deployment(self, endpoint, name):
         self._call("delete_deployment", endpoint, name)
         assert not self.endpoints[endpoint].traffic.get(name), "it has traffic"
         self.deployments.get(endpoint, {}).pop(name, None)
