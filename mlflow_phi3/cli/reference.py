@@ -1,12 +1,15 @@
 """Reference pages, written from the code: ``python -m mlflow_phi3.cli.reference [--check]``."""
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from mlflow_phi3.azure.hyperparameters import render_table
 from mlflow_phi3.config.describe import Parameter, parameters
 from mlflow_phi3.config.words import WORDS
 
-_PAGE = Path(__file__).parents[2] / "docs" / "parameters.md"
+_DOCS = Path(__file__).parents[2] / "docs"
+_BEGIN, _END = "<!-- hyperparameters: make docs -->\n", "<!-- end of hyperparameters -->\n"
 
 _INTRODUCTION = """\
 # Parameters
@@ -51,15 +54,35 @@ def _meaning(by_word: dict[str, Parameter]) -> str:
     return " ".join([usual, *others]).replace("|", "\\|")
 
 
+def with_hyperparameters(page: str) -> str:
+    """A page with the table of what Foundry takes between its two marks.
+
+    Raises:
+        ValueError: It lacks one of the marks.
+    """
+    begin, end = page.index(_BEGIN) + len(_BEGIN), page.index(_END)
+    return f"{page[:begin]}\n{render_table()}\n{page[end:]}"
+
+
+PAGES: Mapping[str, Callable[[str], str]] = {
+    "parameters.md": lambda _page: render_parameters(),
+    "foundry.md": with_hyperparameters,
+}
+"""What each page of ``docs`` that is written from the code becomes of what it is."""
+
+
 def main(arguments: list[str]) -> int:
     """Write the pages, or with ``--check`` say whether they are as they would be written."""
-    page = render_parameters()
-    if "--check" not in arguments:
-        _PAGE.write_text(page, encoding="utf-8")
+    stale = []
+    for name, written in PAGES.items():
+        page = (_DOCS / name).read_text(encoding="utf-8")
+        if page != written(page):
+            stale.append(name)
+            if "--check" not in arguments:
+                (_DOCS / name).write_text(written(page), encoding="utf-8")
+    if not stale or "--check" not in arguments:
         return 0
-    if _PAGE.exists() and _PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{_PAGE.name} is not what the code says. Fix: make docs", file=sys.stderr)  # noqa: T201 - a program
+    print(f"{', '.join(stale)}: not what the code says. Fix: make docs", file=sys.stderr)  # noqa: T201 - a program
     return 1
 
 

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,15 +6,12 @@ from mlflow_phi3.azure.hyperparameters import (
     TABLE,
     check_expressible,
     from_azure,
-    render_table,
     to_azure,
 )
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.errors import UsageError
-
-DOCS = Path(__file__).parents[3] / "docs"
 
 
 @given(
@@ -83,10 +78,6 @@ def test_only_what_was_given_and_cannot_be_told_is_refused():
     check_expressible({"epochs", "learning_rate", "train_data", *FoundryConfig.model_fields})
     with pytest.raises(UsageError, match=r"PHI3-U772 lora_r, scheduler"):
         check_expressible({"epochs", "scheduler", "lora_r"})
-
-
-def test_the_documentation_has_the_same_table():
-    assert render_table() in (DOCS / "foundry.md").read_text(encoding="utf-8")
 
 
 def test_what_the_portal_sent_is_told_as_it_is():

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from mlflow.projects._project_spec import load_project
 
-from mlflow_phi3.cli.reference import render_parameters
+from mlflow_phi3.cli.reference import PAGES, main, render_parameters, with_hyperparameters
 from mlflow_phi3.config.describe import parameters
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.swept import Choices, Interval
@@ -14,8 +14,25 @@ from mlflow_phi3.config.words import WORDS
 ROOT = Path(__file__).parents[3]
 
 
-def test_the_page_in_the_repository_is_what_the_schemas_say():
-    assert (ROOT / "docs" / "parameters.md").read_text(encoding="utf-8") == render_parameters()
+@pytest.mark.parametrize("name", PAGES)
+def test_the_pages_in_the_repository_are_what_the_code_says(name):
+    page = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert PAGES[name](page) == page
+
+
+def test_a_table_that_lags_behind_is_found_and_written_anew(tmp_path, monkeypatch, capsys):
+    page = (ROOT / "docs" / "foundry.md").read_text(encoding="utf-8")
+    (tmp_path / "foundry.md").write_text(page.replace("| `lora_r` |", "| `rank` |"))
+    (tmp_path / "parameters.md").write_text(render_parameters())
+    monkeypatch.setattr("mlflow_phi3.cli.reference._DOCS", tmp_path)
+
+    assert main(["--check"]) == 1
+    assert "foundry.md: not what the code says. Fix: make docs" in capsys.readouterr().err
+    assert main([]) == 0
+    assert (tmp_path / "foundry.md").read_text() == page
+    assert main(["--check"]) == 0
+    with pytest.raises(ValueError, match="not found"):
+        with_hyperparameters("a page without a place for it")
 
 
 def test_a_parameter_is_said_to_be_known_where_it_is_taken_and_as_what():
