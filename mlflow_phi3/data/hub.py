@@ -1,7 +1,10 @@
-"""Which sources are looked for on the Hugging Face hub; imports nothing large."""
+"""What a source is by its name, and which are looked for on the hub; imports nothing large."""
 
 import re
 from pathlib import Path
+
+WEIGHT = re.compile(r":(\d+(?:\.\d+)?)$")
+"""What may follow a source: ``rows.jsonl:0.5``."""
 
 _HUB_ID = re.compile(r"[\w.-]+(?:/[\w.-]+)?")
 _FILES = {".arrow", ".csv", ".json", ".jsonl", ".ndjson", ".parquet", ".tsv", ".txt", ".gz", ".zip"}

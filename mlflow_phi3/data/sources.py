@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +12,7 @@ from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import jsonl, jsonscan, tables
 from mlflow_phi3.data.findings import printable
 from mlflow_phi3.data.formats import Reader, detect
-from mlflow_phi3.data.hub import is_hub_id
+from mlflow_phi3.data.hub import WEIGHT, is_hub_id
 from mlflow_phi3.data.jsonl import RawRow, Span
 from mlflow_phi3.data.sample import sample_path
 from mlflow_phi3.data.tasks import find_task
@@ -21,7 +20,6 @@ from mlflow_phi3.errors import DataError
 
 DEMO = "demo"
 Kind = Literal["jsonl", "json", "json-line", "csv", "parquet", "arrow"]
-_WEIGHT = re.compile(r":(\d+(?:\.\d+)?)$")
 _SNIFFED_ROWS = 100
 _OUR_NAMES = {
     "train": ("train",),
@@ -84,7 +82,7 @@ def parse_sources(text: str, split: str) -> list[Source]:
     """
     sources = []
     for part in filter(None, (part.strip() for part in text.split(","))):
-        weight = _WEIGHT.search(part)
+        weight = WEIGHT.search(part)
         named = part[: weight.start()] if weight else part
         share = float(weight[1]) if weight else 1.0
         path = sample_path() if named == DEMO else _to_path(named, split)

@@ -3,7 +3,6 @@
 import importlib
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +12,13 @@ import psutil
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.words import WORDS
+from mlflow_phi3.data.hub import WEIGHT, is_hub_id
 from mlflow_phi3.errors import Interrupted, Phi3Error
 from mlflow_phi3.imports import import_large
 from mlflow_phi3.tracking.launcher import find_launcher
 from mlflow_phi3.tracking.signals import is_alive, stoppable
 
 _SPLITS = ("train", "validation", "test")
-_WEIGHT = re.compile(r":[\d.]+$")  # "rows.jsonl:0.5"
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
@@ -73,8 +72,8 @@ def settle(model: str, data: Sequence[str] = ()) -> None:
         os.environ.setdefault(name, value)
     # A hub id is "owner/name"; whatever else names a model lies on this machine.
     own_model = model.count("/") != 1 or Path(model).is_dir()
-    sources = [_WEIGHT.sub("", part.strip()) for named in data for part in named.split(",") if part]
-    own_data = all(Path(name).exists() or Path(name).suffix or name == "demo" for name in sources)
+    sources = {WEIGHT.sub("", part.strip()) for named in data for part in named.split(",")}
+    own_data = not any(map(is_hub_id, sources - {"demo"}))
     if own_model and own_data:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

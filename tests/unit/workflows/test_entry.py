@@ -32,6 +32,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported():
         ("microsoft/Phi-4-mini-instruct", "demo", None),
         ("demo", "demo, HuggingFaceH4/no_robots:0.5", None),
         ("demo", "squad", None),
+        ("demo", "teknium/OpenHermes-2.5", None),
         ("demo", "tests:2", "1"),
     ],
 )
