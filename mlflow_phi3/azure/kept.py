@@ -1,9 +1,10 @@
 """What others have set on an endpoint or deployment, and no option of ours names.
 
-A PUT takes away what it does not hold, so this is read, and sent back as it came. Everything is a
-plain value, by the SDK's names, so that two deployments can be compared.
+A PUT takes away what it does not hold, so this is read, and sent back as it came. What is kept of
+a deployment is plain values, by the SDK's names, so that two can be compared.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,8 @@ _DEFAULTS: dict[str, Any] = {
 }
 """What the service answers of what nobody has set; by azure-ai-ml 1.35.2, and by answers of it."""
 
+_DATA = re.compile(r"/data/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$")
+
 
 def kept_of_endpoint(found: Any) -> dict[str, Any]:
     """Return what others have set of an endpoint of the SDK."""
@@ -51,7 +54,7 @@ def kept_of_deployment(found: Any, *, collects: bool) -> dict[str, Any]:
     """
     kept = _told(found, _OF_DEPLOYMENT)
     code = found.code_configuration
-    if code:
+    if code and code.code:
         kept["code_configuration"] = {"code": code.code, "scoring_script": code.scoring_script}
     limits = ("max_concurrent_requests_per_instance", "max_queue_wait_ms")
     if requests := _told(found.request_settings, limits):
@@ -93,6 +96,16 @@ def entities_of(
     if collects:
         made["data_collector"] = _collector_entity(kept.get("data_collector", _COLLECTOR))
     return made
+
+
+def name_assets(entity: Any) -> None:
+    """Name the assets that a deployment collects into as the SDK wants it, which registers them."""
+    from azure.ai.ml.entities import DataAsset
+
+    collections = entity.data_collector.collections if entity.data_collector else {}
+    for one in collections.values():
+        if told := _DATA.search(one.data or ""):
+            one.data = DataAsset(name=told["name"], version=told["version"])
 
 
 def _collector(found: Any) -> dict[str, Any]:

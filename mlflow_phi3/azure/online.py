@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.kept import entities_of, kept_of_deployment, kept_of_endpoint
+from mlflow_phi3.azure.kept import (
+    entities_of,
+    kept_of_deployment,
+    kept_of_endpoint,
+    name_assets,
+)
 from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
 
 _READS_SECRETS = "enforce_access_to_default_secret_stores"
@@ -156,6 +161,7 @@ class OnlineService:
         where = f"deployment {endpoint}/{deployment.name}"
         with self._workspace.session(where) as ml:
             entity = deployment_entity(endpoint, deployment)
+            name_assets(entity)
             poller = ml.online_deployments.begin_create_or_update(entity)
             if wait:
                 finish(poller, self._deadline, where=where)

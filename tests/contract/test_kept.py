@@ -81,6 +81,11 @@ def test_a_deployment_keeps_its_walls_its_insights_and_its_limits(
     ours = {
         "appInsightsEnabled": True,
         "egressPublicNetworkAccess": "Disabled",
+        "environmentId": f"{HOME}/environments/ours/versions/1",
+        "codeConfiguration": {
+            "codeId": f"{HOME}/codes/ours/versions/1",
+            "scoringScript": "score.py",
+        },
         "livenessProbe": probe,
         "readinessProbe": probe,
         "requestSettings": {
@@ -104,10 +109,9 @@ def test_a_deployment_keeps_its_walls_its_insights_and_its_limits(
 def test_a_deployment_keeps_the_collections_that_were_asked_for(client, models, portal):
     client.create_deployment("sampled", models["one"])
     one = {"dataCollectionMode": "Enabled", "samplingRate": 0.1}
-    portal(
-        "sampled/deployments/blue",
-        dataCollector={"collections": {"request": one}, "rollingRate": "Day"},
-    )
+    told = f"{HOME}/data/ours/versions/3"
+    both = {"request": one, "model_outputs": {**one, "dataId": told}}
+    portal("sampled/deployments/blue", dataCollector={"collections": both, "rollingRate": "Day"})
 
     def collected(name):
         found = portal.see(f"sampled/deployments/{name}")["properties"]["dataCollector"]
@@ -115,9 +119,10 @@ def test_a_deployment_keeps_the_collections_that_were_asked_for(client, models, 
         return {collection: one["samplingRate"] for collection, one in found["collections"].items()}
 
     client.update_deployment("sampled", config={"instance_count": "2"})
-    assert collected("blue") == {"request": 0.1}
+    assert collected("blue") == {"request": 0.1, "model_outputs": 0.1}
     client.update_deployment("sampled", models["two"])
-    assert collected("green") == {"request": 0.1}
+    assert collected("green") == {"request": 0.1, "model_outputs": 0.1}
     green = portal.see("sampled/deployments/green")["properties"]["dataCollector"]["collections"]
+    assert green["model_outputs"]["dataId"] == told
     assert "/data/sampled-green-request/" in green["request"]["dataId"]  # not with the calls before
     client.delete_deployment("sampled")
