@@ -62,6 +62,11 @@ class DataAsset:
     new: bool
 
 
+def short_name(model_id: str) -> str:
+    """``name/version`` of a model, from the id of its resource."""
+    return "/".join(model_id.split("/")[-3::2])
+
+
 def check_asset_name(name: str, where: str) -> str:
     """Return a name when Azure takes it for a model or data asset.
 

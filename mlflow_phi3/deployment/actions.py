@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlflow_phi3.azure.assets import short_name
 from mlflow_phi3.azure.online import Deployment, Endpoint
 
 
@@ -80,7 +81,7 @@ def in_words(action: Action) -> str:
         case PutDeployment(name, wanted, before):
             verb = "update" if before else "create"
             machines = f"{wanted.instance_count} x {wanted.instance_type}"
-            model = "/".join(wanted.model.split("/")[-3::2])
+            model = short_name(wanted.model)
             told = f"{verb} deployment {name}/{wanted.name}: {model} on {machines}"
         case Verify(name, deployment):
             told = f"check the answers of {name}/{deployment}"

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.config.parse import nearest, parse_values
+from mlflow_phi3.config.parse import parse_values, suggest
 from mlflow_phi3.deployment.actions import CreateEndpoint, ShiftTraffic
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import Names
@@ -94,9 +94,7 @@ def _parsed(config: Mapping[str, Any], keys: Sequence[str]) -> DeployConfig:
     """Parse what is told of an endpoint; its traffic is not a deployment's share."""
     for key in config:
         if key not in keys:
-            guess = nearest(key, keys)
-            fix = f"did you mean {guess!r}?" if guess else f"one of {', '.join(keys)}"
-            raise UsageError("PHI3-U742", "unknown key", where=key, fix=fix)
+            raise UsageError("PHI3-U742", "unknown key", where=key, fix=suggest(key, keys))
     return parse_values(DeployConfig, {k: v for k, v in config.items() if k != "traffic"})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from mlflow_phi3.azure.assets import ModelAsset
+from mlflow_phi3.azure.assets import ModelAsset, short_name
 from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.serverless import ServerlessEndpoint
 from mlflow_phi3.azure.target import Target
@@ -34,7 +34,7 @@ def describe(current: Current, name: str, flavor: str) -> dict[str, Any]:
     facts = {
         deployment.name: {
             "state": deployment.state,
-            "model": "/".join(deployment.model.split("/")[-3::2]),
+            "model": short_name(deployment.model),
             "instance_type": deployment.instance_type,
             "instance_count": deployment.instance_count,
         }

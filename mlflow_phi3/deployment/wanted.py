@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlflow_phi3.azure.assets import ModelAsset
+from mlflow_phi3.azure.assets import ModelAsset, short_name
 from mlflow_phi3.azure.target import Target
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import Names
@@ -126,7 +126,7 @@ def check_purpose(
     if new and other is not None:
         raise UsageError(
             "PHI3-U738",
-            f"it exists and serves {'/'.join(other.split('/')[-3::2])}",
+            f"it exists and serves {short_name(other)}",
             where=where,
             fix="mlflow deployments update takes it to another model",
         )
