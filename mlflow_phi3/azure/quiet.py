@@ -105,7 +105,7 @@ def _silence() -> Iterator[None]:
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
-            with _without_dots():
+            with _without_dots(), _without_search():
                 yield
     finally:
         for logger, was in zip(loggers, were, strict=True):
@@ -130,3 +130,19 @@ def _without_dots() -> Iterator[None]:
         yield
     finally:
         polling.__init__ = begin
+
+
+@contextlib.contextmanager
+def _without_search() -> Iterator[None]:
+    """Spare the SDK the search through the stack by which it decides whether to warn.
+
+    Each use of an experimental class makes it, for a warning that nobody sees here.
+    """
+    from azure.ai.ml._utils import _experimental
+
+    search = _experimental._should_skip_warning  # noqa: SLF001 - there is no public way
+    _experimental._should_skip_warning = lambda: True  # noqa: SLF001 - as above
+    try:
+        yield
+    finally:
+        _experimental._should_skip_warning = search  # noqa: SLF001 - as above

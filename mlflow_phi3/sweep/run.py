@@ -203,8 +203,7 @@ def open_ledger(
         n_trials=config.n_trials,
     )
     sampler(number=0)  # refuse a wrong option before anything is written
-    epochs = space.largest().epochs
-    pruner = build_pruner(config.pruner, config.pruner_options, epochs=epochs)
+    pruner = build_pruner(config.pruner, config.pruner_options, epochs=space.most_epochs)
     study = open_study(
         open_storage(url),
         name,

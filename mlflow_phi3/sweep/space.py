@@ -58,6 +58,11 @@ class Space:
         some = {name: _most(value) for name, value in self.swept.items()}
         return self.spec(some)
 
+    @property
+    def most_epochs(self) -> int:
+        """Of the longest trial that there can be."""
+        return int(_most(self.swept[EPOCHS]) if EPOCHS in self.swept else self.pinned[EPOCHS])
+
     def check_layers(self, base: Base) -> None:
         """Refuse layers that ``base`` does not have, at which a later trial would stop.
 

@@ -31,8 +31,7 @@ def check_search(config: SweepWord) -> None:
     build_sampler(
         settings.sampler, settings.sampler_options, seed=0, number=0, n_trials=settings.n_trials
     )
-    epochs = space.largest().epochs
-    build_pruner(settings.pruner, settings.pruner_options, epochs=epochs)
+    build_pruner(settings.pruner, settings.pruner_options, epochs=space.most_epochs)
 
 
 def check_training(config: TrainWord) -> None:
