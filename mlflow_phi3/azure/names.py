@@ -24,6 +24,11 @@ def check_name(name: str, what: str) -> str:
     return name
 
 
+def endpoint_for(model: str) -> str:
+    """Return a name for the endpoint of a registered model: ``chat`` for ``phi3-chat``."""
+    return suggest(model.removeprefix("phi3-"))
+
+
 def suggest(name: str) -> str:
     """Return the nearest acceptable name."""
     clean = re.sub(r"[^a-zA-Z0-9]+", "-", name).strip("-")[:32].rstrip("-").lower()

@@ -115,6 +115,9 @@ def build_pruner(name: str, options: str, *, epochs: int) -> BasePruner:
             # something else when the study is continued.
             defaults = {"reduction_factor": 2, "max_resource": epochs}
             made = build_by_name(pruners.HyperbandPruner, defaults, given, where)
+            # Its brackets are halvings, whose options Optuna checks when it is first asked.
+            rungs = {name: given[name] for name in given if name != "max_resource"}
+            build_by_name(pruners.SuccessiveHalvingPruner, {}, rungs, where)
         case "patient":
             made = build_by_name(
                 pruners.PatientPruner, {"wrapped_pruner": None, "patience": 1}, given, where

@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import itertools
 import logging
 import math
 import re
@@ -41,6 +42,7 @@ from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of, mark_front
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.tracking.uris import hide_password
+from mlflow_phi3.training.checkpoint import digest_examples
 from mlflow_phi3.training.reports import perplexity
 
 logger = logging.getLogger(__name__)
@@ -55,8 +57,10 @@ _STATES: Mapping[TrialState, State] = {
 # A disk, or a share of it, is full; a file is too large for it; nothing may be written on it.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 # Tags of a run that say what its numbers are comparable with.
+_EXAMPLES = "phi3.examples_sha256"
 _COMPARABLE = (
     "phi3.dataset_sha256",
+    _EXAMPLES,
     "phi3.template_sha256",
     "phi3.base_revision",
     "phi3.base_precision",
@@ -102,7 +106,9 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     space.check_layers(base)
     checkpoints = folder / name
     url = config.storage or default_storage(tracker.uri)
-    ledger = open_ledger(config, space, name=name, url=url, tags=tags)
+    # What is trained on and measured, tokens and mask: the data may be the same and cut elsewhere.
+    examples = {_EXAMPLES: digest_examples(itertools.chain(train, validation))}
+    ledger = open_ledger(config, space, name=name, url=url, tags={**tags, **examples})
     check_runs(ledger.study, tracker)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
     work = Workload(base, train, validation, space.largest(), config.concurrency)

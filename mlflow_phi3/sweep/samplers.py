@@ -22,7 +22,7 @@ _LEAST_STARTUP, _MOST_STARTUP = 4, 10
 # What a text can give; an option that takes a function or an object is none of ours.
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
 # Optuna looks at these when it first needs them, which is after the trials of the start-up.
-_LEAST = {"n_ei_candidates": 1, "n_startup_trials": 0, "prior_weight": 0}
+_LEAST = {"max_resource": 1, "n_ei_candidates": 1, "n_startup_trials": 0, "prior_weight": 0}
 
 
 def build_sampler(name: str, options: str, *, seed: int, number: int, n_trials: int) -> BaseSampler:
@@ -128,7 +128,7 @@ def build_by_name(
                 fix="see Optuna's pages",
             ) from None
         least = _LEAST.get(name)
-        if least is not None and options[name] < least:
+        if least is not None and options[name] != "auto" and options[name] < least:
             raise UsageError(
                 "PHI3-U085",
                 f"{name}={value} is less than {least}, the least allowed",

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mlflow_phi3.azure.finetuning import JobService, TunedModel, base_name
+from mlflow_phi3.azure.names import endpoint_for
 from mlflow_phi3.azure.target import flag
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.errors import Interrupted
@@ -63,8 +64,8 @@ def register(context: Context, run: Run, model: TunedModel, name: str) -> None:
     )
     uri = f"models:/{version.name}/{version.version}"
     context.screen.say(f"[bold green]{uri}[/] is {model.name}:{model.version} in Azure")
-    create = f"mlflow deployments create --name chat -m {uri} -t {run.tags().get(TARGET, '')}"
-    context.screen.say(f"  Deploy   {create}")
+    create = f"mlflow deployments create --name {endpoint_for(name)} -m {uri}"
+    context.screen.say(f"  Deploy   {create} -t {run.tags().get(TARGET, '')}")
 
 
 def watch_command(name: str, config: FoundryConfig) -> str:

@@ -5,6 +5,7 @@ import os
 
 from rich.markup import escape
 
+from mlflow_phi3.azure.names import endpoint_for
 from mlflow_phi3.azure.safety import safety_from
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import MainWord, SweepWord
@@ -66,7 +67,8 @@ def _show_next(context: Context, registered: Registered, root: Run) -> None:
         model=registered.uri,
         champion=registered.champion,
     )
-    create = f"mlflow deployments create --name chat -m {registered.uri} -t azure-foundry"
+    name = endpoint_for(registered.name)
+    create = f"mlflow deployments create --name {name} -m {registered.uri} -t azure-foundry"
     say(f"  Look     {escape(how_to_look(context.tracker.uri))}   [dim]({root.name})[/]")
     say(f"  Deploy   {create}")
     say(f"  Rehearse {create}:/local   [dim](an emulator; needs no account)[/]")

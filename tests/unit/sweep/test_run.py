@@ -26,12 +26,12 @@ SPACE = {"learning_rate": "3e-3..3e-2", "batch_size_multiplier": "1", "epochs": 
 
 @pytest.fixture
 def sweep(tracker, parent, tiny_base, counting, tmp_path, storage_url):
-    def go(*, on_progress=lambda progress: None, **values):
+    def go(*, on_progress=lambda progress: None, rows=16, **values):
         values = {"n_trials": "4", "concurrency": "2", "study": "s", **SPACE, **values}
         return run_sweep(
             parse_values(SweepConfig, {"storage": storage_url, **values}),
             base=tiny_base,
-            train=counting(16, 0),
+            train=counting(rows, 0),
             validation=counting(8, 1),
             tracker=tracker,
             parent=parent,
@@ -74,6 +74,12 @@ def test_a_study_stays_in_one_number_format(tiny_base, storage_url):
     told = r"PHI3-U088 .* phi3.base_precision float32, not bfloat16"
     with pytest.raises(UsageError, match=told):
         open_ledger(config, space, name="s", url=storage_url, tags=coarse.tags)
+
+
+def test_a_study_stays_with_the_examples_that_its_trials_saw(sweep):
+    sweep(n_trials="1")
+    with pytest.raises(UsageError, match=r"PHI3-U088 .* phi3.examples_sha256"):
+        sweep(n_trials="2", rows=15)
 
 
 def test_what_is_read_off_a_shared_training_is_what_a_training_of_its_own_gives(
