@@ -19,17 +19,17 @@ def check_name(name: str, what: str) -> str:
             f"{name!r} is not a name of 3 to 32 letters, digits and dashes "
             "that begins with a letter and ends with a letter or digit",
             where=what,
-            fix=f"for example {suggest(name)!r}",
+            fix=f"for example {acceptable(name)!r}",
         )
     return name
 
 
 def endpoint_for(model: str) -> str:
     """Return a name for the endpoint of a registered model: ``chat`` for ``phi3-chat``."""
-    return suggest(model.removeprefix("phi3-"))
+    return acceptable(model.removeprefix("phi3-"))
 
 
-def suggest(name: str) -> str:
+def acceptable(name: str) -> str:
     """Return the nearest acceptable name."""
     clean = re.sub(r"[^a-zA-Z0-9]+", "-", name).strip("-")[:32].rstrip("-").lower()
     if not clean or not clean[0].isalpha():

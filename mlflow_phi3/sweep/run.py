@@ -56,8 +56,9 @@ _STATES: Mapping[TrialState, State] = {
 }
 # A disk, or a share of it, is full; a file is too large for it; nothing may be written on it.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-# Tags of a run that say what its numbers are comparable with.
+# Tokens and mask of what is trained on and measured: equal data may be cut differently.
 _EXAMPLES = "phi3.examples_sha256"
+# Tags of a run, and that, by which its numbers are comparable.
 _COMPARABLE = (
     "phi3.dataset_sha256",
     _EXAMPLES,
@@ -104,11 +105,9 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     name = name_study(config.study, parent)
     space = build_space(config, model=config.model, seed=config.seed)
     space.check_layers(base)
-    checkpoints = folder / name
-    url = config.storage or default_storage(tracker.uri)
-    # What is trained on and measured, tokens and mask: the data may be the same and cut elsewhere.
-    examples = {_EXAMPLES: digest_examples(itertools.chain(train, validation))}
-    ledger = open_ledger(config, space, name=name, url=url, tags={**tags, **examples})
+    checkpoints, url = folder / name, config.storage or default_storage(tracker.uri)
+    facts = {**tags, _EXAMPLES: digest_examples(itertools.chain(train, validation))}
+    ledger = open_ledger(config, space, name=name, url=url, tags=facts)
     check_runs(ledger.study, tracker)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
     work = Workload(base, train, validation, space.largest(), config.concurrency)

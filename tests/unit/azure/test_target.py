@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mlflow_phi3.azure.names import check_name, endpoint_for, suggest
+from mlflow_phi3.azure.names import acceptable, check_name, endpoint_for
 from mlflow_phi3.azure.target import Target, find_target, is_local
 from mlflow_phi3.errors import PreflightError, UsageError
 
@@ -50,7 +50,7 @@ def test_local():
 def test_names_that_azure_refuses_are_refused_with_one_that_it_takes(name):
     with pytest.raises(UsageError, match="PHI3-U717"):
         check_name(name, "--name")
-    assert check_name(suggest(name), "--name")
+    assert check_name(acceptable(name), "--name")
 
 
 def test_an_endpoint_is_called_after_its_model():
