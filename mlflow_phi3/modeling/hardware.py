@@ -1,5 +1,10 @@
 """What the machine computes well."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
 import torch
 
 from mlflow_phi3.errors import UsageError
@@ -37,3 +42,36 @@ def choose_device(device: str, *, where: str = "device") -> str:
             fix="leave it out, or give cpu, or cuda where torch sees a GPU",
         ) from None
     return device
+
+
+@contextmanager
+def fast_products(dtype: torch.dtype) -> Iterator[None]:
+    """Multiply a CPU's float32 matrices as fast as a model in ``dtype`` allows.
+
+    Beside a bfloat16 model they may be rounded to bfloat16 as it is (sums and results stay
+    float32). float32's are exact, by oneDNN where MKL is slow at them: to AMD's processors it gives
+    AVX2's instructions, half as wide as theirs.
+    """
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch makes it when it is imported
+    before = settings.fp32_precision
+    if dtype is torch.bfloat16 or _onednn_wins():
+        settings.fp32_precision = "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
+@cache
+def _onednn_wins() -> bool:
+    """Whether this is AMD's processor, and oneDNN, though allowed to, rounds no float32 on it.
+
+    PyTorch hands float32 to oneDNN only with that permission, of which oneDNN makes use where there
+    is AMX.
+    """
+    cpus = Path("/proc/cpuinfo")
+    if not cpus.exists() or "AuthenticAMD" not in cpus.read_text(encoding="utf-8"):
+        return False
+    with fast_products(torch.bfloat16):
+        exact = torch.full((64, 64), 1.0 + 2.0**-20)
+        return torch.equal(exact @ torch.eye(64), exact)

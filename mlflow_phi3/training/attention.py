@@ -1,13 +1,13 @@
 """Causal attention within sequences of different length that may share their beginning.
 
-A sequence's tokens attend to the shared prefix and to their own past. The two parts are computed
-apart and merged through the log of their sums of exponentials, which is exact, gradients included
-(the merge of FlashAttention's blocks, arXiv:2205.14135), so that the prefix is computed once and
-never copied.
+A sequence's tokens attend to the shared prefix, whose keys and values are computed once and laid
+before its own, and to their own past. As in FlashAttention (arXiv:2205.14135) the weights exist a
+block of queries at a time, in the processor's cache, and are computed again on the way back.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -15,8 +15,11 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - SDPA's own kernel; only it tells the log-sum-exp
-_flash_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward  # noqa: SLF001 - and its gradient
+_softmax_backward = torch.ops.aten._softmax_backward_data  # noqa: SLF001 - softmax's own gradient
+
+QUERIES = 128  # of a block
+WEIGHTS = 2**19  # of a block, all heads together: 2 MiB in float32
+STEP = 16  # lengths are rounded up to it: a product of a new shape is first compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,91 +97,140 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _CpuAttention(Function):
-    """Stretch by stretch, so that what one needs in float32 is still in the processor's cache.
-
-    float32, as the bfloat16 backward kernel of a CPU takes several times as long.
-    """
+    """Stretch by stretch, in float32."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
-        kept = qkv.new_empty(*qkv.shape[:2], heads.query, heads.size)
-        sums, shared = [], None
-        for span in arrangement.own:
-            part = slice(*span)
-            q, k, v = _open(qkv, heads, arrangement, part)
-            mask = _mask(span, heads, q)
-            out, log = _flash(q, k, v, 0.0, mask is None, attn_mask=mask)
-            if shared is not None:
-                there, log_there = _flash(q, *shared, 0.0, False)
-                log_both = torch.logaddexp(log, log_there)
-                out.mul_((log - log_both).exp_().unsqueeze(-1))
-                out.addcmul_(there, (log_there - log_both).exp_().unsqueeze(-1))
-                log = log_both
-            elif arrangement.prefix:  # the first stretch
-                shared = k, v
-            kept[:, part] = out.transpose(1, 2)
-            sums.append(log)
-        ctx.save_for_backward(qkv, kept, *sums)
+        out = qkv.new_empty(*qkv.shape[:2], heads.query, heads.size)
+        for part, q, k, v in _stretches(qkv, heads, arrangement):
+            mixed = torch.empty_like(q)
+            for queries, keys in _blocks(q, k):
+                weights = _weigh(q[queries], k[keys], heads.window)
+                mixed[queries] = torch.bmm(weights, v[keys])
+            _put(out[:, part], mixed.unflatten(0, (heads.query, -1)))
+        ctx.save_for_backward(qkv)
         ctx.how = heads, arrangement
-        return kept.flatten(2)
+        return out.flatten(2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        qkv, kept, *sums = ctx.saved_tensors
+        (qkv,) = ctx.saved_tensors
         heads, arrangement = ctx.how
-        gradient = gradient.view_as(kept)
+        prefix = arrangement.prefix
+        to_prefix: list[Tensor] = []
+        gradient = gradient.unflatten(-1, (-1, heads.size))
         to_qkv = torch.empty_like(qkv)
-        shared, to_shared = None, []
-        for span, log in zip(arrangement.own, sums, strict=True):
-            part = slice(*span)
-            q, k, v = _open(qkv, heads, arrangement, part)
-            wide, out = (t[:, part].float().transpose(1, 2) for t in (gradient, kept))
-            mask = _mask(span, heads, q)
-            back = _flash_backward(wide, q, k, v, out, log, 0.0, mask is None, attn_mask=mask)
-            if shared is not None:
-                to_there = _flash_backward(wide, q, *shared, out, log, 0.0, False)
-                for mine, more in zip((back[0], *to_shared[1:]), to_there, strict=True):
-                    mine.add_(more)
-            elif arrangement.prefix:  # complete when all that see it have been there
-                shared, to_shared = (k, v), back
+        for part, q, k, v in _stretches(qkv, heads, arrangement):
+            up = _take(gradient[:, part]).flatten(0, 1)
+            back = _back(q, k, v, up, heads.window)
+            if prefix and not to_prefix:  # complete when all that see it have been there
+                to_prefix = back
                 continue
+            for whole, own in zip(to_prefix[1:], back[1:], strict=False):
+                whole[:, :prefix] += own[:, :prefix]
+            back[1:] = [own[:, prefix:] for own in back[1:]]
             _close(to_qkv, back, heads, arrangement, part)
-        if to_shared:
-            _close(to_qkv, to_shared, heads, arrangement, slice(arrangement.prefix))
+        if to_prefix:
+            _close(to_qkv, to_prefix, heads, arrangement, slice(prefix))
         return to_qkv, None, None
 
 
+def _stretches(
+    qkv: Tensor, heads: Heads, arrangement: Arrangement
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Where each stretch lies, its queries, and the keys and values that they may see."""
+    shared: list[Tensor] = []
+    for span in arrangement.own:
+        part = slice(*span)
+        q, *own = _open(qkv, heads, arrangement, part)
+        k, v = (torch.cat(two, 1) for two in zip(shared, own, strict=True)) if shared else own
+        yield part, q, k, v
+        if arrangement.prefix and not shared:
+            shared = [each[:, : arrangement.prefix] for each in own]
+
+
+def _blocks(q: Tensor, k: Tensor) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
+    """Where some of ``q [heads, n, size]`` are, and the ``k [heads, more, size]`` that they see."""
+    rows, count = q.shape[:2]
+    before = k.shape[1] - count
+    for start in range(0, count, QUERIES):
+        end = min(count, start + QUERIES)
+        step = max(1, WEIGHTS // ((end - start) * (before + end)))
+        for row in range(0, rows, step):
+            some = slice(row, row + step)
+            yield (some, slice(start, end)), (some, slice(before + end))
+
+
+def _weigh(q: Tensor, k: Tensor, window: int | None) -> Tensor:
+    """Weights of the keys for queries that stand at their end, ``[heads, queries, keys]``."""
+    scores = torch.bmm(q, k.mT)
+    queries, keys = scores.shape[1:]
+    scores[:, :, -queries:] += _forbid(queries, queries, queries)
+    if window is not None and keys > window:
+        scores += _forbid(queries, keys, window)
+    return torch.softmax(scores, -1)
+
+
+@lru_cache(maxsize=64)
+def _forbid(queries: int, keys: int, window: int) -> Tensor:
+    """What hides from queries at the keys' end the keys after them, and those beyond a window."""
+    far = torch.full((queries, keys), -torch.inf).triu_(1 + keys - queries)
+    return far + torch.full((queries, keys), -torch.inf).tril_(keys - queries - window)
+
+
+def _back(q: Tensor, k: Tensor, v: Tensor, up: Tensor, window: int | None) -> list[Tensor]:
+    """Gradients of ``q``, ``k`` and ``v`` from ``up``, that of what they give."""
+    to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+    for queries, keys in _blocks(q, k):
+        weights = _weigh(q[queries], k[keys], window)
+        to_weights = torch.bmm(up[queries], v[keys].mT)
+        to_scores = _softmax_backward(to_weights, weights, -1, torch.float32)
+        to_v[keys].baddbmm_(weights.mT, up[queries])
+        to_k[keys].baddbmm_(to_scores.mT, q[queries])
+        to_q[queries] = torch.bmm(to_scores, k[keys])
+    return [to_q, to_k, to_v]
+
+
+def _take(x: Tensor) -> Tensor:
+    """``[K, n, heads, size]`` -> float32 ``[heads, K, n, size]``, with zeros up to a whole step."""
+    count = x.shape[1]
+    out = torch.empty(x.shape[2], len(x), -(-count // STEP) * STEP, x.shape[3])
+    out[:, :, :count] = x.permute(2, 0, 1, 3)
+    out[:, :, count:] = 0.0
+    return out
+
+
+def _put(place: Tensor, x: Tensor) -> None:
+    """:func:`_take` back."""
+    place.copy_(x[:, :, : place.shape[1]].permute(1, 2, 0, 3))
+
+
 def _open(qkv: Tensor, heads: Heads, arrangement: Arrangement, part: slice) -> list[Tensor]:
-    """A stretch's rotated queries, keys, and values: float32 ``[K, query heads, n, size]``."""
-    x = qkv[:, part].to(torch.float32, copy=True).unflatten(-1, (-1, heads.size))
-    turned = heads.query + heads.key
-    _apply_rope_(x[:, :, :turned], arrangement.cos[part].float(), arrangement.sin[part].float())
-    q, k, v = x.split((heads.query, heads.key, heads.key), dim=2)
+    """A stretch's rotated queries, keys, and values: float32 ``[query heads * K, n, size]``."""
+    x = _take(qkv[:, part].unflatten(-1, (-1, heads.size)))
+    cos, sin = (each[part, 0].float() for each in (arrangement.cos, arrangement.sin))
+    _apply_rope_(x[: heads.query + heads.key, :, : len(cos)], cos, sin)
+    q, k, v = x.split((heads.query, heads.key, heads.key))
+    q *= heads.size**-0.5  # here, as the weights are many more
     groups = heads.query // heads.key
     if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
-    return [t.transpose(1, 2) for t in (q, k, v)]
+        k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
+    return [each.flatten(0, 1) for each in (q, k, v)]
 
 
 def _close(
-    to_qkv: Tensor,
-    gradients: Sequence[Tensor],
-    heads: Heads,
-    arrangement: Arrangement,
-    part: slice,
+    place: Tensor, back: Sequence[Tensor], heads: Heads, arrangement: Arrangement, part: slice
 ) -> None:
-    """:func:`_open` back: a stretch's gradients to where they belong in ``to_qkv``."""
-    cos, sin = arrangement.cos[part].float(), arrangement.sin[part].float()
-    counts = heads.query, heads.key, heads.key
-    places = to_qkv[:, part].unflatten(-1, (-1, heads.size)).split(counts, dim=2)
-    for at, (place, each) in enumerate(zip(places, gradients, strict=True)):
-        to = each.transpose(1, 2)
-        if place.shape != to.shape:  # one key serves several queries
-            to = to.unflatten(2, (heads.key, -1)).sum(3)
-        if at < 2:  # queries and keys
-            _apply_rope_(to, cos, -sin)
-        place.copy_(to)
+    """:func:`_open` back: a stretch's gradients to where they belong."""
+    q, k, v = (each.unflatten(0, (heads.query, -1)) for each in back)
+    q *= heads.size**-0.5
+    if heads.query > heads.key:
+        k, v = (each.unflatten(0, (heads.key, -1)).sum(1) for each in (k, v))
+    x = torch.cat((q, k, v))
+    cos, sin = (each[part, 0].float() for each in (arrangement.cos, arrangement.sin))
+    _apply_rope_(x[: heads.query + heads.key, :, : len(cos)], cos, -sin)
+    _put(place[:, part].unflatten(-1, (-1, heads.size)), x)
 
 
 def _apply_rope_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
@@ -187,12 +239,3 @@ def _apply_rope_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
     crossed = first * sin
     first.mul_(cos).addcmul_(second, sin, value=-1)
     second.mul_(cos).add_(crossed)
-
-
-def _mask(span: tuple[int, int], heads: Heads, like: Tensor) -> Tensor | None:
-    """What a window forbids within a stretch; None where it forbids nothing."""
-    length = span[1] - span[0]
-    if heads.window is None or length <= heads.window:
-        return None
-    allowed = torch.ones(length, length, dtype=torch.bool).tril().triu(1 - heads.window)
-    return torch.zeros(length, length).masked_fill_(~allowed, -torch.inf).to(like)[None, None]

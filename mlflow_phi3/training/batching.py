@@ -1,6 +1,6 @@
 """Examples -> one flat batch without padding, without what no loss depends on, the prefix once."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,17 +130,3 @@ def _common_prefix(examples: Sequence[Example], lengths: Sequence[int]) -> int:
         differs = np.flatnonzero(example.input_ids[:common] != first[:common])
         common = int(differs[0]) if len(differs) else common
     return common if common >= SHORTEST_PREFIX else 0
-
-
-def split_by_tokens(examples: Iterable[Example], budget: int) -> Iterator[list[Example]]:
-    """Consecutive examples of at most ``budget`` tokens together, or a single longer one."""
-    part: list[Example] = []
-    tokens = 0
-    for example in examples:
-        if part and tokens + len(example.input_ids) > budget:
-            yield part
-            part, tokens = [], 0
-        part.append(example)
-        tokens += len(example.input_ids)
-    if part:
-        yield part

@@ -1,7 +1,7 @@
 """How many trials fit side by side, by measuring what one more needs."""
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +14,6 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import begin_adapter, find_linear, plan_layout
-from mlflow_phi3.training.batching import split_by_tokens
 from mlflow_phi3.training.choice import choose_engine, make_engine
 from mlflow_phi3.training.engine import Row
 from mlflow_phi3.training.spec import TrialSpec
@@ -39,6 +38,20 @@ def scoring_budget(token_budget: int, trials: int) -> int:
     Memory was measured for training, whose passes end with the batch: these do not.
     """
     return min(token_budget, max(SCORED, token_budget // trials))
+
+
+def split_by_tokens(examples: Iterable[Example], budget: int) -> Iterator[list[Example]]:
+    """Consecutive examples of at most ``budget`` tokens together, or a single longer one."""
+    part: list[Example] = []
+    tokens = 0
+    for example in examples:
+        if part and tokens + len(example.input_ids) > budget:
+            yield part
+            part, tokens = [], 0
+        part.append(example)
+        tokens += len(example.input_ids)
+    if part:
+        yield part
 
 
 def memory_bytes(device: torch.device) -> int:

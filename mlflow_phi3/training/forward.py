@@ -6,6 +6,7 @@ attention, full or partial rotation, longrope, tied embeddings or not, a sliding
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -123,23 +124,13 @@ def forward(
     rows = torch.from_numpy(batch.rows).to(device)
     hidden = frozen.embedding[torch.from_numpy(batch.ids).to(device)]
     hidden = hidden.expand(n_rows, *hidden.shape)
+    keeps_less = recompute and torch.is_grad_enabled()
+    run = partial(checkpoint, _layer, use_reentrant=False) if keeps_less else _layer
     for layer in frozen.layers:
         found = tuple(adapters.get(name) for name in layer.names)
         # After the last attention only the tokens that predict matter.
         keep = rows if layer is frozen.layers[-1] else None
-        if recompute and torch.is_grad_enabled():
-            hidden = checkpoint(
-                _layer,
-                layer,
-                found,
-                frozen.attention,
-                arrangement,
-                hidden,
-                keep,
-                use_reentrant=False,
-            )
-        else:
-            hidden = _layer(layer, found, frozen.attention, arrangement, hidden, keep)
+        hidden = run(layer, found, frozen.attention, arrangement, hidden, keep)
     return pointwise(hidden, frozen.norm)
 
 

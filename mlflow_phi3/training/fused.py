@@ -10,6 +10,7 @@ from torch import Tensor
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.modeling.hardware import fast_products
 from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Slot
 from mlflow_phi3.training.batching import Batch, pack
 from mlflow_phi3.training.engine import Row, Scores
@@ -76,7 +77,7 @@ class FusedEngine:
         stacked = stack_rows(rows, self._frozen.embedding.dtype)
         leaves = {name: tensor.requires_grad_() for name, tensor in stacked.items()}
         adapters = find_adapters(leaves, rows, batch, train=True)
-        with torch.enable_grad():
+        with torch.enable_grad(), fast_products(self._frozen.embedding.dtype):
             hidden = forward(self._frozen, batch, adapters, len(rows), recompute=self._recompute)
             scales = torch.tensor([row.scale for row in rows], device=hidden.device)
             total, losses = self._loss(hidden, batch, rows, scales, leaves)
@@ -126,7 +127,8 @@ class FusedEngine:
         count = max(1, len(rows))
         stacked = stack_rows(rows, self._frozen.embedding.dtype)
         adapters = find_adapters(stacked, rows, batch, train=False)
-        hidden = forward(self._frozen, batch, adapters, count)
+        with fast_products(self._frozen.embedding.dtype):
+            hidden = forward(self._frozen, batch, adapters, count)
         targets = torch.from_numpy(batch.targets).to(hidden.device)
         scores = []
         for own, head in zip(hidden, self._heads(stacked, count), strict=True):

@@ -22,8 +22,12 @@ from mlflow_phi3.training.adapters import (
     load_adapter,
     plan_layout,
 )
-from mlflow_phi3.training.batching import split_by_tokens
-from mlflow_phi3.training.capacity import memory_bytes, scoring_budget, token_budget_of
+from mlflow_phi3.training.capacity import (
+    memory_bytes,
+    scoring_budget,
+    split_by_tokens,
+    token_budget_of,
+)
 from mlflow_phi3.training.choice import EngineKind, EngineName, choose_engine, make_engine
 from mlflow_phi3.training.engine import Engine
 from mlflow_phi3.training.loss import get_loss

@@ -12,8 +12,12 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.files import folder_bytes
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.adapters import begin_adapter
-from mlflow_phi3.training.batching import split_by_tokens
-from mlflow_phi3.training.capacity import measure_trial_bytes, scoring_budget, token_budget_of
+from mlflow_phi3.training.capacity import (
+    measure_trial_bytes,
+    scoring_budget,
+    split_by_tokens,
+    token_budget_of,
+)
 from mlflow_phi3.training.choice import choose_engine, make_engine
 from mlflow_phi3.training.engine import Row
 from mlflow_phi3.training.loop import Session

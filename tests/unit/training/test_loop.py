@@ -8,7 +8,7 @@ import pytest
 
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.training import capacity, loop
-from mlflow_phi3.training.batching import split_by_tokens
+from mlflow_phi3.training.capacity import split_by_tokens
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec

@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm, apply_rotary_pos_emb
 
-from mlflow_phi3.training import attention_cuda
+from mlflow_phi3.training import attention, attention_cuda
 from mlflow_phi3.training import head as head_module
 from mlflow_phi3.training.attention import Arrangement, Heads, apply_rope, attend
 from mlflow_phi3.training.head import frozen_head_loss, measure
@@ -124,7 +124,7 @@ def naive_varlen(q, k, v, ends_q, ends_k, *_, window_size, enable_gqa):
     return torch.cat(out)
 
 
-@pytest.mark.parametrize("kernel", ["cpu", "one call", "a call a sequence"])
+@pytest.mark.parametrize("kernel", ["cpu", "cpu in blocks", "one call", "a call a sequence"])
 @pytest.mark.parametrize(("prefix", "window"), [(0, None), (3, None), (0, 4)])
 @pytest.mark.parametrize("key", [4, 2, 1])
 def test_attention(monkeypatch, kernel, prefix, window, key):
@@ -133,11 +133,14 @@ def test_attention(monkeypatch, kernel, prefix, window, key):
     angles = random(tokens, 1, 3, seed=1)
     arrangement = Arrangement(prefix, spans, angles.cos(), angles.sin())
     qkv = random(2, tokens, (4 + 2 * key) * 8).requires_grad_()
+    if kernel == "cpu in blocks":
+        for name, size in (("QUERIES", 3), ("WEIGHTS", 40), ("STEP", 2)):
+            monkeypatch.setattr(attention, name, size)
     if kernel == "one call":
         # The kernel itself runs on GPUs alone (tests/gpu); here, what is handed to it.
         monkeypatch.setattr(attention_cuda, "varlen_attn", naive_varlen)
         monkeypatch.setattr(attention_cuda, "_by_sequence", attention_cuda._at_once)
-    mine = (attend if kernel == "cpu" else attention_cuda.attend_cuda)(qkv, heads, arrangement)
+    mine = (attend if "cpu" in kernel else attention_cuda.attend_cuda)(qkv, heads, arrangement)
     plain = naive_attention(qkv, heads, arrangement)
     assert torch.allclose(mine, plain, atol=1e-5)
     up = random(*mine.shape, seed=2)

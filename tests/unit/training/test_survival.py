@@ -122,9 +122,10 @@ def test_nobody_rides_on_a_trajectory_whose_beginning_is_not_known(session, tmp_
     again.add("a", spec, resume=True, evaluated=1)
     again.add("b", replace(spec, epochs=2))
     told = collect(again)["b"]
+    close = 1e-4  # so high a rate multiplies the last digits, in which trials side by side differ
     for kind in (StepReport, EvaluationReport):
-        assert losses(told, kind) == pytest.approx(losses(expected, kind), rel=1e-5)
-    assert told[-1].best_loss == pytest.approx(expected[-1].best_loss, rel=1e-5)
+        assert losses(told, kind) == pytest.approx(losses(expected, kind), rel=close)
+    assert told[-1].best_loss == pytest.approx(expected[-1].best_loss, rel=close)
     assert told[-1].shared_with is None
     # Nor on one that has ended.
     again.add("c", replace(spec, epochs=4))
