@@ -127,7 +127,7 @@ class _CpuAttention(Function):
             if prefix and not to_prefix:  # complete when all that see it have been there
                 to_prefix = back
                 continue
-            for whole, own in zip(to_prefix[1:], back[1:], strict=False):
+            for whole, own in zip(to_prefix[1:], back[1:], strict=False):  # none without a prefix
                 whole[:, :prefix] += own[:, :prefix]
             back[1:] = [own[:, prefix:] for own in back[1:]]
             _close(to_qkv, back, heads, arrangement, part)
