@@ -58,10 +58,8 @@ def repair_study(storage: BaseStorage, study_name: str, *, tracker: Tracker, now
     )
     closed = [
         run.info.run_id
-        for run in tracker.find({STUDY: study_name})
-        if run.info.status == "RUNNING"
-        and NUMBER in run.data.tags
-        and int(run.data.tags[NUMBER]) not in busy
+        for run in tracker.find({STUDY: study_name}, status="RUNNING")
+        if NUMBER in run.data.tags and int(run.data.tags[NUMBER]) not in busy
     ]
     states = {str(trial.user_attrs.get(RUN_ID, "")): trial.state for trial in trials}
     for run_id in closed:
@@ -77,9 +75,9 @@ def close_sweeps(study: Study, *, tracker: Tracker, now: float) -> list[str]:
     """
     attrs = study.user_attrs
     closed: list[str] = []
-    for found in tracker.find({STUDY: study.study_name}):
+    for found in tracker.find({STUDY: study.study_name}, status="RUNNING"):
         driver = found.data.tags.get(DRIVER)
-        if found.info.status != "RUNNING" or driver is None or is_alive(driver, attrs, now=now):
+        if driver is None or is_alive(driver, attrs, now=now):
             continue
         closed += tracker.close_outwards(found.info.run_id, {REASON: _WHY})
     return closed

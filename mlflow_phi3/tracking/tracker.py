@@ -101,10 +101,12 @@ class Tracker:
             run_id = found.data.tags.get(MLFLOW_PARENT_RUN_ID, "")
         return closed
 
-    def find(self, tags: Mapping[str, object]) -> list[MlflowRun]:
-        """The runs that carry all of ``tags``, oldest first."""
-        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
-        return self._search(query, order="attributes.start_time ASC")
+    def find(self, tags: Mapping[str, object], *, status: str = "") -> list[MlflowRun]:
+        """The runs that carry all of ``tags``, oldest first; of one ``status`` where it is given."""
+        wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        if status:
+            wanted.append(f"attributes.status = '{status}'")
+        return self._search(" AND ".join(wanted), order="attributes.start_time ASC")
 
     def latest(self, stage: str, *, where: str, without: str = "") -> MlflowRun:
         """The newest FINISHED run of a stage.
