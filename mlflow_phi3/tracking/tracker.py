@@ -102,7 +102,7 @@ class Tracker:
         return closed
 
     def find(self, tags: Mapping[str, object], *, status: str = "") -> list[MlflowRun]:
-        """The runs that carry all of ``tags``, oldest first; of one ``status`` where it is given."""
+        """The runs that carry all of ``tags``, oldest first; of one ``status`` where given."""
         wanted = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         if status:
             wanted.append(f"attributes.status = '{status}'")
