@@ -52,7 +52,7 @@ def fast_products(dtype: torch.dtype) -> Iterator[None]:
     float32). float32's are exact, by oneDNN where MKL is slow at them: to AMD's processors it gives
     AVX2's instructions, half as wide as theirs.
     """
-    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch makes it when it is imported
+    settings = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # torch puts an object in the place of its module
     before = settings.fp32_precision
     if dtype is torch.bfloat16 or _onednn_wins():
         settings.fp32_precision = "bf16"

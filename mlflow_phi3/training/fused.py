@@ -88,9 +88,10 @@ class FusedEngine:
     def score(self, examples: Sequence[Example], rows: Sequence[Row | None]) -> list[Scores]:
         """Negative log-likelihood and hits of each example for each row."""
         batch = self._pack(examples, share_prefix=self._share_prefix)
-        if any(row is None for row in rows):
-            return [self._score(batch, len(examples), [r] if r else [])[0] for r in rows]
-        return self._score(batch, len(examples), [row for row in rows if row is not None])
+        with fast_products(self._frozen.embedding.dtype):
+            if any(row is None for row in rows):
+                return [self._score(batch, len(examples), [r] if r else [])[0] for r in rows]
+            return self._score(batch, len(examples), [row for row in rows if row is not None])
 
     def close(self) -> None:
         """Nothing to undo."""
@@ -127,8 +128,7 @@ class FusedEngine:
         count = max(1, len(rows))
         stacked = stack_rows(rows, self._frozen.embedding.dtype)
         adapters = find_adapters(stacked, rows, batch, train=False)
-        with fast_products(self._frozen.embedding.dtype):
-            hidden = forward(self._frozen, batch, adapters, count)
+        hidden = forward(self._frozen, batch, adapters, count)
         targets = torch.from_numpy(batch.targets).to(hidden.device)
         scores = []
         for own, head in zip(hidden, self._heads(stacked, count), strict=True):
