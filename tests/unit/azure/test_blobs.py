@@ -1,6 +1,8 @@
 """Blocks of a large file: several at once, and no more of them after a cut."""
 
+import base64
 import threading
+import time
 
 import pytest
 
@@ -10,7 +12,7 @@ BLOCKS = 64
 
 
 class Blob:
-    """Takes blocks as azure-storage's client does, when ``gate`` lets them through."""
+    """Takes blocks as azure-storage's client does, when ``gate`` lets their numbers through."""
 
     def __init__(self, gate):
         self._gate = gate
@@ -20,7 +22,7 @@ class Blob:
         return [], []
 
     def stage_block(self, block_id, content, *, length):
-        self._gate()
+        self._gate(int(base64.b64decode(block_id)))
         self.staged[block_id] = content
         assert len(content) == length
 
@@ -38,7 +40,7 @@ def large(tmp_path, monkeypatch):
 
 def test_blocks_go_several_at_once_and_are_put_together_in_order(large):
     together = threading.Barrier(8)  # lets nobody through before eight are there
-    blob, arrived = Blob(lambda: together.wait(30)), []
+    blob, arrived = Blob(lambda _: together.wait(30)), []
     with blobs.workers() as pool:
         blobs._send_large(blob, large, pool, arrived.append)
     assert sum(arrived) == large.stat().st_size
@@ -46,12 +48,11 @@ def test_blocks_go_several_at_once_and_are_put_together_in_order(large):
 
 
 def test_a_cut_leaves_what_has_not_begun(large):
-    first, pools = threading.Semaphore(8), []
+    pools = []
 
-    def gate():  # the first eight pass; the next ones are under way when the cut comes
-        while not first.acquire(timeout=0.01):
-            if pools[0]._shutdown:
-                return
+    def gate(number):  # the first eight pass; the next ones are under way when the cut comes
+        while number >= 8 and not pools[0]._shutdown:
+            time.sleep(0.01)
 
     def cut(size_bytes):
         if size_bytes:
