@@ -209,6 +209,7 @@ class Conductor:
         ticket = live.ticket
         del self._live[ticket.name]
         if live.given_up == _LOST:  # its run and its end are the other's
+            live.run.run.abandon()
             del self._unresolved[ticket.name]
             return
         if report.shared_with is not None:

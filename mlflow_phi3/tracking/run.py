@@ -3,7 +3,7 @@
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +18,50 @@ from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
-# Points of metrics wait in memory this long at most, so that a fast training is not held up by
-# one write to the store a step.
+# Points of metrics wait in memory this long, so that a fast training is not held up by a write to
+# the store a step; where the store is slow, until writing takes this share of the time, but not
+# for longer than the last.
 FLUSH_AFTER_S = 1.0
+FLUSH_SHARE = 0.02
+FLUSH_LATEST_S = 30.0
 # MLflow refuses larger batches (mlflow.utils.validation); the first counts tags and parameters too.
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 PARAM_LENGTH = 6000
+
+
+@dataclass(slots=True)
+class Pace:
+    """When the runs of one store write the metrics that they have buffered: all in one go.
+
+    Args:
+        clock: Seconds that only grow.
+    """
+
+    clock: Callable[[], float] = time.monotonic
+    _waiting: list["Run"] = field(default_factory=list, repr=False)
+    _wrote_at: float = 0.0
+    _took_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Begin to wait."""
+        self._wrote_at = self.clock()
+
+    def wait(self, run: "Run") -> None:
+        """Let ``run`` write with the others, now if it is time."""
+        if not any(run is each for each in self._waiting):
+            self._waiting.append(run)
+        now = self.clock()
+        pause_s = max(FLUSH_AFTER_S, min(FLUSH_LATEST_S, self._took_s / FLUSH_SHARE))
+        if now - self._wrote_at > pause_s:
+            for each in list(self._waiting):
+                each.flush()
+            self._wrote_at = self.clock()
+            self._took_s = self._wrote_at - now
+
+    def leave(self, run: "Run") -> None:
+        """``run`` has nothing to write."""
+        self._waiting = [each for each in self._waiting if each is not run]
 
 
 @dataclass(slots=True)
@@ -39,10 +76,10 @@ class Run:
     experiment_id: str
     name: str
     artifact_uri: str
+    pace: Pace = field(default_factory=Pace, repr=False)
     _metrics: list[Metric] = field(default_factory=list, repr=False)
     _params: list[Param] = field(default_factory=list, repr=False)
     _tags: dict[str, RunTag] = field(default_factory=dict, repr=False)
-    _flushed_at: float = field(default_factory=time.monotonic, repr=False)
     _spilled: int = field(default=0, repr=False)
     _repository: ArtifactRepository | None = field(default=None, repr=False)
 
@@ -53,9 +90,10 @@ class Run:
             Metric(key=key, value=float(value), timestamp=now_ms, step=step)
             for key, value in metrics.items()
         ]
-        overdue = time.monotonic() - self._flushed_at > FLUSH_AFTER_S
-        if overdue or len(self._metrics) >= METRICS_PER_BATCH:
+        if len(self._metrics) >= METRICS_PER_BATCH:
             self.flush()
+        else:
+            self.pace.wait(self)
 
     def flush(self) -> None:
         """Write what is buffered; it stays buffered when the store refuses."""
@@ -67,7 +105,14 @@ class Run:
             del self._metrics[: len(metrics)], self._params[: len(params)]
             self._tags.clear()
             self._spilled = 0
-        self._flushed_at = time.monotonic()
+        self.pace.leave(self)
+
+    def abandon(self) -> None:
+        """Forget what is buffered: the run is somebody else's now."""
+        self._metrics.clear()
+        self._params.clear()
+        self._tags.clear()
+        self.pace.leave(self)
 
     def spill(self, path: Path) -> None:
         """Keep the buffered metrics in a file: cheaper than the store, and as safe from a kill.

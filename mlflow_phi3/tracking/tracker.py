@@ -1,20 +1,22 @@
 """One tracking store and experiment: runs begin, are found, and always end with a status."""
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage
 from mlflow.entities import Run as MlflowRun
+from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.tracking.missing import asking, is_missing
-from mlflow_phi3.tracking.run import Run, Status
+from mlflow_phi3.tracking.run import Pace, Run, Status
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
 from mlflow_phi3.tracking.transactions import observe_transactions
 from mlflow_phi3.tracking.uris import absolute_uri
@@ -32,6 +34,7 @@ class Tracker:
     client: MlflowClient
     uri: str
     experiment_id: str
+    pace: Pace = field(default_factory=Pace, repr=False)
 
     def start(
         self,
@@ -152,7 +155,7 @@ class Tracker:
     def handle(self, run: MlflowRun) -> Run:
         """A handle to a run that was read."""
         info, name = run.info, run.info.run_name or ""
-        return Run(self.client, info.run_id, info.experiment_id, name, info.artifact_uri)
+        return Run(self.client, info.run_id, info.experiment_id, name, info.artifact_uri, self.pace)
 
 
 def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tracker:
@@ -166,6 +169,8 @@ def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tr
         PreflightError: The store does not answer, or refuses, or has no such experiment.
     """
     found = absolute_uri(uri or mlflow.get_tracking_uri())
+    # A server's client would ask for each run that ends, and print two lines of addresses.
+    os.environ.setdefault(MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.name, "true")
     mlflow.set_tracking_uri(found)
     observe_transactions()
     with asking(found):

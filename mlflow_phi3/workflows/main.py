@@ -50,10 +50,11 @@ def run(config: MainWord) -> None:
     _show_next(context, registered, root)
 
 
-def how_to_look(store: str) -> str:
-    """What opens the MLflow UI on a tracking store: a server's own address, else a command."""
+def how_to_look(store: str, run: Run) -> str:
+    """What opens the MLflow UI on a tracking store: a server's page of ``run``, else a command."""
     if store.startswith(("http://", "https://")):
-        return hide_password(store)
+        page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
+        return f"{hide_password(store).rstrip('/')}/{page}"
     return f"mlflow ui --backend-store-uri {hide_password(store)}"
 
 
@@ -69,6 +70,6 @@ def _show_next(context: Context, registered: Registered, root: Run) -> None:
     )
     name = endpoint_for(registered.name)
     create = f"mlflow deployments create --name {name} -m {registered.uri} -t azure-foundry"
-    say(f"  Look     {escape(how_to_look(context.tracker.uri))}   [dim]({root.name})[/]")
+    say(f"  Look     {escape(how_to_look(context.tracker.uri, root))}   [dim]({root.name})[/]")
     say(f"  Deploy   {create}")
     say(f"  Rehearse {create}:/local   [dim](an emulator; needs no account)[/]")

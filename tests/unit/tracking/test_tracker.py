@@ -7,6 +7,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import Interrupted, PreflightError, UsageError
+from mlflow_phi3.tracking.run import Pace
 from mlflow_phi3.tracking.tracker import close_orphan, open_tracker
 from mlflow_phi3.tracking.uris import absolute_uri
 
@@ -212,3 +213,49 @@ def test_an_experiment_that_is_not_there_is_told_at_once(deleted, tracker, monke
 
     with pytest.raises(PreflightError, match=rf"PHI3-P087 .*\b{named}\b.*MLFLOW_EXPERIMENT_NAME"):
         open_tracker(uri=tracker.uri)
+
+
+def steps(tracker, run):
+    return [point.step for point in tracker.client.get_metric_history(run.run_id, "train/loss")]
+
+
+def test_all_runs_write_what_they_have_in_one_go(tracker, monkeypatch):
+    one, other = (tracker.start(name, stage="trial") for name in ("one", "other"))
+    one.log_metrics({"train/loss": 1.0}, step=1)
+    other.log_metrics({"train/loss": 1.0}, step=1)
+    assert (steps(tracker, one), steps(tracker, other)) == ([], [])
+    monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", 0.0)
+    one.log_metrics({"train/loss": 0.5}, step=2)
+    assert (steps(tracker, one), steps(tracker, other)) == ([1, 2], [1])
+
+
+@pytest.mark.parametrize(
+    ("write_s", "pause_s", "written"),
+    [(0.2, 9.0, []), (0.2, 11.0, [2]), (2.0, 29.0, []), (2.0, 31.0, [2])],
+)
+def test_a_slow_store_is_written_to_rarely(tracker, monkeypatch, write_s, pause_s, written):
+    now, log_batch = 0.0, tracker.client.log_batch
+
+    def take_long(*arguments, **named):
+        nonlocal now
+        now += write_s
+        return log_batch(*arguments, **named)
+
+    monkeypatch.setattr(tracker.client, "log_batch", take_long)
+    run = tracker.start("slow", stage="trial")
+    run.pace = Pace(lambda: now)
+    now += 1.5
+    run.log_metrics({"train/loss": 1.0}, step=1)
+    assert steps(tracker, run) == [1]
+    now += pause_s
+    run.log_metrics({"train/loss": 0.5}, step=2)
+    assert steps(tracker, run) == [1, *written]
+
+
+def test_what_an_abandoned_run_had_to_write_is_not_written(tracker, monkeypatch):
+    lost, other = (tracker.start(name, stage="trial") for name in ("lost", "other"))
+    lost.log_metrics({"train/loss": 1.0}, step=1)
+    lost.abandon()
+    monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", 0.0)
+    other.log_metrics({"train/loss": 1.0}, step=1)
+    assert (steps(tracker, lost), steps(tracker, other)) == ([], [1])
