@@ -1,11 +1,13 @@
 """``mlflow-phi3 promote | rollback | reap``: what MLflow's own command line has no word for."""
 
 import datetime as dt
+from functools import partial
 from typing import TYPE_CHECKING
 
 import typer
 
 from mlflow_phi3.cli.target import TARGET
+from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.deployment.promote import Moved, promote, rollback
 
@@ -23,13 +25,18 @@ def promote_command(
     name: str = _NAME,
     *,
     deployment: str = typer.Option("", help="Which one; by default the one without all traffic."),
+    golden: str = typer.Option("", help="Golden queries that it has to answer first, JSONL."),
+    verify: bool = typer.Option(True, help="Check its answers before traffic moves."),
+    parity: bool = typer.Option(True, help="Hold them against its version's certificate too."),
     target: str = TARGET,
     timeout_s: float = _TIMEOUT_S,
 ) -> None:
     """Give a deployment all traffic and make its model version the champion."""
     deployer, endpoint = _deployer(target), names_of(None, name).endpoint
     service = deployer.movable(endpoint, timeout_s)
-    _show(promote(service, deployer.registry, endpoint, deployment, told=_tell))
+    config = DeployConfig(golden=golden, verify=verify, parity=parity)
+    check = partial(deployer.examine, endpoint, config)
+    _show(promote(service, deployer.registry, endpoint, deployment, check=check, told=_tell))
 
 
 @app.command("rollback")

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlflow_phi3.azure.assets import ModelAsset, name_asset, upload_model
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.online import OnlineService
+from mlflow_phi3.azure.online import Deployment, OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.portable import check_portable
 from mlflow_phi3.config.deploy import DeployConfig
@@ -22,6 +22,7 @@ from mlflow_phi3.deployment.plan import (
     plan_removal,
     without_idle,
 )
+from mlflow_phi3.deployment.promote import version_of
 from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, let_expire, note_deleted
 from mlflow_phi3.deployment.report import (
     describe,
@@ -108,7 +109,7 @@ class Deployer:
         with opened_model(model_uri) as model:
             check_portable(model.mlmodel, where=model_uri)
             check_asks(model.mlmodel, config, where=model_uri)
-            examination = self._examination(config, model)
+            examination = self._examination(config, model.example, model.run_id)
             asset = name_asset(model.name or names.endpoint, model.version, model.folder)
             wanted = to_wanted(names, config, self._open().target, model, asset)
             current = get_current(service, names.endpoint)
@@ -127,6 +128,23 @@ class Deployer:
             if not found["left"]:
                 self.registry.tag(model, deployed_tags(found, self._open().target, asset, wanted))
             return found
+
+    def examine(self, endpoint: str, config: DeployConfig, deployment: Deployment) -> None:
+        """Ask a deployment what its version has to answer, as when it was made.
+
+        Args:
+            endpoint: Whose it is.
+            config: Its ``verify``, ``golden`` and ``parity`` count.
+            deployment: Which one.
+
+        Raises:
+            GateError: An answer is not as it has to be.
+        """
+        if config.verify:
+            version = self.registry.find(*version_of(deployment))
+            example = None if config.golden else self.registry.read_example(version)
+            examination = self._examination(config, example, version.run_id)
+            self.callers.examine(Names(endpoint, deployment.name), examination, self._told)
 
     def remove(self, names: Names, config: DeployConfig) -> None:
         """Delete a service, or one deployment of an endpoint; what is gone is no error.
@@ -328,15 +346,15 @@ class Deployer:
             name = before.endpoint.name
             self._note(find_gone(name, before.deployments, service.list_deployments(name)))
 
-    def _examination(self, config: DeployConfig, model: DeployedModel) -> Examination:
+    def _examination(self, config: DeployConfig, example: Any, run_id: str) -> Examination:
         """Return what a deployment of a model is asked."""
 
         def keep(certificate: Certificate) -> None:
-            self.registry.write_json(model.run_id, certificate.to_json(), CERTIFICATE)
+            self.registry.write_json(run_id, certificate.to_json(), CERTIFICATE)
 
         return Examination(
-            queries=golden_queries(config, model.example),
-            registered=self.registry.read_json(model.run_id, ARTIFACT) if config.parity else None,
+            queries=golden_queries(config, example),
+            registered=self.registry.read_json(run_id, ARTIFACT) if config.parity else None,
             keep=keep,
         )
 

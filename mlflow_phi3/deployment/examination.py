@@ -46,7 +46,7 @@ def examine(examination: Examination, ask: Ask, *, where: str, told: Callable[[s
         check_answers(examination.queries, ask, where=where)
         told(f"golden queries: {len(examination.queries)} answered well")
     else:
-        told("no golden queries: the model has no input example, and -C golden= is empty")
+        told("no golden queries: the model has no input example, and no file of them is named")
     if examination.registered is None:
         told("no parity check: the version has no certificate of its registration")
         return

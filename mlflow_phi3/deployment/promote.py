@@ -62,12 +62,17 @@ def _silent(_line: str) -> None:
     """Tell nobody."""
 
 
+def _unasked(_deployment: Deployment) -> None:
+    """Ask nothing."""
+
+
 def promote(
     service: Service,
     registry: Registry,
     endpoint: str,
     deployment: str = "",
     *,
+    check: Callable[[Deployment], None] = _unasked,
     told: Callable[[str], None] = _silent,
 ) -> Moved:
     """Give a deployment all traffic, and make its version the champion.
@@ -79,6 +84,7 @@ def promote(
         deployment: Which one; empty takes the canary, by the ledger, or else the only one that does
             not have all traffic, unless the last move took the traffic from it: that one is
             promoted already.
+        check: Asks the deployment before traffic moves; what it raises leaves all as it is.
         told: Gets a line on what is not as it was asked for.
 
     Raises:
@@ -92,9 +98,12 @@ def promote(
     if target is None or target.state != RUNS:
         state = "does not exist" if target is None else f"is in state {target.state}"
         raise UsageError("PHI3-U724", f"it {state}", where=f"deployment {endpoint}/{name}")
-    model, version = _version_of(target)
+    traffic = {name: WHOLE}
+    if _endpoint(current).traffic != traffic:
+        check(target)
+    model, version = version_of(target)
     old = registry.get_champion(model) if model else ""
-    return _move(service, registry, current, {name: WHOLE}, (model, old, version), told=told)
+    return _move(service, registry, current, traffic, (model, old, version), told=told)
 
 
 def rollback(
@@ -138,11 +147,11 @@ def rollback(
         )
     name = max(sorted(last.before), key=lambda n: last.before[n])
     target = current.find(name)
-    model, version = _version_of(target)
+    model, version = version_of(target)
     old = registry.get_champion(model) if model else ""
     # The alias goes back only where it points at what is being rolled back.
     leaving = current.active()
-    if leaving is not None and (model, old) != _version_of(leaving):
+    if leaving is not None and (model, old) != version_of(leaving):
         model = ""
     alias = (model, old, version)
     return _move(service, registry, current, dict(last.before), alias, undone=last, told=told)
@@ -281,7 +290,7 @@ def _canary(current: Current) -> str:
     return ""
 
 
-def _version_of(deployment: Deployment | None) -> tuple[str, str]:
+def version_of(deployment: Deployment | None) -> tuple[str, str]:
     """Return the registered model that a deployment runs, and its version; empty texts if none."""
     tags = deployment.tags if deployment else {}
     return tags.get(MODEL_TAG, ""), tags.get(VERSION_TAG, "")

@@ -64,11 +64,13 @@ class Version:
         name: Registered model.
         version: Its version.
         tags: Of the version.
+        run_id: The run that logged it.
     """
 
     name: str = ""
     version: str = ""
     tags: Mapping[str, str] = field(default_factory=dict)
+    run_id: str = ""
 
 
 @contextlib.contextmanager
@@ -79,8 +81,6 @@ def opened_model(uri: str) -> Iterator[DeployedModel]:
         UsageError: There is no such model.
         PreflightError: The store does not answer, or refuses; or the files cannot be fetched.
     """
-    # MLflow draws its bar anew for each file: a help on a terminal, 300 lines in a log.
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()))
     version = _find_version(_connect(), uri)
     with tempfile.TemporaryDirectory(prefix="mlflow-phi3-") as temporary:
         try:
@@ -171,6 +171,26 @@ class DeploymentRegistry:
                     with unless_missing():  # the run may live on another server
                         self._client.set_tag(model.run_id, key, value)
 
+    def find(self, name: str, version: str) -> Version:
+        """Return a version; an empty one where none is named, or this store has none such."""
+        found = Version()
+        if name and version:
+            with self._asking(), unless_missing():
+                found = _to_version(self._client.get_model_version(name, version))
+        return found
+
+    def read_example(self, version: Version) -> Any:
+        """Return a version's input example; None where there is none."""
+        if not version.name:
+            return None
+        uri = f"models:/{version.name}/{version.version}"
+        with self._asking(), tempfile.TemporaryDirectory(prefix="mlflow-phi3-") as folder:
+            mlmodel = yaml.safe_load(mlflow.artifacts.load_text(f"{uri}/MLmodel"))
+            if info := mlmodel.get("saved_input_example_info"):
+                path = f"{uri}/{info['artifact_path']}"
+                mlflow.artifacts.download_artifacts(path, dst_path=folder)
+            return _example(Path(folder), mlmodel)
+
     def read_json(self, run_id: str, path: str) -> dict[str, Any] | None:
         """Return an artifact of a run; None when there is no such run or artifact here."""
         if not run_id:
@@ -223,11 +243,17 @@ def find_version(uri: str) -> Version:
     found = _find_version(_connect(), uri)
     if found is None:
         return Version()
-    return Version(found.name, str(found.version), dict(found.tags))
+    return _to_version(found)
+
+
+def _to_version(found: Any) -> Version:
+    return Version(found.name, str(found.version), dict(found.tags), found.run_id or "")
 
 
 def _connect() -> MlflowClient:
     """A client of the store that MLflow itself would use."""
+    # MLflow draws its bar anew for each file: a help on a terminal, 300 lines in a log.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()))
     with asking(mlflow.get_tracking_uri()):
         return MlflowClient()
 

@@ -9,7 +9,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from typer.testing import CliRunner
 
+from mlflow_phi3.cli.deployment import app as promotion
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.promote import promote, rollback
 from mlflow_phi3.emulator.router import WORKSPACE
@@ -154,6 +156,16 @@ def test_a_model_that_is_not_the_certified_one_gets_no_traffic(client, models, a
     assert text(client.predict("certified", ask)) == "one: hello"
     kept = json.loads(mlflow.artifacts.load_text(f"runs:/{odd_run}/deploy/certificate.json"))
     assert not kept["holds"]
+
+    # Nor by promote, where it was made without being asked.
+    client.create_deployment("green", odd, endpoint="certified", config={"verify": "false"})
+    command = ["promote", "certified", "-t", "azure-foundry:/local"]
+    refused = CliRunner().invoke(promotion, command)
+    assert refused.exit_code != 0
+    assert "PHI3-G071" in str(refused.exception)
+    assert client.get_deployment("certified")["traffic"] == {"blue": 100}
+    told = CliRunner().invoke(promotion, [*command, "--no-parity"])
+    assert "traffic: blue=100 -> green=100" in told.output
     client.delete_deployment("certified")
 
 

@@ -6,7 +6,7 @@ from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
 from mlflow_phi3.deployment.plan import Wanted, plan_deployment
 from mlflow_phi3.deployment.promote import promote, rollback
 from mlflow_phi3.deployment.rollout import get_current, roll_out
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import GateError, UsageError
 
 
 def test_promotion_moves_traffic_and_champion_and_rollback_takes_both_back(two, registry):
@@ -20,6 +20,23 @@ def test_promotion_moves_traffic_and_champion_and_rollback_takes_both_back(two, 
     with pytest.raises(UsageError, match="PHI3-U725"):
         rollback(two, registry, "chat")
     assert two.endpoints["chat"].tags["team"] == "x"
+
+
+def test_what_does_not_answer_well_is_not_promoted(two, registry):
+    asked = []
+
+    def check(deployment):
+        asked.append(deployment.name)
+        if len(asked) == 1:
+            raise GateError("PHI3-G071", "it is another model")
+
+    with pytest.raises(GateError):
+        promote(two, registry, "chat", check=check)
+    assert two.endpoints["chat"].traffic == {"blue": 100}
+    assert (registry.champion, read_ledger(two.endpoints["chat"].tags)) == ("1", [])
+    assert promote(two, registry, "chat", check=check).after == "green=100"
+    promote(two, registry, "chat", check=check)  # nothing is moved: nothing is asked
+    assert asked == ["green", "green"]
 
 
 def test_when_the_alias_cannot_move_the_traffic_goes_back(two, registry):
