@@ -1,7 +1,8 @@
 """Drivers: the processes that work on a study, and which of them still live.
 
-A trial that runs carries its driver's name. On the same machine a driver that is gone is seen at
-once by its process; on another machine by its heartbeat, a study attribute renewed by a thread.
+A trial that runs carries its driver's name. Where its process can be seen, a driver that is gone is
+seen at once; from another machine or container by its heartbeat, a study attribute renewed by a
+thread.
 """
 
 import json
@@ -14,6 +15,8 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -32,6 +35,7 @@ class Driver:
     Args:
         name: Unique for ever.
         host: Its machine.
+        processes: The table of processes that it is in: a container has its own.
         pid: Its process there.
         started: When that process began, in seconds since 1970; tells it from a later one with
             the same number.
@@ -39,14 +43,15 @@ class Driver:
 
     name: str
     host: str
+    processes: str
     pid: int
     started: float
 
 
 def this_driver() -> Driver:
     """The driver that the calling process is; a new one at each call."""
-    process = psutil.Process()
-    return Driver(uuid.uuid4().hex[:12], socket.gethostname(), os.getpid(), process.create_time())
+    name, host, began = uuid.uuid4().hex[:12], socket.gethostname(), psutil.Process().create_time()
+    return Driver(name, host, _table_of_processes(), os.getpid(), began)
 
 
 @contextmanager
@@ -88,7 +93,7 @@ def is_alive(name: str, attrs: Mapping[str, Any], *, now: float, grace_s: float 
     facts = json.loads(text)
     beat_at = facts["beat_at"]
     driver = Driver(**{field.name: facts[field.name] for field in fields(Driver)})
-    if driver.host == socket.gethostname():
+    if (driver.host, driver.processes) == (socket.gethostname(), _table_of_processes()):
         return _runs_here(driver)
     return bool(now - beat_at < grace_s)
 
@@ -104,13 +109,23 @@ def spent_by_others(attrs: Mapping[str, Any], name: str) -> float:
     told = [json.loads(text) for key, text in attrs.items() if key.startswith(_PREFIX)]
     others = [facts for facts in told if facts["name"] != name]
     return math.fsum(
-        max(0.0, one["beat_at"] - one.get("began_at", one["beat_at"])) for one in others
+        max(0.0, one["beat_at"] - one["began_at"]) for one in others
     )
 
 
 def _beat(study: Study, driver: Driver, began: float) -> None:
     facts = {**asdict(driver), "began_at": began, "beat_at": time.time()}
     study.set_user_attr(_PREFIX + driver.name, json.dumps(facts))
+
+
+@cache
+def _table_of_processes() -> str:
+    """Names the kernel and the namespace in which process numbers mean what they do here."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux: the machine is all that there is
+        return ""
 
 
 def _runs_here(driver: Driver) -> bool:

@@ -45,6 +45,8 @@ def repair_study(storage: BaseStorage, study_name: str, *, tracker: Tracker, now
         KeyError: There is no such study.
     """
     study = optuna.load_study(study_name=study_name, storage=storage)
+    # Before trials and drivers are read: who begins meanwhile has those before a run.
+    running = tracker.find({STUDY: study_name}, status="RUNNING")
     attrs = study.user_attrs
     trials = study.get_trials(deepcopy=False)
     busy = {trial.number for trial in trials if _is_driven(trial, attrs, now)}
@@ -58,7 +60,7 @@ def repair_study(storage: BaseStorage, study_name: str, *, tracker: Tracker, now
     )
     closed = [
         run.info.run_id
-        for run in tracker.find({STUDY: study_name}, status="RUNNING")
+        for run in running
         if NUMBER in run.data.tags and int(run.data.tags[NUMBER]) not in busy
     ]
     states = {str(trial.user_attrs.get(RUN_ID, "")): trial.state for trial in trials}
@@ -73,9 +75,10 @@ def close_sweeps(study: Study, *, tracker: Tracker, now: float) -> list[str]:
 
     Nobody takes up such a run again: who continues the study has one of their own.
     """
-    attrs = study.user_attrs
+    running = tracker.find({STUDY: study.study_name}, status="RUNNING")
+    attrs = study.user_attrs  # later than the runs: a driver is told of before its run begins
     closed: list[str] = []
-    for found in tracker.find({STUDY: study.study_name}, status="RUNNING"):
+    for found in running:
         driver = found.data.tags.get(DRIVER)
         if driver is None or is_alive(driver, attrs, now=now):
             continue

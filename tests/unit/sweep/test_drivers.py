@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 
 import optuna
 import psutil
@@ -9,7 +10,6 @@ import pytest
 
 from mlflow_phi3.sweep.drivers import (
     GRACE_S,
-    Driver,
     beating,
     is_alive,
     spent_by_others,
@@ -24,8 +24,8 @@ def study():
 
 
 def beat(study, driver, at):
-    facts = {"name": driver.name, "host": driver.host, "pid": driver.pid, "started": driver.started}
-    study.set_user_attr(f"driver:{driver.name}", json.dumps({**facts, "beat_at": at}))
+    facts = {**asdict(driver), "beat_at": at}
+    study.set_user_attr(f"driver:{driver.name}", json.dumps(facts))
 
 
 def test_this_process_lives(study):
@@ -38,7 +38,7 @@ def test_this_process_lives(study):
 def test_a_killed_process_of_this_machine_is_dead_at_once(study):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = psutil.Process(process.pid).create_time()
-    driver = Driver("other", this_driver().host, process.pid, started)
+    driver = replace(this_driver(), name="other", pid=process.pid, started=started)
     beat(study, driver, at=time.time())
     assert is_alive("other", study.user_attrs, now=time.time())
     process.kill()
@@ -48,12 +48,13 @@ def test_a_killed_process_of_this_machine_is_dead_at_once(study):
 
 def test_a_later_process_with_the_same_number_is_another(study):
     me = this_driver()
-    beat(study, Driver("before", me.host, me.pid, me.started - 1000), at=time.time())
+    beat(study, replace(me, name="before", started=me.started - 1000), at=time.time())
     assert not is_alive("before", study.user_attrs, now=time.time())
 
 
-def test_another_machine_is_known_by_its_heartbeat(study):
-    beat(study, Driver("far", "another-host", 1, 0.0), at=1000.0)
+@pytest.mark.parametrize("elsewhere", [{"host": "another"}, {"processes": "a container's"}])
+def test_who_is_elsewhere_is_known_by_the_heartbeat(study, elsewhere):
+    beat(study, replace(this_driver(), name="far", pid=1, **elsewhere), at=1000.0)
     assert is_alive("far", study.user_attrs, now=1000.0 + GRACE_S / 2)
     assert not is_alive("far", study.user_attrs, now=1000.0 + GRACE_S * 2)
 
@@ -75,6 +76,5 @@ def test_what_earlier_drivers_worked_is_known(study):
     told = json.loads(study.user_attrs[f"driver:{first.name}"])
     ago = {**told, "began_at": told["beat_at"] - 90.0}
     study.set_user_attr(f"driver:{first.name}", json.dumps(ago))
-    beat(study, Driver("of an older version", "elsewhere", 1, 0.0), at=50.0)
     assert spent_by_others(study.user_attrs, second.name) == pytest.approx(90.0)
     assert spent_by_others(study.user_attrs, first.name) == 0.0

@@ -26,7 +26,7 @@ def open_as(request, storage_url, tmp_path):
     def make(name=None):
         ledger = open_ledger(config, space, name="study", url=url, tags={})
         if name is not None:
-            ledger.driver = Driver(name, "elsewhere", 1, 0.0)
+            ledger.driver = Driver(name, "elsewhere", "", 1, 0.0)
         return ledger
 
     return make
@@ -58,7 +58,7 @@ def test_a_slow_look_takes_nothing_from_a_faster_driver(open_as, monkeypatch):
 
 def test_what_another_has_taken_over_is_not_released(open_as):
     asleep = open_as("asleep")
-    facts = {"name": "asleep", "host": "elsewhere", "pid": 1, "started": 0.0}
+    facts = {"name": "asleep", "host": "elsewhere", "processes": "", "pid": 1, "started": 0.0}
     facts |= {"began_at": time.time() - 300, "beat_at": time.time() - 100}
     asleep.study.set_user_attr("driver:asleep", json.dumps(facts))
     (mine,) = asleep.take(1)

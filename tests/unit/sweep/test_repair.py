@@ -1,4 +1,5 @@
 import time
+from contextlib import ExitStack
 
 import optuna
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from mlflow_phi3.sweep.drivers import beating, this_driver
 from mlflow_phi3.sweep.repair import repair_study
 from mlflow_phi3.sweep.storage import open_storage
+from mlflow_phi3.tracking.tracker import Tracker
 
 
 @pytest.fixture
@@ -60,6 +62,26 @@ def test_the_runs_of_dead_sweeps_are_closed_with_those_around_them(storage, trac
     assert (done.closed, again.closed) == ((dead.run_id, around.run_id), ())
     ended = [tracker.client.get_run(run.run_id).info.status for run in (dead, around, alive)]
     assert ended == ["KILLED", "KILLED", "RUNNING"]
+
+
+def test_who_begins_while_the_store_is_asked_is_left_alone(storage, tracker):
+    study = optuna.create_study(storage=storage, study_name="s")
+    me, runs = this_driver(), []
+    with ExitStack() as beats:
+
+        class Slow(Tracker):
+            def find(self, tags, *, status=""):
+                if not runs:
+                    beats.enter_context(beating(study, me))
+                    own = {"phi3.study": "s", "phi3.driver": me.name}
+                    runs.append(tracker.start("sweep", stage="sweep", tags=own))
+                    runs.append(begin(study, tracker, me.name)[1])
+                return super().find(tags, status=status)
+
+        slow = Slow(tracker.client, tracker.uri, tracker.experiment_id)
+        done = repair_study(storage, "s", tracker=slow, now=time.time())
+    assert (done.released, done.closed) == ((), ())
+    assert {tracker.client.get_run(run.run_id).info.status for run in runs} == {"RUNNING"}
 
 
 def test_a_study_in_order_is_left_as_it_is(storage, tracker):
