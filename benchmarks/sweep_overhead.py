@@ -229,7 +229,7 @@ def _steps(job: Job, epoch: int) -> Iterator[StepReport]:
 
 def _evaluation(job: Job, epoch: int, folder: Path) -> EvaluationReport:
     loss = make_loss(job.spec, epoch)
-    adapter = write_adapter(folder / job.trial / "best")
+    write_adapter(folder / job.trial / "best")
     step = epoch * STEPS_PER_EPOCH
     losses = (loss,) * EXAMPLES
     return EvaluationReport(
@@ -241,7 +241,6 @@ def _evaluation(job: Job, epoch: int, folder: Path) -> EvaluationReport:
         0.5,
         30,
         best=True,
-        checkpoint=adapter,
         example_losses=losses,
     )
 

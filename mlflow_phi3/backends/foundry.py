@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from mlflow_phi3.azure.finetuning import NO_MODEL, FineTuning, JobService, JobState, TunedModel
 from mlflow_phi3.backends.base import Job
@@ -25,7 +24,6 @@ from mlflow_phi3.training.spec import TrialSpec
 
 logger = logging.getLogger(__name__)
 
-_NOWHERE = Path()
 """The weights stay in Foundry."""
 
 
@@ -327,7 +325,6 @@ def _evaluation(course: _Course, loss: float, epoch: int) -> EvaluationReport:
         token_accuracy=None,
         supervised_tokens=None,
         best=best,
-        checkpoint=_NOWHERE,
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from mlflow_phi3.backends.base import Job, Workload
+from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.modeling.adapter import WEIGHTS_FILE
 from mlflow_phi3.training.capacity import (
     MEMORY_ERRORS,
@@ -140,7 +141,8 @@ class LocalTraining:
             except MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):
                     raise
-                problem = str(error).splitlines()[0] if str(error) else "out of memory"
+                told = error.problem if isinstance(error, TrainingError) else str(error)
+                problem = told.splitlines()[0] if told else "out of memory"
             else:
                 self._running = None
                 continue
@@ -186,5 +188,5 @@ class LocalTraining:
         """A trial that does not fit by itself has failed."""
         work, token_budget = self._backend.work, self._backend.token_budget
         advice = advise_size(work.base, work.train, job.spec, token_budget=token_budget)
-        reason = f"PHI3-T081 {job.trial}: {problem}. Fix: {advice}."
-        return EndReport(job.trial, "failed", reason, 0, float("nan"), None, 0.0)
+        reason = TrainingError("PHI3-T081", problem, where=job.trial, fix=advice)
+        return EndReport(job.trial, "failed", str(reason), 0, float("nan"), None, 0.0)

@@ -22,7 +22,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.worker import Stretch, Worker, read_folder, write_folder
-from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.errors import PreflightError, TrainingError
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
 
 logger = logging.getLogger(__name__)
@@ -220,11 +220,8 @@ class RayTraining:
 
     def _here(self, report: Report) -> Report:
         """A report with the paths of this machine."""
-        folder = self._backend.folder / report.trial
-        if isinstance(report, EvaluationReport):
-            return replace(report, checkpoint=folder / "last")
         if isinstance(report, EndReport) and report.best_checkpoint is not None:
-            return replace(report, best_checkpoint=folder / "best")
+            return replace(report, best_checkpoint=self._backend.folder / report.trial / "best")
         return report
 
     def _keep(self, files: Mapping[str, Mapping[str, bytes]]) -> None:
@@ -251,8 +248,9 @@ class RayTraining:
             return
         for job in jobs:
             told = f"{_MOST_LOSSES} workers died of it, the last with {type(error).__name__}"
-            reason = f"PHI3-T082 {job.trial}: {told}. Fix: give workers more memory."
-            yield EndReport(job.trial, "failed", reason, 0, math.nan, None, 0.0)
+            fix = "give workers more memory"
+            reason = TrainingError("PHI3-T082", told, where=job.trial, fix=fix)
+            yield EndReport(job.trial, "failed", str(reason), 0, math.nan, None, 0.0)
 
 
 def _connect(address: str) -> None:

@@ -2,14 +2,13 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.evaluation.compare import compare
+from mlflow_phi3.evaluation.compare import Comparison, compare
 from mlflow_phi3.sweep.results import TrialResult
 from mlflow_phi3.sweep.trial_run import PER_EXAMPLE
 from mlflow_phi3.tracking.missing import unless_missing
@@ -20,28 +19,6 @@ from mlflow_phi3.training.scoring import ExampleScore
 _COMPARED = 20
 
 
-@dataclass(frozen=True, slots=True)
-class Rival:
-    """A complete trial beside the winner.
-
-    Args:
-        number: Of the trial.
-        difference: Its loss minus the winner's, in nats per supervised token.
-        low: Lower end of the 95 % interval of that difference.
-        high: Upper end.
-    """
-
-    number: int
-    difference: float
-    low: float
-    high: float
-
-    @property
-    def tied(self) -> bool:
-        """Whether it cannot be told from the winner."""
-        return self.low <= 0 <= self.high
-
-
 def compare_with_winner(
     winner: TrialResult,
     trials: Sequence[TrialResult],
@@ -49,10 +26,10 @@ def compare_with_winner(
     validation: Sequence[Example],
     tracker: Tracker,
     seed: int = 0,
-) -> tuple[Rival, ...] | None:
-    """The winner against the complete trials that came nearest, nearest first.
+) -> dict[int, Comparison]:
+    """The complete trials that came nearest beside the winner, nearest first, by their number.
 
-    Trials whose losses by example are gone are left out; None where the winner's are.
+    Trials whose losses by example are gone are left out; all are where the winner's are gone.
 
     Args:
         winner: The trial with the lowest loss.
@@ -65,36 +42,36 @@ def compare_with_winner(
     others.sort(key=lambda trial: (trial.loss, trial.number))
     mine = _losses(winner, validation, tracker)
     if mine is None:
-        return None
-    rivals: list[Rival] = []
+        return {}
+    rivals: dict[int, Comparison] = {}
     for trial in others[:_COMPARED]:
         theirs = _losses(trial, validation, tracker)
         if theirs is not None:
-            found = compare(theirs, mine, seed=seed)
-            rivals.append(Rival(trial.number, found.difference, found.low, found.high))
-    return tuple(rivals)
+            rivals[trial.number] = compare(theirs, mine, seed=seed)
+    return rivals
 
 
 def tell_confidence(
-    winner: TrialResult, rivals: Sequence[Rival] | None, trials: Sequence[TrialResult]
+    winner: TrialResult, rivals: Mapping[int, Comparison], trials: Sequence[TrialResult]
 ) -> str:
     """What may be said of the winner, for people.
 
     Args:
         winner: The trial with the lowest loss.
-        rivals: Those that it was compared with; None where losses by example are not known.
+        rivals: Those that it was compared with, by number.
         trials: All trials.
     """
-    if rivals is None:
-        return f"{winner.name} has the lowest loss; whether by chance cannot be told from here."
-    tied = [rival for rival in rivals if rival.tied]
     others = sum(trial.state == "complete" for trial in trials) - 1
     if not others:
         return f"{winner.name} is the only complete trial."
-    whom = "every other trial" if len(rivals) == others else f"the {len(rivals)} compared with it"
+    if not rivals:
+        return f"{winner.name} has the lowest loss; whether by chance cannot be told from here."
+    tied = [number for number, rival in rivals.items() if not rival.significant]
+    some = f"the {len(rivals)}" if len(rivals) > 1 else "the one"
+    whom = "every other trial" if len(rivals) == others else f"{some} compared with it"
     if not tied:
         return f"{winner.name} is better than {whom} beyond chance (95 %)."
-    names = ", ".join(f"trial {rival.number}" for rival in tied)
+    names = ", ".join(f"trial {number}" for number in tied)
     left = others - len(rivals)
     rest = f" {left} more {'was' if left == 1 else 'were'} not compared with it." if left else ""
     return (

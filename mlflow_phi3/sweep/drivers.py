@@ -108,9 +108,7 @@ def spent_by_others(attrs: Mapping[str, Any], name: str) -> float:
     """Seconds that drivers other than ``name`` have worked on the study, as far as they told."""
     told = [json.loads(text) for key, text in attrs.items() if key.startswith(_PREFIX)]
     others = [facts for facts in told if facts["name"] != name]
-    return math.fsum(
-        max(0.0, one["beat_at"] - one["began_at"]) for one in others
-    )
+    return math.fsum(max(0.0, one["beat_at"] - one["began_at"]) for one in others)
 
 
 def _beat(study: Study, driver: Driver, began: float) -> None:

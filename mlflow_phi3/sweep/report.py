@@ -14,7 +14,8 @@ from optuna import Study
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import TrialState
 
-from mlflow_phi3.sweep.confidence import Rival, tell_confidence
+from mlflow_phi3.evaluation.compare import Comparison
+from mlflow_phi3.sweep.confidence import tell_confidence
 from mlflow_phi3.sweep.figures import (
     draw_curves,
     draw_front,
@@ -46,13 +47,15 @@ class StudyReport:
     importance: Mapping[str, float]
 
 
-def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival] | None) -> StudyReport:
+def write_report(
+    study: Study, result: SweepResult, rivals: Mapping[int, Comparison]
+) -> StudyReport:
     """Draw and tabulate a finished study.
 
     Args:
         study: Optuna's, for the curves and the importances.
         result: What came of it.
-        rivals: Trials beside the winner; None where their losses by example are not known.
+        rivals: Trials beside the winner, by number, where their losses by example are known.
     """
     importance = weigh_parameters(study)
     curves = {
@@ -76,7 +79,7 @@ def write_report(study: Study, result: SweepResult, rivals: Sequence[Rival] | No
         result=result,
         winner=result.winner,
         confidence=confidence + tell_reseeded(result.reseeded),
-        rivals={rival.number: rival for rival in rivals or ()},
+        rivals=rivals,
         ranked=rank(result.trials),
         parameters=searched(result.trials),
         show=show_value,

@@ -94,10 +94,8 @@ class SweepResult:
     Args:
         study: Optuna's study.
         trials: All its trials, by number.
-        winner: The complete trial with the lowest validation loss; of equals, the shorter one.
-        winner_spec: What it trained with.
-        winner_adapter: Folder with its adapter, in PEFT's format; of no meaning where the weights
-            stay in Foundry.
+        winner: The complete trial with the lowest validation loss; of equals, the shorter one. Its
+            adapter lies on this machine, unless Foundry has trained it.
         stopped_because: ``n_trials``, ``grid`` (nothing left to try), ``budget_hours``,
             ``budget_cost`` or ``min_gain``.
         storage: URL of the study, without its password.
@@ -110,8 +108,6 @@ class SweepResult:
     study: str
     trials: tuple[TrialResult, ...]
     winner: TrialResult
-    winner_spec: TrialSpec
-    winner_adapter: Path
     stopped_because: str
     storage: str = field(default="", repr=False)
     reseeded: tuple[float, ...] = ()

@@ -310,7 +310,7 @@ def _result(conductor: Conductor, folder: Path, *, why: str, storage: str) -> Sw
         # Another machine trained it, and a folder of that name here is of an earlier attempt; or
         # the folder was cleaned away.
         adapter = conductor.tracker.get(winner.run_id).download(BEST, folder / winner.name)
-    return replace(result, winner_adapter=adapter)
+    return replace(result, winner=replace(winner, adapter=adapter))
 
 
 def conclude(conductor: Conductor, *, why: str, storage: str) -> SweepResult:
@@ -334,8 +334,6 @@ def conclude(conductor: Conductor, *, why: str, storage: str) -> SweepResult:
         study=ledger.study.study_name,
         trials=trials,
         winner=winner,
-        winner_spec=winner.spec,
-        winner_adapter=winner.adapter or Path(),
         stopped_because=why,
         storage=storage,
         costs=costs,

@@ -61,7 +61,7 @@ class FusedEngine:
                     "PHI3-T015",
                     f"{len(rows)} adapters with {len(batch.ids)} tokens do not fit into memory",
                     where=str(self._frozen.embedding.device),
-                    fix="train fewer trials at once, or lower token_budget",
+                    fix="lower max_length or lora_r",
                 ) from error
         else:
             _scatter(rows, found)

@@ -206,7 +206,7 @@ class Session:
             if best:
                 disk.copy_adapter(rider.folder / "last", rider.folder / "best")
             if told is not None:
-                self._pending.append(_address(told, rider, best=best))
+                self._pending.append(rider.own_evaluation(told, best=best))
             if rider.spec.epochs <= trajectory.evaluated:
                 self._leave(trajectory, rider)
 
@@ -298,9 +298,11 @@ class Session:
             disk.copy_adapter(folder / "best", rider.folder / "best")
         for report in trajectory.history:
             if isinstance(report, StepReport):
-                self._pending.append(trajectory.address(report, rider))
+                rider.steps = report.step
+                self._pending.append(rider.own_step(report, len(self._train)))
             else:
-                self._pending.append(_address(report, rider, best=rider.hear(report.loss)))
+                best = rider.hear(report.loss)
+                self._pending.append(rider.own_evaluation(report, best=best))
         # Its `last` comes when it has heard all that.
         trajectory.boarded |= bool(trajectory.history)
 
@@ -351,7 +353,9 @@ class Session:
             if due or trajectory.boarded:
                 # A listener that dies with us has nothing for certain since the epoch's end.
                 recent = [
-                    trajectory.address(t, r) for r in trajectory.riders for t in trajectory.recent()
+                    rider.own_step(told, len(self._train))
+                    for rider in trajectory.riders
+                    for told in trajectory.recent()
                 ]
                 self._save_last(trajectory, trajectory.riders, recent)
             trajectory.boarded = False
@@ -377,11 +381,6 @@ class Session:
         if kind not in self._engines:
             self._engines[kind] = make_engine(self._base, kind)
         return self._engines[kind]
-
-
-def _address(told: EvaluationReport, rider: Rider, *, best: bool) -> EvaluationReport:
-    """An evaluation of a trajectory as one of the rider's."""
-    return replace(told, trial=rider.trial, best=best, checkpoint=rider.folder / "last")
 
 
 def _choose(candidates: Sequence[Trajectory]) -> list[Trajectory]:

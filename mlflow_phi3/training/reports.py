@@ -61,8 +61,7 @@ class EvaluationReport:
         perplexity: ``exp(loss)``.
         token_accuracy: Share of supervised tokens whose most likely token is right.
         supervised_tokens: How many tokens that was.
-        best: True when no earlier evaluation of this trial was lower.
-        checkpoint: Folder in PEFT's adapter format holding the weights just evaluated.
+        best: True when it is lower than each earlier one of this trial.
         example_losses: Per-example mean losses, in the order of the validation examples.
     """
 
@@ -74,7 +73,6 @@ class EvaluationReport:
     token_accuracy: float | None
     supervised_tokens: int | None
     best: bool
-    checkpoint: Path
     example_losses: tuple[float, ...] = ()
 
 

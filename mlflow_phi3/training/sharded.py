@@ -81,7 +81,7 @@ class Totals:
     tokens: int
     accuracy: float
 
-    def to_report(self, at: disk.Progress, *, best: bool, folder: Path) -> EvaluationReport:
+    def to_report(self, at: disk.Progress, *, best: bool) -> EvaluationReport:
         """As the other engines tell it."""
         return EvaluationReport(
             trial=TRIAL,
@@ -92,7 +92,6 @@ class Totals:
             token_accuracy=self.accuracy,
             supervised_tokens=self.tokens,
             best=best,
-            checkpoint=folder / "last",
         )
 
 
@@ -150,7 +149,7 @@ def train_sharded(
             _save(spread, progress, base, folder, best=improved)
             saved = time.perf_counter()
             if validation:
-                yield scores.to_report(progress, best=improved, folder=folder)
+                yield scores.to_report(progress, best=improved)
         elif group.add_up(time.perf_counter() - saved)[0] > checkpoint_s * group.size:
             _save(spread, progress, base, folder)
             saved = time.perf_counter()

@@ -87,6 +87,15 @@ class Rider:
         self.best_loss = min(loss, self.best_loss)
         return loss < self.best_before
 
+    def own_step(self, told: StepReport, examples: int) -> StepReport:
+        """A step of its trajectory as one of its own; ``examples`` are trained on."""
+        total = Schedule(self.spec, examples).total_steps
+        return replace(told, trial=self.trial, total_steps=total)
+
+    def own_evaluation(self, told: EvaluationReport, *, best: bool) -> EvaluationReport:
+        """An evaluation of its trajectory as one of its own."""
+        return replace(told, trial=self.trial, best=best)
+
     def take_up(self, progress: disk.Progress) -> None:
         """Stand where a checkpoint stood."""
         self.steps = progress.step
@@ -128,7 +137,7 @@ class Trajectory:
     """Weights, gradient and optimizer of one specification, and its place in the data.
 
     Args:
-        spec: What it trains with; ``epochs`` is that of the rider who goes farthest.
+        spec: What it trains with; ``epochs`` is that of the rider who got on first.
         sizes: Of the training examples.
         layout: Where the adapter's tensors lie.
         weights: float32 ``[layout.size]`` to begin with.
@@ -314,16 +323,12 @@ class Trajectory:
         )
         self.history.append(told)
         self.torn = False
-        return [self.address(told, rider) for rider in self.riders]
-
-    def address(self, told: StepReport, rider: Rider) -> StepReport:
-        """A step of the trajectory as a step of the rider's."""
-        rider.steps = told.step
-        total = Schedule(rider.spec, len(self._sizes)).total_steps
-        return replace(told, trial=rider.trial, total_steps=total)
+        for rider in self.riders:
+            rider.steps = told.step
+        return [rider.own_step(told, len(self._sizes)) for rider in self.riders]
 
     def report_evaluation(self, parts: Sequence[Scores]) -> EvaluationReport | None:
-        """One report over all validation examples; trial, best and checkpoint are each rider's.
+        """One report over all validation examples; trial and best are each rider's.
 
         None when there was nothing to evaluate on.
         """
@@ -342,7 +347,6 @@ class Trajectory:
             token_accuracy=sum(int(part.correct.sum()) for part in parts) / total,
             supervised_tokens=int(tokens.sum()),
             best=False,
-            checkpoint=Path(),
             example_losses=tuple((nll / np.maximum(tokens, 1)).tolist()),
         )
         self.history.append(told)

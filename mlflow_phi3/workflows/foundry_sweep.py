@@ -71,8 +71,8 @@ def search(
     )
     result = _conduct(context, config, ledger, backend, run)
     # The service tells no losses by example: no trial can be told from another by them.
-    log_result(run, result, write_report(ledger.study, result, None))
-    return result, backend.model(result.winner_spec)
+    log_result(run, result, write_report(ledger.study, result, {}))
+    return result, backend.model(result.winner.spec)
 
 
 def _open_ledger(context: Context, config: SweepWord, study: str, root: Run) -> Ledger:

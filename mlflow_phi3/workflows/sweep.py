@@ -110,7 +110,8 @@ def sweep(
         log_repeats(context, result, config.model)
     best = result.winner
     run.set_tags({WINNER_RUN: best.run_id, "phi3.study": result.study})
-    return result, Winner(run.run_id, best.run_id, best.name, result.winner_adapter, config)
+    assert best.adapter is not None  # noqa: S101 - run_sweep has fetched it
+    return result, Winner(run.run_id, best.run_id, best.name, best.adapter, config)
 
 
 def log_repeats(context: Context, result: SweepResult, model: str) -> None:

@@ -118,7 +118,7 @@ class ScriptedTraining:
         losses = tuple(loss + 0.01 * index for index in (-2, -1, 0, 1, 2))
         step = epoch * STEPS_PER_EPOCH
         return EvaluationReport(
-            job.trial, step, epoch, loss, math.exp(loss), 0.5, 30, better, adapter, losses
+            job.trial, step, epoch, loss, math.exp(loss), 0.5, 30, better, losses
         )
 
     def _end(self, job: Job, epoch: int, best: dict[str, float], rest: list[Job]):

@@ -1,12 +1,12 @@
 import csv
 import io
 import math
-from pathlib import Path
 
 import optuna
 import pytest
 
-from mlflow_phi3.sweep.confidence import Rival, tell_confidence
+from mlflow_phi3.evaluation.compare import Comparison
+from mlflow_phi3.sweep.confidence import tell_confidence
 from mlflow_phi3.sweep.report import weigh_parameters, write_report
 from mlflow_phi3.sweep.results import SweepResult, TrialResult
 from mlflow_phi3.training.spec import TrialSpec
@@ -38,7 +38,7 @@ def result():
         trial(4, 1.01, shared_with=1),
         trial(5, 1.7),
     )
-    return SweepResult("s<1>", trials, trials[1], trials[1].spec, Path("a"), "n_trials")
+    return SweepResult("s<1>", trials, trials[1], "n_trials")
 
 
 @pytest.fixture
@@ -65,8 +65,12 @@ def study(result):
     return study
 
 
+def beside(difference, low, high):
+    return Comparison(difference, low, high, confidence=0.95, rows=8)
+
+
 def test_the_page_shows_everything_and_needs_no_network(study, result):
-    rivals = (Rival(4, 0.01, -0.02, 0.04), Rival(0, 0.5, 0.3, 0.7))
+    rivals = {4: beside(0.01, -0.02, 0.04), 0: beside(0.5, 0.3, 0.7)}
     html = write_report(study, result, rivals).html
     for title in (
         "Every trial",
@@ -85,7 +89,7 @@ def test_the_page_shows_everything_and_needs_no_network(study, result):
 
 
 def test_the_table_has_a_line_a_trial(study, result):
-    rows = list(csv.DictReader(io.StringIO(write_report(study, result, ()).csv)))
+    rows = list(csv.DictReader(io.StringIO(write_report(study, result, {}).csv)))
     assert [row["number"] for row in rows] == list("012345")
     assert rows[3]["loss"] == ""
     assert rows[4]["shared_with"] == "1"
@@ -99,19 +103,20 @@ def test_importance_needs_some_trials(study):
 
 
 def test_a_single_trial_has_a_report_too(result):
-    only = SweepResult("s", result.trials[:1], result.trials[0], TrialSpec(1e-3), Path("a"), "grid")
-    assert "is the only complete trial" in write_report(optuna.create_study(), only, ()).html
+    only = SweepResult("s", result.trials[:1], result.trials[0], "grid")
+    assert "is the only complete trial" in write_report(optuna.create_study(), only, {}).html
 
 
 def test_confidence_in_words(result):
-    ahead = [Rival(number, 0.5, 0.1, 0.9) for number in (4, 0, 5)]
-    near = [Rival(4, 0.01, -0.1, 0.1)]
+    ahead = {number: beside(0.5, 0.1, 0.9) for number in (4, 0, 5)}
+    near = {4: beside(0.01, -0.1, 0.1)}
 
     def told(rivals):
         return tell_confidence(result.winner, rivals, result.trials)
 
     assert told(ahead) == "trial-001 is better than every other trial beyond chance (95 %)."
-    assert "better than the 2 compared with it beyond chance" in told(ahead[:2])
-    assert told(near + ahead[1:]).endswith("is not distinguishable from trial 4 (95 %).")
+    assert "better than the 2 compared with it beyond chance" in told({4: ahead[4], 0: ahead[0]})
+    assert "better than the one compared with it" in told({4: ahead[4]})
+    assert told(ahead | near).endswith("is not distinguishable from trial 4 (95 %).")
     assert told(near).endswith("from trial 4 (95 %). 2 more were not compared with it.")
-    assert "cannot be told from here" in told(None)
+    assert "cannot be told from here" in told({})

@@ -48,8 +48,8 @@ def test_a_sweep_finds_a_winner_and_says_how(sweep, tracker, parent, tmp_path):
     assert result.stopped_because == "n_trials"
     assert [trial.state for trial in result.trials] == ["complete"] * 4
     assert result.winner.loss == min(trial.loss for trial in result.trials)
-    assert result.winner_spec.epochs == 2
-    assert (result.winner_adapter / "adapter_model.safetensors").is_file()
+    assert result.winner.spec.epochs == 2
+    assert (result.winner.adapter / "adapter_model.safetensors").is_file()
 
     first, second = result.trials[0], result.trials[1]
     assert first.params["learning_rate"] == second.params["learning_rate"]
@@ -131,7 +131,7 @@ def test_the_winner_is_fetched_from_mlflow_when_its_folder_is_gone(sweep, tmp_pa
     shutil.rmtree(tmp_path / "work")
     after = sweep(n_trials="2")
     assert after.winner == before.winner
-    assert (after.winner_adapter / "adapter_model.safetensors").is_file()
+    assert (after.winner.adapter / "adapter_model.safetensors").is_file()
 
 
 def test_a_sweep_in_which_everything_diverges_says_so(sweep, tracker, parent):
@@ -317,7 +317,7 @@ def test_what_an_earlier_attempt_left_here_is_not_taken_for_another_machines_win
     sweep, storage_url
 ):
     before = sweep(n_trials="2")
-    weights = before.winner_adapter / "adapter_model.safetensors"
+    weights = before.winner.adapter / "adapter_model.safetensors"
     right = weights.read_bytes()
     weights.unlink()  # in the store it may be the same file
     weights.write_bytes(b"of an earlier epoch")
@@ -328,7 +328,7 @@ def test_what_an_earlier_attempt_left_here_is_not_taken_for_another_machines_win
             study.set_user_attr(name, json.dumps(facts))
     after = sweep(n_trials="2")
     assert after.winner.number == before.winner.number
-    assert (after.winner_adapter / "adapter_model.safetensors").read_bytes() == right
+    assert (after.winner.adapter / "adapter_model.safetensors").read_bytes() == right
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of a file as POSIX does")

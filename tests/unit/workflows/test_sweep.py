@@ -19,7 +19,7 @@ def test_trials_are_shown_best_first_also_where_some_have_no_loss(capsys):
     none = math.nan
     trials = [trial(0, 3.0, "complete"), trial(1, none, "failed"), trial(2, 1.0, "pruned")]
     trials += [trial(3, none, "failed"), trial(4, 2.0, "complete"), trial(5, 0.5, "pruned")]
-    result = SweepResult("s", tuple(trials), trials[4], TrialSpec(1e-4), Path(), "n_trials")
+    result = SweepResult("s", tuple(trials), trials[4], "n_trials")
     show_trials(Context(None, Screen("plain"), Path(), None), result)
     shown = capsys.readouterr().out
     order = sorted(range(6), key=lambda number: shown.index(trial_name(number)))
