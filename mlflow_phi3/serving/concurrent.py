@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from mlflow_phi3.errors import Phi3Error
 from mlflow_phi3.modeling.generate import (
@@ -104,7 +105,9 @@ class ConcurrentModel:
         return all(batcher.alive for batcher in self._batchers.values())
 
     def stop(self) -> None:
-        """End the background threads."""
+        """End the background threads, if that is not done yet."""
+        if self._stopped:
+            return
         self._stopped = True
         self._turns.shutdown(wait=False, cancel_futures=True)
         for batcher in self._batchers.values():
@@ -132,7 +135,9 @@ class ConcurrentModel:
             return await self._answer_alone(request)
         # Greedy answers are all the same: one is generated, and given n times.
         count = request.n if request.temperature else 1
-        answers = await asyncio.gather(*(self._collect(prompt, index) for index in range(count)))
+        tasks = [asyncio.ensure_future(self._collect(prompt, index)) for index in range(count)]
+        async with _ended(tasks):
+            answers = await asyncio.gather(*tasks)
         return Reply(tuple(answers) * (request.n // count), len(prompt.ids))
 
     async def pieces(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
@@ -164,7 +169,7 @@ class ConcurrentModel:
                 arrived.put_nowait(None)
 
         tasks = [asyncio.ensure_future(run(index)) for index in range(request.n)]
-        try:
+        async with _ended(tasks):
             running = len(tasks)
             while running:
                 piece = await arrived.get()
@@ -173,10 +178,6 @@ class ConcurrentModel:
                 else:
                     yield piece
             await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _collect(self, prompt: Prompt, index: int) -> Answer:
         text, tokens, finish = "", 0, None
@@ -243,3 +244,14 @@ class ConcurrentModel:
             interval_s=self._interval_s,
         )
         return made
+
+
+@contextlib.asynccontextmanager
+async def _ended(tasks: Sequence[asyncio.Future[Any]]) -> AsyncIterator[None]:
+    """A block that leaves none of ``tasks`` behind: what still runs is cancelled."""
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -57,18 +57,20 @@ def serve(
     if config.serve_engine == "vllm":
         run_vllm(folder, config, name=name)  # it takes this process over
     device = choose_device(config.serve_device, where="serve_device")
-    checkpoint = load_checkpoint(folder, device=device, dtype=config.serve_dtype)
-    if checkpoint.labels:
-        app = build_label_app(Labeller(checkpoint), config, name=name)
-    else:
-        model = ConcurrentModel(
-            checkpoint,
-            default_max_tokens=config.default_max_tokens,
-            cache_tokens=config.cache_tokens,
-            interval_s=config.stream_interval_ms / 1000,
-        )
-        app = build_app(model, config, name=name)
-    with listen(config) as listening:
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(listen(config))  # first: to load a model takes long
+        checkpoint = load_checkpoint(folder, device=device, dtype=config.serve_dtype)
+        if checkpoint.labels:
+            app = build_label_app(Labeller(checkpoint), config, name=name)
+        else:
+            model = ConcurrentModel(
+                checkpoint,
+                default_max_tokens=config.default_max_tokens,
+                cache_tokens=config.cache_tokens,
+                interval_s=config.stream_interval_ms / 1000,
+            )
+            stack.callback(model.stop)  # its thread would keep the process
+            app = build_app(model, config, name=name)
         told(f"http://{config.host}:{listening.getsockname()[1]}")
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
         with contextlib.suppress(KeyboardInterrupt):  # it has ended in order, and says so again

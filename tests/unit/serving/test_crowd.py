@@ -1,15 +1,18 @@
 """Who gets in, who waits, who leaves: the server under many clients, and its sockets."""
 
 import json
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
+from unittest.mock import Mock
 
 import pytest
 
 from mlflow_phi3.config.serve import ServeConfig
-from mlflow_phi3.errors import PreflightError
-from mlflow_phi3.serving.server import listen
+from mlflow_phi3.serving.server import listen, serve
 from tests.unit.serving.running import Server, ask
 
 
@@ -135,8 +138,19 @@ def test_a_token_does_not_wait_for_the_last_ones_acknowledgement():
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
-def test_a_port_that_is_taken_is_told_with_the_mend():
+def test_a_server_whose_port_is_taken_says_so_and_ends(folder):
     with listen(ServeConfig(port=0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(PreflightError, match=rf"PHI3-P045 port: .* port {port}: .* Fix: "):
-            listen(ServeConfig(port=port))
+        command = [sys.executable, "-m", "mlflow_phi3.serving", str(folder), "--port", str(port)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 4
+    assert re.search(rf"PHI3-P045 port: .* port {port}: .* Fix: ", ended.stderr)
+
+
+def test_no_thread_of_a_server_that_does_not_come_up_stays(folder):
+    before = set(threading.enumerate())
+    config = ServeConfig(port=0, serve_device="cpu")
+    with pytest.raises(BrokenPipeError):
+        serve(folder, config, told=Mock(side_effect=BrokenPipeError))
+    stayed = set(threading.enumerate()) - before
+    assert not [thread.name for thread in stayed if not thread.daemon]

@@ -172,6 +172,32 @@ def test_a_batch_whose_thread_died_is_made_anew(checkpoint, monkeypatch, tempera
     assert not model.alive
 
 
+def test_of_several_answers_none_goes_on_when_one_fails(checkpoint, monkeypatch):
+    model = ConcurrentModel(checkpoint, cache_tokens=4096)
+    ended = []
+
+    async def collect(_prompt, index):
+        if index == 1:
+            raise Phi3Error("PHI3-T070", "it broke")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(index)
+
+    monkeypatch.setattr(model, "_collect", collect)
+    prompt = model.prepare(parse_request(ask("x", n=3, temperature=1.0)))
+
+    async def fail():
+        with pytest.raises(Phi3Error, match="it broke"):
+            await model.answer(prompt)
+        return list(ended)
+
+    try:
+        assert asyncio.run(fail()) == [0, 2]
+    finally:
+        model.stop()
+
+
 @pytest.mark.parametrize("error", [ValueError("what is this"), Phi3Error("PHI3-T070", "it broke")])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_fault_of_ours_is_told_in_openais_shape_and_counted(server, monkeypatch, stream, error):
