@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel
 
 from mlflow_phi3.errors import UsageError
@@ -38,12 +39,23 @@ def with_adapter(base: Base, adapter: Path | None) -> Iterator[PreTrainedModel]:
     try:
         yield tuned
     finally:
-        tuned.unload()
-        if head is not None:  # unloading leaves the trained head of a classifier
-            base.model.score = head
-        # PEFT leaves its configuration on the model, and warns of a second one when it is there.
-        if hasattr(base.model, "peft_config"):
-            del base.model.peft_config
+        take_off(tuned, base.model, head)
+
+
+def take_off(tuned: PeftModel, model: PreTrainedModel, head: nn.Module | None) -> None:
+    """Make ``model`` the bare one again.
+
+    Args:
+        tuned: What PEFT made of it.
+        model: The base's.
+        head: Its own head of a classifier, which unloading does not put back; None without one.
+    """
+    tuned.unload()
+    if head is not None:
+        model.score = head
+    # PEFT leaves its configuration on the model, and warns of a second one when it is there.
+    if hasattr(model, "peft_config"):
+        del model.peft_config
 
 
 def check_adapter(adapter: Path) -> None:

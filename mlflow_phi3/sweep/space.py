@@ -21,14 +21,18 @@ from mlflow_phi3.modeling.catalog import find, learning_rates
 from mlflow_phi3.training.adapters import find_linear, plan_layout
 from mlflow_phi3.training.loss import find_loss
 from mlflow_phi3.training.optimizer import find_optimizer
-from mlflow_phi3.training.spec import ALL_LINEAR, LINEAR_LAYERS, LoraSpec, TrialSpec
+from mlflow_phi3.training.spec import (
+    ALL_LINEAR,
+    LINEAR_LAYERS,
+    SHAREABLE,
+    LoraSpec,
+    TrialSpec,
+)
 
 EPOCHS = "epochs"
 TARGETS = "target_modules"
 # The demo knows its world by heart: larger steps lower its loss further, and its answers go wrong.
 _DEMO_RATES = Interval(6e-5, 1.2e-4, log=True)
-# Only under these schedules is a short training the beginning of a long one.
-_SHAREABLE = frozenset({"constant"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class Space:
         """Numbers of epochs that one training can answer for; empty when there are none."""
         found = values_of(self.swept[EPOCHS]) if EPOCHS in self.swept else None
         schedulers = self.swept.get("scheduler", Pin(self.pinned.get("scheduler", "")))
-        if found is None or not set(values_of(schedulers) or ()) <= _SHAREABLE:
+        if found is None or not set(values_of(schedulers) or ()) <= SHAREABLE:
             return ()
         return tuple(sorted(int(value) for value in found))
 

@@ -124,16 +124,14 @@ def load_progress(folder: Path) -> Progress:
             "PHI3-T012", "no resumable checkpoint", where=str(folder), fix="start the trial anew"
         )
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    best = _from_json(state["best_loss"])
-    before = _from_json(state.get("best_before", state["best_loss"]))
     return Progress(
         step=state["step"],
         evaluated=state["evaluated"],
-        best_loss=best,
-        best_before=before,
+        best_loss=_from_json(state["best_loss"]),
+        best_before=_from_json(state["best_before"]),
         identity=state["identity"],
-        start=state.get("start", ""),
-        untold=tuple(StepReport(**report) for report in state.get("untold", ())),
+        start=state["start"],
+        untold=tuple(StepReport(**report) for report in state["untold"]),
     )
 
 

@@ -1,6 +1,5 @@
 """A few real steps, to know how fast and how large a training will be on this machine."""
 
-import shutil
 import tempfile
 import time
 from collections.abc import Sequence
@@ -82,7 +81,9 @@ def probe(
     scored = _spread(validation, _VALIDATED)
     budget = token_budget_of(base.model.device)
     each = measure_trial_bytes(base, train, spec, token_budget=budget)
-    with tempfile.TemporaryDirectory(prefix="mlflow-phi3-probe-") as temporary:
+    with tempfile.TemporaryDirectory(
+        prefix="mlflow-phi3-probe-", ignore_cleanup_errors=True
+    ) as temporary:
         folder = Path(temporary)
         session = Session(base, sample, (), folder=folder)
         for number in range(side_by_side):
@@ -91,7 +92,6 @@ def probe(
             session.add(f"probe-{number}", replace(spec, epochs=1, learning_rate=rate))
         tokens, train_s = _time_steps(session, side_by_side)
         kept = folder_bytes(folder)
-        shutil.rmtree(folder, ignore_errors=True)
     validation_s = _time_scoring(base, scored, spec, side_by_side, budget)
     scored_tokens = side_by_side * sum(len(example.input_ids) for example in scored)
     return Probe(

@@ -14,8 +14,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from mlflow_phi3.data.messages import Example
+from mlflow_phi3.modeling.adapter import take_off
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.modeling.generate import original_context
+from mlflow_phi3.modeling.generate import original_context, pad
 from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Layout, peft_config
 from mlflow_phi3.training.engine import Row, Scores
 from mlflow_phi3.training.loss import get_loss
@@ -41,11 +42,7 @@ class ReferenceEngine:
     def close(self) -> None:
         """Take the adapters off the base."""
         if self._peft is not None:
-            self._peft.unload()
-            if self._head is not None:  # unloading leaves the trained head of a classifier
-                setattr(self._base.model, HEAD, self._head)
-            if hasattr(self._base.model, "peft_config"):
-                del self._base.model.peft_config
+            take_off(self._peft, self._base.model, self._head)
             self._base.model.eval().requires_grad_(requires_grad=False)
             self._peft = None
             self._names.clear()
@@ -146,16 +143,11 @@ def predict(model: PreTrainedModel, examples: Sequence[Example]) -> tuple[Tensor
 
 def _pad(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids, attention mask and what is supervised, all ``[examples, longest]``."""
-    longest = max(len(example.input_ids) for example in examples)
-    ids = torch.zeros(len(examples), longest, dtype=torch.long)
-    mask, supervised = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-    for at, example in enumerate(examples):
-        length = len(example.input_ids)
-        # Copied: what lies in a file of prepared data cannot be written, of which torch warns.
-        ids[at, :length] = torch.tensor(example.input_ids)
-        mask[at, :length] = 1
-        supervised[at, :length] = torch.tensor(example.supervised)
-    return ids.to(device), mask.to(device), supervised.to(device)
+    ids, mask = pad([example.input_ids for example in examples], fill=0, side="right")
+    supervised, _ = pad(
+        [example.supervised.astype(np.int32) for example in examples], fill=0, side="right"
+    )
+    return ids.to(device), mask.to(device), supervised.bool().to(device)
 
 
 def alike(model: PreTrainedModel, examples: Sequence[Example]) -> Iterator[list[Example]]:

@@ -7,6 +7,8 @@ LINEAR_LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 ALL_LINEAR = "all-linear"
 
 Scheduler = Literal["constant", "linear", "cosine", "wsd"]
+SHAREABLE = frozenset({"constant"})
+"""Schedules under which a short training is the beginning of a long one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +91,4 @@ class TrialSpec:
         Only the product of the two batch sizes matters to what is learnt.
         """
         whole = replace(self, per_device_batch_size=self.batch_size, batch_size_multiplier=1)
-        return replace(whole, epochs=0) if self.scheduler == "constant" else whole
+        return replace(whole, epochs=0) if self.scheduler in SHAREABLE else whole
