@@ -16,6 +16,7 @@ from mlflow_phi3.sweep.repair import close_sweeps
 from mlflow_phi3.sweep.results import Accuracy, SweepProgress, trial_name
 from mlflow_phi3.sweep.tickets import OUTCOME, Ticket
 from mlflow_phi3.sweep.trial_run import DRIVER, SHARED_WITH, TrialRun, open_trial_run
+from mlflow_phi3.tracking.missing import briefly
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
@@ -23,6 +24,7 @@ from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, St
 # How long to wait before looking again whether another driver has finished its trials.
 POLL_S = 2.0
 _LOST = "another driver has finished it"
+_DELETED = "its MLflow run was deleted"
 
 
 @dataclass(slots=True)
@@ -99,8 +101,19 @@ class Conductor:
             KeyboardInterrupt: As it came; trials under way then wait to be
                 continued, and their runs are KILLED.
         """
-        self._take_over()
+        self.parent.set_tags({DRIVER: self.ledger.driver.name})
+        self._close_dead()
         self._began = self.clock()
+        why = self._search()
+        self._close_dead()  # whose trials were taken over meanwhile
+        return why
+
+    def spent(self) -> float:
+        """Seconds that all drivers have worked on the study, as far as this one knows."""
+        return self._spent_before + self.clock() - self._began
+
+    def _search(self) -> str:
+        """Round after round; why it ended."""
         round_size = self.round_size or self.backend.group_size * self.backend.slots
         while True:
             self._look_at_others()
@@ -117,13 +130,8 @@ class Conductor:
             else:
                 return "min_gain" if enough else "grid"
 
-    def spent(self) -> float:
-        """Seconds that all drivers have worked on the study, as far as this one knows."""
-        return self._spent_before + self.clock() - self._began
-
-    def _take_over(self) -> None:
-        """Say who works in this run, and close those of the study in which nobody does."""
-        self.parent.set_tags({DRIVER: self.ledger.driver.name})
+    def _close_dead(self) -> None:
+        """Close the runs of sweeps of the study in which nobody works any more."""
         close_sweeps(self.ledger.study, tracker=self.tracker, now=time.time())
 
     def _look_at_others(self) -> None:
@@ -166,6 +174,8 @@ class Conductor:
 
     def _hear(self, report: Report, training: Training) -> None:
         live = self._live[report.trial]
+        if live.run.run.gone and not live.given_up:
+            self._give_up(live, _DELETED, training)
         if isinstance(report, StepReport):
             live.share = report.step / report.total_steps
             live.run.log_step(report)
@@ -212,6 +222,10 @@ class Conductor:
             live.run.run.abandon()
             del self._unresolved[ticket.name]
             return
+        if live.given_up == _DELETED:
+            self.ledger.fail(ticket, _outcome(live, report, _DELETED))
+            del self._unresolved[ticket.name]
+            return
         if report.shared_with is not None:
             live.run.run.set_tags({SHARED_WITH: report.shared_with}, later=True)
         if math.isnan(live.accuracy) and ticket.known:
@@ -241,6 +255,9 @@ class Conductor:
         """
         for live in self._live.values():
             with _noted(stop, live.ticket.name):
+                live.run.keep()
+        with briefly(), _noted(stop, "the runs of its trials"):  # what one is refused, all are
+            for live in self._live.values():
                 live.run.end("WAITING", reason=reason)
         for ticket in self._unresolved.values():
             with _noted(stop, ticket.name):

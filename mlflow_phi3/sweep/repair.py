@@ -1,6 +1,6 @@
 """Close what a dead machine left behind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import optuna
 from optuna import Study
@@ -8,6 +8,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from mlflow_phi3.sweep.drivers import is_alive
+from mlflow_phi3.sweep.study import find_experiment
 from mlflow_phi3.sweep.tickets import RUN_ID, owner_of, signature
 from mlflow_phi3.sweep.trial_run import DRIVER, NUMBER, REASON, STATE, STUDY
 from mlflow_phi3.sweep.writer import build_writer
@@ -38,13 +39,16 @@ def repair_study(storage: BaseStorage, study_name: str, *, tracker: Tracker, now
     Args:
         storage: Where the study is kept.
         study_name: Which study.
-        tracker: The store and experiment of its runs.
+        tracker: The store of its runs; another experiment is looked into where they are there.
         now: Seconds since 1970.
 
     Raises:
         KeyError: There is no such study.
     """
     study = optuna.load_study(study_name=study_name, storage=storage)
+    tracker = replace(
+        tracker, experiment_id=find_experiment(study, tracker) or tracker.experiment_id
+    )
     # Before trials and drivers are read: who begins meanwhile has those before a run.
     running = tracker.find({STUDY: study_name}, status="RUNNING")
     attrs = study.user_attrs

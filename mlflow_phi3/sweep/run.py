@@ -1,25 +1,19 @@
 """The sweep as a whole: open the study, work on it, name the winner."""
 
-import errno
 import importlib.util
 import itertools
 import logging
 import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 
 from mlflow_phi3.backends.base import Backend, Workload
 from mlflow_phi3.backends.local import LocalBackend
-from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
@@ -27,16 +21,14 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.budget import Budget, plan_budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.confidence import compare_with_winner
-from mlflow_phi3.sweep.drivers import beating, this_driver, worked_here
-from mlflow_phi3.sweep.ledger import Ledger
-from mlflow_phi3.sweep.pruners import build_pruner
+from mlflow_phi3.sweep.drivers import worked_here
+from mlflow_phi3.sweep.driving import EXAMPLES, driving, open_ledger
 from mlflow_phi3.sweep.report import StudyReport, write_report
 from mlflow_phi3.sweep.reseed import reseed_winner
 from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult
-from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space, build_space
-from mlflow_phi3.sweep.storage import default_storage, open_storage
-from mlflow_phi3.sweep.study import check_runs, open_study
+from mlflow_phi3.sweep.storage import default_storage
+from mlflow_phi3.sweep.study import check_runs
 from mlflow_phi3.sweep.tickets import OUTCOME, RUN_ID, owner_of
 from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of, mark_front
 from mlflow_phi3.tracking.run import Run
@@ -54,19 +46,6 @@ _STATES: Mapping[TrialState, State] = {
     TrialState.RUNNING: "running",
     TrialState.WAITING: "waiting",
 }
-# A disk, or a share of it, is full; a file is too large for it; nothing may be written on it.
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
-# Tokens and mask of what is trained on and measured: equal data may be cut differently.
-_EXAMPLES = "phi3.examples_sha256"
-# Tags of a run, and that, by which its numbers are comparable.
-_COMPARABLE = (
-    "phi3.dataset_sha256",
-    _EXAMPLES,
-    "phi3.template_sha256",
-    "phi3.base_revision",
-    "phi3.base_precision",
-    "phi3.base_quantization",
-)
 
 
 def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
@@ -106,12 +85,12 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     space = build_space(config, model=config.model, seed=config.seed)
     space.check_layers(base)
     checkpoints, url = folder / name, config.storage or default_storage(tracker.uri)
-    facts = {**tags, _EXAMPLES: digest_examples(itertools.chain(train, validation))}
+    facts = {**tags, EXAMPLES: digest_examples(itertools.chain(train, validation))}
     ledger = open_ledger(config, space, name=name, url=url, tags=facts)
     check_runs(ledger.study, tracker)
     parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
     work = Workload(base, train, validation, space.largest(), config.concurrency)
-    with _driving(ledger, url, checkpoints), _opened(config, work, checkpoints) as backend:
+    with driving(ledger, url, checkpoints, tracker), _opened(config, work, checkpoints) as backend:
         conductor = Conductor(
             ledger,
             backend,
@@ -188,102 +167,6 @@ def _log_spent(parent: Run, budget: Budget, seconds: float) -> None:
     if budget.usd_per_hour:
         parent.log_metrics({"cost/usd": budget.usd(seconds)})
         parent.set_tags({"phi3.price": f"{budget.usd_per_hour:g} USD an hour, {budget.source}"})
-
-
-def open_ledger(
-    config: SweepConfig, space: Space, *, name: str, url: str, tags: Mapping[str, str]
-) -> Ledger:
-    """The study called ``name`` in the storage at ``url``.
-
-    Raises:
-        UsageError: An option that is not known, or a study that was made of something else.
-    """
-    # Optuna tells every trial on the terminal; the progress line is ours.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = partial(
-        build_sampler,
-        config.sampler,
-        config.sampler_options,
-        seed=config.seed,
-        n_trials=config.n_trials,
-    )
-    sampler(number=0)  # refuse a wrong option before anything is written
-    pruner = build_pruner(config.pruner, config.pruner_options, epochs=space.most_epochs)
-    study = open_study(
-        open_storage(url),
-        name,
-        pruner=pruner,
-        facts=_facts(config, tags),
-        objectives=len(config.objectives),
-    )
-    return Ledger(
-        study,
-        space,
-        this_driver(),
-        sampler=lambda number: sampler(number=number),
-        n_trials=config.n_trials,
-        grid=config.sampler == "grid",
-        share_epochs=config.share_epochs,
-    )
-
-
-def _facts(config: SweepConfig, tags: Mapping[str, str]) -> dict[str, str]:
-    """What a study's trials have in common."""
-    names = [*Hyperparameters.model_fields, "model", "seed"]
-    if len(config.objectives) > 1:
-        names.append("objective")
-    told = {name: str(getattr(config, name)) for name in names}
-    return told | {name: tags[name] for name in _COMPARABLE if name in tags}
-
-
-@contextmanager
-def _driving(ledger: Ledger, url: str, folder: Path) -> Iterator[None]:
-    """Live as a driver of the study, and say what to do when its database or the disk gives out."""
-    name = ledger.study.study_name
-    with (
-        _storage_stays(url, name),
-        _disk_has_room(folder, name),
-        beating(ledger.study, ledger.driver),
-    ):
-        yield
-
-
-@contextmanager
-def _storage_stays(url: str, study: str) -> Iterator[None]:
-    """Say what to do when the study's database went away in the midst of a write."""
-    try:
-        yield
-    except StorageInternalError as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise PreflightError(
-            "PHI3-P083",
-            f"lost the study in the midst of a write: {cause}",
-            where=hide_password(url),
-            fix=f"look at the database, then continue with study={study}",
-        ) from error
-
-
-@contextmanager
-def _disk_has_room(folder: Path, study: str) -> Iterator[None]:
-    """Say what to do when a disk took nothing more; the trials wait by then."""
-    try:
-        yield
-    except Exception as error:
-        if not _is_full(error):
-            raise
-        raise PreflightError(
-            "PHI3-P088",
-            f"the disk takes nothing more: {str(error).splitlines()[0]}",
-            where=str(getattr(error, "filename", None) or folder),
-            fix=f"make room, then continue with study={study}",
-        ) from error
-
-
-def _is_full(error: Exception) -> bool:
-    """Whether a disk is full, by its number or by what a library made of that."""
-    told = re.search(r"os error (\d+)", str(error))  # safetensors' way
-    number = int(told[1]) if told else getattr(error, "errno", None)
-    return number in _FULL or "disk is full" in str(error)  # SQLite's words
 
 
 def _opened(config: SweepConfig, work: Workload, folder: Path) -> closing[Backend]:

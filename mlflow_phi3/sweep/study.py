@@ -59,21 +59,41 @@ def open_study(
 
 
 def check_runs(study: Study, tracker: Tracker) -> None:
-    """Refuse a tracking store that has none of the runs of the study's trials.
+    """Refuse a tracking store, or an experiment, that has none of the runs of the study's trials.
 
     Raises:
         UsageError: They are in another one.
     """
-    known = [trial.user_attrs.get(RUN_ID) for trial in study.get_trials(deepcopy=False)]
-    run_ids = [str(run_id) for run_id in known if run_id]
-    for run_id in reversed(run_ids):  # single runs may have been deleted for good
-        with unless_missing():
-            tracker.get(run_id)
-            return
-    if run_ids:
+    run_ids = _known_runs(study)
+    place = find_experiment(study, tracker)
+    if run_ids and not place:
         raise UsageError(
             "PHI3-U091",
             f"the runs of study {study.study_name!r} are not in {hide_password(tracker.uri)}",
             where="study",
             fix="let MLFLOW_TRACKING_URI name the store that has them, or begin another study",
         )
+    if place not in {"", tracker.experiment_id}:
+        name = tracker.client.get_experiment(place).name
+        raise UsageError(
+            "PHI3-U092",
+            f"the runs of study {study.study_name!r} are in the experiment {name!r}",
+            where="study",
+            fix="set MLFLOW_EXPERIMENT_NAME to it, or begin another study",
+        )
+
+
+def find_experiment(study: Study, tracker: Tracker) -> str:
+    """The id of the experiment that has the runs of the study's trials; empty where none is known.
+
+    One that was deleted does not count, as nobody can log to it.
+    """
+    for run_id in reversed(_known_runs(study)):  # single runs may have been deleted for good
+        with unless_missing():
+            return tracker.get(run_id).experiment_id
+    return ""
+
+
+def _known_runs(study: Study) -> list[str]:
+    known = [trial.user_attrs.get(RUN_ID) for trial in study.get_trials(deepcopy=False)]
+    return [str(run_id) for run_id in known if run_id]

@@ -80,7 +80,7 @@ class TrialRun:
         self.run.log_metrics(_told(STEP_METRICS, values), step=report.step)
         if float(report.epoch).is_integer():
             # A checkpoint follows; a driver that dies after it does not see these steps again.
-            self._keep()
+            self.keep()
 
     def log_evaluation(self, report: EvaluationReport) -> None:
         """Log one evaluation that the run does not have yet."""
@@ -90,7 +90,7 @@ class TrialRun:
             names = (*EVALUATION_METRICS, f"eval/{self.accuracy}")
             self.run.log_metrics(_told(names, values), step=report.step)
             # The study hears of it next, and then nobody tells it again.
-            self._keep()
+            self.keep()
         if report.best:
             self.run.log_json(list(report.example_losses), PER_EXAMPLE)
 
@@ -102,7 +102,7 @@ class TrialRun:
         best = min(losses, key=lambda step: (losses[step], step), default=-1)
         return accuracies.get(best, math.nan)
 
-    def _keep(self) -> None:
+    def keep(self) -> None:
         """Make what was logged survive this process."""
         if self.spill is None:
             self.run.flush()

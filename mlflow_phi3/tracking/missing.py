@@ -3,10 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mlflow.environment_variables import (
+    MLFLOW_HTTP_REQUEST_MAX_RETRIES,
+    MLFLOW_HTTP_REQUEST_TIMEOUT,
+)
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     INVALID_PARAMETER_VALUE,
+    PERMISSION_DENIED,
     RESOURCE_DOES_NOT_EXIST,
+    UNAUTHENTICATED,
     ErrorCode,
 )
 from sqlalchemy.exc import SQLAlchemyError
@@ -16,6 +22,7 @@ from mlflow_phi3.tracking.uris import hide_password
 
 # A store also calls a name that it could never have an invalid value: an empty id, an unset alias.
 _MISSING = frozenset(map(ErrorCode.Name, (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)))
+_FORBIDDEN = frozenset(map(ErrorCode.Name, (PERMISSION_DENIED, UNAUTHENTICATED)))
 
 
 def is_missing(error: MlflowException) -> bool:
@@ -34,6 +41,20 @@ def unless_missing() -> Iterator[None]:
 
 
 @contextmanager
+def briefly() -> Iterator[None]:
+    """A block that gives a server which does not answer seconds, in place of MLflow's minutes."""
+    patience = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 1, MLFLOW_HTTP_REQUEST_TIMEOUT: 10}
+    before = {variable: variable.get() for variable in patience}
+    for variable, most in patience.items():
+        variable.set(min(most, variable.get()))
+    try:
+        yield
+    finally:
+        for variable, value in before.items():
+            variable.set(value)
+
+
+@contextmanager
 def asking(uri: str) -> Iterator[None]:
     """A block that asks the store at ``uri``.
 
@@ -49,7 +70,28 @@ def asking(uri: str) -> Iterator[None]:
         raise _unusable(uri, error, fix=fix) from None
     except (MlflowException, SQLAlchemyError) as error:  # MLflow lets a database's own through
         fix = "start it, or let MLFLOW_TRACKING_URI name another"
+        if getattr(error, "error_code", "") in _FORBIDDEN:
+            fix = (
+                "ask for the right to, or say who you are by MLFLOW_TRACKING_USERNAME and _PASSWORD"
+            )
         raise _unusable(uri, error, fix=fix) from None
+
+
+@contextmanager
+def logging_to(uri: str, *, fix: str) -> Iterator[None]:
+    """A block of work that logs to the store at ``uri``.
+
+    Raises:
+        PreflightError: The store does not take something any more; ``fix`` is the mend.
+    """
+    try:
+        yield
+    except MlflowException as error:
+        shown = hide_password(uri)
+        why = str(error).splitlines()[0].replace(uri, shown)
+        raise PreflightError(
+            "PHI3-P090", f"MLflow's store does not take it: {why}", where=shown, fix=fix
+        ) from error
 
 
 def _unusable(uri: str, error: Exception, *, fix: str) -> PreflightError:

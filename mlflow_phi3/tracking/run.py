@@ -1,6 +1,7 @@
 """One run: what is logged to it waits in memory for a moment, and is never lost by a kill."""
 
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,10 +12,15 @@ from typing import Literal
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+from mlflow_phi3.tracking.missing import is_missing, unless_missing
+
+logger = logging.getLogger(__name__)
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -81,7 +87,13 @@ class Run:
     _params: list[Param] = field(default_factory=list, repr=False)
     _tags: dict[str, RunTag] = field(default_factory=dict, repr=False)
     _spilled: int = field(default=0, repr=False)
+    _gone: bool = field(default=False, repr=False)
     _repository: ArtifactRepository | None = field(default=None, repr=False)
+
+    @property
+    def gone(self) -> bool:
+        """Whether somebody has deleted it: nothing more is written then."""
+        return self._gone
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Log numbers at an optimizer step."""
@@ -97,14 +109,17 @@ class Run:
 
     def flush(self) -> None:
         """Write what is buffered; it stays buffered when the store refuses."""
-        while self._metrics or self._params or self._tags:
+        while (self._metrics or self._params or self._tags) and not self._gone:
             metrics = self._metrics[: METRICS_PER_BATCH - PARAMS_PER_BATCH - len(self._tags)]
             params = self._params[:PARAMS_PER_BATCH]
             tags = list(self._tags.values())
-            self.client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags)
+            with self._unless_gone():
+                self.client.log_batch(self.run_id, metrics=metrics, params=params, tags=tags)
             del self._metrics[: len(metrics)], self._params[: len(params)]
             self._tags.clear()
             self._spilled = 0
+        if self._gone:
+            self.abandon()
         self.pace.leave(self)
 
     def abandon(self) -> None:
@@ -225,7 +240,26 @@ class Run:
     def end(self, status: Status) -> None:
         """Write what is buffered and close the run."""
         self.flush()
-        self.client.set_terminated(self.run_id, status)
+        if not self._gone:
+            with self._unless_gone():
+                self.client.set_terminated(self.run_id, status)
+
+    @contextmanager
+    def _unless_gone(self) -> Iterator[None]:
+        """A block that writes to the run, and that a deleted one does not stop."""
+        try:
+            yield
+        except MlflowException as refused:
+            if not is_missing(refused) or not self._was_deleted():
+                raise
+            self._gone = True
+            logger.warning("%s (run %s) was deleted: no more is logged", self.name, self.run_id)
+
+    def _was_deleted(self) -> bool:
+        found = None
+        with unless_missing():
+            found = self.client.get_run(self.run_id)
+        return found is None or found.info.lifecycle_stage != LifecycleStage.ACTIVE
 
 
 def _write_whole(path: Path, text: str) -> None:

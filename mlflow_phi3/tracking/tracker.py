@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import mlflow
@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_phi3.errors import PreflightError, UsageError
-from mlflow_phi3.tracking.missing import asking, is_missing
+from mlflow_phi3.tracking.missing import asking, briefly, is_missing
 from mlflow_phi3.tracking.run import Pace, Run, Status
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
 from mlflow_phi3.tracking.transactions import observe_transactions
@@ -74,11 +74,12 @@ class Tracker:
         run_id: str | None = None,
     ) -> Iterator[Run]:
         """A run around a block: FINISHED at its end, FAILED on an error, KILLED on a stop."""
-        if run_id:
-            run = self.resume(run_id, name=name)
-            run.set_tags({STAGE: stage, **(tags or {})})
-        else:
-            run = self.start(name, stage=stage, parent=parent, tags=tags)
+        with asking(self.uri):
+            if run_id:
+                run = self.resume(run_id, name=name)
+                run.set_tags({STAGE: stage, **(tags or {})})
+            else:
+                run = self.start(name, stage=stage, parent=parent, tags=tags)
         try:
             yield run
             run.end("FINISHED")
@@ -215,12 +216,16 @@ def close_orphan(run_id: str, status: Status) -> None:
 
 def _end_badly(run: Run, status: Status, error: BaseException) -> None:
     """Close a run whose block did not end, without hiding why it did not."""
-    try:
-        run.flush()
-    except Exception as refused:  # noqa: BLE001 - the first error is the one to show
-        error.add_note(f"and what run {run.run_id} had still to write is lost: {refused}")
-    try:
-        run.client.set_tag(run.run_id, ERROR, f"{type(error).__name__}: {error}"[:5000])
-        run.client.set_terminated(run.run_id, status)
-    except Exception as second:  # noqa: BLE001 - as above
-        error.add_note(f"and run {run.run_id} could not be closed as {status}: {second}")
+    # Who was told to stop, or has lost the store, does not wait for it for minutes.
+    hurry = isinstance(error, KeyboardInterrupt | PreflightError)
+    with briefly() if hurry else nullcontext():
+        try:
+            run.flush()
+        except Exception as refused:  # noqa: BLE001 - the first error is the one to show
+            run.abandon()
+            error.add_note(f"and what run {run.run_id} had still to write is lost: {refused}")
+        try:
+            run.set_tags({ERROR: f"{type(error).__name__}: {error}"[:5000]}, later=True)
+            run.end(status)
+        except Exception as second:  # noqa: BLE001 - as above
+            error.add_note(f"and run {run.run_id} could not be closed as {status}: {second}")

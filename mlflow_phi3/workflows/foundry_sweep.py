@@ -11,13 +11,14 @@ from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.foundry.submission import was_submitted
 from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
-from mlflow_phi3.sweep.drivers import beating
+from mlflow_phi3.sweep.driving import driving, open_ledger
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.report import write_report
 from mlflow_phi3.sweep.results import SweepResult
-from mlflow_phi3.sweep.run import conclude, log_result, name_study, open_ledger
+from mlflow_phi3.sweep.run import conclude, log_result, name_study
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.storage import default_storage
+from mlflow_phi3.sweep.study import check_runs
 from mlflow_phi3.sweep.trial_run import NUMBER, STUDY
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.uris import hide_password
@@ -81,7 +82,9 @@ def _open_ledger(context: Context, config: SweepWord, study: str, root: Run) -> 
     space = build_space(settings, model=config.model, seed=config.seed)
     url = config.storage or default_storage(context.tracker.uri)
     root.set_tags({STUDY: study})
-    return open_ledger(settings, space, name=study, url=url, tags=root.tags())
+    ledger = open_ledger(settings, space, name=study, url=url, tags=root.tags())
+    check_runs(ledger.study, context.tracker)
+    return ledger
 
 
 def _conduct(
@@ -91,7 +94,11 @@ def _conduct(
     known = root.tags()
     kept = ("phi3.base_model", "phi3.dataset_sha256", "azure.target")
     tags = {name: known[name] for name in kept}
-    with context.screen.stage("sweep") as update, beating(ledger.study, ledger.driver):
+    url = config.storage or default_storage(context.tracker.uri)
+    with (
+        context.screen.stage("sweep") as update,
+        driving(ledger, url, context.workspace, context.tracker),
+    ):
         conductor = Conductor(
             ledger,
             backend,
@@ -103,8 +110,7 @@ def _conduct(
             budget=Budget(config.budget_hours * 3600),
             min_gain=config.min_gain,
         )
-        url = hide_password(config.storage or default_storage(context.tracker.uri))
-        return conclude(conductor, why=conductor.conduct(), storage=url)
+        return conclude(conductor, why=conductor.conduct(), storage=hide_password(url))
 
 
 def _tagger(context: Context, study: str) -> Callable[[str, JobState], None]:

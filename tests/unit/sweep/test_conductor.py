@@ -3,6 +3,7 @@ import math
 
 import optuna
 import pytest
+from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
@@ -10,8 +11,8 @@ from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
+from mlflow_phi3.sweep.driving import open_ledger
 from mlflow_phi3.sweep.ledger import Ledger
-from mlflow_phi3.sweep.run import open_ledger
 from mlflow_phi3.sweep.space import build_space
 
 BASIC = {"learning_rate": "1e-4..1e-1", "epochs": "3", "pruner": "none", "n_trials": "5"}
@@ -26,7 +27,16 @@ def _quiet():
 def conduct(tracker, parent, scripted, storage_url):
     """Run a study over the scripted backend; the ledger afterwards."""
 
-    def go(study="study", *, backend=None, budget=None, clock=None, on_progress=None, **values):
+    def go(
+        study="study",
+        *,
+        backend=None,
+        budget=None,
+        clock=None,
+        on_progress=None,
+        folder=None,
+        **values,
+    ):
         config = parse_values(SweepConfig, {**BASIC, **values})
         space = build_space(config, model="demo", seed=config.seed)
         ledger = open_ledger(config, space, name=study, url=storage_url, tags={})
@@ -37,6 +47,7 @@ def conduct(tracker, parent, scripted, storage_url):
             parent,
             {"phi3.dataset_sha256": "d"},
             on_progress or (lambda progress: None),
+            folder=folder,
             budget=budget or Budget(),
             min_gain=config.min_gain,
             **({"clock": clock} if clock else {}),
@@ -299,6 +310,62 @@ def test_a_trial_that_another_driver_finished_is_left_to_it(conduct, tracker, pa
     assert [trial.state.name for trial in ledger.trials()] == ["COMPLETE"] * 5
     assert ledger.trials()[1].value == 0.25
     assert ledger.why == "n_trials"
+
+
+def test_what_a_stop_while_the_store_is_away_could_not_tell_is_kept(
+    conduct, tracker, scripted, tmp_path, monkeypatch
+):
+    def away(*_, **__):
+        raise MlflowException("nobody answers")
+
+    def stop(trial, step):
+        if (trial, step) == ("trial-001", 4):
+            for call in ("log_batch", "set_terminated"):
+                monkeypatch.setattr(tracker.client, call, away)
+            raise KeyboardInterrupt
+
+    scripted.before_step = stop
+    monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", math.inf)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        conduct(folder=tmp_path)
+    assert ["nobody answers" in note for note in stopped.value.__notes__] == [True, False]
+    lines = (tmp_path / "trial-001.json").read_text().splitlines()
+    points = [tuple(point) for line in lines for point in json.loads(line)]
+    assert {step for key, _, _, step in points if key == "train/loss"} == {1, 2, 3}
+    study = optuna.load_study(study_name="study", storage=conduct.url)
+    assert {trial.state.name for trial in study.trials} == {"WAITING"}
+
+
+def test_a_trial_whose_run_is_deleted_fails_alone(
+    conduct, tracker, parent, scripted, monkeypatch, caplog
+):
+    monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", 0.0)
+
+    def delete(trial, step):
+        if (trial, step) == ("trial-001", 3):
+            (run,) = (r for r in tracker.children(parent.run_id) if r.info.run_name == trial)
+            tracker.client.delete_run(run.info.run_id)
+
+    scripted.before_step = delete
+    ledger = conduct(n_trials="4")
+    states = [trial.state.name for trial in ledger.trials()]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert ledger.trials()[1].user_attrs["outcome"]["reason"] == "its MLflow run was deleted"
+    assert caplog.text.count("trial-001") == 1
+    assert {run.info.status for run in tracker.children(parent.run_id)} == {"FINISHED"}
+
+
+def test_the_sweep_of_who_died_meanwhile_is_closed_at_the_end(conduct, tracker, scripted):
+    dead = []
+
+    def begin(trial, step):
+        if (trial, step) == ("trial-000", 1):
+            tags = {"phi3.study": "study", "phi3.driver": "dead"}
+            dead.append(tracker.start("sweep", stage="sweep", tags=tags))
+
+    scripted.before_step = begin
+    conduct(n_trials="2")
+    assert tracker.client.get_run(dead[0].run_id).info.status == "KILLED"
 
 
 def test_progress_only_grows(conduct):

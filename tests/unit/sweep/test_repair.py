@@ -1,5 +1,6 @@
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 
 import optuna
 import pytest
@@ -82,6 +83,14 @@ def test_who_begins_while_the_store_is_asked_is_left_alone(storage, tracker):
         done = repair_study(storage, "s", tracker=slow, now=time.time())
     assert (done.released, done.closed) == ((), ())
     assert {tracker.client.get_run(run.run_id).info.status for run in runs} == {"RUNNING"}
+
+
+def test_runs_of_a_study_are_found_in_another_experiment(storage, tracker):
+    study = optuna.create_study(storage=storage, study_name="s")
+    left, run = begin(study, tracker, "dead")
+    elsewhere = replace(tracker, experiment_id=tracker.client.create_experiment("elsewhere"))
+    done = repair_study(storage, "s", tracker=elsewhere, now=time.time())
+    assert (done.released, done.closed) == ((left.number,), (run.run_id,))
 
 
 def test_a_study_in_order_is_left_as_it_is(storage, tracker):

@@ -15,8 +15,9 @@ from mlflow_phi3.backends.local import LocalBackend, LocalTraining
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
+from mlflow_phi3.sweep.driving import open_ledger
 from mlflow_phi3.sweep.reseed import tell_reseeded
-from mlflow_phi3.sweep.run import open_ledger, run_sweep
+from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport
@@ -26,7 +27,7 @@ SPACE = {"learning_rate": "3e-3..3e-2", "batch_size_multiplier": "1", "epochs": 
 
 @pytest.fixture
 def sweep(tracker, parent, tiny_base, counting, tmp_path, storage_url):
-    def go(*, on_progress=lambda progress: None, rows=16, **values):
+    def go(*, on_progress=lambda progress: None, rows=16, tracker=tracker, **values):
         values = {"n_trials": "4", "concurrency": "2", "study": "s", **SPACE, **values}
         return run_sweep(
             parse_values(SweepConfig, {"storage": storage_url, **values}),
@@ -300,6 +301,36 @@ def test_a_store_without_any_of_the_runs_is_refused(sweep, tracker, monkeypatch)
     monkeypatch.setattr(tracker.client, "get_run", missing)
     with pytest.raises(UsageError, match="PHI3-U091 study: the runs of study 's' are not in"):
         sweep(n_trials="4")
+
+
+def test_another_experiment_than_that_of_the_runs_is_refused(sweep, tracker):
+    sweep(n_trials="2")
+    other = replace(tracker, experiment_id=tracker.client.create_experiment("other"))
+    with pytest.raises(UsageError, match=r"PHI3-U092 .* experiment 'tests/.*set MLFLOW_EXPERI"):
+        sweep(n_trials="4", tracker=other)
+
+
+def test_a_store_that_goes_away_is_told_with_how_to_go_on(sweep, tracker, monkeypatch):
+    def away(*_, **__):
+        raise MlflowException("nobody answers")
+
+    def leave(progress):
+        if progress.finished:
+            monkeypatch.setattr(tracker.client, "log_batch", away)
+
+    with pytest.raises(PreflightError, match=r"PHI3-P090 .*nobody answers.* with study=s\.$"):
+        sweep(on_progress=leave)
+    monkeypatch.undo()
+    assert [trial.state for trial in sweep().trials] == ["complete"] * 4
+
+
+def test_a_sweep_whose_own_run_is_deleted_comes_to_its_end(sweep, tracker, parent):
+    def delete(progress):
+        if tracker.client.get_run(parent.run_id).info.lifecycle_stage == "active":
+            tracker.client.delete_run(parent.run_id)
+
+    result = sweep(n_trials="2", on_progress=delete)
+    assert result.stopped_because == "n_trials"
 
 
 def test_whoever_stops_a_report_is_told_how_the_study_goes_on(sweep, monkeypatch):

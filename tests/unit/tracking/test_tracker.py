@@ -5,6 +5,7 @@ import sys
 import mlflow
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from mlflow_phi3.errors import Interrupted, PreflightError, UsageError
 from mlflow_phi3.tracking.run import Pace
@@ -24,6 +25,30 @@ def test_a_stage_that_ends_is_finished_and_its_numbers_are_written(tracker):
     history = tracker.client.get_metric_history(run.run_id, "train/loss")
     assert status(tracker, run) == "FINISHED"
     assert [(m.step, m.value) for m in history] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+
+
+def test_who_may_not_write_is_told_so(tracker, monkeypatch):
+    def refuse(*_, **__):
+        raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
+
+    monkeypatch.setattr(tracker.client, "create_run", refuse)
+    with (
+        pytest.raises(PreflightError, match=r"PHI3-P086 .*Permission denied.*ask for the right"),
+        tracker.stage("sweep", stage="sweep"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("when", ["before", "within"])
+def test_a_stage_whose_run_somebody_deletes_goes_on_without_it(tracker, caplog, when):
+    with tracker.stage("sweep", stage="sweep") as run:
+        if when == "within":
+            run.log_metrics({"train/loss": 1.0}, step=1)
+        tracker.client.delete_run(run.run_id)
+        run.set_tags({"phi3.winner": "trial-000"})
+        run.log_metrics({"train/loss": 0.5}, step=2)
+    assert run.gone
+    assert caplog.text.count("was deleted: no more is logged") == 1
 
 
 @pytest.mark.parametrize(

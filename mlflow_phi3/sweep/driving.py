@@ -1,0 +1,147 @@
+"""Opening a study, and living as one of its drivers."""
+
+import errno
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import optuna
+from optuna.exceptions import StorageInternalError
+
+from mlflow_phi3.config.hyperparameters import Hyperparameters
+from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.sweep.drivers import beating, this_driver
+from mlflow_phi3.sweep.ledger import Ledger
+from mlflow_phi3.sweep.pruners import build_pruner
+from mlflow_phi3.sweep.samplers import build_sampler
+from mlflow_phi3.sweep.space import Space
+from mlflow_phi3.sweep.storage import open_storage
+from mlflow_phi3.sweep.study import open_study
+from mlflow_phi3.tracking.missing import logging_to
+from mlflow_phi3.tracking.tracker import Tracker
+from mlflow_phi3.tracking.uris import hide_password
+
+EXAMPLES = "phi3.examples_sha256"
+"""Tokens and mask of what is trained on and measured: equal data may be cut differently."""
+
+# A disk, or a share of it, is full; a file is too large for it; nothing may be written on it.
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+# Tags of a run, and that, by which its numbers are comparable.
+_COMPARABLE = (
+    "phi3.dataset_sha256",
+    EXAMPLES,
+    "phi3.template_sha256",
+    "phi3.base_revision",
+    "phi3.base_precision",
+    "phi3.base_quantization",
+)
+
+
+def open_ledger(
+    config: SweepConfig, space: Space, *, name: str, url: str, tags: Mapping[str, str]
+) -> Ledger:
+    """The study called ``name`` in the storage at ``url``.
+
+    Raises:
+        UsageError: An option that is not known, or a study that was made of something else.
+    """
+    # Optuna tells every trial on the terminal; the progress line is ours.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = partial(
+        build_sampler,
+        config.sampler,
+        config.sampler_options,
+        seed=config.seed,
+        n_trials=config.n_trials,
+    )
+    sampler(number=0)  # refuse a wrong option before anything is written
+    pruner = build_pruner(config.pruner, config.pruner_options, epochs=space.most_epochs)
+    study = open_study(
+        open_storage(url),
+        name,
+        pruner=pruner,
+        facts=_facts(config, tags),
+        objectives=len(config.objectives),
+    )
+    return Ledger(
+        study,
+        space,
+        this_driver(),
+        sampler=lambda number: sampler(number=number),
+        n_trials=config.n_trials,
+        grid=config.sampler == "grid",
+        share_epochs=config.share_epochs,
+    )
+
+
+def _facts(config: SweepConfig, tags: Mapping[str, str]) -> dict[str, str]:
+    """What a study's trials have in common."""
+    names = [*Hyperparameters.model_fields, "model", "seed"]
+    if len(config.objectives) > 1:
+        names.append("objective")
+    told = {name: str(getattr(config, name)) for name in names}
+    return told | {name: tags[name] for name in _COMPARABLE if name in tags}
+
+
+@contextmanager
+def driving(ledger: Ledger, url: str, folder: Path, tracker: Tracker) -> Iterator[None]:
+    """Live as a driver of the study, and say what to do when what it writes to gives out.
+
+    Args:
+        ledger: The study.
+        url: Of its storage.
+        folder: Of its checkpoints.
+        tracker: Of its runs.
+
+    Raises:
+        PreflightError: Its database went away, MLflow's store did, or the disk is full.
+    """
+    name = ledger.study.study_name
+    with (
+        _storage_stays(url, name),
+        logging_to(tracker.uri, fix=f"look at the store, then continue with study={name}"),
+        _disk_has_room(folder, name),
+        beating(ledger.study, ledger.driver),
+    ):
+        yield
+
+
+@contextmanager
+def _storage_stays(url: str, study: str) -> Iterator[None]:
+    """Say what to do when the study's database went away in the midst of a write."""
+    try:
+        yield
+    except StorageInternalError as error:
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise PreflightError(
+            "PHI3-P083",
+            f"lost the study in the midst of a write: {cause}",
+            where=hide_password(url),
+            fix=f"look at the database, then continue with study={study}",
+        ) from error
+
+
+@contextmanager
+def _disk_has_room(folder: Path, study: str) -> Iterator[None]:
+    """Say what to do when a disk took nothing more; the trials wait by then."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        raise PreflightError(
+            "PHI3-P088",
+            f"the disk takes nothing more: {str(error).splitlines()[0]}",
+            where=str(getattr(error, "filename", None) or folder),
+            fix=f"make room, then continue with study={study}",
+        ) from error
+
+
+def _is_full(error: Exception) -> bool:
+    """Whether a disk is full, by its number or by what a library made of that."""
+    told = re.search(r"os error (\d+)", str(error))  # safetensors' way
+    number = int(told[1]) if told else getattr(error, "errno", None)
+    return number in _FULL or "disk is full" in str(error)  # SQLite's words
