@@ -2,10 +2,10 @@
 
 from pydantic import Field
 
-from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.comparison import ComparisonConfig
 
 
-class EvaluateConfig(Config):
+class EvaluateConfig(ComparisonConfig):
     """What is measured, and how surely."""
 
     answers: int = Field(default=64, ge=0)
@@ -17,12 +17,6 @@ class EvaluateConfig(Config):
 
     generation_batch_size: int = Field(default=16, ge=1)
     """Conversations that are answered together."""
-
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    """Level of the bootstrap intervals, such as 0.95."""
-
-    resamples: int = Field(default=2000, ge=100)
-    """Bootstrap resamples behind each interval."""
 
     judge_model: str = ""
     """A language model that judges the answers by MLflow's scorers, as MLflow names models:

@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.comparison import ComparisonConfig
 
 
-class RegisterConfig(Config):
+class RegisterConfig(ComparisonConfig):
     """From a winner to a registered version."""
 
     registered_model: str = ""

@@ -32,8 +32,27 @@ def load_metrics() -> dict[str, AnswerMetric]:
 def score_answer(
     others: Mapping[str, AnswerMetric], expected: str, answer: str
 ) -> dict[str, float]:
-    """Each added metric of one answer, by name."""
-    return {name: float(metric(expected, answer)) for name, metric in others.items()}
+    """Each added metric of one answer, by name.
+
+    Raises:
+        UsageError: One does not take this answer, or gives no number.
+    """
+    return {name: _score(name, metric, expected, answer) for name, metric in others.items()}
+
+
+def _score(name: str, metric: AnswerMetric, expected: str, answer: str) -> float:
+    try:
+        return float(metric(expected, answer))
+    except Exception as error:
+        told = (
+            f"{type(error).__name__}: {error}, of {answer[:60]!r} where {expected[:60]!r} is right"
+        )
+        raise UsageError(
+            "PHI3-U070",
+            told,
+            where=f"metric {name} of the entry points {ENTRY_POINTS}",
+            fix="mend or uninstall the package that brings it",
+        ) from error
 
 
 def _load(entry: EntryPoint) -> AnswerMetric:

@@ -16,6 +16,7 @@ from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.base import DEMO, Base, load_base
 from mlflow_phi3.modeling.hardware import choose_device
 from mlflow_phi3.tracking.run import Run
@@ -55,7 +56,15 @@ def open_context(config: ContextConfig) -> Context:
     """Connect to the store and make the workspace; from here on only our own progress is shown."""
     disable_progress_bar()
     workspace = Path(config.workspace).resolve()
-    workspace.mkdir(parents=True, exist_ok=True)
+    try:
+        workspace.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(
+            "PHI3-P091",
+            f"it cannot be made: {error.strerror}",
+            where=f"workspace={config.workspace}",
+            fix="set workspace to a folder that you may write",
+        ) from error
     tracker = open_tracker()
     return Context(tracker, Screen(config.output), workspace, os.environ.get("MLFLOW_RUN_ID"))
 

@@ -45,6 +45,7 @@ from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, fetch_ada
 
 _PARAMETER = "evaluate_run"
 _GOLDEN_TOKENS = 512  # of an answer whose query names none, as of a served model
+_LOSSES = EvaluateConfig(answers=0)
 _NAMES = {False: "phi3-chat", True: "phi3-classifier"}  # by whether labels are learnt
 
 
@@ -140,7 +141,9 @@ def register(
             reloaded = load_portable(folder / CHECKPOINT, precision="float32", device=device)
             update("comparing it with the trained one, and with the champion")
             parity = _compare(config, base, reloaded, data, winner)
-            verdict = _judge(context, config, parity, reloaded, data, tuned, Path(scratch))
+            # As it is stored: rounding may cost it more than lies between it and the champion.
+            stored = measure(reloaded, None, data.examples("test"), (), config=_LOSSES)
+            verdict = _judge(context, config, parity, reloaded, data, stored, Path(scratch))
             run.log_json(verdict.to_json(), "register/gate.json")
             verdict.check(winner.name)
             del reloaded  # the certificate loads it as it is served
@@ -161,7 +164,7 @@ def register(
         run,
         name=config.registered_model or _NAMES[bool(base.labels)],
         model_uri=model_uri,
-        metrics={f"test/{name}": value for name, value in tuned.metrics.items()},
+        metrics={f"test/{k}": v for k, v in {**tuned.metrics, **stored.metrics}.items()},
         tags={**base.tags, "phi3.trial_run": winner.run_id},
         description=f"{winner.name} of sweep run {winner.sweep_run}: {verdict.why}",
     )
@@ -202,13 +205,13 @@ def _judge(
     parity: Parity,
     reloaded: Base,
     data: PreparedData,
-    tuned: Evaluation,
+    stored: Evaluation,
     scratch: Path,
 ) -> Verdict:
     """Ask every gate."""
     weights = all(bool(weight.isfinite().all()) for weight in reloaded.model.parameters())
     gates = [
-        finite_gate(tuned.metrics, weights),
+        finite_gate(stored.metrics, weights),
         parity_gate(
             same=parity.within(config.parity_tolerance),
             max_rel=parity.max_rel,
@@ -218,7 +221,7 @@ def _judge(
     ]
     if config.golden:
         gates.append(golden_gate(_ask_golden(reloaded, Path(config.golden))))
-    gates.append(_against_champion(context, config, reloaded, data, tuned, scratch))
+    gates.append(_against_champion(context, config, reloaded, data, stored, scratch))
     return Verdict(tuple(gates))
 
 
@@ -246,7 +249,7 @@ def _against_champion(
     config: RegisterConfig,
     challenger: Base,
     data: PreparedData,
-    tuned: Evaluation,
+    stored: Evaluation,
     scratch: Path,
 ) -> Gate:
     """The winner's losses beside the reigning champion's on the same test rows."""
@@ -265,8 +268,14 @@ def _against_champion(
     champion = load_portable(folder / CHECKPOINT, precision="float32", device=device)
     if unlike := _why_unlike(champion, challenger):
         return champion_gate(None, config.promote, unlike=unlike)
-    rival = measure(champion, None, data.examples("test"), (), config=EvaluateConfig(answers=0))
-    return champion_gate(compare(tuned.per_example, rival.per_example), config.promote)
+    rival = measure(champion, None, data.examples("test"), (), config=_LOSSES)
+    found = compare(
+        stored.per_example,
+        rival.per_example,
+        confidence=config.confidence,
+        resamples=config.resamples,
+    )
+    return champion_gate(found, config.promote)
 
 
 def _why_unlike(champion: Base, challenger: Base) -> str:

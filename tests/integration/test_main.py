@@ -157,6 +157,12 @@ def test_each_step_runs_alone_on_what_the_steps_before_it_left(alone):
     client = MlflowClient(mlflow.get_tracking_uri())
     assert int(client.get_model_version_by_alias("alone", "champion").version) == 1
     assert int(client.get_model_version_by_alias("alone", "challenger").version) == 2
+    last = max(
+        (run for run in runs if run.data.tags["phi3.stage"] == "register"),
+        key=lambda run: run.info.start_time,
+    )
+    gates = json.loads(mlflow.artifacts.load_text(f"runs:/{last.info.run_id}/register/gate.json"))
+    assert re.search(r"test loss [+-]0\.0000 against the champion", json.dumps(gates))
     trained = next(run for run in runs if run.data.tags["phi3.stage"] == "train")
     losses = client.download_artifacts(trained.info.run_id, "eval/losses_by_epoch.json")
     table = json.loads(Path(losses).read_text())

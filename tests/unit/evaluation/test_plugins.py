@@ -47,6 +47,15 @@ def test_the_example_of_the_docs_works(base, install):
     assert found.metrics["brevity"] == pytest.approx(sum(scores) / 2)
 
 
+@pytest.mark.parametrize("body", ["1 / 0", "None", "'good'"])
+def test_a_metric_that_gives_no_number_is_named_with_the_answer(base, install, body):
+    install("odd = odd:odd", odd=f"def odd(expected, answer):\n    return {body}\n")
+    talk = conversation("hold", "the light", 1)
+    config = EvaluateConfig(answers=1, max_new_tokens=2)
+    with pytest.raises(UsageError, match=r"PHI3-U070 metric odd of .*'the light' is right"):
+        evaluate(base, None, [example(base, talk)], [talk], config=config)
+
+
 @pytest.mark.parametrize(
     ("group", "name", "setting"),
     [
