@@ -21,8 +21,8 @@ _BUTTONS = {"bgcolor": "rgba(0,0,0,0)", "color": PRUNED, "activecolor": INK}
 # A loss so many times as far behind the best as the median is would flatten all the others.
 _FAR = 8
 _HIGHER = "▲: higher still"
-# Pixels below which labels run into each other.
-_PANEL_WIDTH, _PARALLEL_WIDTH = 220, 110
+# Pixels below which labels run into each other: of a legend, a panel, a vertical axis.
+_LEGEND_WIDTH, _PANEL_WIDTH, _PARALLEL_WIDTH = 480, 220, 120
 
 
 def draw_history(trials: Sequence[TrialResult]) -> go.Figure | None:
@@ -166,7 +166,7 @@ def draw_parallel(trials: Sequence[TrialResult]) -> go.Figure | None:
         go.Parcoords(
             line={"color": losses, "colorscale": _SCALE, "showscale": False},
             dimensions=[*axes, of_loss],
-            labelfont={"size": 13},
+            labelfont={"size": 12},
         )
     )
     figure.update_layout(
@@ -214,8 +214,10 @@ def least_width(figure: go.Figure) -> int:
     """Pixels that a figure needs, so that its labels do not run into each other."""
     first = figure.data[0]
     if isinstance(first, go.Parcoords):
-        return _PARALLEL_WIDTH * len(first.dimensions)
-    return _PANEL_WIDTH * len({axis.domain for axis in figure.select_xaxes()})
+        needed = _PARALLEL_WIDTH * len(first.dimensions)
+    else:
+        needed = _PANEL_WIDTH * len({axis.domain for axis in figure.select_xaxes()})
+    return max(_LEGEND_WIDTH, needed)
 
 
 def describe(trial: TrialResult) -> str:

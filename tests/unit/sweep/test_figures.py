@@ -106,9 +106,9 @@ def test_a_single_trial_has_no_history():
 
 def test_a_figure_has_room_for_its_labels():
     four = [trial(n, 2.0 + n, a=n, b=n, c=n, d=n) for n in range(3)]
-    assert least_width(draw_parallel(four)) == 5 * 110
+    assert least_width(draw_parallel(four)) == 5 * 120
     assert least_width(draw_slices(four)) == 3 * 220
-    assert least_width(draw_history(four)) == 220
+    assert least_width(draw_history(four)) == 480
 
 
 def test_a_tooltip_tells_a_large_loss_shortly():
