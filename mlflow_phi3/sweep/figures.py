@@ -1,7 +1,7 @@
 """The figures of a study's report, as plotly draws them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
@@ -71,13 +71,14 @@ def draw_front(result: SweepResult) -> go.Figure | None:
         for name, colour, on_front in (("others", PRUNED, False), ("front", WINNER, True)):
             some = [trial for trial in complete if (trial.number in result.front) == on_front]
             some.sort(key=lambda trial: trial.costs[cost])
+            heights = [trial.loss for trial in some]
             figure.add_scatter(
                 x=[trial.costs[cost] for trial in some],
-                y=[min(trial.loss, edge) for trial in some],
+                y=[min(loss, edge) for loss in heights],
                 # Seen against one of several costs, the front is no line.
                 mode="lines+markers" if on_front and len(result.costs) == 1 else "markers",
                 line={"shape": "hv", "width": 1.5},
-                marker={"color": colour, "size": 9, "symbol": _symbols(some, edge)},
+                marker={"color": colour, "size": 9, "symbol": _symbols(heights, edge)},
                 name=name,
                 showlegend=column == 1,
                 text=[describe(trial) for trial in some],
@@ -114,7 +115,7 @@ def draw_curves(curves: Mapping[int, Mapping[int, float]], result: SweepResult) 
                 "color": WINNER if won else _COLOURS.get(trial.state, PRUNED),
                 "width": 3 if won else 1.5,
             },
-            marker={"size": 7 if won else 5},
+            marker={"size": 7 if won else 5, "symbol": _symbols(points.values(), edge)},
             showlegend=won,
             text=[
                 f"{describe(trial)}<br>epoch {epoch}: {show_figure(loss)}"
@@ -133,7 +134,7 @@ def draw_importance(importance: Mapping[str, float]) -> go.Figure | None:
     shares = [importance[name] for name in names]
     figure = _figure("share of the loss's variance", "")
     figure.update_xaxes(tickformat=".0%", range=[0, max(1.0, *shares)])
-    figure.update_layout(height=120 + 46 * len(names))
+    figure.update_layout(height=144 + 46 * len(names))
     figure.add_bar(
         x=shares,
         y=names,
@@ -244,13 +245,14 @@ def _add_trials(
     at: Mapping[str, int] | None = None,
 ) -> None:
     """A point each, on the edge where its loss lies above it."""
+    losses = [trial.loss for trial in trials]
     figure.add_scatter(
         x=list(x),
-        y=[min(trial.loss, edge) for trial in trials],
+        y=[min(loss, edge) for loss in losses],
         mode="markers",
         name=name,
         showlegend=bool(name),
-        marker={"color": colour, "size": 9, "symbol": _symbols(trials, edge)},
+        marker={"color": colour, "size": 9, "symbol": _symbols(losses, edge)},
         cliponaxis=False,
         text=[describe(trial) for trial in trials],
         hovertemplate="%{text}<extra></extra>",
@@ -275,8 +277,8 @@ def _loss_title(edge: float) -> str:
     return "validation loss" + (f" ({_HIGHER})" if edge < math.inf else "")
 
 
-def _symbols(trials: Sequence[TrialResult], edge: float) -> list[str]:
-    return ["triangle-up" if trial.loss > edge else "circle" for trial in trials]
+def _symbols(losses: Iterable[float], edge: float) -> list[str]:
+    return ["triangle-up" if loss > edge else "circle" for loss in losses]
 
 
 def _flat_axis(values: Sequence[Any]) -> dict[str, Any]:
@@ -352,13 +354,13 @@ def _dress(figure: go.Figure) -> None:
     figure.update_layout(
         template="none",
         height=400,
-        margin={"l": 70, "r": 30, "t": 24, "b": 60},
+        margin={"l": 70, "r": 30, "t": 48, "b": 60},
         font=_font(),
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"bgcolor": "white", "font": _font()},
         modebar=_BUTTONS,
-        legend={"orientation": "h", "y": 1.08, "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     )
     # Plotly's own labels of small numbers are 117µ, which nobody writes of a rate.
     figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True, exponentformat="e")

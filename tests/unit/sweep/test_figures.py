@@ -1,5 +1,6 @@
 """What the figures of a study hold; how they look is for the eye."""
 
+import dataclasses
 import math
 
 import pytest
@@ -27,6 +28,11 @@ def trial(number, loss, state="complete", costs=None, **params):
 
 def losses(figure):
     return [y for drawn in figure.data for y in drawn.y]
+
+
+def symbols(figure):
+    some = [drawn.marker.symbol for drawn in figure.data]
+    return [symbol for one in some if isinstance(one, tuple) for symbol in one]
 
 
 DIVERGED = [trial(n, loss, lora_r=n) for n, loss in enumerate([2.4, 2.2, 2.1, 2.3, 1002.0, 2.2])]
@@ -60,25 +66,18 @@ def test_a_long_value_is_short_on_the_axis_and_whole_in_the_tooltip():
 
 
 def test_one_that_diverged_does_not_flatten_the_others():
-    result = SweepResult("s", tuple(DIVERGED), DIVERGED[2], "n_trials", costs=("s",))
-    paid = SweepResult(
-        "s",
-        tuple(trial(t.number, t.loss, costs={"s": 1.0}) for t in DIVERGED),
-        DIVERGED[2],
-        "n_trials",
-        costs=("s",),
-    )
+    result = SweepResult("s", tuple(DIVERGED), DIVERGED[2], "n_trials")
+    trials = tuple(dataclasses.replace(one, costs={"s": 1.0}) for one in DIVERGED)
+    paid = dataclasses.replace(result, trials=trials, costs=("s",))
     curves = {t.number: {1: t.loss + 0.1, 2: t.loss} for t in DIVERGED}
-    history = draw_history(DIVERGED)
-    for figure in (
-        history,
-        draw_curves(curves, result),
-        draw_slices(DIVERGED),
-        draw_front(paid),
-    ):
+    history, learnt = draw_history(DIVERGED), draw_curves(curves, result)
+    for figure in (history, learnt, draw_slices(DIVERGED), draw_front(paid)):
         assert max(losses(figure)) < 2.7
         assert "higher" in figure.layout.yaxis.title.text
+        assert "triangle-up" in symbols(figure)
     assert history.data[0].marker.symbol[4] == "triangle-up"
+    assert symbols(learnt).count("triangle-up") == 2
+    assert any("epoch 1: 1002.1000" in text for drawn in learnt.data for text in drawn.text)
     assert "loss 1002.0" in history.data[0].text[4]
     axis = draw_parallel(DIVERGED).data[0].dimensions[-1]
     assert max(axis.values) < 2.7
