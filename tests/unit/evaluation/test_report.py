@@ -141,5 +141,5 @@ def test_a_classifiers_worst_rows_show_their_text_and_labels():
     rows = re.findall(r"<code>(t:\d)</code></td>(.*?)</tr>", table)
     assert [place for place, _ in rows] == ["t:1", "t:2", "t:0"]
     assert '<td class="text">text &lt;1&gt;</td><td>spam</td><td>ham</td>' in rows[0][1]
-    assert "not among the 2 first" in rows[1][1]
+    assert "not among the first 2" in rows[1][1]
     assert "Texts are kept of the first 2 rows" in table
