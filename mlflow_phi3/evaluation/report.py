@@ -7,6 +7,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mlflow_phi3.evaluation.compare import Comparison
+from mlflow_phi3.evaluation.notation import count_of, show_figure
 from mlflow_phi3.evaluation.runner import Evaluation
 
 # Metrics of which less is better.
@@ -41,12 +42,14 @@ def render_report(
     )
     return environment.get_template("report.html.jinja").render(
         title=title,
+        count=count_of,
         rows=comparison.rows,
         read=_read(tuned),
         verdict=_verdict(comparison, unit="token" if tuned.labels is None else "row"),
         plot=_plot(comparison),
-        metrics=[_metric(name, base, tuned) for name in _names(base, tuned)],
+        metrics=[_metric(name, base, tuned, comparison) for name in _names(base, tuned)],
         worst=_worst(base, tuned, worst),
+        labelled=len(tuned.labels.predictions) if tuned.labels is not None else 0,
         answers=_answers(base, tuned),
         confusion=_confusion(tuned),
     )
@@ -54,8 +57,8 @@ def render_report(
 
 def _read(tuned: Evaluation) -> str:
     if tuned.labels is not None:
-        return f"{len(tuned.labels.labels)} labels"
-    return f"{tuned.metrics['supervised_tokens']:,.0f} supervised tokens"
+        return count_of(len(tuned.labels.labels), "label")
+    return count_of(round(tuned.metrics["supervised_tokens"]), "supervised token")
 
 
 def _confusion(tuned: Evaluation) -> list[dict[str, Any]]:
@@ -73,69 +76,79 @@ def _names(base: Evaluation, tuned: Evaluation) -> list[str]:
     return [name for name in tuned.metrics if name in base.metrics and name != "supervised_tokens"]
 
 
-def _metric(name: str, base: Evaluation, tuned: Evaluation) -> dict[str, str]:
+def _metric(
+    name: str, base: Evaluation, tuned: Evaluation, comparison: Comparison
+) -> dict[str, str]:
     before, after = base.metrics[name], tuned.metrics[name]
     gained = (before - after) if name in _LESS else (after - before)
+    # What the verdict takes for noise is neither good nor bad in the table.
+    telling = name not in _LESS or comparison.significant
     style = "better" if gained > 0 else "worse-number" if gained < 0 else ""
     return {
         "name": name,
-        "base": f"{before:.4f}",
-        "tuned": f"{after:.4f}",
-        "change": f"{after - before:+.4f}",
-        "style": style,
+        "base": show_figure(before),
+        "tuned": show_figure(after),
+        "change": show_figure(after - before, signed=True),
+        "style": style if telling else "",
     }
 
 
 def _verdict(comparison: Comparison, *, unit: str) -> dict[str, str]:
-    figures = (
-        f"test loss {comparison.difference:+.4f} nats per {unit} "
-        f"({comparison.confidence:.0%} interval {comparison.low:+.4f} to {comparison.high:+.4f})"
-    )
+    """What the comparison says, in words and as a colour."""
+    loss = f"test loss {show_figure(comparison.difference, signed=True)} nats per {unit}"
+    open_ = {"style": "open", "colour": "soft"}
+    if math.isnan(comparison.difference) or math.isnan(comparison.low):
+        return open_ | {"text": "The two cannot be compared: some loss is no number."}
+    if comparison.rows == 1:
+        return open_ | {"text": f"One row tells nothing of others: {loss} on it."}
+    low, high = (show_figure(end, signed=True) for end in (comparison.low, comparison.high))
+    figures = f"{loss} ({comparison.confidence:.0%} interval {low} to {high})"
     if comparison.better:
-        return {"style": "", "text": f"The tuned model is better beyond noise: {figures}."}
+        text = f"The tuned model is better beyond noise: {figures}."
+        return {"style": "", "colour": "good", "text": text}
     if comparison.significant:
-        return {"style": "worse", "text": f"The tuned model is worse beyond noise: {figures}."}
-    return {"style": "open", "text": f"The difference may be noise: {figures}."}
+        text = f"The tuned model is worse beyond noise: {figures}."
+        return {"style": "worse", "colour": "bad", "text": text}
+    return open_ | {"text": f"The difference may be noise: {figures}."}
 
 
 def _plot(comparison: Comparison) -> dict[str, float]:
-    """Where the interval and zero lie in the drawing, in its units."""
-    marks = {
-        "zero": 0.0,
-        "low": comparison.low,
-        "middle": comparison.difference,
-        "high": comparison.high,
-    }
-    known = [value for value in marks.values() if math.isfinite(value)]
-    left, right = min(known), max(known)
+    """Where the interval and zero lie in the drawing, in its units; what is not known is left out.
+
+    Nothing is drawn of a difference that is no number.
+    """
+    if not math.isfinite(comparison.difference):
+        return {}
+    marks = {"zero": 0.0, "middle": comparison.difference}
+    if math.isfinite(comparison.low) and math.isfinite(comparison.high):
+        marks |= {"low": comparison.low, "high": comparison.high}
+    left, right = min(marks.values()), max(marks.values())
     scale = (_WIDTH - 2 * _MARGIN) / ((right - left) or 1.0)
-
-    def place(value: float) -> float:
-        if math.isfinite(value):
-            return round(_MARGIN + (value - left) * scale, 1)
-        return _WIDTH - _MARGIN if value > 0 else _MARGIN
-
-    return {name: place(value) for name, value in marks.items()}
+    return {name: round(_MARGIN + (value - left) * scale, 1) for name, value in marks.items()}
 
 
 def _worst(base: Evaluation, tuned: Evaluation, count: int) -> list[dict[str, Any]]:
+    """The rows with the highest loss; a classifier's with text and labels, where they are kept."""
     pairs = zip(base.per_example, tuned.per_example, strict=True)
-    ranked = sorted(pairs, key=lambda pair: pair[1].loss, reverse=True)[:count]
+    ranked = sorted(enumerate(pairs), key=lambda row: row[1][1].loss, reverse=True)[:count]
+    said = tuned.labels.predictions if tuned.labels is not None else ()
     return [
         {
             "place": after.place,
             "tokens": after.tokens,
-            "base": f"{before.loss:.3f}",
-            "tuned": f"{after.loss:.3f}",
+            "base": show_figure(before.loss, 3),
+            "tuned": show_figure(after.loss, 3),
+            "said": said[at] if at < len(said) else None,
         }
-        for before, after in ranked
+        for at, (before, after) in ranked
     ]
 
 
-def _answers(base: Evaluation, tuned: Evaluation) -> Sequence[dict[str, str]]:
+def _answers(base: Evaluation, tuned: Evaluation) -> Sequence[dict[str, Any]]:
     return [
         {
             "place": after.place,
+            "earlier": after.prompt[:-1],
             "question": after.prompt[-1].content if after.prompt else "",
             "expected": after.expected,
             "base": before.answer,

@@ -15,6 +15,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import TrialState
 
 from mlflow_phi3.evaluation.compare import Comparison
+from mlflow_phi3.evaluation.notation import count_of, show_figure
 from mlflow_phi3.sweep.confidence import tell_confidence
 from mlflow_phi3.sweep.figures import (
     draw_curves,
@@ -23,6 +24,7 @@ from mlflow_phi3.sweep.figures import (
     draw_importance,
     draw_parallel,
     draw_slices,
+    least_width,
 )
 from mlflow_phi3.sweep.reseed import tell_reseeded
 from mlflow_phi3.sweep.results import SweepResult, TrialResult, show_value
@@ -83,7 +85,10 @@ def write_report(
         ranked=rank(result.trials),
         parameters=searched(result.trials),
         show=show_value,
+        figure=show_figure,
+        count=count_of,
         counts=_count_states(result.trials),
+        widths={title: least_width(figure) for title, figure in drawn.items()},
         figures={
             title: plotly.io.to_html(
                 figure,

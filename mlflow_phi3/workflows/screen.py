@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,14 +12,19 @@ from typing import Literal, Protocol
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
+
+from mlflow_phi3.evaluation.notation import NONE
 
 # Seconds between two plain progress lines of one stage: enough to see life, little enough to read.
 _PLAIN_EVERY_S = 5.0
 _PLAIN_WIDTH = 160
 # Share of a stage after which its pace is worth telling.
 _TELLING = 0.02
+# Letters up to which the first column holds names, and up to which any word stays whole.
+_NAME, _WORD = 30, 16
+_NO_FIGURES = {"", "?", "-", NONE, "nan"}
 
 
 class Update(Protocol):
@@ -76,29 +82,39 @@ class Screen:
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]
     ) -> None:
-        """Print a table; its cells are taken as they are, without markup."""
+        """Print a table; its cells are taken as they are, without markup.
+
+        Where it is too wide for the terminal to keep its words and figures whole, each row is a
+        line of names and values instead.
+        """
         if self._json:
             for row in rows:
                 facts = dict(zip(columns, map(str, row), strict=True))
                 self.say("", event=title, **facts)
             return
-        table = Table(title=Text(title), title_justify="left", header_style="bold")
-        for column, *cells in zip(columns, *rows, strict=True):
-            figures = all(_is_figure(str(cell)) for cell in cells)
-            table.add_column(Text(column), justify="right" if figures else "left", overflow="fold")
+        table = _draw(title, columns, rows)
+        drawn = "".join(part.text for line in self.console.render_lines(table) for part in line)
+        if all(word in drawn for word in _unbroken(table)):
+            self.console.print(table)
+            return
+        self.console.print(Text(title, style="italic"))
         for row in rows:
-            table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
-        self.console.print(table)
+            told = Text(_as_lines(columns, row, self.console.width))
+            told.stylize("bold", 0, len(row[0]))
+            self.console.print(told)
 
     def _bar(self) -> Progress:
+        # The text takes what the others leave, and is cut where that is too little.
+        rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         return Progress(
             TextColumn("  [bold]{task.description}"),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[text]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[text]}", markup=False, table_column=rest),
             console=self.console,
             transient=True,
+            expand=True,
         )
 
     def _lines(self, name: str) -> Update:
@@ -127,6 +143,43 @@ class Screen:
         return update
 
 
+def _draw(title: str, columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    for at, (column, *cells) in enumerate(zip(columns, *rows, strict=True)):
+        figures = all(_is_figure(str(cell)) for cell in cells)
+        table.add_column(
+            Text(column),
+            justify="right" if figures else "left",
+            overflow="fold",
+            no_wrap=figures or (at == 0 and all(len(cell) <= _NAME for cell in cells)),
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
+    return table
+
+
+def _unbroken(table: Table) -> Iterator[str]:
+    """What must be whole: names, figures with their heads, and all but very long words."""
+    for column in table.columns:
+        for cell in map(str, (column.header, *column.cells)):
+            yield from [cell] if column.no_wrap else (w for w in cell.split() if len(w) <= _WORD)
+
+
+def _as_lines(columns: Sequence[str], row: Sequence[str | Text], width: int) -> str:
+    """``trial-005  loss 2.61, state complete``; the one value of a row of two needs no name."""
+    named = [(column, str(cell)) for column, cell in zip(columns, row, strict=True) if str(cell)]
+    values = ", ".join(cell if len(columns) == 2 else f"{name} {cell}" for name, cell in named[1:])
+    lines = textwrap.wrap(
+        f"{row[0]}  {values}",
+        width,
+        subsequent_indent="    ",
+        # An address stays whole, to be copied, though it be longer than the line.
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines)
+
+
 def _left_s(now: float, done: float | None, first: tuple[float, float] | None) -> float | None:
     """Seconds that a stage takes yet, if it goes on as until now; None while that says nothing.
 
@@ -153,4 +206,4 @@ def _clock(seconds: float) -> str:
 def _is_figure(cell: str) -> bool:
     """Whether a table's cell is a number, with its unit perhaps, or says that there is none."""
     begins = cell.lstrip("+-$").startswith(tuple("0123456789"))
-    return cell in {"", "?", "-"} or (begins and not re.search(r"[A-Za-z]{5}", cell))
+    return cell in _NO_FIGURES or (begins and not re.search(r"[A-Za-z]{5}", cell))

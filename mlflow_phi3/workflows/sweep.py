@@ -10,10 +10,11 @@ from mlflow_phi3.config.parse import narrow, parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.evaluation.notation import NONE, count_of, show_figure
 from mlflow_phi3.foundry.repeat import YAML, repeat_yaml
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.report import rank, searched
-from mlflow_phi3.sweep.results import SweepProgress, SweepResult, show_value
+from mlflow_phi3.sweep.results import SweepProgress, SweepResult, TrialResult, show_value
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.sweep.trial_run import BEST
 from mlflow_phi3.tracking.datasets import log_datasets
@@ -159,21 +160,22 @@ def fetch_adapter(context: Context, trial_run: str, *, where: str) -> Path:
 
 
 def show_trials(context: Context, result: SweepResult) -> None:
-    """Print the trials, best first."""
+    """Print the trials, best first; a star is the winner, a plus on the Pareto front."""
     names = searched(result.trials)
     rows = [
         [
-            f"{'*' if trial.number == result.winner.number else ' '} {trial.name}",
+            f"{_mark(result, trial)} {trial.name}",
             *(show_value(trial.params.get(name, "")) for name in names),
-            f"{trial.loss:.4f}",
-            f"{trial.perplexity:.3f}",
-            "" if math.isnan(trial.accuracy) else f"{trial.accuracy:.1%}",
+            show_figure(trial.loss),
+            *(show_value(trial.costs.get(name, NONE)) for name in result.costs),
+            show_figure(trial.perplexity, 3),
+            NONE if math.isnan(trial.accuracy) else f"{trial.accuracy:.1%}",
             trial.state,
         ]
         for trial in rank(result.trials)
     ]
     right = result.accuracy.replace("_accuracy", " acc.")
-    columns = ["trial", *names, "val loss", "perplexity", right, "state"]
+    columns = ["trial", *names, "val loss", *result.costs, "perplexity", right, "state"]
     best = result.winner
     context.screen.facts(
         "winner",
@@ -183,7 +185,15 @@ def show_trials(context: Context, result: SweepResult) -> None:
         params=dict(best.params),
         loss=best.loss,
     )
-    context.screen.table(f"Study {result.study}: {len(result.trials)} trials", columns, rows)
+    title = f"Study {result.study}: {count_of(len(result.trials), 'trial')}"
+    legend = "; + on the Pareto front" if result.front else ""
+    context.screen.table(title + legend, columns, rows)
+
+
+def _mark(result: SweepResult, trial: TrialResult) -> str:
+    if trial.number == result.winner.number:
+        return "*"
+    return "+" if trial.number in result.front else " "
 
 
 def teller(update: Update) -> Callable[[SweepProgress], None]:

@@ -1,6 +1,7 @@
 import hashlib
 import itertools
 import json
+import re
 import statistics
 from collections import Counter
 
@@ -8,6 +9,7 @@ import pytest
 
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.pipeline import prepare
+from mlflow_phi3.data.report import write_report
 
 USER, ASSISTANT, END = "<|user|>", "<|assistant|>", "<|end|>"
 
@@ -117,3 +119,20 @@ def test_the_whole_datas_figures(report, counted, samsum):
     assert report["cleaning"] == {"whitespace": sum(row["changed"] for row in counted.values())}
     assert (report["findings"], report["duplicates"], report["drift"]) == ([], {}, None)
     assert report["leaks"] == {"exact": 0, "prompt": 0, "near": 0, "pairs": []}
+
+
+def test_the_label_of_the_last_bar_stays_in_the_picture(report, tmp_path):
+    drawn, _ = report
+    edges = drawn["edges"]
+    filled = [int(edges[0] <= edge <= 1024) for edge in edges]
+    train = {**drawn["splits"]["train"]}
+    for name in ("tokens", "supervised"):
+        train[name] = {**train[name], "histogram": filled}
+    write_report(tmp_path, {**drawn, "splits": {**drawn["splits"], "train": train}})
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    chart = page.split('aria-label="train: tokens a row"')[1].split("</svg>")[0]
+    labels = re.findall(r'<text x="([\d.]+)"([^>]*)>([\d,]+)<', chart)
+    assert len(labels) > 2
+    for x, others, label in labels:
+        beyond = 0 if 'text-anchor="end"' in others else 7 * len(label)
+        assert float(x) + beyond <= 320, label

@@ -1,11 +1,14 @@
 import csv
+import dataclasses
 import io
 import math
+import re
 
 import optuna
 import pytest
 
 from mlflow_phi3.evaluation.compare import Comparison
+from mlflow_phi3.evaluation.notation import NONE
 from mlflow_phi3.sweep.confidence import tell_confidence
 from mlflow_phi3.sweep.report import weigh_parameters, write_report
 from mlflow_phi3.sweep.results import SweepResult, TrialResult
@@ -120,3 +123,47 @@ def test_confidence_in_words(result):
     assert told(ahead | near).endswith("is not distinguishable from trial 4 (95 %).")
     assert told(near).endswith("from trial 4 (95 %). 2 more were not compared with it.")
     assert "cannot be told from here" in told({})
+
+
+def table(html):
+    """Heads and rows of the table of trials, without their tags."""
+    _, rows = html.rsplit("<table>", 1)
+    lines = re.findall(r"<tr.*?</tr>", rows, flags=re.DOTALL)
+    cells = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", line, flags=re.DOTALL) for line in lines]
+    return [[" ".join(cell.split()) for cell in line] for line in cells]
+
+
+def test_the_loss_stands_beside_the_trial(study, result):
+    heads, first, *_, last = table(write_report(study, result, {0: beside(0.5, 0.3, 0.7)}).html)
+    assert heads[:3] == ["trial", "loss", "behind the winner (95 %)"]
+    assert first[:2] == ["trial-001", "1.0000"]
+    assert last[:2] == ["trial-003", NONE]
+
+
+def test_nothing_is_said_of_rivals_that_are_unknown(study, result):
+    html = write_report(study, result, {}).html
+    assert "behind the winner" not in html
+    assert "bootstrap" not in html
+
+
+def test_several_objectives_have_a_column_each_and_the_front_is_marked(study, result):
+    costs = {"cost/seconds": 12.5, "cost/adapter_bytes": 2048.0}
+    trials = tuple(
+        dataclasses.replace(one, costs=costs if one.state == "complete" else {})
+        for one in result.trials
+    )
+    several = dataclasses.replace(
+        result, trials=trials, winner=trials[1], costs=tuple(costs), front=frozenset({1, 4})
+    )
+    heads, *rows = table(write_report(study, several, {}).html)
+    assert heads[2:4] == list(costs)
+    assert rows[0][2:4] == ["12.5", "2.05e+03"]
+    assert rows[-1][2:4] == [NONE, NONE]
+    assert [row[0] for row in rows if "◆" in row[0]] == ["trial-001 ◆", "trial-004 ◆"]
+
+
+def test_one_trial_is_no_plural(result):
+    only = SweepResult("s", result.trials[:1], result.trials[0], "grid")
+    html = write_report(optuna.create_study(), only, {}).html
+    assert "1 trial:" in html
+    assert "Every trial, and the best so far" not in html

@@ -1,5 +1,9 @@
 import json
+import re
 
+from rich.console import Console
+
+from mlflow_phi3.evaluation.notation import NONE
 from mlflow_phi3.workflows import screen
 from mlflow_phi3.workflows.screen import Screen
 
@@ -109,3 +113,67 @@ def test_what_others_wrote_is_no_markup(capsys):
     assert all(word in table for word in ("[b]", "[c]", *said))
     assert json.loads('{"event"' + rest.splitlines()[0])["[b]"] == said[0]
     assert "  watch [/INST]" in rest
+
+
+def narrow(width):
+    told = Screen("plain")
+    told.console = Console(width=width, soft_wrap=True, highlight=False)
+    return told
+
+
+def test_the_live_line_keeps_name_bar_and_clocks_and_cuts_the_text():
+    told = narrow(80)
+    bar = told._bar()
+    text = "4/20 trials, best 2.6898 (trial-000); trial-004 step 3/84 loss 3.38 1,256 tokens/s"
+    bar.add_task("sweep", total=1.0, completed=0.5, text=text)
+    (line,) = told.console.render_lines(bar.get_renderable())
+    shown = "".join(part.text for part in line)
+
+    assert re.match(r"  sweep [━╸╺ ]{24} 0:00:00 --:-- 4/20 trials, best 2\.6898", shown)
+    assert shown.rstrip().endswith("…")
+
+
+TRIALS = ["trial", "batch_size_multiplier", "learning_rate", "val loss", "perplexity", "state"]
+ROWS = [
+    ["* trial-005", "1", "1.14e-04", "2.6149", "13.666", "complete"],
+    ["  trial-003", "1", "8.36e-05", NONE, "", "failed"],
+]
+
+
+def test_a_table_too_wide_is_a_line_of_names_and_values_a_row(capsys):
+    narrow(80).table("Study", TRIALS, ROWS)
+
+    assert capsys.readouterr().out.splitlines() == [
+        "Study",
+        "* trial-005  batch_size_multiplier 1, learning_rate 1.14e-04, val loss 2.6149,",
+        "    perplexity 13.666, state complete",
+        "  trial-003  batch_size_multiplier 1, learning_rate 8.36e-05, val loss \N{EN DASH}, state",
+        "    failed",
+    ]
+
+
+def test_a_table_breaks_sentences_and_addresses_but_no_name_and_no_figure(capsys):
+    note = "measured on this machine, see github.com/somebody/prices-of-machines/by-hour.json"
+    rows = [["tokens billed", "19,524", note], ["hours", "1.18e-03", note]]
+    narrow(60).table("Plan", ["what", "amount", "source"], rows)
+
+    shown = capsys.readouterr().out
+    assert "│ tokens billed │   19,524 │ measured on this" in shown
+    assert "│ hours         │ 1.18e-03 │" in shown
+    assert all(len(line) <= 60 for line in shown.splitlines())
+
+
+def test_the_one_value_of_a_row_of_two_needs_no_name(capsys):
+    narrow(20).table("Job", ["fact", "value"], [["address of it", "completed successfully"]])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["Job", "address of it", "    completed", "    successfully"]
+
+
+def test_what_is_no_number_stands_with_the_numbers(capsys):
+    rows = [["a", "2.6149"], ["b", "nan"], ["c", NONE]]
+    Screen("plain").table("Trials", ["trial", "loss"], rows)
+
+    shown = capsys.readouterr().out
+    assert "│    nan │" in shown
+    assert "│      \N{EN DASH} │" in shown

@@ -1,8 +1,11 @@
 """What a sweep prints at its end."""
 
+import dataclasses
 import math
+import re
 from pathlib import Path
 
+from mlflow_phi3.evaluation.notation import NONE
 from mlflow_phi3.sweep.results import SweepResult, TrialResult, trial_name
 from mlflow_phi3.training.spec import TrialSpec
 from mlflow_phi3.workflows.context import Context
@@ -24,3 +27,33 @@ def test_trials_are_shown_best_first_also_where_some_have_no_loss(capsys):
     shown = capsys.readouterr().out
     order = sorted(range(6), key=lambda number: shown.index(trial_name(number)))
     assert order == [4, 0, 5, 2, 1, 3]
+
+
+def test_each_objective_has_its_column_and_the_front_is_marked(capsys):
+    costs = {"cost/seconds": 12.5, "cost/epochs": 3.0}
+    trials = [trial(0, 3.0, "complete"), trial(1, 1e6, "complete"), trial(2, math.nan, "failed")]
+    trials[:2] = [dataclasses.replace(one, costs=costs) for one in trials[:2]]
+    result = SweepResult(
+        "s",
+        tuple(trials),
+        trials[0],
+        "n_trials",
+        costs=("cost/seconds", "cost/epochs"),
+        front=frozenset({0, 1}),
+    )
+    show_trials(Context(None, Screen("plain"), Path(), None), result)
+    shown = capsys.readouterr().out
+    lines = [[cell.strip() for cell in re.split("[│┃]", line)] for line in shown.splitlines()]
+    rows = {cells[1]: cells[2:-1] for cells in lines if len(cells) > 2}
+    assert "3 trials; + on the Pareto front" in shown
+    assert rows["trial"][1:4] == ["val loss", "cost/seconds", "cost/epochs"]
+    assert rows["* trial-000"][1:4] == ["3.0000", "12.5", "3"]
+    assert rows["+ trial-001"][1] == "1.00e+06"
+    assert rows["trial-002"][1:6] == [NONE] * 5
+
+
+def test_one_trial_is_no_plural(capsys):
+    only = trial(0, 3.0, "complete")
+    result = SweepResult("s", (only,), only, "n_trials")
+    show_trials(Context(None, Screen("plain"), Path(), None), result)
+    assert capsys.readouterr().out.split("\n")[0].strip() == "Study s: 1 trial"
