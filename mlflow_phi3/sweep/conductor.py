@@ -60,7 +60,7 @@ class Conductor:
         tracker: Where runs go.
         parent: The run whose children the trials are.
         tags: Tags of every trial's run.
-        on_progress: Told after each optimizer step and each end.
+        on_progress: Told after each optimizer step.
         folder: Keeps points that the store does not have yet; None writes them to it at once.
         round_size: Trainings that are proposed at once; 0 takes what the backend does at once.
         budget: After it no trial begins and the running ones stop.

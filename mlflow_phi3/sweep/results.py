@@ -20,7 +20,7 @@ def trial_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SweepProgress:
-    """Where a sweep stands after an optimizer step or a trial's end.
+    """Where a sweep stands after an optimizer step.
 
     Args:
         finished: Trials that are complete, pruned or failed.
