@@ -20,6 +20,7 @@ from mlflow_phi3.data.split import (
     TEST,
     TRAIN,
     VALIDATION,
+    Sides,
     choose_sides,
     fill_empty,
     is_far,
@@ -35,6 +36,7 @@ _AZURE_BYTES = 512 << 20
 _AZURE_ROWS = 50
 _OUT = np.int8(-1)
 _USES = {"train": "train on", "validation": "validate with", "test": "test with"}
+Ints = npt.NDArray[np.int64]
 Tell = Callable[[str, float | None], None]
 
 
@@ -160,24 +162,26 @@ def _weigh(given: Collected, decided: Decided) -> Weights:
 
 def _check_taught(given: Collected, decided: Decided, kept: npt.NDArray[np.bool_]) -> list[Finding]:
     """Labels of validation or test files that no training row has."""
-    config, table = given.settings.config, decided.table
-    if not find_task(config.task).classifies:
+    if not find_task(given.settings.config.task).classifies:
         return []
-    rows = find_untaught(np.where(kept, table.label, -1), kept & (table.origin == TRAIN))
-    numbers, first, counts = np.unique(table.label[rows], return_index=True, return_counts=True)
-    found = [
-        table.finding(
-            int(rows[at]),
-            "PHI3-D048",
-            f"no row to train on is labelled {table.names[number]!r} (rows here: {count})",
-        )
-        for number, at, count in zip(numbers, first, counts, strict=True)
-    ]
-    if config.on_error == "reject":
+    table = decided.table
+    rows, found = _untaught(table, np.where(kept, table.origin, _OUT), "PHI3-D048")
+    if given.settings.config.on_error == "reject":
         decided.rejected = rows.tolist()
         kept[rows] = False
-        decided.table = table.without(numbers)
+        decided.table = table.without(table.label[rows])
     return found
+
+
+def _untaught(table: Table, sides: Sides, code: str) -> tuple[Ints, list[Finding]]:
+    """Rows whose label no training row has, and a finding for each such label."""
+    rows = find_untaught(np.where(sides == _OUT, -1, table.label), sides == TRAIN)
+    numbers, first, counts = np.unique(table.label[rows], return_index=True, return_counts=True)
+    found = []
+    for number, at, count in zip(numbers, first, counts, strict=True):
+        text = f"no row to train on is labelled {show(table.names[number])} (rows here: {count})"
+        found.append(table.finding(int(rows[at]), code, text))
+    return rows, found
 
 
 def _find_alike(table: Table, kept: npt.NDArray[np.bool_]) -> list[Finding]:
@@ -239,6 +243,8 @@ def _split(
         if is_far(count, len(own), share):
             text = f"{SPLITS[side]} has {count} of {len(own)} rows; asked were {share:.0%}"
             found.append(Finding("PHI3-D044", _names(given.planned, "train"), 0, text))
+    if find_task(config.task).classifies:
+        found += _untaught(table, np.where(table.origin == TRAIN, sides, _OUT), "PHI3-D039")[1]
     return found
 
 

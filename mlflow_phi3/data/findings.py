@@ -98,6 +98,11 @@ RULES: Mapping[str, Rule] = {
         "give more: 50 to 100 rows are a beginning, 500 make a good model",
         "warning",
     ),
+    "PHI3-D039": Rule(
+        "a split leaves rows of each label to train on",
+        "give more rows with the label, or none that ask the same under another",
+        "warning",
+    ),
     "PHI3-D041": Rule(
         "a split fills itself by hash",
         "nothing; with more rows the row may return to the training data",

@@ -1,6 +1,6 @@
 """The rules of a conversation. Each returns what is wrong; nothing here raises."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -48,13 +48,16 @@ def parse_messages(value: object) -> tuple[list[Message], list[Problem]]:
             problems.append(Problem("PHI3-D010", text))
         else:
             messages.append(Message(role, content))
-        others = item.keys() - _KNOWN_KEYS if len(item) > len(_KNOWN_KEYS) else set()
-        if item.get("weight") in _KNOWN_WEIGHTS:
-            others = others - {"weight"}
-        if others:
+        if len(item) > len(_KNOWN_KEYS) and (others := _other_keys(item)):
             named = ", ".join(sorted(map(str, others)))
             problems.append(Problem("PHI3-D020", f"message {number} also has {named}"))
     return messages, problems
+
+
+def _other_keys(item: Mapping[str, object]) -> set[str]:
+    """Keys that are left out, a weight that says nothing new or is refused elsewhere aside."""
+    known = {*_KNOWN_KEYS, "weight"} if item.get("weight") in _KNOWN_WEIGHTS else _KNOWN_KEYS
+    return item.keys() - known
 
 
 def check_weights(value: object, train_on: Literal["all-assistant", "last"]) -> list[Problem]:

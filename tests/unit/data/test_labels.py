@@ -126,6 +126,16 @@ def test_a_label_that_nobody_learns_is_an_error(side, run, texts):
     assert rejected[0]["codes"] == ["PHI3-D048"]
 
 
+def test_a_label_that_a_split_leaves_nothing_to_train_on_is_told(run, write):
+    rows = [{"text": f"text number {n} is {n * n}", "label": "ab"[n % 2]} for n in range(60)]
+    sides = run(str(write(rows)), clean_near_duplicates=False).conversations("test")
+    rows.append({"text": sides[0].messages[0].content, "label": "c"})
+    data = run(str(write(rows)), clean_near_duplicates=False)
+    (told,) = _found(data, "PHI3-D039")
+    assert (told["severity"], told["place"]) == ("warning", "train.jsonl:61")
+    assert told["problem"] == "no row to train on is labelled 'c' (rows here: 1)"
+
+
 def test_a_split_whose_labels_nobody_learns_is_told(run, texts):
     with pytest.raises(DataError, match=r"PHI3-D040 held\.jsonl: no row is left.*; 2 rejected"):
         run(
