@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -238,13 +238,21 @@ def _split(
         decided.splits[name] = rows
         np.save(given.folder / f"{name}.npy", table.addresses[rows])
     found = [table.finding(int(own[row]), "PHI3-D041", SPLITS[chosen[row]]) for row in moved]
+    return [*found, *_check_split(given, decided, wanted)]
+
+
+def _check_split(given: Collected, decided: Decided, wanted: Mapping[int, float]) -> list[Finding]:
+    """Sides that are far from their shares, and labels of which the split left none to train on."""
+    table = decided.table
+    sides = np.where(table.origin == TRAIN, decided.sides, _OUT)
+    found = []
     for side, share in wanted.items():
-        count = int(np.count_nonzero(chosen == side))
-        if is_far(count, len(own), share):
-            text = f"{SPLITS[side]} has {count} of {len(own)} rows; asked were {share:.0%}"
+        rows, of = (int(np.count_nonzero(some)) for some in (sides == side, sides != _OUT))
+        if is_far(rows, of, share):
+            text = f"{SPLITS[side]} has {rows} of {of} rows; asked were {share:.0%}"
             found.append(Finding("PHI3-D044", _names(given.planned, "train"), 0, text))
-    if find_task(config.task).classifies:
-        found += _untaught(table, np.where(table.origin == TRAIN, sides, _OUT), "PHI3-D039")[1]
+    if find_task(given.settings.config.task).classifies:
+        found += _untaught(table, sides, "PHI3-D039")[1]
     return found
 
 
