@@ -2,18 +2,17 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from mlflow_phi3.data.digest import Keys
-from mlflow_phi3.data.findings import RULES, Finding, Tally, join_findings, join_parts
+from mlflow_phi3.data.decided import Collected, Decided, Table
+from mlflow_phi3.data.findings import RULES, Finding, Tally, join_findings, join_parts, show
+from mlflow_phi3.data.labels import find_alike, find_untaught
 from mlflow_phi3.data.relations import Kind, Pair, find_exact, find_leaks, find_near, group_rows
 from mlflow_phi3.data.rows import OVERLENGTH
-from mlflow_phi3.data.shards import Rows, ShardStore
 from mlflow_phi3.data.similarity import BINS, count_bands, near_pairs
 from mlflow_phi3.data.sources import Planned
 from mlflow_phi3.data.split import (
@@ -24,10 +23,12 @@ from mlflow_phi3.data.split import (
     Sides,
     choose_sides,
     fill_empty,
+    is_far,
     place_by_hash,
     place_by_label,
 )
-from mlflow_phi3.data.work import Outcome, Piece, Settings
+from mlflow_phi3.data.tasks import find_task
+from mlflow_phi3.data.weights import Weights, count_shows, is_shown, weigh_rows
 from mlflow_phi3.errors import DataError
 
 LEAK_CODES: dict[Kind, str] = {"exact": "PHI3-D045", "prompt": "PHI3-D046", "near": "PHI3-D047"}
@@ -35,86 +36,8 @@ _AZURE_BYTES = 512 << 20
 _AZURE_ROWS = 50
 _OUT = np.int8(-1)
 _USES = {"train": "train on", "validation": "validate with", "test": "test with"}
+Ints = npt.NDArray[np.int64]
 Tell = Callable[[str, float | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Collected:
-    """Everything the pieces gave.
-
-    Args:
-        folder: The preparation in the making.
-        failed: Where the findings go when it fails.
-        key: Its name.
-        planned: The sources.
-        settings: What it was prepared with.
-        pieces: The pieces.
-        outcomes: Their outcomes, in the same order.
-    """
-
-    folder: Path
-    failed: Path
-    key: str
-    planned: tuple[Planned, ...]
-    settings: Settings
-    pieces: tuple[Piece, ...]
-    outcomes: tuple[Outcome, ...]
-
-    def store(self) -> ShardStore:
-        """The rows that the pieces kept."""
-        return ShardStore(
-            self.settings.folder, [planned.source.name for planned in self.planned], {}
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """What is known of every row that was kept by its piece, in order.
-
-    Args:
-        store: The rows themselves.
-        addresses: Where it is stored.
-        keys: Hashes of the row and of its prompt.
-        origin: Split its source was given for.
-        source: Number of its source.
-        label: Number of its label; -1 for none.
-        names: The labels, in alphabetical order.
-    """
-
-    store: ShardStore
-    addresses: Rows
-    keys: Keys
-    origin: Sides
-    source: npt.NDArray[np.int64]
-    label: npt.NDArray[np.int64]
-    names: tuple[str, ...]
-
-    def place(self, row: int) -> str:
-        """``source:line`` of a row."""
-        return self.store.place(int(self.addresses[row]))
-
-
-@dataclass(slots=True)
-class Decided:
-    """What was decided for all rows.
-
-    Args:
-        table: The rows.
-        tally: All findings.
-        sides: Side of each row; -1 for rows that are out.
-        duplicates: Rows that repeat others.
-        leaks: Training rows that are in validation or test files too.
-        left_out: Rows that a weight below 1 does not show.
-        splits: Addresses of each split; a row that is shown twice is there twice.
-    """
-
-    table: Table
-    tally: Tally
-    sides: Sides
-    duplicates: list[Pair] = field(default_factory=list)
-    leaks: list[Pair] = field(default_factory=list)
-    left_out: int = 0
-    splits: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
 
 
 def decide(given: Collected, tell: Tell) -> Decided:
@@ -131,16 +54,23 @@ def decide(given: Collected, tell: Tell) -> Decided:
     tell("finding duplicates and leaks", None)
     pairs = _near(given, len(table.keys))
     kept = _drop_duplicates(given, decided, pairs)
+    weights = _weigh(given, decided)
     _check_leaks(given, decided, pairs, kept)
-    _weigh(given, decided, kept)
+    shown = is_shown(weights, table.keys)
+    decided.left_out = int((kept & ~shown).sum())
+    kept &= shown
+    late = [_leak_finding(table, pair) for pair in decided.leaks]
+    late += _check_taught(given, decided, kept)
+    late += _find_alike(decided.table, kept)
     tell("splitting", None)
-    late = [*_split(given, decided, pairs, kept), *_check_limits(given, decided)]
-    late += [_leak_finding(table, pair) for pair in decided.leaks]
+    late += _split(given, decided, pairs, kept, weights)
+    late += _check_limits(given, decided)
     with (given.settings.folder / "all.findings").open("w", encoding="utf-8") as out:
         for finding in late:
             tally.add(finding)
             out.write(finding.to_json() + "\n")
     join_findings(given.settings.folder, given.folder / "findings.jsonl", tally)
+    _reject(given, decided)
     join_parts(given.settings.folder, "rejected", given.folder / "rejected.jsonl")
     _write_duplicates(given, decided)
     _stop_on_errors(given, decided)
@@ -225,13 +155,50 @@ def _check_leaks(
         kept[[pair.row for pair in decided.leaks]] = False
 
 
-def _weigh(given: Collected, decided: Decided, kept: npt.NDArray[np.bool_]) -> None:
-    """Leave out what a weight below 1 does not show; which rows is told by their own hash."""
+def _weigh(given: Collected, decided: Decided) -> Weights:
     weights = np.array([planned.source.weight for planned in given.planned])
-    share = decided.table.keys[:, 1].astype(np.float64) / 2.0**64
-    out = kept & (share >= weights[decided.table.source])
-    decided.left_out = int(out.sum())
-    kept &= ~out
+    return weigh_rows(weights[decided.table.source], decided.duplicates)
+
+
+def _check_taught(given: Collected, decided: Decided, kept: npt.NDArray[np.bool_]) -> list[Finding]:
+    """Labels of validation or test files that no training row has."""
+    if not find_task(given.settings.config.task).classifies:
+        return []
+    table = decided.table
+    rows, found = _untaught(table, np.where(kept, table.origin, _OUT), "PHI3-D048")
+    if given.settings.config.on_error == "reject":
+        decided.rejected = rows.tolist()
+        kept[rows] = False
+        decided.table = table.without(table.label[rows])
+    return found
+
+
+def _untaught(table: Table, sides: Sides, code: str) -> tuple[Ints, list[Finding]]:
+    """Rows whose label no training row has, and a finding for each such label."""
+    rows = find_untaught(np.where(sides == _OUT, -1, table.label), sides == TRAIN)
+    numbers, first, counts = np.unique(table.label[rows], return_index=True, return_counts=True)
+    found = []
+    for number, at, count in zip(numbers, first, counts, strict=True):
+        text = f"no row to train on is labelled {show(table.names[number])} (rows here: {count})"
+        found.append(table.finding(int(rows[at]), code, text))
+    return rows, found
+
+
+def _find_alike(table: Table, kept: npt.NDArray[np.bool_]) -> list[Finding]:
+    """Labels that seem to be one; each is told at its first row."""
+    rows = np.flatnonzero(kept & (table.label >= 0))
+    numbers, first, counts = np.unique(table.label[rows], return_index=True, return_counts=True)
+    names = [table.names[number] for number in numbers]
+    return [
+        table.finding(
+            int(rows[first[at]]),
+            "PHI3-D049",
+            f"the label {show(names[at])} ({counts[at]} rows) stands beside {show(names[other])} "
+            f"({counts[other]} rows)",
+            related=table.place(int(rows[first[other]])),
+        )
+        for at, other in find_alike(names)
+    ]
 
 
 def _split(
@@ -239,6 +206,7 @@ def _split(
     decided: Decided,
     pairs: npt.NDArray[np.int64],
     kept: npt.NDArray[np.bool_],
+    weights: Weights,
 ) -> list[Finding]:
     config, table, sides = given.settings.config, decided.table, decided.sides
     brought = {planned.source.split for planned in given.planned}
@@ -252,33 +220,46 @@ def _split(
     shares = place_by_hash(table.keys[own])
     if labelled:
         leaders = np.unique(groups)
-        shares[leaders] = place_by_label(table.label[own][leaders], table.source[own][leaders])
+        shares[leaders] = place_by_label(
+            table.label[own][leaders],
+            table.source[own][leaders],
+            table.names,
+            first=(wanted[TEST] + 1 - wanted[VALIDATION]) / 2,
+        )
     shares = shares[groups]
     chosen = choose_sides(shares, validation=wanted[VALIDATION], test=wanted[TEST])
     chosen, moved = fill_empty(shares, groups, chosen, wanted)
     sides[:] = np.where(kept, table.origin, _OUT)
     sides[own] = chosen
-    weights = np.array([planned.source.weight for planned in given.planned])
     for side, name in enumerate(SPLITS):
         rows = np.flatnonzero(sides == side)
         if side == TRAIN:
-            rows = np.repeat(rows, _times(weights[table.source[rows]], table.keys[rows]))
+            rows = np.repeat(rows, count_shows(weights[rows], table.keys[rows]))
         decided.splits[name] = rows
         np.save(given.folder / f"{name}.npy", table.addresses[rows])
-    return [_finding(table, int(own[row]), "PHI3-D041", SPLITS[chosen[row]]) for row in moved]
+    found = [table.finding(int(own[row]), "PHI3-D041", SPLITS[chosen[row]]) for row in moved]
+    return [*found, *_check_split(given, decided, wanted)]
+
+
+def _check_split(given: Collected, decided: Decided, wanted: Mapping[int, float]) -> list[Finding]:
+    """Sides that are far from their shares, and labels of which the split left none to train on."""
+    table = decided.table
+    sides = np.where(table.origin == TRAIN, decided.sides, _OUT)
+    found = []
+    for side, share in wanted.items():
+        rows, of = (int(np.count_nonzero(some)) for some in (sides == side, sides != _OUT))
+        if is_far(rows, of, share):
+            text = f"{SPLITS[side]} has {rows} of {of} rows; asked were {share:.0%}"
+            found.append(Finding("PHI3-D044", _names(given.planned, "train"), 0, text))
+    if find_task(given.settings.config.task).classifies:
+        found += _untaught(table, sides, "PHI3-D039")[1]
+    return found
 
 
 def _within(pairs: npt.NDArray[np.int64], own: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """Those pairs of which both rows are ours, by their places among ours."""
     inside = np.isin(pairs, own).all(axis=1)
     yield from map(tuple, np.searchsorted(own, pairs[inside]).tolist())
-
-
-def _times(weights: npt.NDArray[np.float64], keys: Keys) -> npt.NDArray[np.int64]:
-    """How often each row is shown: the whole part, and once more for the share that is left."""
-    share = keys[:, 1].astype(np.float64) / 2.0**64
-    shown: npt.NDArray[np.int64] = np.floor(weights).astype(np.int64) + (share < weights % 1)
-    return np.maximum(shown, 1)
 
 
 def _check_limits(given: Collected, decided: Decided) -> list[Finding]:
@@ -300,12 +281,23 @@ def _leak_finding(table: Table, pair: Pair) -> Finding:
     other = table.place(pair.other)
     words = {"exact": "is also", "prompt": "asks the same as", "near": "is almost"}
     text = f"{words[pair.kind]} {other}"
-    return _finding(table, pair.row, LEAK_CODES[pair.kind], text, related=other)
+    return table.finding(pair.row, LEAK_CODES[pair.kind], text, related=other)
 
 
-def _finding(table: Table, row: int, code: str, text: str, *, related: str = "") -> Finding:
-    source, _, line = table.place(row).rpartition(":")
-    return Finding(code, source, int(line), text, related)
+def _reject(given: Collected, decided: Decided) -> None:
+    """Write the rows that all rows together rejected, as they were to be learnt."""
+    table = decided.table
+    with (given.settings.folder / "all.rejected").open("w", encoding="utf-8") as out:
+        for row in decided.rejected:
+            talk = table.store.conversation(int(table.addresses[row]))
+            messages = [{"role": turn.role, "content": turn.content} for turn in talk.messages]
+            facts = {
+                "place": talk.place,
+                "codes": ["PHI3-D048"],
+                "reasons": [f"{show(talk.label)} labels no row to train on"],
+                "row": json.dumps({**talk.extra, "messages": messages, "label": talk.label}),
+            }
+            out.write(json.dumps(facts) + "\n")
 
 
 def _write_duplicates(given: Collected, decided: Decided) -> None:
@@ -355,7 +347,7 @@ def _where_they_went(given: Collected, decided: Decided, split: str) -> str:
         outcome.rejected
         for piece, outcome in zip(given.pieces, given.outcomes, strict=True)
         if piece.source.split == split
-    )
+    ) + int(np.count_nonzero(decided.table.origin[decided.rejected] == SPLITS.index(split)))
     went += f"; {rejected} rejected" if rejected else ""
     left_out = f"; the weights leave {decided.left_out} out" if decided.left_out else ""
     return went + left_out

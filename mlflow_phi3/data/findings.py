@@ -50,7 +50,7 @@ RULES: Mapping[str, Rule] = {
     "PHI3-D014": Rule("the last message is the assistant's", "end the row with the answer"),
     "PHI3-D015": Rule("an exchange begins with the user", "put a user's message first"),
     "PHI3-D016": Rule(
-        "content holds a special token's text",
+        "content holds no special token's text",
         "nothing, when it is meant: it is encoded as plain characters and cannot forge a turn",
         "warning",
     ),
@@ -77,8 +77,16 @@ RULES: Mapping[str, Rule] = {
         "warning",
     ),
     "PHI3-D027": Rule("the task can read the row", "mend the row, or the package of the task"),
-    "PHI3-D026": Rule("content holds HTML", "set clean_html=true, unless it is meant", "warning"),
+    "PHI3-D026": Rule(
+        "content holds no HTML", "set clean_html=true, unless it is meant", "warning"
+    ),
     "PHI3-D028": Rule("a key stands once in an object", "keep the one that is meant"),
+    "PHI3-D029": Rule(
+        "answers are learnt",
+        "remove the weight, or what follows the last answer to learn; train_on=last learns the "
+        "last answer alone",
+    ),
+    "PHI3-D031": Rule("a cell can be read", "write the table again without the value"),
     "PHI3-D034": Rule("a record fits the table's header", "quote fields that hold the delimiter"),
     "PHI3-D037": Rule(
         "a file is at most 512 MB, as Azure's managed fine-tuning asks",
@@ -90,9 +98,19 @@ RULES: Mapping[str, Rule] = {
         "give more: 50 to 100 rows are a beginning, 500 make a good model",
         "warning",
     ),
+    "PHI3-D039": Rule(
+        "a split leaves rows of each label to train on",
+        "give more rows with the label, or none that ask the same under another",
+        "warning",
+    ),
     "PHI3-D041": Rule(
         "a split fills itself by hash",
         "nothing; with more rows the row may return to the training data",
+        "warning",
+    ),
+    "PHI3-D044": Rule(
+        "a split has about its share",
+        "give more rows, fewer that ask the same, or validation_data and test_data of your own",
         "warning",
     ),
     "PHI3-D045": Rule(
@@ -104,6 +122,14 @@ RULES: Mapping[str, Rule] = {
     "PHI3-D047": Rule(
         "no training row is almost one of validation or test data",
         "remove it, set leaks=drop, or raise near_duplicate_similarity",
+    ),
+    "PHI3-D048": Rule(
+        "a label of validation or test data is trained on", "give training rows with the label"
+    ),
+    "PHI3-D049": Rule(
+        "labels differ by more than case, blanks or how a number is written",
+        "write the label in one way, unless two are meant",
+        "warning",
     ),
 }
 

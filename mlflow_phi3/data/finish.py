@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlflow_phi3.data.collect import Collected, Decided
+from mlflow_phi3.data.decided import Collected, Decided
 from mlflow_phi3.data.digest import digest_keys, digest_text
 from mlflow_phi3.data.manifest import Counts, Manifest, SourceFacts, SplitFacts
 from mlflow_phi3.data.preview import write_preview
@@ -55,7 +55,7 @@ def _manifest(given: Collected, decided: Decided, rows: RowFigures) -> Manifest:
         counts=Counts(
             rows_in=sum(outcome.rows_in for outcome in given.outcomes),
             kept=int(kept.sum()),
-            rejected=sum(outcome.rejected for outcome in given.outcomes),
+            rejected=sum(outcome.rejected for outcome in given.outcomes) + len(decided.rejected),
             duplicates=len(decided.duplicates),
             left_out=decided.left_out,
             truncated=int(rows.cut[kept].sum()),

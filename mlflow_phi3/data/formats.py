@@ -29,7 +29,7 @@ class Draft:
 
     Args:
         messages: Unchecked, as ``messages`` of a chat row.
-        label: The class, as text.
+        label: The class, as text, before cleaning; it is the last message too.
         extra: Keys that were not used.
         problem: Why the row cannot be one.
         emptied: Which missing-value markers were taken for empty, in words; empty for none.

@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,15 +17,18 @@ CHUNK_BYTES = 4 << 20
 MAX_ROW_BYTES = 16 << 20
 _LINE_END = ord("\n")
 _BOM = b"\xef\xbb\xbf"
+# Whole magic numbers: a header may begin with PK or PA as well.
 _FOREIGN = {
-    b"\xff\xfe": ("UTF-16 or UTF-32", "save it as UTF-8"),
-    b"\xfe\xff": ("UTF-16 or UTF-32", "save it as UTF-8"),
-    b"\x1f\x8b": ("packed by gzip", "unpack it"),
-    b"BZ": ("packed by bzip2", "unpack it"),
-    b"\xfd7": ("packed by xz", "unpack it"),
-    b"(\xb5": ("packed by Zstandard", "unpack it"),
-    b"PK": ("a ZIP archive or a workbook", "unpack it, or save the sheet as CSV"),
-    b"PA": ("a Parquet file", "let its name end in .parquet"),
+    rb"\xff\xfe|\xfe\xff": ("UTF-16 or UTF-32", "save it as UTF-8"),
+    rb"\x1f\x8b": ("packed by gzip", "unpack it"),
+    rb"BZh[1-9]": ("packed by bzip2", "unpack it"),
+    rb"\xfd7zXZ\x00": ("packed by xz", "unpack it"),
+    rb"\x28\xb5\x2f\xfd": ("packed by Zstandard", "unpack it"),
+    rb"PK(?:\x03\x04|\x05\x06)": (
+        "a ZIP archive or a workbook",
+        "unpack it, or save the sheet as CSV",
+    ),
+    rb"PAR1": ("a Parquet file", "let its name end in .parquet"),
 }
 
 
@@ -52,12 +56,14 @@ class RawRow:
         value: What it holds, when it could be read.
         problem: Why it could not.
         raw: The row's text, for ``rejected.jsonl``; of one too long to be read, its beginning.
+        unread: Why a cell could not be read, by its column; the value has None there.
     """
 
     line: int
     value: object = None
     problem: Problem | None = None
     raw: str = ""
+    unread: Mapping[str, str] = field(default_factory=dict)
 
 
 def plan_spans(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Span], str]:
@@ -95,10 +101,10 @@ def refuse_foreign(head: bytes, name: str) -> None:
     Raises:
         DataError: It is packed, in another encoding, or a table of another kind.
     """
-    if head[:2] in _FOREIGN:
-        what, fix = _FOREIGN[head[:2]]
-        begins = f"the file begins with {head[:2].hex(' ')}: it is {what}"
-        raise DataError("PHI3-D001", begins, where=name, fix=fix)
+    for magic, (what, fix) in _FOREIGN.items():
+        if found := re.match(magic, head):
+            begins = f"the file begins with {found[0].hex(' ')}: it is {what}"
+            raise DataError("PHI3-D001", begins, where=name, fix=fix)
 
 
 def read_rows(path: Path, span: Span) -> Iterator[RawRow]:

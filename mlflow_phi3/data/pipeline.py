@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from mlflow_phi3.config.prepare import PrepareConfig
-from mlflow_phi3.data.collect import Collected, decide
+from mlflow_phi3.data.collect import decide
+from mlflow_phi3.data.decided import Collected
 from mlflow_phi3.data.finish import finish
 from mlflow_phi3.data.manifest import NAME
 from mlflow_phi3.data.pool import work_pieces
@@ -29,7 +30,7 @@ from mlflow_phi3.errors import DataError, UsageError
 __all__ = ["PreparedData", "load_prepared", "prepare"]
 
 # Part of every key: raise it when the same input would be prepared differently.
-PREPARATION = 6
+PREPARATION = 7
 _NOT_CONTENT = {"train_data", "validation_data", "test_data", "prepare_workers"}
 Progress = Callable[[str, float | None], None]
 

@@ -1,8 +1,10 @@
 """A finished preparation, as the workflows use it."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,6 +44,12 @@ class PreparedData:
     def conversations(self, split: str) -> Sequence[Conversation]:
         """The conversations of a split, in the order of its examples."""
         return SplitRows(self.store().conversation, self.rows(split))
+
+    @property
+    def warnings(self) -> list[dict[str, Any]]:
+        """The findings that kept no row out, by code: as ``findings`` of ``report.json``."""
+        report = json.loads((self.folder / "report.json").read_text(encoding="utf-8"))
+        return [found for found in report["findings"] if found["severity"] == "warning"]
 
     @property
     def artifacts(self) -> tuple[Path, ...]:

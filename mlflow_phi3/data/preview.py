@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlflow_phi3.data.collect import Collected, Decided
+from mlflow_phi3.data.decided import Collected, Decided
 from mlflow_phi3.data.encode import Encoder
 from mlflow_phi3.data.report import page_template
 from mlflow_phi3.data.shards import Stored

@@ -10,7 +10,8 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from mlflow_phi3.data.collect import LEAK_CODES, Decided
+from mlflow_phi3.data.collect import LEAK_CODES
+from mlflow_phi3.data.decided import Decided
 from mlflow_phi3.data.drift import compare_reports
 from mlflow_phi3.data.findings import RULES
 from mlflow_phi3.data.manifest import Manifest

@@ -16,7 +16,13 @@ from mlflow_phi3.data.overlength import shorten
 from mlflow_phi3.data.shards import Stored
 from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.data.template import TemplateSource
-from mlflow_phi3.data.validate import Problem, check_conversation, check_texts, parse_messages
+from mlflow_phi3.data.validate import (
+    Problem,
+    check_conversation,
+    check_texts,
+    check_weights,
+    parse_messages,
+)
 from mlflow_phi3.errors import DataError
 
 OVERLENGTH = "PHI3-D021"
@@ -92,15 +98,17 @@ class RowWork:
             result.problems.append(row.problem)
             return result
         try:
-            self._read(result, row.value, reader)
+            self._read(result, row, reader)
         except RecursionError:  # JSON that parses may still be too deep to quote or to write
             result.problems = [Problem("PHI3-D004", "nested too deeply")]
         return result
 
-    def _read(self, result: Result, value: object, reader: Reader) -> None:
-        value, problem = self._task.read(value)
+    def _read(self, result: Result, row: RawRow, reader: Reader) -> None:
+        result.problems += self._check_cells(row, reader)
+        value, problem = self._task.read(row.value)
         if problem:
             result.problems.append(problem)
+        if result.problems:
             return
         draft = reader.read(value)
         if draft.problem:
@@ -111,9 +119,18 @@ class RowWork:
             result.cleaned.add("missing_values")
             result.problems = [_with_reason(problem, draft) for problem in result.problems]
 
+    def _check_cells(self, row: RawRow, reader: Reader) -> list[Problem]:
+        """Cells that could not be read; a task of another package may look at any of them."""
+        return [
+            Problem("PHI3-D031", f"column {column!r} cannot be read: {why}")
+            for column, why in row.unread.items()
+            if self._task.to_row or column in reader.keys.values()
+        ]
+
     def _take(self, result: Result, draft: Draft) -> None:
         """Clean and check what a format made of a row."""
         messages, result.problems = parse_messages(draft.messages)
+        result.problems += check_weights(draft.messages, self._config.train_on)
         if has_error(result.problems):
             return
         result.html = any(looks_like_html(message.content) for message in messages)
@@ -121,9 +138,11 @@ class RowWork:
         result.problems += check_texts(messages) if self._classify else check_conversation(messages)
         if has_error(result.problems):
             return
-        result.messages, result.label = messages, draft.label
+        result.messages = messages
+        if draft.label is not None:  # cleaned, as it stands in the answer
+            result.label = messages[-1].content.strip()
         if self._classify:
-            result.messages, result.label = _as_labelled(messages, draft.label)
+            result.messages, result.label = _as_labelled(messages)
             result.problems += _check_labelled(result)
             if has_error(result.problems):
                 return
@@ -179,11 +198,11 @@ def has_error(problems: Sequence[Problem]) -> bool:
     return any(RULES[problem.code].severity == "error" for problem in problems)
 
 
-def _as_labelled(messages: list[Message], label: str | None) -> tuple[list[Message], str | None]:
-    """The text to classify, and its class: the last answer, where the format has no label."""
+def _as_labelled(messages: list[Message]) -> tuple[list[Message], str | None]:
+    """The text to classify, and its class: the last answer."""
     if messages[-1].role == "assistant" and len(messages) > 1:
-        return messages[:-1], label if label is not None else messages[-1].content.strip()
-    return messages, label
+        return messages[:-1], messages[-1].content.strip()
+    return messages, None
 
 
 def _check_labelled(result: Result) -> list[Problem]:

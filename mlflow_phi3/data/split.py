@@ -1,6 +1,8 @@
 """Which side a row is on: decided by what it asks, so that adding rows moves none."""
 
-from collections.abc import Mapping
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -40,24 +42,50 @@ def place_by_hash(keys: Keys) -> Shares:
     return keys[:, 2].astype(np.float64) / 2.0**64
 
 
-def place_by_label(labels: Ints, sources: Ints) -> Shares:
-    """Places in [0, 1) that are even within each label of each source.
+def place_by_label(labels: Ints, sources: Ints, names: Sequence[str], *, first: float) -> Shares:
+    """Places in [0, 1) that are even within each label of each source, and over all labels.
 
-    The k-th row of a label takes the k-th place of the golden-ratio sequence, whose shares are
-    right to within a row or two for any length; rows that are added at a source's end move none.
+    The k-th row of a label takes the k-th place of a golden-ratio sequence, whose shares are right
+    to within a few rows for any length; rows that are added at a source's end move none. Where a
+    label's sequence begins is told by a hash of its name: else all labels of few rows would send
+    the same ones of them to the same side. The first row is one to train on, and the second makes
+    good for it: its place lies in the outer half of [0, 1), where the sides not trained on are.
 
     Args:
-        labels: Label number of each row.
+        labels: Label number of each row; -1 for none.
         sources: Source number of each row.
+        names: The labels.
+        first: Place of each first row.
     """
-    stratum = labels + (labels.max(initial=0) + 1) * sources
+    stratum = labels + (labels.max(initial=0) + 2) * sources
     order = np.argsort(stratum, kind="stable")
     ranked = stratum[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]]) if len(ranked) else ranked
     rank = np.empty(len(labels), np.int64)
     rank[order] = np.arange(len(ranked)) - np.repeat(starts, np.diff(np.r_[starts, len(ranked)]))
-    # Begin in the middle: the first row of a label is always one to train on.
-    return np.asarray((0.5 + rank * _GOLDEN) % 1.0, np.float64)
+    begins = np.array([_hash_share(name) for name in (*names, "")])
+    places = (begins[labels] + rank * _GOLDEN) % 1.0
+    second = rank == 1
+    places[second] = (places[second] / 2 - 0.25) % 1.0
+    places[rank == 0] = first
+    return np.asarray(places, np.float64)
+
+
+def _hash_share(name: str) -> float:
+    digest = hashlib.blake2b(name.encode(), digest_size=6).digest()
+    return int.from_bytes(digest) / 2.0**48
+
+
+def is_far(rows: int, of: int, share: float) -> bool:
+    """Whether a side's rows are far from its share: a quarter of it, and beyond chance.
+
+    Args:
+        rows: Rows of the side.
+        of: Rows of all sides.
+        share: What the side was to have of them, 0 to 1.
+    """
+    chance = 3 * math.sqrt(of * share * (1 - share))
+    return abs(rows - of * share) > max(chance, of * share / 4)
 
 
 def fill_empty(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,8 @@ from mlflow_phi3.errors import DataError
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of such bytes
 _DELIMITERS = (",", ";", "\t", "|")
+# What Python makes of a cell that is not UTF-8, a time beyond the year 9999, an unknown time zone.
+_UNREADABLE = (ValueError, OverflowError, LookupError, pa.ArrowException)
 _ARROW_ROWS = 4096
 _READ_BYTES = 1 << 20
 # Of a row group that pieces share: for each of them, what stands before it is decoded again.
@@ -103,10 +105,15 @@ def read_header(path: Path) -> tuple[list[str], str]:
     if not names or _NOT_UTF8.search("".join(names)):
         raise _broken_table(path, "no header in UTF-8")
     names = [name.strip() for name in names]
+    _refuse_twins(names, path)
+    return names, delimiter
+
+
+def _refuse_twins(names: Sequence[str], path: Path) -> None:
+    """Refuse two columns of one name, of which the last alone would be read."""
     twice = next((name for at, name in enumerate(names) if name and name in names[:at]), None)
     if twice is not None:
         raise _broken_table(path, f"two columns are named {twice!r}")
-    return names, delimiter
 
 
 def read_csv(path: Path, span: Span) -> Iterator[RawRow]:
@@ -145,11 +152,13 @@ def plan_parquet(path: Path) -> list[Span]:
     """Pieces of row groups; start and end number rows.
 
     Raises:
-        DataError: The file is no Parquet file.
+        DataError: The file is no Parquet file, or has two columns of one name.
     """
     spans: list[Span] = []
     with _opened(path):
-        metadata = pq.ParquetFile(path).metadata
+        file = pq.ParquetFile(path)
+    _refuse_twins(file.schema_arrow.names, path)
+    metadata = file.metadata
     row = 0
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -191,11 +200,12 @@ def plan_arrow(path: Path, *, first_line: int = 1) -> list[Span]:
     """Pieces of an Arrow stream, as ``datasets`` keeps it; start and end number batches.
 
     Raises:
-        DataError: The file is no Arrow stream.
+        DataError: The file is no Arrow stream, or has two columns of one name.
     """
     spans, line, start, rows = [], first_line, 0, 0
     number = -1
     with _opened(path), pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+        _refuse_twins(stream.schema.names, path)
         for number, batch in enumerate(stream):
             rows += len(batch)
             if rows >= _ARROW_ROWS:
@@ -219,12 +229,31 @@ def read_arrow(path: Path, span: Span) -> Iterator[RawRow]:
 def _from_batches(batches: Iterable[pa.RecordBatch], line: int) -> Iterator[RawRow]:
     for batch in batches:
         classes = _class_names(batch.schema)
-        for value in batch.to_pylist():
+        for value, unread in _to_values(batch):
             raw = json.dumps(value, ensure_ascii=False, default=str)
             for column, names in classes.items():
                 value[column] = _class_name(value[column], names)
-            yield RawRow(line, value, raw=raw)
+            yield RawRow(line, value, raw=raw, unread=unread)
             line += 1
+
+
+def _to_values(batch: pa.RecordBatch) -> Iterable[tuple[dict[str, Any], dict[str, str]]]:
+    """The rows of a batch, and by column why a cell of theirs cannot be read."""
+    try:
+        return [(value, {}) for value in batch.to_pylist()]
+    except _UNREADABLE:
+        return [_to_value(batch, row) for row in range(len(batch))]
+
+
+def _to_value(batch: pa.RecordBatch, row: int) -> tuple[dict[str, Any], dict[str, str]]:
+    value: dict[str, Any] = {}
+    unread: dict[str, str] = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            value[name] = column[row].as_py()
+        except _UNREADABLE as error:
+            value[name], unread[name] = None, f"{type(error).__name__}: {error}"
+    return value, unread
 
 
 def _class_names(schema: pa.Schema) -> dict[str, list[str]]:

@@ -1,14 +1,16 @@
 """The rules of a conversation. Each returns what is wrong; nothing here raises."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Literal
 
 from mlflow_phi3.data.findings import show
 from mlflow_phi3.data.messages import ROLES, Message
 
 _NONCHARACTERS = ("\U0010fffe", "\U0010ffff")
 _KNOWN_KEYS = {"role", "content"}
+_KNOWN_WEIGHTS = (None, 0, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,37 @@ def parse_messages(value: object) -> tuple[list[Message], list[Problem]]:
             problems.append(Problem("PHI3-D010", text))
         else:
             messages.append(Message(role, content))
-        if len(item) > len(_KNOWN_KEYS):
-            others = ", ".join(sorted(map(str, item.keys() - _KNOWN_KEYS)))
-            problems.append(Problem("PHI3-D020", f"message {number} also has {others}"))
+        if len(item) > len(_KNOWN_KEYS) and (others := _other_keys(item)):
+            named = ", ".join(sorted(map(str, others)))
+            problems.append(Problem("PHI3-D020", f"message {number} also has {named}"))
     return messages, problems
+
+
+def _other_keys(item: Mapping[str, object]) -> set[str]:
+    """Keys that are left out, a weight that says nothing new or is refused elsewhere aside."""
+    known = {*_KNOWN_KEYS, "weight"} if item.get("weight") in _KNOWN_WEIGHTS else _KNOWN_KEYS
+    return item.keys() - known
+
+
+def check_weights(value: object, train_on: Literal["all-assistant", "last"]) -> list[Problem]:
+    """Answers that are not to be learnt, and would be.
+
+    Source: OpenAI's format of chats to fine-tune with, where ``"weight": 0`` on an assistant's
+    message keeps it out of the loss. What is prepared is also evaluated, and sent to
+    Azure, where no mask goes along: such a row is refused, unless ``train_on`` leaves the answer
+    out anyway.
+    """
+    answers = [
+        (number, item)
+        for number, item in enumerate(value if isinstance(value, list) else [], start=1)
+        if isinstance(item, dict) and item.get("role") == "assistant"
+    ]
+    learnt = answers[-1:] if train_on == "last" else answers
+    return [
+        Problem("PHI3-D029", f"message {number} (assistant) has weight 0: not to be learnt")
+        for number, item in learnt
+        if item.get("weight") == 0
+    ]
 
 
 def check_conversation(messages: Sequence[Message]) -> list[Problem]:

@@ -56,7 +56,21 @@ def prepare(context: Context, config: PrepareWord, run: Run) -> PreparedData:
     )
     if data.manifest.labels:
         context.screen.say(f"  labels: {escape(show_balance(data))}")
+    warn(context.screen, data)
     return data
+
+
+def warn(screen: Screen, data: PreparedData) -> None:
+    """Say each warning with its first place; all places are in ``findings.jsonl``."""
+    for found in data.warnings:
+        first = found["examples"][0]
+        told = f"{first['place']}: {first['problem']} (rule: {found['rule']})"
+        screen.say(
+            f"  [yellow]warning[/] {found['count']} x {found['code']}, first at {escape(told)}",
+            event="warning",
+            **{name: found[name] for name in ("code", "rule", "count", "fix")},
+            **first,
+        )
 
 
 def prepare_data(config: PrepareWord, workspace: Path, screen: Screen) -> PreparedData:
@@ -117,6 +131,7 @@ def _log(run: Run, data: PreparedData) -> None:
         "data/kept": counts.kept,
         "data/rejected": counts.rejected,
         "data/duplicates": counts.duplicates,
+        "data/warnings": sum(found["count"] for found in data.warnings),
     }
     if manifest.labels:
         balance = {name: dict(facts.labels) for name, facts in manifest.splits.items()}

@@ -203,6 +203,24 @@ def test_weights_show_rows_more_or_less_often(write, chat, run):
     assert data.manifest.splits["train"].rows == sum(shown.values())
 
 
+@pytest.mark.parametrize("first", ["half", "whole"])
+def test_a_row_that_one_source_shows_whole_stays(write, chat, run, first):
+    draw = random.Random(7)
+    rows = [chat(_text(draw, 60), _text(draw, 60)) for _ in range(60)]
+    like = [chat(*(f"{turn['content']} so" for turn in row["messages"])) for row in rows[30:]]
+    files = {
+        "half": f"{write([*rows[:30], *like], 'half.jsonl')}:0.5",
+        "whole": str(write(rows, "whole.jsonl")),
+        "twice": f"{write(rows[:10], 'twice.jsonl')}:2",
+    }
+    order = [first, *(name for name in files if name != first)]
+    data = run(",".join(files[name] for name in order), **WHOLE)
+    counts = data.manifest.counts
+    assert (counts.kept, counts.duplicates, counts.left_out) == (60, 70, 0)
+    shown = Counter(row.place for row in data.examples("train"))
+    assert sorted(shown.values()) == [1] * 50 + [2] * 10
+
+
 def test_every_label_has_its_share_of_each_split(write, run):
     draw = random.Random(5)
     labels = ["often"] * 210 + ["sometimes"] * 60 + ["rarely"] * 30

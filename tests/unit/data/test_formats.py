@@ -108,10 +108,10 @@ def test_what_is_no_text_is_told_and_never_left_out(row, value, write):
 
 
 def test_other_keys_of_a_turn_are_told(write):
-    turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A.", "weight": 0}]
+    turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A.", "name": "Ann"}]
     _, (draft,) = drafts(write([{"conversations": turns}]))
     assert [problem.text for problem in parse_messages(draft.messages)[1]] == [
-        "message 2 also has weight"
+        "message 2 also has name"
     ]
 
 

@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from mlflow_phi3.data.jsonl import numbered_lines, parse_row, read_lines
+from mlflow_phi3.data.jsonl import numbered_lines, parse_row, read_lines, refuse_foreign
 from mlflow_phi3.errors import DataError
 
 SEPARATORS = "\u2028\u2029\u0085\x1c\x0b\x0c"
@@ -34,3 +34,15 @@ def test_a_key_that_stands_twice_is_told(row):
     assert re.search("the key '(messages|role)' stands twice", found.problem.text)
     assert found.raw == row
     assert parse_row(4, b'{"a": {"a": [{"a": 1}, {"a": 1}]}}').value == {"a": {"a": [{"a": 1}] * 2}}
+
+
+@pytest.mark.parametrize(
+    "head", [b"PK,text", b"PATIENT_ID,text", b"PAR,text", b"BZ,text", b"BZh,text", b"(\xc2\xb5)"]
+)
+def test_a_header_that_begins_like_a_packed_file_is_text(head):
+    refuse_foreign(head, "rows.csv")
+
+
+def test_an_empty_archive_is_one():
+    with pytest.raises(DataError, match="50 4b 05 06: it is a ZIP"):
+        refuse_foreign(b"PK\x05\x06" + bytes(18), "rows.csv")

@@ -334,3 +334,20 @@ def test_a_long_system_message_does_not_hide_the_language(write, chat, plain_tok
     assert list(train["languages"]) == ["mr"]
     assert list(train["scripts"]) == ["Devanagari"]
     assert train["languages"]["mr"]["words"] == len((asked + " हो, मी आहे. " + system * 9).split())
+
+
+def test_an_answer_that_is_not_to_be_learnt_is_told(write, chat, plain_tokenizer, tmp_path):
+    """As OpenAI's format says it; a mask here would not go along to Azure or to evaluation."""
+    turns = [*chat("Hello?", "Hm.")["messages"], *chat("Hello!", "Hello.")["messages"]]
+    turns[1]["weight"], turns[3]["weight"], turns[0]["weight"] = 0, 1, None
+    path = write([{"messages": turns}, {"messages": turns[2:]}])
+    config = PrepareConfig(train_data=str(path), validation_split=0, test_split=0)
+    with pytest.raises(DataError, match=r"PHI3-D029 train\.jsonl:1: message 2 .* has weight 0"):
+        prepare(config, plain_tokenizer, folder=tmp_path / "cache")
+    last = config.model_copy(update={"train_on": "last"})
+    data = prepare(last, plain_tokenizer, folder=tmp_path / "cache")
+    assert set(data.manifest.codes) == {"PHI3-D038"}
+    turns[3]["weight"] = 0
+    last = last.model_copy(update={"train_data": str(write([{"messages": turns}], "l.jsonl"))})
+    with pytest.raises(DataError, match=r"PHI3-D029 l\.jsonl:1: message 4 "):
+        prepare(last, plain_tokenizer, folder=tmp_path / "cache")

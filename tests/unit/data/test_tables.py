@@ -126,3 +126,55 @@ def test_an_arrow_file_that_is_no_stream_is_told(tmp_path):
     path.write_bytes(path.read_bytes()[:-30_000])
     with pytest.raises(DataError, match="PHI3-D034"):
         json.dumps([row.raw for row in tables.read_arrow(path, spans[1])])
+
+
+@pytest.fixture(params=["parquet", "arrow"])
+def save(request, tmp_path):
+    def save(table):
+        path = tmp_path / f"rows.{request.param}"
+        if request.param == "parquet":
+            pq.write_table(table, path)
+        else:
+            with pa.ipc.new_stream(str(path), table.schema) as stream:
+                stream.write_table(table)
+        return path
+
+    return save
+
+
+def _unreadable(cells, at):
+    """Text of which one cell is not UTF-8."""
+    data = [b"caf\xe9" if n == at else cell.encode() for n, cell in enumerate(cells)]
+    whole = pa.array(data, pa.binary())
+    return pa.Array.from_buffers(pa.string(), len(whole), whole.buffers())
+
+
+def test_cells_that_python_cannot_read_are_problems_of_their_rows(save, plain_tokenizer, tmp_path):
+    cells = [f"text number {n} is {n * n}" for n in range(60)]
+    late = [4_000_000_000_000 if n % 7 == 0 else n for n in range(60)]
+    table = pa.table(
+        {
+            "text": _unreadable(cells, 6),
+            "label": ["a", "b"] * 30,
+            "when": pa.array(late, pa.timestamp("s")),
+            "note": _unreadable(cells, 3),
+        }
+    )
+    settings = {"task": "text-classification", "clean_near_duplicates": False}
+    config = PrepareConfig(train_data=str(save(table)), **settings)
+    with pytest.raises(
+        DataError, match=r"PHI3-D031 rows\.\w+:7: column 'text' cannot be read:.*0xe9"
+    ):
+        prepare(config, plain_tokenizer, folder=tmp_path / "cache")
+    config = config.model_copy(update={"on_error": "reject"})
+    data = prepare(config, plain_tokenizer, folder=tmp_path / "cache")
+    assert (data.manifest.counts.kept, data.manifest.counts.rejected) == (59, 1)
+    (rejected,) = map(json.loads, (data.folder / "rejected.jsonl").read_text().splitlines())
+    assert (rejected["place"].partition(":")[2], rejected["codes"]) == ("7", ["PHI3-D031"])
+
+
+def test_two_columns_of_one_name_are_refused_in_every_table(save):
+    path = save(pa.table([["a"], ["b"], ["c"]], ["text", "label", "text"]))
+    plan = tables.plan_parquet if path.suffix == ".parquet" else tables.plan_arrow
+    with pytest.raises(DataError, match=r"rows\.\w+: .*two columns are named 'text'"):
+        plan(path)
