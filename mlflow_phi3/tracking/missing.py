@@ -43,15 +43,15 @@ def unless_missing() -> Iterator[None]:
 @contextmanager
 def briefly() -> Iterator[None]:
     """A block that gives a server which does not answer seconds, in place of MLflow's minutes."""
-    patience = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 1, MLFLOW_HTTP_REQUEST_TIMEOUT: 10}
-    before = {variable: variable.get() for variable in patience}
-    for variable, most in patience.items():
-        variable.set(min(most, variable.get()))
+    most = {MLFLOW_HTTP_REQUEST_MAX_RETRIES: 1, MLFLOW_HTTP_REQUEST_TIMEOUT: 10}
+    before = {variable: variable.get_raw() for variable in most}
+    for variable, value in most.items():
+        variable.set(min(value, variable.get()))
     try:
         yield
     finally:
         for variable, value in before.items():
-            variable.set(value)
+            variable.set(value) if value is not None else variable.unset()
 
 
 @contextmanager

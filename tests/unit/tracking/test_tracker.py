@@ -1,4 +1,5 @@
 import math
+import os
 import re
 import sys
 
@@ -8,6 +9,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from mlflow_phi3.errors import Interrupted, PreflightError, UsageError
+from mlflow_phi3.tracking.missing import briefly
 from mlflow_phi3.tracking.run import Pace
 from mlflow_phi3.tracking.tracker import close_orphan, open_tracker
 from mlflow_phi3.tracking.uris import absolute_uri
@@ -284,3 +286,15 @@ def test_what_an_abandoned_run_had_to_write_is_not_written(tracker, monkeypatch)
     monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", 0.0)
     other.log_metrics({"train/loss": 1.0}, step=1)
     assert (steps(tracker, lost), steps(tracker, other)) == ([], [1])
+
+
+@pytest.mark.parametrize(("given", "within"), [(None, "1"), ("7", "1"), ("0", "0")])
+def test_a_server_that_is_away_is_not_waited_for_long(monkeypatch, given, within):
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    if given is None:
+        monkeypatch.delenv(name, raising=False)
+    else:
+        monkeypatch.setenv(name, given)
+    with briefly():
+        assert os.environ[name] == within
+    assert os.environ.get(name) == given
