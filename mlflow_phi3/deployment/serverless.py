@@ -6,13 +6,8 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from mlflow_phi3.azure.operation import DeadlinePassed
-from mlflow_phi3.azure.serverless import (
-    CHAT,
-    Refused,
-    ServerlessEndpoint,
-    ServerlessService,
-)
+from mlflow_phi3.azure.operation import DeadlinePassed, Refused
+from mlflow_phi3.azure.serverless import CHAT, ServerlessEndpoint, ServerlessService
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
-from mlflow_phi3.azure.operation import DeadlinePassed
-from mlflow_phi3.azure.serverless import Refused, ServerlessEndpoint, serverless_body
+from mlflow_phi3.azure.operation import DeadlinePassed, Refused
+from mlflow_phi3.azure.serverless import ServerlessEndpoint, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.endpoints import create_endpoint
