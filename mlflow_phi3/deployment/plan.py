@@ -181,7 +181,7 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
         actions.append(PutDeployment(wanted.endpoint, target))
     if wanted.verify:
         actions.append(Verify(wanted.endpoint, name))
-    share = WHOLE if wanted.traffic is None or active is None else wanted.traffic
+    share = WHOLE if wanted.traffic is None else wanted.traffic
     # One takes over from all: shares of a canary before belong to the past.
     old = {active.name: WHOLE} if active is not None else {}
     after = with_share(old, name, share)
