@@ -90,7 +90,7 @@ def check_ours(undo: Action, made: Sequence[Action], service: Readable) -> None:
             where = f"deployment {endpoint}/{name}"
             found = _find(endpoint, name, service)
             if found is not None and not _same(found.model, ours.get(name, "")):
-                raise _left(where, f"another command has given it {short_name(found.model)}")
+                raise left_alone(where, found.model)
             if share := _share(endpoint, name, service):
                 told = f"{where} has {share} % of the traffic: mlflow-phi3 rollback {endpoint}"
                 raise _overtaken("", told)
@@ -106,6 +106,11 @@ def check_ours(undo: Action, made: Sequence[Action], service: Readable) -> None:
                 raise _left(f"traffic of {failed.endpoint}", told)
         case _:
             pass
+
+
+def left_alone(where: str, model: str) -> Overtaken:
+    """Return the refusal to take back what runs another model by now."""
+    return _left(where, f"another command has given it {short_name(model)}")
 
 
 def _change(endpoint: str, wanted: Deployment, before: Deployment | None, service: Readable) -> str:
@@ -171,7 +176,8 @@ def _share(endpoint: str, name: str, service: Readable) -> int:
 
 
 def _same(model: str, other: str) -> bool:
-    return model.lower() == other.lower()  # Azure writes ids as it likes
+    # Name and version, which holds a digest, tell: what is before them, Azure writes as it likes.
+    return short_name(model).lower() == short_name(other).lower()
 
 
 def _overtaken(where: str, problem: str) -> Overtaken:

@@ -99,6 +99,20 @@ def test_bad_answers_leave_what_was_there(known):
     assert service.known == before
 
 
+@pytest.mark.parametrize("known", [None, OLD], ids=["new", "changed"])
+def test_what_another_command_has_given_another_model_is_left(known):
+    service = MemoryServerless(known)
+    other = replace(NEW, model_id="azureml://m/models/x/versions/3")
+
+    def overtaken():
+        service.put(other)
+        bad_answers()
+
+    with pytest.raises(GateError, match="serverless endpoint chat is left: another command has"):
+        deploy(service, check=overtaken)
+    assert service.known.model_id == other.model_id
+
+
 def test_what_was_not_changed_is_not_taken_back():
     service = MemoryServerless(NEW)
     with pytest.raises(GateError) as raised:
