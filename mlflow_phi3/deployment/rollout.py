@@ -153,7 +153,7 @@ def shifted(
         action: Where the traffic goes.
         at: Now.
     """
-    if action.before == action.traffic:
+    if dict(endpoint.traffic) == dict(action.traffic):  # by the same command, twice at work
         return endpoint
     held = marks_of(action.before, deployments)
     entry = Entry(at.isoformat(timespec="seconds"), action.before, action.traffic, held=held)

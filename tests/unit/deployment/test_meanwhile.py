@@ -6,6 +6,7 @@ import pytest
 
 from mlflow_phi3.azure.online import Deployment
 from mlflow_phi3.azure.operation import Refused
+from mlflow_phi3.deployment.ledger import read_ledger
 from mlflow_phi3.deployment.meanwhile import Overtaken
 from mlflow_phi3.deployment.plan import Wanted, plan_deployment
 from mlflow_phi3.deployment.rollout import get_current, roll_out
@@ -146,6 +147,17 @@ def test_traffic_that_another_command_has_moved_is_not_taken_back(service, refus
     ):
         deploy(service, 2)
     assert running(service) == ({"blue": "1", "green": "2"}, other)
+
+
+def test_the_same_command_twice_at_work_moves_traffic_once(service):
+    deploy(service, 1)
+
+    def overtaken(_endpoint, _name):
+        deploy(service, 2)
+
+    done(service, planned(service, 2), overtaken)
+    assert running(service) == ({"blue": "1", "green": "2"}, {"green": 100})
+    assert [e.after for e in read_ledger(service.endpoints["chat"].tags)][1:] == [{"green": 100}]
 
 
 def test_what_somebody_gave_traffic_is_not_deleted(service):
