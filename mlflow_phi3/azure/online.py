@@ -12,7 +12,7 @@ from mlflow_phi3.azure.kept import (
     kept_of_endpoint,
     name_assets,
 )
-from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
+from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, beginning, finish
 
 _READS_SECRETS = "enforce_access_to_default_secret_stores"
 """Property of an endpoint by which its identity may read the project's connections."""
@@ -144,10 +144,16 @@ class OnlineService:
     # writing -------------------------------------------------------------------------------
 
     def put_endpoint(self, endpoint: Endpoint) -> None:
-        """Create or change an endpoint: all of its traffic, tags and authentication."""
+        """Create or change an endpoint: all of its traffic, tags and authentication.
+
+        Raises:
+            Refused: It was not begun.
+            AzureError: It failed, or nobody knows how far it came.
+        """
         where = f"endpoint {endpoint.name}"
-        with self._workspace.session(where) as ml:
+        with beginning(), self._workspace.session(where) as ml:
             poller = ml.online_endpoints.begin_create_or_update(endpoint_entity(endpoint))
+        with self._workspace.session(where):
             finish(poller, self._deadline, where=where)
 
     def delete_endpoint(self, name: str) -> None:
@@ -157,13 +163,19 @@ class OnlineService:
             finish(ml.online_endpoints.begin_delete(name), self._deadline, where=where)
 
     def put_deployment(self, endpoint: str, deployment: Deployment, *, wait: bool = True) -> None:
-        """Create or change a deployment; without ``wait`` it only is begun."""
+        """Create or change a deployment; without ``wait`` it only is begun.
+
+        Raises:
+            Refused: It was not begun.
+            AzureError: It failed, or nobody knows how far it came.
+        """
         where = f"deployment {endpoint}/{deployment.name}"
-        with self._workspace.session(where) as ml:
+        with beginning(), self._workspace.session(where) as ml:
             entity = deployment_entity(endpoint, deployment)
             name_assets(entity)
             poller = ml.online_deployments.begin_create_or_update(entity)
-            if wait:
+        if wait:
+            with self._workspace.session(where):
                 finish(poller, self._deadline, where=where)
 
     def delete_deployment(self, endpoint: str, name: str) -> None:

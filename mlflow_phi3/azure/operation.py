@@ -1,7 +1,8 @@
 """Waiting for long-running operations, with an end that is told."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mlflow_phi3.errors import AzureError
@@ -10,6 +11,7 @@ CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
 """States in which Azure refuses further changes."""
 LONGER = "with a longer -C timeout_s= or --timeout-s"
 """How a command that ran out of time is given more: each has one of the two."""
+_REFUSED, _FAILED = 400, 500
 _SLICE_S = 0.25
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
@@ -35,6 +37,29 @@ class Deadline:
 
 class DeadlinePassed(AzureError):  # noqa: N818 - as Interrupted: not a fault
     """An operation that had not ended when the time given was over; it goes on in Azure."""
+
+
+class Refused(AzureError):  # noqa: N818 - as DeadlinePassed: it says what became of the request
+    """A change that was not begun: all is as it was, so there is nothing to take back."""
+
+    @classmethod
+    def of(cls, error: AzureError) -> "Refused":
+        """Return an answer of the service as a refusal."""
+        refused = cls(error.code, error.problem, where=error.where, fix=error.fix)
+        refused.status, refused.azure_code = error.status, error.azure_code
+        refused.request_id = error.request_id
+        return refused
+
+
+@contextmanager
+def beginning() -> Iterator[None]:
+    """Raise it as :class:`Refused` when the service answers 4xx to what begins a change."""
+    try:
+        yield
+    except AzureError as error:
+        if _REFUSED <= (error.status or 0) < _FAILED:
+            raise Refused.of(error) from error
+        raise
 
 
 def await_idle(

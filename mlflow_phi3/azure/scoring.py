@@ -13,7 +13,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_bef
 
 from mlflow_phi3.azure.failures import redact
 from mlflow_phi3.azure.operation import Deadline
-from mlflow_phi3.errors import AzureError
+from mlflow_phi3.errors import AzureError, UsageError
 
 _RETRIED = frozenset({408, 429, 500, 502, 503, 504})
 """As MLflow's Databricks client: a managed endpoint is paid by the hour, whatever it is asked."""
@@ -64,7 +64,9 @@ class ScoringClient:
         self._retried = _UNBILLED if by_token else _RETRIED
         self._lost = _UNSENT if by_token else (httpx.TransportError,)
         self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"}, verify=trust, timeout=_timeout(total_s)
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+            verify=trust,
+            timeout=_timeout(total_s),
         )
 
     def ask(self, body: Mapping[str, Any], *, deployment: str = "", path: str = "") -> Any:
@@ -76,8 +78,10 @@ class ScoringClient:
             path: What follows the scoring URI.
 
         Raises:
+            UsageError: It cannot be written as JSON.
             AzureError: Refused, no answer within the time for all tries, or none that is JSON.
         """
+        content = _encoded(body)
         deadline = Deadline(self._total_s)
         retrying = Retrying(
             retry=retry_if_exception_type((_Busy, *self._lost)),
@@ -87,7 +91,7 @@ class ScoringClient:
             reraise=True,
         )
         try:
-            response = retrying(self._post, body, deployment, path, deadline)
+            response = retrying(self._post, content, deployment, path, deadline)
         except _Busy as busy:
             response = busy.response
         except httpx.RequestError as gone:
@@ -99,11 +103,12 @@ class ScoringClient:
         """Yield the events of a server-sent stream.
 
         Raises:
+            UsageError: The request cannot be written as JSON.
             AzureError: Refused, no answer or one that breaks off, or an event that is not JSON.
         """
-        sent = {**body, "stream": True}
+        sent = _encoded({**body, "stream": True})
         try:
-            with self._client.stream("POST", self._uri + path, json=sent) as response:
+            with self._client.stream("POST", self._uri + path, content=sent) as response:
                 if not response.is_success:
                     response.read()
                     self._check(response)
@@ -119,11 +124,11 @@ class ScoringClient:
         self._client.close()
 
     def _post(
-        self, body: Mapping[str, Any], deployment: str, path: str, deadline: Deadline
+        self, content: bytes, deployment: str, path: str, deadline: Deadline
     ) -> httpx.Response:
         headers = {"azureml-model-deployment": deployment} if deployment else {}
         response = self._client.post(
-            self._uri + path, json=body, headers=headers, timeout=_timeout(deadline.left_s())
+            self._uri + path, content=content, headers=headers, timeout=_timeout(deadline.left_s())
         )
         if _status(response) in self._retried:
             raise _Busy(response)
@@ -163,6 +168,19 @@ class ScoringClient:
             status=_status(response),
             request_id=response.headers.get("x-ms-request-id", ""),
         )
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    try:
+        # As it is, not by escapes: these would let half of a surrogate pair pass for a character.
+        return json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError) as wrong:
+        raise UsageError(
+            "PHI3-U718",
+            f"cannot be written as JSON: {wrong}",
+            where="inputs",
+            fix="give texts of whole characters, finite numbers, lists and objects of those",
+        ) from wrong
 
 
 def _status(response: httpx.Response) -> int:

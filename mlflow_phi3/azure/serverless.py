@@ -9,29 +9,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, finish
+from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, beginning, finish
 from mlflow_phi3.azure.pipeline import pipeline_of, read_list, send
 from mlflow_phi3.errors import AzureError
 
 _VERSION = "2024-10-01-preview"
 """The first version whose type has ``contentSafety``."""
 _NOT_FOUND = 404
-_REFUSED, _FAILED = 400, 500
 _PAUSE_S = 5.0
 """Between polls where the service does not tell."""
 CHAT = "/v1/chat/completions"
-
-
-class Refused(AzureError):  # noqa: N818 - as DeadlinePassed: it says what became of the request
-    """A change that the service did not begin: all is as it was."""
-
-    @classmethod
-    def of(cls, error: AzureError) -> "Refused":
-        """Return an answer of the service as a refusal."""
-        refused = cls(error.code, error.problem, where=error.where, fix=error.fix)
-        refused.status, refused.azure_code = error.status, error.azure_code
-        refused.request_id = error.request_id
-        return refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +127,8 @@ class ServerlessService:
         from azure.core.polling import LROPoller
         from azure.mgmt.core.polling.arm_polling import ARMPolling
 
-        try:
+        with beginning():
             begun = self._send(method, name, body)
-        except AzureError as error:
-            if _REFUSED <= (error.status or 0) < _FAILED:
-                raise Refused.of(error) from error
-            raise
         if begun is None or not wait:  # None: what shall be deleted is gone
             return
         where = f"endpoint {name}"

@@ -18,6 +18,7 @@ from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import (
     Current,
     Plan,
+    Wanted,
     plan_deployment,
     plan_removal,
     without_idle,
@@ -112,18 +113,15 @@ class Deployer:
             examination = self._examination(config, model.example, model.run_id)
             asset = name_asset(model.name or names.endpoint, model.version, model.folder)
             wanted = to_wanted(names, config, self._open().target, model, asset)
-            current = get_current(service, names.endpoint)
-            if current.endpoint is None:
-                self.check_free(names.endpoint, config.timeout_s)
-            check_managed(current, wanted, new=new)
-            plan = plan_deployment(current, wanted)
+            current, plan = self._plan(wanted, service, config, new=new)
             puts = [action for action in plan.actions if isinstance(action, PutDeployment)]
             if puts and (warning := missing_safety(puts[0].deployment, model.mlmodel)):
                 self._told(warning)
             if config.dry_run:
                 return self._show(plan, service, asset, config.usd_per_hour)
             if puts:
-                self._upload(model, asset)
+                self._upload(model, asset)  # for minutes: another command may have been here
+                current, plan = self._plan(wanted, service, config, new=new)
             found = self._run(plan, current, names, service, config, examination=examination)
             if not found["left"]:
                 self.registry.tag(model, deployed_tags(found, self._open().target, asset, wanted))
@@ -292,6 +290,16 @@ class Deployer:
     def _note(self, gone: list[Gone]) -> None:
         if gone:
             note_deleted(gone, self._open().target.path, self.registry)
+
+    def _plan(
+        self, wanted: Wanted, service: OnlineService, config: DeployConfig, *, new: bool
+    ) -> tuple[Current, Plan]:
+        """Return what is there now, and how to get from it to what is wanted."""
+        current = get_current(service, wanted.endpoint)
+        if current.endpoint is None:
+            self.check_free(wanted.endpoint, config.timeout_s)
+        check_managed(current, wanted, new=new)
+        return current, plan_deployment(current, wanted)
 
     def _change(self, names: Names, config: DeployConfig, service: OnlineService) -> dict[str, Any]:
         current = get_current(service, names.endpoint)

@@ -15,7 +15,7 @@ from mlflow_phi3.deployment.plan import RUNS, Plan
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
 from mlflow_phi3.deployment.report import describe_plan, requests_of
 from mlflow_phi3.deployment.rollout import get_current, shifted
-from mlflow_phi3.deployment.traffic import WHOLE, from_text
+from mlflow_phi3.deployment.traffic import WHOLE, from_text, to_shares
 from mlflow_phi3.errors import UsageError
 
 _KEYS = ("traffic", "ttl_hours", "timeout_s")
@@ -101,11 +101,14 @@ def _parsed(config: Mapping[str, Any], keys: Sequence[str]) -> DeployConfig:
 def _traffic(value: Any) -> dict[str, int]:
     try:
         if isinstance(value, Mapping):
-            return {str(name): int(share) for name, share in value.items()}
+            return to_shares((str(name), share) for name, share in value.items())
         return from_text(str(value))
-    except (TypeError, ValueError) as wrong:
+    except ValueError as wrong:
         raise UsageError(
-            "PHI3-U744", f"{value!r} is not traffic", where="traffic", fix="blue=90,green=10"
+            "PHI3-U744",
+            f"{value!r} is not traffic: {wrong}",
+            where="traffic",
+            fix="blue=90,green=10",
         ) from wrong
 
 
@@ -118,7 +121,15 @@ def _check_traffic(traffic: Mapping[str, int], running: set[str], endpoint: str)
             where=f"endpoint {endpoint}",
             fix=f"name of {', '.join(sorted(running)) or 'nobody'}",
         )
-    if sum(traffic.values()) != WHOLE or min(traffic.values()) < 0:
+    below = [f"{name}={share}" for name, share in traffic.items() if share < 0]
+    if below:
+        raise UsageError(
+            "PHI3-U746",
+            f"no share can be below 0: {', '.join(below)}",
+            where=f"endpoint {endpoint}",
+            fix="blue=90,green=10",
+        )
+    if sum(traffic.values()) != WHOLE:
         raise UsageError(
             "PHI3-U746",
             f"shares must add up to 100, not {sum(traffic.values())}",

@@ -97,10 +97,12 @@ class Plan:
     Args:
         deployment: The deployment that it is about.
         actions: In order.
+        model: Resource id of the model that it runs by then; empty where it goes.
     """
 
     deployment: str
     actions: tuple[Action, ...]
+    model: str = ""
 
 
 def plan_deployment(current: Current, wanted: Wanted) -> Plan:
@@ -174,11 +176,12 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
             actions.append(ShiftTraffic(wanted.endpoint, cleared, before))
             before = cleared
         actions.append(RemoveDeployment(wanted.endpoint, slot))
+    target = _merged(active, wanted, name)
     if ready is None:
-        actions.append(PutDeployment(wanted.endpoint, _merged(active, wanted, slot)))
+        actions.append(PutDeployment(wanted.endpoint, target))
     if wanted.verify:
         actions.append(Verify(wanted.endpoint, name))
-    share = WHOLE if wanted.traffic is None or active is None else wanted.traffic
+    share = WHOLE if wanted.traffic is None else wanted.traffic
     # One takes over from all: shares of a canary before belong to the past.
     old = {active.name: WHOLE} if active is not None else {}
     after = with_share(old, name, share)
@@ -190,7 +193,7 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
             for other in current.deployments
             if other.name != name and not (ready is None and other.name == slot)
         ]
-    return Plan(name, tuple(actions))
+    return Plan(name, tuple(actions), target.model)
 
 
 def _find_serving(current: Current, wanted: Wanted) -> Deployment | None:
@@ -231,7 +234,7 @@ def _plan_named(current: Current, wanted: Wanted) -> Plan:
         actions.append(Verify(wanted.endpoint, name))
     if moves:
         actions.append(ShiftTraffic(wanted.endpoint, after, before))
-    return Plan(name, tuple(actions))
+    return Plan(name, tuple(actions), target.model)
 
 
 def _merged(known: Deployment | None, wanted: Wanted, name: str) -> Deployment:

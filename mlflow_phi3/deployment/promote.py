@@ -83,7 +83,7 @@ def promote(
         endpoint: Its name.
         deployment: Which one; empty takes the canary, by the ledger, or else the only one that does
             not have all traffic, unless the last move took the traffic from it: that one is
-            promoted already.
+            promoted already, as one that is alone and has it all.
         check: Asks the deployment before traffic moves; what it raises leaves all as it is.
         told: Gets a line on what is not as it was asked for.
 
@@ -253,12 +253,20 @@ def _candidate(current: Current, endpoint: str, told: Callable[[str], None]) -> 
     traffic = _endpoint(current).traffic
     if canary := _canary(current):
         return canary
+    if not current.deployments:
+        raise UsageError(
+            "PHI3-U729",
+            "there is no deployment on it",
+            where=f"endpoint {endpoint}",
+            fix="mlflow deployments create, with --model-uri",
+        )
     others = [d.name for d in current.deployments if traffic.get(d.name, 0) < WHOLE]
+    if not others:  # it is promoted already; its alias may not be
+        return current.deployments[0].name
     if len(others) != 1:
-        found = ", ".join(others) or "none"
         raise UsageError(
             "PHI3-U728",
-            f"which deployment is meant? Without all traffic: {found}",
+            f"which deployment is meant? Without all traffic: {', '.join(others)}",
             where=f"endpoint {endpoint}",
             fix="name it by --deployment",
         )

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Protocol
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
-from mlflow_phi3.azure.operation import DeadlinePassed
+from mlflow_phi3.azure.operation import DeadlinePassed, Refused
 from mlflow_phi3.deployment.actions import (
     Action,
     CreateEndpoint,
@@ -23,6 +23,7 @@ from mlflow_phi3.deployment.actions import (
     in_words,
 )
 from mlflow_phi3.deployment.ledger import Entry, marks_of, read_ledger, with_entries
+from mlflow_phi3.deployment.meanwhile import Overtaken, check_ours, check_unchanged
 from mlflow_phi3.deployment.plan import Current, Plan
 from mlflow_phi3.errors import AzureError, Phi3Error
 
@@ -106,14 +107,16 @@ def roll_out(
     Raises:
         Exception: An action failed, in whatever way. What this rollout made was removed; the
             message of a Phi3Error, or the note of another one, says so, with the end of the
-            container's log. After a deadline nothing is removed: Azure goes on, and the same
-            command takes it up.
+            container's log. What was refused was not made, and what another command has made or
+            changed meanwhile is left. After a deadline nothing is removed: Azure goes on, and the
+            same command takes it up.
         KeyboardInterrupt: The person asked to stop. Nothing is removed, and what stays was told.
     """
     done: list[Action] = []
     for number, action in enumerate(plan.actions):
         told(in_words(action))
         try:
+            check_unchanged(action, plan, service)
             if isinstance(action, PutDeployment) and not wait:
                 service.put_deployment(action.endpoint, action.deployment, wait=False)
                 return Outcome(plan.deployment, (*done, action), plan.actions[number + 1 :])
@@ -124,10 +127,10 @@ def roll_out(
             told(_interrupted([*done, action], plan.actions[number:]))
             raise
         except Exception as failed:
-            made = [*done, action]
+            made = done
             if any(isinstance(d, ShiftTraffic) and d.traffic.get(plan.deployment) for d in done):
-                made = [action]  # requests go to the new deployment by now: it stays
-            _take_back(made, failed, service.renewed(), plan.deployment, told=told)
+                made = []  # requests go to the new deployment by now: it stays
+            _take_back(made, action, failed, service.renewed(), plan.deployment, told=told)
             raise
         done.append(action)
     return Outcome(plan.deployment, tuple(done), ())
@@ -150,7 +153,7 @@ def shifted(
         action: Where the traffic goes.
         at: Now.
     """
-    if action.before == action.traffic:
+    if dict(endpoint.traffic) == dict(action.traffic):  # by the same command, twice at work
         return endpoint
     held = marks_of(action.before, deployments)
     entry = Entry(at.isoformat(timespec="seconds"), action.before, action.traffic, held=held)
@@ -181,6 +184,8 @@ def try_undoing(
     told(f"take back: {what}")
     try:
         undo()
+    except Overtaken as left:
+        return left.problem
     except Exception as stuck:  # noqa: BLE001 - it is told, and the rest is taken back
         reason = stuck.problem if isinstance(stuck, Phi3Error) else repr(stuck)
         return f"could not {what} ({reason}): do it by mlflow deployments {by_hand}"
@@ -262,7 +267,8 @@ def _interrupted(made: Sequence[Action], left: Sequence[Action]) -> str:
 
 
 def _take_back(
-    made: list[Action],
+    done: Sequence[Action],
+    action: Action,
     failed: Exception,
     service: Service,
     name: str,
@@ -273,24 +279,33 @@ def _take_back(
 
     What was there before and was found bad is left: it may be a previous version that was kept.
     """
-    log = _log(made[-1], service)
+    overtaken = isinstance(failed, Overtaken)  # then the action is about what is not ours
+    log = "" if overtaken else _log(action, service)
+    made = list(done)
+    if not isinstance(failed, Refused):  # else it was not even begun
+        made.append(action)
     notes: list[str] = []
-    undoing = [_opposite(step) for step in reversed(made)]
-    if isinstance(made[-1], ShiftTraffic):  # the one that failed: Azure may have done it
-        undoing[0] = RestoreTraffic(made[-1])
-    for undo in undoing:
-        if undo is None:
-            continue
-        doing = partial(_do, undo, service, _unasked)
-        notes.append(try_undoing(in_words(undo), doing, told, by_hand=_by_hand(undo)))
-    add_undone(failed, notes, stays=_stays(made, name, service), log=log)
+    for step in reversed(made):
+        undo = _opposite(step)
+        if step is action and isinstance(step, ShiftTraffic):  # Azure may have done it
+            undo = RestoreTraffic(step)
+        if undo is not None:
+            doing = partial(_undo, undo, made, service)
+            notes.append(try_undoing(in_words(undo), doing, told, by_hand=_by_hand(undo)))
+    stays = "" if overtaken else _stays(made, action, name, service)
+    add_undone(failed, notes, stays=stays, log=log)
 
 
-def _stays(made: Sequence[Action], name: str, service: Service) -> str:
+def _undo(undo: Action, made: Sequence[Action], service: Service) -> None:
+    check_ours(undo, made, service)
+    _do(undo, service, _unasked)
+
+
+def _stays(made: Sequence[Action], action: Action, name: str, service: Service) -> str:
     """Return what to tell of a deployment that failed its check and was there before it."""
     if any(isinstance(step, PutDeployment) for step in made):
         return ""
-    match made[-1]:
+    match action:
         case Verify(endpoint, _):
             pass
         case ShiftTraffic(endpoint, traffic) if traffic.get(name):

@@ -3,17 +3,12 @@
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-from mlflow_phi3.azure.operation import DeadlinePassed
-from mlflow_phi3.azure.serverless import (
-    CHAT,
-    Refused,
-    ServerlessEndpoint,
-    ServerlessService,
-)
+from mlflow_phi3.azure.operation import DeadlinePassed, Refused
+from mlflow_phi3.azure.serverless import CHAT, ServerlessEndpoint, ServerlessService
 from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.meanwhile import left_alone
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
 from mlflow_phi3.deployment.rollout import add_undone, to_billed, try_undoing
@@ -174,7 +169,7 @@ def deploy_serverless(
         raise
     except Exception as failed:
         if changes:
-            add_undone(failed, [_take_back(service.renewed(), known, wanted.name, told)])
+            add_undone(failed, [_take_back(service.renewed(), known, wanted, told)])
         else:  # an earlier command made it: people may be asking it
             add_undone(failed, [], stays=stays)
         raise
@@ -236,12 +231,23 @@ def chat_of(inputs: Any) -> dict[str, Any]:
 def _take_back(
     service: ServerlessService,
     known: ServerlessEndpoint | None,
-    name: str,
+    wanted: ServerlessEndpoint,
     told: Callable[[str], None],
 ) -> str:
+    name = wanted.name
+
+    def undo() -> None:
+        found = service.get(name)
+        ours = {one.model_id.lower() for one in (wanted, known) if one is not None}
+        if found is not None and found.model_id.lower() not in ours:
+            raise left_alone(f"serverless endpoint {name}", found.model_id)
+        if known is None:
+            service.delete(name)
+        else:
+            service.put(replace(known, state="", uri=""))
+
     if known is None:
         what = f"delete serverless endpoint {name}"
-        return try_undoing(what, partial(service.delete, name), told, by_hand="delete")
-    before = replace(known, state="", uri="")
+        return try_undoing(what, undo, told, by_hand="delete")
     what = f"put serverless endpoint {name} back to {known.model_id}"
-    return try_undoing(what, partial(service.put, before), told, by_hand="update")
+    return try_undoing(what, undo, told, by_hand="update")

@@ -1,6 +1,7 @@
 """Shares of traffic: whole percents that add up."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from mlflow_phi3.errors import UsageError
 
@@ -57,9 +58,34 @@ def to_text(traffic: Mapping[str, int]) -> str:
 
 
 def from_text(text: str) -> dict[str, int]:
-    """Return what :func:`to_text` wrote."""
-    pairs = (part.split("=", 1) for part in text.split(",") if part)
-    return {name: int(share) for name, share in pairs}
+    """Return what :func:`to_text` wrote.
+
+    Raises:
+        ValueError: It is not so written, or not as :func:`to_shares` takes it.
+    """
+    return to_shares(part.partition("=")[::2] for part in text.split(",") if part)
+
+
+def to_shares(pairs: Iterable[tuple[str, Any]]) -> dict[str, int]:
+    """Return names and shares as traffic.
+
+    Args:
+        pairs: Shares are numbers, or texts of them.
+
+    Raises:
+        ValueError: A share is not a whole number, or a name is there twice.
+    """
+    traffic: dict[str, int] = {}
+    for name, share in pairs:
+        if name in traffic:
+            raise ValueError(f"{name} is named twice")
+        try:
+            traffic[name] = int(share)
+        except (TypeError, ValueError, OverflowError):
+            raise ValueError(f"{share!r} is no whole number") from None
+        if isinstance(share, float) and share != traffic[name]:
+            raise ValueError(f"{share} is no whole number")
+    return traffic
 
 
 def _scaled(shares: Mapping[str, int], total: int) -> dict[str, int]:

@@ -198,7 +198,10 @@ def _within(text: str, answer: str) -> bool:
 
 def _to_query(line: str, place: str) -> GoldenQuery:
     try:
-        row = _Row.model_validate(json.loads(line))
+        decoded = json.loads(line)
+        # JSON may name one half of a surrogate pair, which no request can hold.
+        json.dumps(decoded, ensure_ascii=False).encode()
+        row = _Row.model_validate(decoded)
     except (ValueError, RecursionError, re.error) as error:  # pydantic's and JSON's are ValueErrors
         told = str(error)
         if isinstance(error, ValidationError):

@@ -120,6 +120,46 @@ def test_a_forbidden_call_tells_which_role_is_needed(client, emulator, models):
     assert "denied" not in [e["name"] for e in client.list_endpoints()]
 
 
+def test_what_another_command_made_during_the_upload_is_left(client, models, monkeypatch):
+    """Planned before it, both would be written over, and deleted when the check fails."""
+    from mlflow_phi3.deployment import deployer
+    from mlflow_phi3.plugins.deployments import AzureFoundryClient
+
+    real, other = deployer.upload_model, AzureFoundryClient("azure-foundry:/local")
+
+    def overtaken_by(command):
+        def upload(*args, **options):
+            monkeypatch.setattr(deployer, "upload_model", real)
+            command()
+            return real(*args, **options)
+
+        monkeypatch.setattr(deployer, "upload_model", upload)
+
+    overtaken_by(lambda: other.create_deployment("raced", models["one"]))
+    with pytest.raises(MlflowException, match="PHI3-U738 deployment raced: it exists and serves"):
+        client.create_deployment("raced", models["broken"])
+    shown = client.get_deployment("raced")
+    assert (shown["traffic"], set(shown["deployments"])) == ({"blue": 100}, {"blue"})
+
+    overtaken_by(lambda: other.update_deployment("raced", models["two"]))
+    with pytest.raises(MlflowException, match="no weights"):
+        client.update_deployment("raced", models["broken"])
+    shown = client.get_deployment("raced")
+    assert (shown["traffic"], set(shown["deployments"])) == ({"green": 100}, {"green"})
+    client.delete_deployment("raced")
+
+
+def test_a_put_that_azure_refuses_is_not_taken_back(client, models, emulator):
+    client.create_endpoint("refusing")
+    emulator.http.delete("/emulator/journal")
+    emulator.fault("status", "/onlineEndpoints/refusing/deployments/", method="PUT", status=409)
+    with pytest.raises(MlflowException, match="status 409") as refused:
+        client.create_deployment("refusing", models["one"])
+    assert "Taken back" not in str(refused.value)
+    assert [e for e in emulator.journal() if e["method"] == "DELETE"] == []
+    client.delete_deployment("refusing")
+
+
 @pytest.mark.slow
 def test_a_restarted_emulator_serves_what_it_served(
     start_emulator_at, tmp_path, models, ask, monkeypatch

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 from mlflow_phi3.azure.failures import translated
-from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
+from mlflow_phi3.azure.operation import Deadline, DeadlinePassed, Refused
 from mlflow_phi3.azure.pipeline import read_list, send
 from mlflow_phi3.azure.resource_manager import ResourceManager
-from mlflow_phi3.azure.serverless import Refused, ServerlessEndpoint, ServerlessService
+from mlflow_phi3.azure.serverless import ServerlessEndpoint, ServerlessService
 from mlflow_phi3.errors import AzureError
 
 

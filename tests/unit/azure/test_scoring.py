@@ -2,6 +2,7 @@
 
 import datetime as dt
 import http.server
+import json
 import ssl
 import threading
 import time
@@ -13,7 +14,9 @@ import pytest
 from tenacity import Future
 
 from mlflow_phi3.azure.scoring import ScoringClient, _Busy, _wait_s
-from mlflow_phi3.errors import AzureError
+from mlflow_phi3.errors import AzureError, UsageError
+
+OK = httpx.Response(200, text="{}")
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +71,23 @@ def answering():
 def test_an_answer_that_is_not_json_is_told_as_such(answering):
     with pytest.raises(AzureError, match=r"PHI3-A712 http://.*/score: .*<html>gateway"):
         answering(b"<html>gateway</html>").ask({})
+
+
+@pytest.mark.parametrize("call", [lambda c, b: c.ask(b), lambda c, b: list(c.stream(b))])
+@pytest.mark.parametrize("odd", ["half a pair: \ud800", float("inf"), float("nan"), b"bytes"])
+def test_a_question_that_is_not_json_is_refused_and_not_sent(answering, odd, call):
+    with pytest.raises(UsageError, match=r"PHI3-U718 inputs: cannot be written as JSON: .*Fix: "):
+        call(answering(b"{}"), {"messages": [{"role": "user", "content": odd}]})
+    assert answering.asked == 0
+
+
+def test_a_question_arrives_as_json_with_its_characters(answering, monkeypatch):
+    client, sent = answering(b"{}"), []
+    monkeypatch.setattr(client._client, "post", lambda _uri, **given: sent.append(given) or OK)
+    client.ask({"text": "\N{SNOWMAN} \N{GRINNING FACE}"})
+    (given,) = sent
+    assert json.loads(given["content"]) == {"text": "\N{SNOWMAN} \N{GRINNING FACE}"}
+    assert client._client.headers["Content-Type"] == "application/json"
 
 
 def test_an_event_that_is_not_json_is_told_after_those_that_are(answering):

@@ -48,7 +48,12 @@ def update(service):
         ({"traffic": {"blue": None}}, "PHI3-U744 traffic"),
         ({"traffic": "blue"}, "PHI3-U744 traffic"),
         ({"traffic": {}}, "PHI3-U746"),
-        ({"traffic": "blue=50,blue=50"}, "PHI3-U746"),
+        ({"traffic": "blue=50,green=40"}, "PHI3-U746 .* add up to 100, not 90"),
+        ({"traffic": {"blue": -10, "green": 110}}, "PHI3-U746 .* below 0: blue=-10"),
+        ({"traffic": "blue=50,blue=100"}, "PHI3-U744 traffic: .*: blue is named twice"),
+        ({"traffic": {"blue": 99.9, "green": 1}}, "PHI3-U744 traffic: .*: 99.9 is no whole"),
+        ({"traffic": "blue=99.9,green=1"}, "PHI3-U744 traffic: .*: '99.9' is no whole"),
+        ({"traffic": {"blue": float("inf")}}, "PHI3-U744 traffic: .*: inf is no whole"),
         ({"traffic": "red=100"}, "PHI3-U745"),
         ({"trafic": "blue=100"}, "PHI3-U742"),
     ],
@@ -60,7 +65,7 @@ def test_values_that_cannot_be_are_refused_with_the_mend(update, service, config
 
 
 def test_traffic_by_hand_is_in_the_ledger_and_can_be_rolled_back(update, service, registry):
-    assert update({"traffic": {"blue": "60", "green": 40}, "ttl_hours": ""}) == {
+    assert update({"traffic": {"blue": "60", "green": 40.0}, "ttl_hours": ""}) == {
         "traffic": {"blue": 60, "green": 40}
     }
     (entry,) = read_ledger(service.endpoints["chat"].tags)

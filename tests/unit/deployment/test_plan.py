@@ -79,6 +79,28 @@ def test_a_share_of_the_traffic_makes_a_canary():
     assert plan.actions[-1].traffic == {"green": 10, "blue": 90}
 
 
+@pytest.mark.parametrize("name", ["", "blue"])
+@pytest.mark.parametrize("there", [Current(), current({})], ids=["nothing", "an empty endpoint"])
+def test_where_nothing_serves_a_share_of_nought_stays_dark_and_a_part_is_refused(there, name):
+    plan = plan_deployment(there, wanted(deployment=name, traffic=0))
+    assert kinds(plan)[-2:] == [PutDeployment, Verify]
+    whole = plan_deployment(there, wanted(deployment=name, traffic=100))
+    assert whole.actions[-1].traffic == {"blue": 100}
+    with pytest.raises(UsageError, match="PHI3-U714 deployment blue: nothing else can take"):
+        plan_deployment(there, wanted(deployment=name, traffic=10))
+
+
+def test_a_dark_service_stays_dark_unless_it_is_told_or_updated_without_a_share():
+    there = current({}, deployment("blue", OLD))
+    assert kinds(plan_deployment(there, wanted(model=OLD, traffic=0))) == [Verify]
+    assert kinds(plan_deployment(there, wanted(traffic=0))) == [
+        RemoveDeployment,
+        PutDeployment,
+        Verify,
+    ]
+    assert plan_deployment(there, wanted()).actions[-1].traffic == {"blue": 100}
+
+
 def test_what_is_wanted_already_is_only_asked():
     """The command that made or changed it may have been killed before it asked."""
     there = current({"blue": 100}, deployment("blue", NEW), deployment("green"))

@@ -176,13 +176,27 @@ def test_rollback_to_what_is_gone_is_refused(two, registry):
 
 
 def test_which_deployment_must_be_clear(two, registry):
-    two.deployments["chat"].pop("green")
-    with pytest.raises(UsageError, match="PHI3-U728"):
-        promote(two, registry, "chat")
     with pytest.raises(UsageError, match="PHI3-U724 deployment chat/red: it does not exist"):
         promote(two, registry, "chat", "red")
     with pytest.raises(UsageError, match="PHI3-U727"):
         promote(two, registry, "shop")
+
+
+def test_the_only_one_that_has_all_traffic_is_promoted_as_before(two, registry):
+    two.deployments["chat"].pop("green")
+    before, registry.champion = two.endpoints["chat"], ""
+    moved = promote(two, registry, "chat")
+    assert (moved.before, moved.after) == ("blue=100", "blue=100")
+    assert (registry.champion, moved.version) == ("1", "1")
+    assert promote(two, registry, "chat").version == "1"
+    assert two.endpoints["chat"] == before
+
+
+def test_an_endpoint_without_deployments_has_nothing_to_promote(two, registry):
+    two.deployments["chat"] = {}
+    two.endpoints["chat"] = replace(two.endpoints["chat"], traffic={})
+    with pytest.raises(UsageError, match=r"PHI3-U729 endpoint chat: .*mlflow deployments create"):
+        promote(two, registry, "chat")
 
 
 def test_the_ledger_keeps_the_latest_and_fits_into_tags():

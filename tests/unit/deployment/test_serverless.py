@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
-from mlflow_phi3.azure.operation import DeadlinePassed
-from mlflow_phi3.azure.serverless import Refused, ServerlessEndpoint, serverless_body
+from mlflow_phi3.azure.operation import DeadlinePassed, Refused
+from mlflow_phi3.azure.serverless import ServerlessEndpoint, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.endpoints import create_endpoint
@@ -97,6 +97,20 @@ def test_bad_answers_leave_what_was_there(known):
     with pytest.raises(GateError):
         deploy(service, check=bad_answers)
     assert service.known == before
+
+
+@pytest.mark.parametrize("known", [None, OLD], ids=["new", "changed"])
+def test_what_another_command_has_given_another_model_is_left(known):
+    service = MemoryServerless(known)
+    other = replace(NEW, model_id="azureml://m/models/x/versions/3")
+
+    def overtaken():
+        service.put(other)
+        bad_answers()
+
+    with pytest.raises(GateError, match="serverless endpoint chat is left: another command has"):
+        deploy(service, check=overtaken)
+    assert service.known.model_id == other.model_id
 
 
 def test_what_was_not_changed_is_not_taken_back():

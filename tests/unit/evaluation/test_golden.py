@@ -78,6 +78,7 @@ def test_what_only_looks_like_a_line_end_ends_none(tmp_path):
         ({"messages": ASK, "text": "a"}, "give messages, or text"),
         ({"messages": [], "contains": ["a"]}, "must end with the user's"),
         ({"messages": [{"role": "assistant", "content": "x"}], "contains": ["a"]}, "must end"),
+        ('{"text": "half a pair: \\ud800"}', "g.jsonl:1: 'utf-8' codec can't encode"),
         ({"messages": ASK, "contain": ["a"]}, "contain: extra inputs"),
         ({"messages": ASK, "matches": "("}, "g.jsonl:1: "),
         ({"messages": ASK, "contains": ["a"], "min_rouge_l": 0.3}, "needs expected"),
