@@ -23,19 +23,13 @@ from mlflow_phi3.deployment.actions import (
     in_words,
 )
 from mlflow_phi3.deployment.ledger import Entry, marks_of, read_ledger, with_entries
-from mlflow_phi3.deployment.meanwhile import Overtaken, check_ours, check_unchanged
+from mlflow_phi3.deployment.meanwhile import Overtaken, Readable, check_ours, check_unchanged
 from mlflow_phi3.deployment.plan import Current, Plan
 from mlflow_phi3.errors import AzureError, Phi3Error
 
 
-class Service(Protocol):
+class Service(Readable, Protocol):
     """The remote calls that a rollout needs; :class:`~mlflow_phi3.azure.online.OnlineService`."""
-
-    def get_endpoint(self, name: str) -> Endpoint | None:
-        """Return an endpoint, or None."""
-
-    def list_deployments(self, endpoint: str) -> list[Deployment]:
-        """Return an endpoint's deployments."""
 
     def get_logs(self, endpoint: str, name: str, lines: int) -> str:
         """Return the end of a deployment's log."""

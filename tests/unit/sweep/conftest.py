@@ -9,12 +9,20 @@ from pathlib import Path
 import pytest
 
 from mlflow_phi3.backends.base import Job
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.sweep.budget import Budget
+from mlflow_phi3.sweep.conductor import Conductor
+from mlflow_phi3.sweep.drivers import beating
+from mlflow_phi3.sweep.driving import open_ledger
+from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.storage import open_storage
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import TrialSpec
 from tests.unit.sweep import tiny
 
 STEPS_PER_EPOCH = 2
+BASIC = {"learning_rate": "1e-4..1e-1", "epochs": "3", "pruner": "none", "n_trials": "5"}
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +145,43 @@ class ScriptedTraining:
 @pytest.fixture
 def scripted(tmp_path):
     return ScriptedBackend(tmp_path / "work")
+
+
+@pytest.fixture
+def conduct(tracker, parent, scripted, storage_url):
+    """Run a study over the scripted backend; the ledger afterwards."""
+
+    def go(
+        study="study",
+        *,
+        backend=None,
+        budget=None,
+        clock=None,
+        on_progress=None,
+        folder=None,
+        **values,
+    ):
+        config = parse_values(SweepConfig, {**BASIC, **values})
+        space = build_space(config, model="demo", seed=config.seed)
+        ledger = open_ledger(config, space, name=study, url=storage_url, tags={})
+        conductor = Conductor(
+            ledger,
+            backend or scripted,
+            tracker,
+            parent,
+            {"phi3.dataset_sha256": "d"},
+            on_progress or (lambda progress: None),
+            folder=folder,
+            budget=budget or Budget(),
+            min_gain=config.min_gain,
+            **({"clock": clock} if clock else {}),
+        )
+        with beating(ledger.study, ledger.driver):
+            ledger.why = conductor.conduct()
+        return ledger
+
+    go.url = storage_url
+    return go
 
 
 @pytest.fixture(scope="session")

@@ -5,59 +5,13 @@ import optuna
 import pytest
 from mlflow.exceptions import MlflowException
 
-from mlflow_phi3.config.parse import parse_values
-from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.errors import Interrupted
-from mlflow_phi3.sweep.budget import Budget
-from mlflow_phi3.sweep.conductor import Conductor
-from mlflow_phi3.sweep.drivers import beating
-from mlflow_phi3.sweep.driving import open_ledger
 from mlflow_phi3.sweep.ledger import Ledger
-from mlflow_phi3.sweep.space import build_space
-
-BASIC = {"learning_rate": "1e-4..1e-1", "epochs": "3", "pruner": "none", "n_trials": "5"}
 
 
 @pytest.fixture(autouse=True)
 def _quiet():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-
-@pytest.fixture
-def conduct(tracker, parent, scripted, storage_url):
-    """Run a study over the scripted backend; the ledger afterwards."""
-
-    def go(
-        study="study",
-        *,
-        backend=None,
-        budget=None,
-        clock=None,
-        on_progress=None,
-        folder=None,
-        **values,
-    ):
-        config = parse_values(SweepConfig, {**BASIC, **values})
-        space = build_space(config, model="demo", seed=config.seed)
-        ledger = open_ledger(config, space, name=study, url=storage_url, tags={})
-        conductor = Conductor(
-            ledger,
-            backend or scripted,
-            tracker,
-            parent,
-            {"phi3.dataset_sha256": "d"},
-            on_progress or (lambda progress: None),
-            folder=folder,
-            budget=budget or Budget(),
-            min_gain=config.min_gain,
-            **({"clock": clock} if clock else {}),
-        )
-        with beating(ledger.study, ledger.driver):
-            ledger.why = conductor.conduct()
-        return ledger
-
-    go.url = storage_url
-    return go
 
 
 def told(ledger):
@@ -240,45 +194,6 @@ def test_a_training_that_fails_fails_its_trial_alone(conduct, tracker, parent, s
         assert run.info.status == ("FAILED" if diverged else "FINISHED")
 
 
-def test_a_spent_budget_stops_what_runs_and_begins_nothing(conduct, tracker, parent):
-    now = [0.0]
-
-    def clock():
-        now[0] += 1.0
-        return now[0]
-
-    ledger = conduct(budget=Budget(50.0), clock=clock, n_trials="100")
-    assert ledger.why == "budget_hours"
-    states = [t.state.name for t in ledger.trials()]
-    assert len(states) < 100
-    assert set(states) == {"COMPLETE", "PRUNED"}
-    last = tracker.children(parent.run_id)[-1]
-    assert last.data.tags["phi3.reason"] == "budget_hours is spent"
-
-
-def test_a_budget_counts_what_earlier_commands_spent(conduct):
-    ledger = conduct(n_trials="2")
-    key = f"driver:{ledger.driver.name}"
-    told = json.loads(ledger.study.user_attrs[key])
-    long = {**told, "began_at": told["beat_at"] - 100.0}
-    ledger.study.set_user_attr(key, json.dumps(long))
-    again = conduct(n_trials="100", budget=Budget(60.0))
-    assert again.why == "budget_hours"
-    assert len(again.trials()) == 2
-    assert conduct(n_trials="4", budget=Budget(6000.0)).why == "n_trials"
-
-
-def test_a_study_that_can_hardly_gain_stops_and_stays_so(conduct):
-    ledger = conduct(n_trials="60", min_gain="0.05", epochs="1")
-    assert ledger.why == "min_gain"
-    numbers = len(ledger.trials())
-    assert 10 <= numbers < 60
-    # The bowl has its lowest loss, 1.51, at a rate of 2e-3.
-    assert ledger.best().value < 1.51 + 0.05
-    assert len(conduct(n_trials="60", min_gain="0.05", epochs="1").trials()) == numbers
-    assert conduct(n_trials=str(numbers + 2), epochs="1").why == "n_trials"
-
-
 def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(conduct, tracker, parent, storage_url):
     conduct(n_trials="2")
     study = optuna.load_study(study_name="study", storage=storage_url)
@@ -384,29 +299,3 @@ def test_a_grid_goes_on_where_another_sampler_was(conduct):
     assert ledger.why == "grid"
     found = [tuple(sorted(t.params.items())) for t in ledger.trials()]
     assert len(found) == len(set(found)) == 6
-
-
-def test_a_budget_counts_what_others_spend_while_a_round_is_trained(conduct, scripted):
-    now = [0.0]
-
-    def clock():
-        now[0] += 10.0
-        return now[0]
-
-    def another(trial, step):
-        if (trial, step) == ("trial-002", 2):
-            study = optuna.load_study(study_name="study", storage=conduct.url)
-            facts = {
-                "name": "other",
-                "host": "elsewhere",
-                "processes": "",
-                "pid": 1,
-                "started": 0.0,
-            }
-            facts |= {"began_at": 0.0, "beat_at": 2e6}
-            study.set_user_attr("driver:other", json.dumps(facts))
-
-    scripted.before_step = another
-    ledger = conduct(budget=Budget(1e6), clock=clock, n_trials="100")
-    assert ledger.why == "budget_hours"
-    assert [t.state.name for t in ledger.trials()] == ["COMPLETE"] * 2 + ["PRUNED"] * 2

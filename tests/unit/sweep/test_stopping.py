@@ -1,0 +1,72 @@
+"""When the conductor stops by itself: a budget is spent, or nothing is left to gain."""
+
+import json
+
+import optuna
+
+from mlflow_phi3.sweep.budget import Budget
+
+
+def test_a_spent_budget_stops_what_runs_and_begins_nothing(conduct, tracker, parent):
+    now = [0.0]
+
+    def clock():
+        now[0] += 1.0
+        return now[0]
+
+    ledger = conduct(budget=Budget(50.0), clock=clock, n_trials="100")
+    assert ledger.why == "budget_hours"
+    states = [t.state.name for t in ledger.trials()]
+    assert len(states) < 100
+    assert set(states) == {"COMPLETE", "PRUNED"}
+    last = tracker.children(parent.run_id)[-1]
+    assert last.data.tags["phi3.reason"] == "budget_hours is spent"
+
+
+def test_a_budget_counts_what_earlier_commands_spent(conduct):
+    ledger = conduct(n_trials="2")
+    key = f"driver:{ledger.driver.name}"
+    told = json.loads(ledger.study.user_attrs[key])
+    long = {**told, "began_at": told["beat_at"] - 100.0}
+    ledger.study.set_user_attr(key, json.dumps(long))
+    again = conduct(n_trials="100", budget=Budget(60.0))
+    assert again.why == "budget_hours"
+    assert len(again.trials()) == 2
+    assert conduct(n_trials="4", budget=Budget(6000.0)).why == "n_trials"
+
+
+def test_a_study_that_can_hardly_gain_stops_and_stays_so(conduct):
+    ledger = conduct(n_trials="60", min_gain="0.05", epochs="1")
+    assert ledger.why == "min_gain"
+    numbers = len(ledger.trials())
+    assert 10 <= numbers < 60
+    # The bowl has its lowest loss, 1.51, at a rate of 2e-3.
+    assert ledger.best().value < 1.51 + 0.05
+    assert len(conduct(n_trials="60", min_gain="0.05", epochs="1").trials()) == numbers
+    assert conduct(n_trials=str(numbers + 2), epochs="1").why == "n_trials"
+
+
+def test_a_budget_counts_what_others_spend_while_a_round_is_trained(conduct, scripted):
+    now = [0.0]
+
+    def clock():
+        now[0] += 10.0
+        return now[0]
+
+    def another(trial, step):
+        if (trial, step) == ("trial-002", 2):
+            study = optuna.load_study(study_name="study", storage=conduct.url)
+            facts = {
+                "name": "other",
+                "host": "elsewhere",
+                "processes": "",
+                "pid": 1,
+                "started": 0.0,
+            }
+            facts |= {"began_at": 0.0, "beat_at": 2e6}
+            study.set_user_attr("driver:other", json.dumps(facts))
+
+    scripted.before_step = another
+    ledger = conduct(budget=Budget(1e6), clock=clock, n_trials="100")
+    assert ledger.why == "budget_hours"
+    assert [t.state.name for t in ledger.trials()] == ["COMPLETE"] * 2 + ["PRUNED"] * 2
