@@ -9,7 +9,6 @@ from optuna.storages import BaseStorage
 
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.sweep.tickets import RUN_ID
-from mlflow_phi3.tracking.missing import unless_missing
 from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.tracking.uris import hide_password
 
@@ -64,9 +63,8 @@ def check_runs(study: Study, tracker: Tracker) -> None:
     Raises:
         UsageError: They are in another one.
     """
-    run_ids = _known_runs(study)
     place = find_experiment(study, tracker)
-    if run_ids and not place:
+    if place is None:
         raise UsageError(
             "PHI3-U091",
             f"the runs of study {study.study_name!r} are not in {hide_password(tracker.uri)}",
@@ -83,17 +81,13 @@ def check_runs(study: Study, tracker: Tracker) -> None:
         )
 
 
-def find_experiment(study: Study, tracker: Tracker) -> str:
-    """The id of the experiment that has the runs of the study's trials; empty where none is known.
+def find_experiment(study: Study, tracker: Tracker) -> str | None:
+    """The id of the experiment that has the runs of the study's trials.
 
-    One that was deleted does not count, as nobody can log to it.
+    Returns:
+        Empty where there is none yet, or all were deleted, as with their experiment; None where the
+        store does not know of any of them.
     """
-    for run_id in reversed(_known_runs(study)):  # single runs may have been deleted for good
-        with unless_missing():
-            return tracker.get(run_id).experiment_id
-    return ""
-
-
-def _known_runs(study: Study) -> list[str]:
     known = [trial.user_attrs.get(RUN_ID) for trial in study.get_trials(deepcopy=False)]
-    return [str(run_id) for run_id in known if run_id]
+    run_ids = [str(run_id) for run_id in known if run_id]
+    return tracker.locate(reversed(run_ids)) if run_ids else ""

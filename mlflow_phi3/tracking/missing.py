@@ -87,16 +87,10 @@ def logging_to(uri: str, *, fix: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
-        shown = hide_password(uri)
-        why = str(error).splitlines()[0].replace(uri, shown)
-        raise PreflightError(
-            "PHI3-P090", f"MLflow's store does not take it: {why}", where=shown, fix=fix
-        ) from error
+        raise _unusable(uri, error, fix=fix, code="PHI3-P090") from error
 
 
-def _unusable(uri: str, error: Exception, *, fix: str) -> PreflightError:
+def _unusable(uri: str, error: Exception, *, fix: str, code: str = "PHI3-P086") -> PreflightError:
     shown = hide_password(uri)
     why = str(error).splitlines()[0].replace(uri, shown)
-    return PreflightError(
-        "PHI3-P086", f"MLflow's store cannot be used: {why}", where=shown, fix=fix
-    )
+    return PreflightError(code, f"MLflow's store cannot be used: {why}", where=shown, fix=fix)

@@ -83,17 +83,12 @@ class Run:
     name: str
     artifact_uri: str
     pace: Pace = field(default_factory=Pace, repr=False)
+    gone: bool = False  # somebody has deleted it: nothing more is written
     _metrics: list[Metric] = field(default_factory=list, repr=False)
     _params: list[Param] = field(default_factory=list, repr=False)
     _tags: dict[str, RunTag] = field(default_factory=dict, repr=False)
     _spilled: int = field(default=0, repr=False)
-    _gone: bool = field(default=False, repr=False)
     _repository: ArtifactRepository | None = field(default=None, repr=False)
-
-    @property
-    def gone(self) -> bool:
-        """Whether somebody has deleted it: nothing more is written then."""
-        return self._gone
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int = 0) -> None:
         """Log numbers at an optimizer step."""
@@ -109,7 +104,7 @@ class Run:
 
     def flush(self) -> None:
         """Write what is buffered; it stays buffered when the store refuses."""
-        while (self._metrics or self._params or self._tags) and not self._gone:
+        while (self._metrics or self._params or self._tags) and not self.gone:
             metrics = self._metrics[: METRICS_PER_BATCH - PARAMS_PER_BATCH - len(self._tags)]
             params = self._params[:PARAMS_PER_BATCH]
             tags = list(self._tags.values())
@@ -118,7 +113,7 @@ class Run:
             del self._metrics[: len(metrics)], self._params[: len(params)]
             self._tags.clear()
             self._spilled = 0
-        if self._gone:
+        if self.gone:
             self.abandon()
         self.pace.leave(self)
 
@@ -240,7 +235,7 @@ class Run:
     def end(self, status: Status) -> None:
         """Write what is buffered and close the run."""
         self.flush()
-        if not self._gone:
+        if not self.gone:
             with self._unless_gone():
                 self.client.set_terminated(self.run_id, status)
 
@@ -252,7 +247,7 @@ class Run:
         except MlflowException as refused:
             if not is_missing(refused) or not self._was_deleted():
                 raise
-            self._gone = True
+            self.gone = True
             logger.warning("%s (run %s) was deleted: no more is logged", self.name, self.run_id)
 
     def _was_deleted(self) -> bool:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_phi3.errors import PreflightError, UsageError
-from mlflow_phi3.tracking.missing import asking, briefly, is_missing
+from mlflow_phi3.tracking.missing import asking, briefly, is_missing, unless_missing
 from mlflow_phi3.tracking.run import Pace, Run, Status
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
 from mlflow_phi3.tracking.transactions import observe_transactions
@@ -62,6 +62,21 @@ class Tracker:
     def get(self, run_id: str) -> Run:
         """A handle to an existing run, its status untouched."""
         return self.handle(self.client.get_run(run_id))
+
+    def locate(self, run_ids: Iterable[str]) -> str | None:
+        """The experiment of the first of some runs that is not deleted.
+
+        Returns:
+            Its id; empty where all are deleted, None where the store has none of them.
+        """
+        place = None
+        for run_id in run_ids:
+            with unless_missing():  # deleted for good
+                info = self.client.get_run(run_id).info
+                if info.lifecycle_stage == LifecycleStage.ACTIVE:
+                    return str(info.experiment_id)
+                place = ""
+        return place
 
     @contextmanager
     def stage(

@@ -306,8 +306,11 @@ def test_a_store_without_any_of_the_runs_is_refused(sweep, tracker, monkeypatch)
 def test_another_experiment_than_that_of_the_runs_is_refused(sweep, tracker):
     sweep(n_trials="2")
     other = replace(tracker, experiment_id=tracker.client.create_experiment("other"))
+    tracker.client.delete_run(tracker.find({"phi3.study": "s"})[-1].info.run_id)
     with pytest.raises(UsageError, match=r"PHI3-U092 .* experiment 'tests/.*set MLFLOW_EXPERI"):
         sweep(n_trials="4", tracker=other)
+    tracker.client.delete_experiment(tracker.experiment_id)
+    assert len(sweep(n_trials="4", tracker=other).trials) == 4
 
 
 def test_a_store_that_goes_away_is_told_with_how_to_go_on(sweep, tracker, monkeypatch):
