@@ -5,7 +5,7 @@ before its own, and to their own past. As in FlashAttention (arXiv:2205.14135) t
 block of queries at a time, in the processor's cache, and are computed again on the way back.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -106,7 +106,7 @@ class _CpuAttention(Function):
             mixed = torch.empty_like(q)
             for queries, keys in _blocks(q, k):
                 weights = _weigh(q[queries], k[keys], heads.window)
-                mixed[queries] = torch.bmm(weights, v[keys])
+                torch.bmm(weights, v[keys], out=mixed[queries])
             _put(out[:, part], mixed.unflatten(0, (heads.query, -1)))
         ctx.save_for_backward(qkv)
         ctx.how = heads, arrangement
@@ -117,44 +117,65 @@ class _CpuAttention(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (qkv,) = ctx.saved_tensors
         heads, arrangement = ctx.how
-        prefix = arrangement.prefix
-        to_prefix: list[Tensor] = []
+        cos, sin = _angles(heads, arrangement)
         gradient = gradient.unflatten(-1, (-1, heads.size))
-        to_qkv = torch.empty_like(qkv)
+        to_qkv = qkv.new_empty(*qkv.shape[:2], heads.query + 2 * heads.key, heads.size)
+        to_shared = torch.zeros(2 * heads.key, len(qkv), arrangement.prefix, heads.size)
         for part, q, k, v in _stretches(qkv, heads, arrangement):
-            up = _take(gradient[:, part]).flatten(0, 1)
-            back = _back(q, k, v, up, heads.window)
-            if prefix and not to_prefix:  # complete when all that see it have been there
-                to_prefix = back
-                continue
-            for whole, own in zip(to_prefix[1:], back[1:], strict=False):  # none without a prefix
-                whole[:, :prefix] += own[:, :prefix]
-            back[1:] = [own[:, prefix:] for own in back[1:]]
-            _close(to_qkv, back, heads, arrangement, part)
-        if to_prefix:
-            _close(to_qkv, to_prefix, heads, arrangement, slice(prefix))
-        return to_qkv, None, None
+            to_x = _back(q, k, v, _take(gradient[:, part]).flatten(0, 1), heads)
+            before = to_x.shape[2] - q.shape[1]
+            if before:
+                to_shared += to_x[heads.query :, :, :before]
+            else:  # the prefix comes last
+                to_x[heads.query :, :, : arrangement.prefix].add_(to_shared)
+            to_x = to_x[:, :, before:]
+            _turn_(to_x[: heads.query + heads.key], cos[part], -sin[part])
+            _put(to_qkv[:, part], to_x)
+        return to_qkv.flatten(2), None, None
 
 
 def _stretches(
     qkv: Tensor, heads: Heads, arrangement: Arrangement
 ) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Where each stretch lies, its queries, and the keys and values that they may see."""
-    shared: list[Tensor] = []
+    """Where each stretch lies, its queries, and the keys and values that they may see.
+
+    Queries are float32 ``[query heads * K, n, size]``; of keys and values there are more where a
+    prefix is shared, whose own stretch comes last.
+    """
+    cos, sin = _angles(heads, arrangement)
+    qkv = qkv.unflatten(-1, (-1, heads.size))
+    groups, before, shared = heads.query // heads.key, 0, None
+    last: list[tuple[slice, Tensor, Tensor, Tensor]] = []
     for span in arrangement.own:
         part = slice(*span)
-        q, *own = _open(qkv, heads, arrangement, part)
-        k, v = (torch.cat(two, 1) for two in zip(shared, own, strict=True)) if shared else own
-        yield part, q, k, v
-        if arrangement.prefix and not shared:
-            shared = [each[:, : arrangement.prefix] for each in own]
+        x = _take(qkv[:, part], before)
+        _turn_(x[: heads.query + heads.key, :, before:], cos[part], sin[part])
+        if shared is not None:
+            x[heads.query :, :, :before] = shared
+        q, k, v = x.split((heads.query, heads.key, heads.key))
+        if groups > 1:
+            k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
+        q = q[:, :, before:].flatten(0, 1).contiguous()  # or each product would copy it
+        stretch = part, q, k.flatten(0, 1), v.flatten(0, 1)
+        if arrangement.prefix and shared is None:
+            before, shared = arrangement.prefix, x[heads.query :, :, : arrangement.prefix]
+            last.append(stretch)
+        else:
+            yield stretch
+    yield from last
+
+
+def _angles(heads: Heads, arrangement: Arrangement) -> tuple[Tensor, Tensor]:
+    """Cosine and sine, float32 ``[tokens, rotated / 2]``, that scale as well."""
+    scale = heads.size**-0.25  # of queries and of keys, as the scores are many more
+    return arrangement.cos[:, 0].float() * scale, arrangement.sin[:, 0].float() * scale
 
 
 def _blocks(q: Tensor, k: Tensor) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
     """Where some of ``q [heads, n, size]`` are, and the ``k [heads, more, size]`` that they see."""
     rows, count = q.shape[:2]
     before = k.shape[1] - count
-    for start in range(0, count, QUERIES):
+    for start in reversed(range(0, count, QUERIES)):
         end = min(count, start + QUERIES)
         step = max(1, WEIGHTS // ((end - start) * (before + end)))
         for row in range(0, rows, step):
@@ -166,9 +187,9 @@ def _weigh(q: Tensor, k: Tensor, window: int | None) -> Tensor:
     """Weights of the keys for queries that stand at their end, ``[heads, queries, keys]``."""
     scores = torch.bmm(q, k.mT)
     queries, keys = scores.shape[1:]
-    scores[:, :, -queries:] += _forbid(queries, queries, queries)
+    scores[:, :, -queries:].add_(_forbid(queries, queries, queries))
     if window is not None and keys > window:
-        scores += _forbid(queries, keys, window)
+        scores.add_(_forbid(queries, keys, window))
     return torch.softmax(scores, -1)
 
 
@@ -179,25 +200,37 @@ def _forbid(queries: int, keys: int, window: int) -> Tensor:
     return far + torch.full((queries, keys), -torch.inf).tril_(keys - queries - window)
 
 
-def _back(q: Tensor, k: Tensor, v: Tensor, up: Tensor, window: int | None) -> list[Tensor]:
-    """Gradients of ``q``, ``k`` and ``v`` from ``up``, that of what they give."""
-    to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+def _back(q: Tensor, k: Tensor, v: Tensor, up: Tensor, heads: Heads) -> Tensor:
+    """Gradient of what they lie in, ``[heads, K, more, size]``, from that of what they give.
+
+    It has nothing where there are keys and values before the first query.
+    """
+    to_x: Tensor = k.new_empty(3, *k.shape)
+    to_q, to_k, to_v = to_x[0, :, k.shape[1] - q.shape[1] :], to_x[1], to_x[2]
     for queries, keys in _blocks(q, k):
-        weights = _weigh(q[queries], k[keys], window)
+        weights = _weigh(q[queries], k[keys], heads.window)
         to_weights = torch.bmm(up[queries], v[keys].mT)
         to_scores = _softmax_backward(to_weights, weights, -1, torch.float32)
-        to_v[keys].baddbmm_(weights.mT, up[queries])
-        to_k[keys].baddbmm_(to_scores.mT, q[queries])
-        to_q[queries] = torch.bmm(to_scores, k[keys])
-    return [to_q, to_k, to_v]
+        more = float(queries[1].stop < q.shape[1])  # the last queries come first, and set all
+        to_v[keys].baddbmm_(weights.mT, up[queries], beta=more)
+        to_k[keys].baddbmm_(to_scores.mT, q[queries], beta=more)
+        torch.bmm(to_scores, k[keys], out=to_q[queries])
+    to_x = to_x.unflatten(1, (heads.query, -1))
+    if heads.query == heads.key:
+        return to_x.flatten(0, 1)
+    return torch.cat((to_x[0], *to_x[1:].unflatten(1, (heads.key, -1)).sum(2)))
 
 
-def _take(x: Tensor) -> Tensor:
-    """``[K, n, heads, size]`` -> float32 ``[heads, K, n, size]``, with zeros up to a whole step."""
-    count = x.shape[1]
-    out = torch.empty(x.shape[2], len(x), -(-count // STEP) * STEP, x.shape[3])
-    out[:, :, :count] = x.permute(2, 0, 1, 3)
-    out[:, :, count:] = 0.0
+def _take(source: Tensor, before: int = 0) -> Tensor:
+    """``[K, n, heads, size]`` -> float32 ``[heads, K, before + n, size]``.
+
+    There are zeros after it up to a whole step, and anything before it.
+    """
+    end = before + source.shape[1]
+    whole = before + -(-source.shape[1] // STEP) * STEP
+    out = torch.empty(source.shape[2], len(source), whole, source.shape[3])
+    out[:, :, before:end] = source.permute(2, 0, 1, 3)
+    out[:, :, end:] = 0.0
     return out
 
 
@@ -206,36 +239,15 @@ def _put(place: Tensor, x: Tensor) -> None:
     place.copy_(x[:, :, : place.shape[1]].permute(1, 2, 0, 3))
 
 
-def _open(qkv: Tensor, heads: Heads, arrangement: Arrangement, part: slice) -> list[Tensor]:
-    """A stretch's rotated queries, keys, and values: float32 ``[query heads * K, n, size]``."""
-    x = _take(qkv[:, part].unflatten(-1, (-1, heads.size)))
-    cos, sin = (each[part, 0].float() for each in (arrangement.cos, arrangement.sin))
-    _apply_rope_(x[: heads.query + heads.key, :, : len(cos)], cos, sin)
-    q, k, v = x.split((heads.query, heads.key, heads.key))
-    q *= heads.size**-0.5  # here, as the weights are many more
-    groups = heads.query // heads.key
-    if groups > 1:
-        k, v = k.repeat_interleave(groups, dim=0), v.repeat_interleave(groups, dim=0)
-    return [each.flatten(0, 1) for each in (q, k, v)]
+def _turn_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """:func:`apply_rope` in place, for the ``len(cos)`` first tokens of ``[heads, K, more, size]``.
 
-
-def _close(
-    place: Tensor, back: Sequence[Tensor], heads: Heads, arrangement: Arrangement, part: slice
-) -> None:
-    """:func:`_open` back: a stretch's gradients to where they belong."""
-    q, k, v = (each.unflatten(0, (heads.query, -1)) for each in back)
-    q *= heads.size**-0.5
-    if heads.query > heads.key:
-        k, v = (each.unflatten(0, (heads.key, -1)).sum(1) for each in (k, v))
-    x = torch.cat((q, k, v))
-    cos, sin = (each[part, 0].float() for each in (arrangement.cos, arrangement.sin))
-    _apply_rope_(x[: heads.query + heads.key, :, : len(cos)], cos, -sin)
-    _put(place[:, part].unflatten(-1, (-1, heads.size)), x)
-
-
-def _apply_rope_(x: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """:func:`apply_rope` in place: passes over memory are what it costs on a CPU."""
-    first, second = x[..., : cos.shape[-1]], x[..., cos.shape[-1] : 2 * cos.shape[-1]]
+    Passes over memory are what it costs on a CPU. What is not turned is scaled like the rest.
+    """
+    half, size = cos.shape[-1], x.shape[-1]
+    first, second, rest = x[:, :, : len(cos)].split((half, half, size - 2 * half), dim=-1)
     crossed = first * sin
     first.mul_(cos).addcmul_(second, sin, value=-1)
     second.mul_(cos).add_(crossed)
+    if rest.shape[-1]:
+        rest.mul_(size**-0.25)

@@ -15,13 +15,7 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training import checkpoint as disk
-from mlflow_phi3.training.adapters import (
-    Layout,
-    find_linear,
-    initial_weights,
-    load_adapter,
-    plan_layout,
-)
+from mlflow_phi3.training.adapters import Layout, find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.capacity import (
     memory_bytes,
     scoring_budget,
@@ -31,6 +25,7 @@ from mlflow_phi3.training.capacity import (
 from mlflow_phi3.training.choice import EngineKind, EngineName, choose_engine, make_engine
 from mlflow_phi3.training.engine import Engine
 from mlflow_phi3.training.loss import get_loss
+from mlflow_phi3.training.peft_files import load_adapter
 from mlflow_phi3.training.reports import (
     EvaluationReport,
     Outcome,

@@ -17,9 +17,10 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.adapter import take_off
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.generate import original_context, pad
-from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Layout, peft_config
+from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Layout
 from mlflow_phi3.training.engine import Row, Scores
 from mlflow_phi3.training.loss import get_loss
+from mlflow_phi3.training.peft_files import peft_config
 
 
 class ReferenceEngine:

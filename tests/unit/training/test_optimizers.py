@@ -8,8 +8,9 @@ import torch
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training import optimizer as optimizers
-from mlflow_phi3.training.adapters import find_linear, initial_weights, load_adapter, plan_layout
+from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.optimizer import BUILT_IN, make_optimizer
+from mlflow_phi3.training.peft_files import load_adapter
 from mlflow_phi3.training.spec import LoraSpec
 
 LORA = LoraSpec(r=128)  # of this rank the matrices have 4,096 weights: 8 bits are used from there

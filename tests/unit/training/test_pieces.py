@@ -19,19 +19,13 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.training import capacity, probe
 from mlflow_phi3.training import checkpoint as disk
-from mlflow_phi3.training.adapters import (
-    find_linear,
-    initial_weights,
-    load_adapter,
-    load_lora_spec,
-    plan_layout,
-    save_adapter,
-)
+from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.capacity import choose_concurrency, free_bytes, measure_trial_bytes
 from mlflow_phi3.training.choice import choose_engine
 from mlflow_phi3.training.fused import FusedEngine
 from mlflow_phi3.training.loss import get_loss
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
+from mlflow_phi3.training.peft_files import load_adapter, load_lora_spec, save_adapter
 from mlflow_phi3.training.plugins import find_named
 from mlflow_phi3.training.reference import alike
 from mlflow_phi3.training.schedule import Schedule, order_examples
