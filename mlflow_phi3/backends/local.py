@@ -12,15 +12,11 @@ from safetensors import SafetensorError, safe_open
 from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.modeling.adapter import WEIGHTS_FILE
-from mlflow_phi3.training.capacity import (
-    MEMORY_ERRORS,
-    advise_size,
-    choose_concurrency,
-    is_out_of_memory,
-    token_budget_of,
-)
+from mlflow_phi3.training.capacity import advise_size, choose_concurrency
 from mlflow_phi3.training.checkpoint import OPTIMIZER_FILE, is_resumable, load_progress
 from mlflow_phi3.training.loop import Session
+from mlflow_phi3.training.memory import MEMORY_ERRORS, is_out_of_memory
+from mlflow_phi3.training.passes import token_budget_of
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report
 
 logger = logging.getLogger(__name__)

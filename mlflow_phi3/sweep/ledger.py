@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from mlflow_phi3.sweep.drivers import GRACE_S, Driver, is_alive, spent_by_others
 from mlflow_phi3.sweep.gain import bound_gain
 from mlflow_phi3.sweep.proposer import Proposer
-from mlflow_phi3.sweep.pruners import give_up
+from mlflow_phi3.sweep.pruners import find_hopeless
 from mlflow_phi3.sweep.space import EPOCHS, Space
 from mlflow_phi3.sweep.tickets import (
     LEASE,
@@ -216,7 +216,7 @@ class Ledger:
 
         They are judged by what this driver knows: others' trials count from the next round.
         """
-        return give_up(self.study, self._known, tickets)
+        return find_hopeless(self.study, self._known, tickets)
 
     def note_runs(self, runs: Sequence[tuple[Ticket, str]]) -> None:
         """Keep which MLflow run each trial of a round has, where that is not known yet."""

@@ -9,7 +9,7 @@ from optuna import Study, pruners
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
-from mlflow_phi3.sweep.samplers import build_by_name, parse_options
+from mlflow_phi3.sweep.options import build_by_name, parse_options
 from mlflow_phi3.sweep.tickets import Ticket
 
 # With fewer finished trials a median is chance.
@@ -53,7 +53,9 @@ class HalvingPruner(BasePruner):  # type: ignore[misc]  # optuna's types are not
         return bool(trial.intermediate_values[epoch] > rivals[kept - 1])
 
 
-def give_up(study: Study, known: Sequence[FrozenTrial], tickets: Sequence[Ticket]) -> list[Ticket]:
+def find_hopeless(
+    study: Study, known: Sequence[FrozenTrial], tickets: Sequence[Ticket]
+) -> list[Ticket]:
     """Those of a group's trials that the study's pruner gives up.
 
     Args:

@@ -5,8 +5,9 @@ import pytest
 from optuna.distributions import FloatDistribution
 
 from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.sweep.options import parse_options
 from mlflow_phi3.sweep.pruners import HalvingPruner, build_pruner
-from mlflow_phi3.sweep.samplers import build_sampler, parse_options
+from mlflow_phi3.sweep.samplers import build_sampler
 
 SPACE = {"rate": FloatDistribution(1e-4, 1e-1, log=True)}
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.training import capacity, loop
-from mlflow_phi3.training.capacity import split_by_tokens
+from mlflow_phi3.training import loop, passes
 from mlflow_phi3.training.loop import Session
+from mlflow_phi3.training.passes import split_by_tokens
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec
 from tests.unit.training.sessions import LENGTHS, SPEC, adapter, collect, losses, same, stop_at
@@ -170,7 +170,7 @@ def test_a_small_budget_changes_how_but_not_what(session):
 
 
 def test_a_group_scores_no_more_at_once_than_one_may(session, monkeypatch):
-    monkeypatch.setattr(capacity, "SCORED", 1)
+    monkeypatch.setattr(passes, "SCORED", 1)
     parts = []
 
     def look(examples, budget):

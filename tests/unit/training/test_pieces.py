@@ -17,13 +17,14 @@ from transformers import get_scheduler
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError, UsageError
-from mlflow_phi3.training import capacity, probe
 from mlflow_phi3.training import checkpoint as disk
+from mlflow_phi3.training import memory, probe
 from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
-from mlflow_phi3.training.capacity import choose_concurrency, free_bytes, measure_trial_bytes
+from mlflow_phi3.training.capacity import choose_concurrency, measure_trial_bytes
 from mlflow_phi3.training.choice import choose_engine
 from mlflow_phi3.training.fused import FusedEngine
 from mlflow_phi3.training.loss import get_loss
+from mlflow_phi3.training.memory import free_bytes
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
 from mlflow_phi3.training.peft_files import load_adapter, load_lora_spec, save_adapter
 from mlflow_phi3.training.plugins import find_named
@@ -218,7 +219,7 @@ def test_memory_that_a_container_can_have_back_is_free(monkeypatch, tmp_path):
     group["memory.stat"] = "anon 1000000\nactive_file 2000000\ninactive_file 5000000\n"
     for name, text in group.items():
         (tmp_path / name).write_text(f"{text}\n")
-    monkeypatch.setattr(capacity, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     assert free_bytes(torch.device("cpu")) == 6_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert free_bytes(torch.device("cpu")) > 9_000_000
