@@ -1,6 +1,7 @@
 """``evaluate``: the winner and the untuned base on the test split."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.compare import Comparison, compare
 from mlflow_phi3.evaluation.labels import LabelReport
 from mlflow_phi3.evaluation.losses import from_rows, to_rows
+from mlflow_phi3.evaluation.notation import NONE
 from mlflow_phi3.evaluation.report import render_report
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
@@ -190,7 +192,9 @@ def show_measures(context: Context, measured: Measured) -> None:
 
 
 def _show(value: float) -> str:
-    """Four digits that mean something; a large count whole."""
+    """Four digits that mean something; a large count whole; a dash for what is not known."""
+    if math.isnan(value):
+        return NONE
     return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
