@@ -10,8 +10,9 @@ from mlflow_phi3.tracking.run import Run
 
 TUNED_TAG = "azure.tuned_model"
 """Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""
-STATE_TAG = "azure.state"
-"""Tag of a model version: how it stands in Azure."""
+TUNED_STATE_TAG = "azure.tuned_model_state"
+"""Tag of such a version: ``deleted`` once the model is gone from Azure. ``azure.state`` is of what
+serves it, which comes and goes."""
 _DELETED = "deleted"
 
 
@@ -30,7 +31,7 @@ def register_tuned(
         description: For people.
     """
     for version in find_tuned(run.client, model_id):
-        if version.name == name and version.tags.get(STATE_TAG) != _DELETED:
+        if version.name == name and version.tags.get(TUNED_STATE_TAG) != _DELETED:
             return version
     ensure_registered(run.client, name)
     made = run.client.create_model_version(
@@ -50,6 +51,10 @@ def find_tuned(client: MlflowClient, model_id: str) -> list[ModelVersion]:
 
 
 def mark_deleted(client: MlflowClient, model_id: str) -> None:
-    """Say on the versions that are linked to a model in Azure that it is gone from there."""
+    """Say on the versions that are linked to a model in Azure that it is gone from there.
+
+    So is what served it: a model that is served cannot be deleted.
+    """
     for version in find_tuned(client, model_id):
-        client.set_model_version_tag(version.name, version.version, STATE_TAG, _DELETED)
+        for tag in (TUNED_STATE_TAG, "azure.state"):
+            client.set_model_version_tag(version.name, version.version, tag, _DELETED)

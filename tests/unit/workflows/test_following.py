@@ -11,7 +11,9 @@ from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.errors import AzureError, Interrupted, TrainingError, UsageError
 from mlflow_phi3.foundry.follower import follow
 from mlflow_phi3.foundry.submission import Lesson
-from mlflow_phi3.tracking.tuned import TUNED_TAG, find_tuned, mark_deleted
+from mlflow_phi3.tracking.deployed import DeploymentRegistry
+from mlflow_phi3.tracking.registry import CHALLENGER, set_challenger
+from mlflow_phi3.tracking.tuned import TUNED_STATE_TAG, TUNED_TAG, find_tuned, mark_deleted
 from mlflow_phi3.workflows import following, foundry_sweep
 from mlflow_phi3.workflows.context import Context
 from mlflow_phi3.workflows.screen import Screen
@@ -177,9 +179,24 @@ def test_a_model_that_is_deleted_is_registered_anew(context):
 
     follow_in(context, service)
 
-    states = [v.tags.get("azure.state") for v in find_tuned(run.client, service.models[NAME].id)]
-    assert sorted(states, key=str) == [None, "deleted"]
-    assert all(TUNED_TAG in v.tags for v in find_tuned(run.client, service.models[NAME].id))
+    found = find_tuned(run.client, service.models[NAME].id)
+    for tag in (TUNED_STATE_TAG, "azure.state"):
+        assert sorted((v.tags.get(tag) for v in found), key=str) == [None, "deleted"]
+    assert all(TUNED_TAG in v.tags for v in found)
+
+
+def test_a_model_whose_deployment_is_gone_is_not_registered_anew(context):
+    service, config = project(("Completed", [])), FoundryConfig(tuned_model="undeployed")
+    client = follow_in(context, service, config).client
+    (version,) = find_tuned(client, service.models[NAME].id)
+    newer = client.create_model_version("undeployed", "/nowhere")
+    set_challenger(client, newer)
+    DeploymentRegistry(client).note_deleted("undeployed", version.version, {})
+
+    follow_in(context, service, config)
+
+    assert len(find_tuned(client, service.models[NAME].id)) == 1
+    assert client.get_model_version_by_alias("undeployed", CHALLENGER).version == newer.version
 
 
 def test_a_job_is_found_by_its_name_its_run_or_as_the_newest(context):
