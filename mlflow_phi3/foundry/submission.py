@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -193,7 +194,8 @@ def was_submitted(service: JobService, lesson: Lesson, spec: TrialSpec) -> bool:
         wanted = plan_job(lesson, spec)
     except UsageError:  # what Foundry does not take was never sent
         return False
-    return service.get(wanted.name) is not None
+    jobs, _ = _attempts(service, wanted.name)
+    return bool(jobs)
 
 
 def submit_once(
@@ -212,16 +214,12 @@ def submit_once(
     Raises:
         AzureError: Refused, or no answer.
     """
-    number = 1
-    while True:
-        name = wanted.name if number == 1 else f"{wanted.name}-{number}"
-        known = service.get(name)
-        if known is None:
-            before()
-            return service.submit(replace(wanted, name=name)), True
+    jobs, free = _attempts(service, wanted.name)
+    for known in jobs:
         if known.status not in {"Failed", "Canceled"} and _has_model(service, known):
             return known, False
-        number += 1
+    before()
+    return service.submit(replace(wanted, name=free)), True
 
 
 def model_of(service: JobService, job: JobState) -> TunedModel:
@@ -247,6 +245,25 @@ def why_failed(service: JobService, job: str) -> str:
     except AzureError:
         return "the service did not say why"
     return why.strip().rstrip(".") or "the service gives no reason"
+
+
+def _attempts(service: JobService, name: str) -> tuple[list[JobState], str]:
+    """Return the jobs called ``name`` or ``name-<number>``, in order, and the next such name.
+
+    One that was deleted leaves a gap. Beyond those that are listed, names are asked for one by one:
+    a job may be too new to be listed, or archived.
+    """
+    numbered = re.compile(re.escape(name) + r"(?:-([2-9]|[1-9]\d+))?")
+    matches = ((numbered.fullmatch(job.name), job) for job in service.list_jobs())
+    found = {int(match[1] or 1): job for match, job in matches if match}
+    number = max(found, default=0) + 1
+    while True:
+        free = name if number == 1 else f"{name}-{number}"
+        known = service.get(free)
+        if known is None:
+            return [found[one] for one in sorted(found)], free
+        found[number] = known
+        number += 1
 
 
 def _has_model(service: JobService, job: JobState) -> bool:

@@ -26,6 +26,9 @@ class Project:
             self.points += points
         return self.jobs.get(name)
 
+    def list_jobs(self):
+        return list(self.jobs.values())
+
     def submit(self, wanted):
         self.submitted.append(wanted.name)
         self.jobs[wanted.name] = state(wanted.name, "NotStarted")

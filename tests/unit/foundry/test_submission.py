@@ -61,6 +61,31 @@ def test_what_ended_badly_gets_a_successor(status):
     assert submit_once(project, wanted) == (found, False)
 
 
+def test_a_deleted_job_hides_none_of_its_successors():
+    project, wanted = Project(), plan_job(LESSON, SPEC)
+    second, third = f"{wanted.name}-2", f"{wanted.name}-3"
+    project.jobs = {
+        second: state(second, "Completed"),
+        f"{wanted.name}x": state(f"{wanted.name}x", "Running"),
+    }
+    project.models[second] = model(second)
+
+    assert submit_once(project, wanted) == (project.jobs[second], False)
+    assert was_submitted(project, LESSON, SPEC)
+
+    del project.models[second]  # its number is not given anew either
+    assert submit_once(project, wanted)[0].name == third
+
+
+def test_a_job_that_is_not_listed_yet_is_taken_up():
+    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project.jobs[wanted.name] = state(wanted.name, "Failed")
+    submit_once(project, wanted)
+    for listed in ([], [project.jobs[wanted.name]]):
+        project.list_jobs = lambda listed=listed: listed
+        assert submit_once(project, wanted)[1] is False
+
+
 def test_a_finished_job_counts_while_its_model_is_there():
     project, wanted = Project(), plan_job(LESSON, SPEC)
     project.jobs[wanted.name] = state(wanted.name, "Completed")
@@ -97,7 +122,8 @@ def test_a_job_without_a_model_says_why():
 def test_a_job_was_submitted_when_the_project_has_it():
     project = Project()
     assert not was_submitted(project, LESSON, SPEC)
-    project.jobs[plan_job(LESSON, SPEC).name] = state("j", "Running")
+    name = plan_job(LESSON, SPEC).name
+    project.jobs[name] = state(name, "Running")
     assert was_submitted(project, LESSON, SPEC)
     assert not was_submitted(project, LESSON, replace(SPEC, epochs=99))  # Foundry takes ten
 
