@@ -1,6 +1,7 @@
 """``mlflow-phi3 list | show | delete | cancel``: the jobs and tuned models of a project."""
 
 import json
+import sys
 from dataclasses import asdict
 from typing import Any
 
@@ -9,8 +10,9 @@ import typer
 from mlflow_phi3.azure.finetuning import JobState, TunedModel, base_name
 from mlflow_phi3.azure.hyperparameters import from_azure
 from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.project import open_project
-from mlflow_phi3.foundry.tuned import Deployed, Shelf, plan_removal
+from mlflow_phi3.foundry.tuned import Deployed, Removal, Shelf, plan_removal
 from mlflow_phi3.tracking.tracker import open_tracker
 from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
 from mlflow_phi3.workflows.screen import Screen
@@ -91,8 +93,8 @@ def delete_command(
     typer.echo("\n".join(removal.lines()))
     if dry_run:
         return
-    if deployed and not yes:
-        typer.confirm("Requests to these endpoints will fail. Go on?", abort=True)
+    if removal.model is not None and not yes:
+        _ask(removal)
     shelf.remove(removal, lambda line: typer.echo(line, err=True))
     if isinstance(found, TunedModel):
         mark_deleted(open_tracker().client, found.id)
@@ -106,6 +108,25 @@ def cancel_command(name: str = _JOB, *, target: str = TARGET) -> None:
     shelf.service.cancel(name)
     state = shelf.service.get(name)
     typer.echo(f"{name}: {state.status if state else 'gone'}")
+
+
+def _ask(removal: Removal) -> None:
+    """Let the person say whether a tuned model may go.
+
+    Raises:
+        UsageError: Nobody is there to say so.
+        typer.Abort: It may not.
+    """
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "PHI3-U791",
+            "a tuned model is deleted only when somebody says so, and there is no terminal to ask",
+            where="delete",
+            fix="add --yes if that is what you want",
+        )
+    requests = "Requests to these endpoints will fail. " if removal.deployments else ""
+    question = f"{requests}A deleted model has to be trained, and paid for, anew. Go on?"
+    typer.confirm(question, abort=True)
 
 
 def _job_facts(shelf: Shelf, job: JobState) -> dict[str, Any]:
