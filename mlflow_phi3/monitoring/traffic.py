@@ -116,7 +116,7 @@ def joined(measured: Traffic | None, written: Traffic) -> Traffic:
 
 
 def with_cost(traffic: Traffic, tariff: Tariff, *, hours: float) -> Traffic:
-    """The same with its cost: hours also when idle, and tokens; what has no price costs nothing.
+    """The same with its cost: hours also when idle, and tokens; what has no price is left out.
 
     NaN when neither price is known, or tokens have a price and nobody counted them.
     """

@@ -31,6 +31,7 @@ from mlflow_phi3.workflows.context import stamp
 
 _READ_TIMEOUT_S = 300.0
 REPORT = "monitor/report.json"
+_NO_HOSTING = "price: hosting by the hour not given (--usd-per-hour): cost is of tokens alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,8 @@ def _tariff(config: MonitorConfig) -> tuple[Tariff, tuple[str, ...]]:
             told.append(
                 f"price: {read:g}/{written:g} USD per 1M in/out, {price.as_of}, {price.source}"
             )
+            if not config.usd_per_hour:
+                told.append(_NO_HOSTING)
     return Tariff(hourly, read, written), tuple(told)
 
 

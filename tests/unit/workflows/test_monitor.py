@@ -4,7 +4,7 @@ import json
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.data.jsonl import read_lines
 from mlflow_phi3.monitoring.calls import read_calls, to_log
-from mlflow_phi3.workflows.monitor import _trained
+from mlflow_phi3.workflows.monitor import _tariff, _trained
 
 AT = dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
 
@@ -33,3 +33,12 @@ def test_rows_that_were_not_trained_on_are_no_obstacle(tmp_path, monkeypatch):
     found = _trained(MonitorConfig(endpoint="chat", train_data=str(path)))
     assert 20 < len(found) <= 40
     assert set(found) <= {turn["content"] for turn in asked}
+
+
+def test_a_cost_of_tokens_alone_says_that_hosting_is_left_out():
+    whole = MonitorConfig(endpoint="chat", price_model="Phi-4-mini-instruct", usd_per_hour=0.74)
+    left_out = "price: hosting by the hour not given (--usd-per-hour): cost is of tokens alone"
+    for usd, said in ((0.0, True), (0.74, False)):
+        _, told = _tariff(whole.model_copy(update={"usd_per_hour": usd}))
+        assert (left_out in told) == said
+    assert _tariff(MonitorConfig(endpoint="chat"))[1] == ()  # nothing is known, and told so
