@@ -74,8 +74,8 @@ class DeployConfig(Config):
     new deployment gets 90."""
 
     usd_per_hour: float | None = Field(default=None, gt=0)
-    """Price of one machine, US dollars, for the cost that a dry run prints. Empty takes the
-    catalog's dated list price of the machine type, where it has one."""
+    """Price of one machine, or of a serverless endpoint, US dollars, for the cost that a dry run
+    prints. Empty takes the catalog's dated list price of the machine type, where it has one."""
 
     ttl_hours: float | None = Field(default=None, gt=0)
     """Hours after which `mlflow-phi3 reap` deletes the endpoint. Empty: never."""

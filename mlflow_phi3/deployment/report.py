@@ -19,6 +19,9 @@ from mlflow_phi3.deployment.plan import Current, Plan
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.catalog import machine_price
 
+NOTHING_TO_DO = "nothing to do: it is as wanted"
+UNPRICED_HOUR = "by the hour, also when idle; -C usd_per_hour= computes it"
+
 
 def describe(current: Current, name: str, flavor: str) -> dict[str, Any]:
     """Return an endpoint, or one deployment of it, as MLflow's command line prints it."""
@@ -50,7 +53,7 @@ def describe_plan(
 ) -> str:
     """Return a plan as text: actions, cost, and the exact requests."""
     if not plan.actions:
-        return "nothing to do: it is as wanted"
+        return NOTHING_TO_DO
     lines = ["plan:", *(f"  {n}. {in_words(step)}" for n, step in enumerate(plan.actions, 1))]
     lines += [
         f"  cost of {step.deployment.name}: {_cost(step, usd_per_hour)}"
@@ -123,7 +126,7 @@ def _cost(step: PutDeployment, usd_per_hour: float | None) -> str:
     machines = f"{wanted.instance_count} x {wanted.instance_type}"
     usd, source = _hourly(wanted.instance_type, usd_per_hour)
     if usd is None:
-        return f"{machines}, by the hour, also when idle; -C usd_per_hour= computes it"
+        return f"{machines}, {UNPRICED_HOUR}"
     total = usd * wanted.instance_count
     return f"{machines} at {usd:g} USD ({source}): {total:.2f} USD an hour, also when idle"
 

@@ -1,6 +1,7 @@
 """Serverless deployment: one endpoint, one tuned model, no machines and no traffic to split."""
 
 import datetime as dt
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,12 @@ from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.meanwhile import left_alone
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.deployment.report import NOTHING_TO_DO, UNPRICED_HOUR
 from mlflow_phi3.deployment.rollout import add_undone, to_billed, try_undoing
 from mlflow_phi3.deployment.safety import safety_tags
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery
+from mlflow_phi3.modeling.catalog import find
 from mlflow_phi3.tracking.tuned import TUNED_TAG
 
 FLAVOR = "serverless"
@@ -127,6 +130,13 @@ def to_serverless(
     )
 
 
+def plan_serverless(wanted: ServerlessEndpoint, known: ServerlessEndpoint | None) -> str:
+    """Return what has to be done, in words; empty where all is as wanted."""
+    if known is not None and replace(known, uri="") == replace(wanted, state="Succeeded"):
+        return ""
+    return f"{'update' if known else 'create'} serverless endpoint {wanted.name}"
+
+
 def deploy_serverless(
     service: ServerlessService,
     wanted: ServerlessEndpoint,
@@ -151,11 +161,11 @@ def deploy_serverless(
             was not even begun, and the error says what became of that.
         KeyboardInterrupt: The person asked to stop. Nothing is removed, and what stays was told.
     """
-    changes = known is None or replace(known, uri="") != replace(wanted, state="Succeeded")
+    action = plan_serverless(wanted, known)
     stays = to_billed(f"serverless endpoint {wanted.name}", f"--name {wanted.name}")
     try:
-        if changes:
-            told(f"{'update' if known else 'create'} serverless endpoint {wanted.name}")
+        if action:
+            told(action)
             service.put(wanted, wait=wait)
         if wait:
             check()
@@ -168,7 +178,7 @@ def deploy_serverless(
             told(f"interrupted: {stays}")
         raise
     except Exception as failed:
-        if changes:
+        if action:
             add_undone(failed, [_take_back(service.renewed(), known, wanted, told)])
         else:  # an earlier command made it: people may be asking it
             add_undone(failed, [], stays=stays)
@@ -176,6 +186,32 @@ def deploy_serverless(
     found = service.get(wanted.name) or wanted
     left = [] if wait else [f"check the answers of {wanted.name}"]
     return {**describe_serverless(found), "left": left}
+
+
+def describe_serverless_plan(
+    action: str, request: tuple[str, Any], *, usd_per_hour: float | None, base: str
+) -> str:
+    """Return what shall be done as text: action, cost, and the exact request.
+
+    Args:
+        action: In words; empty where there is nothing to do.
+        request: Method and path, and the body.
+        usd_per_hour: What an hour of hosting costs, when the caller says so.
+        base: Name of the base model; empty where it is not known.
+    """
+    if not action:
+        return NOTHING_TO_DO
+    line, body = request
+    hour = UNPRICED_HOUR
+    if usd_per_hour is not None:
+        hour = f"{usd_per_hour:g} USD an hour, also when idle (as given)"
+    price = model.price if (model := find(base)) else None
+    tokens = "tokens on top; no price of them is known"
+    if price is not None:
+        per_million = f"{price.input:g}/{price.output:g} USD per 1M in/out"
+        tokens = f"tokens on top, at {per_million} ({price.as_of}, {price.source})"
+    cost = [f"  cost: {hour}", f"  cost: {tokens}"]
+    return "\n".join(["plan:", f"  1. {action}", *cost, line, json.dumps(body, indent=2)])
 
 
 def describe_serverless(endpoint: ServerlessEndpoint) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Serverless deployment as a whole: one tuned model, billed by the token, and what follows."""
 
 import datetime as dt
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,8 @@ from mlflow_phi3.deployment.serverless import (
     billed_tags,
     check_whole,
     deploy_serverless,
+    describe_serverless_plan,
+    plan_serverless,
     to_serverless,
 )
 from mlflow_phi3.deployment.wanted import check_purpose, golden_queries
@@ -76,7 +77,8 @@ class ServerlessDeployer:
         asked = ServerlessEndpoint(endpoint, model_id, tags=tags)
         wanted = to_serverless(asked, config, known, now=dt.datetime.now(dt.UTC))
         if config.dry_run:
-            self._told(json.dumps(serverless_body(wanted, self._open().location), indent=2))
+            base = version.tags.get("phi3.base_model", "")
+            self._show(wanted, known, usd_per_hour=config.usd_per_hour, base=base)
             return {"name": f"{endpoint} (dry run)", "flavor": FLAVOR, "left": []}
 
         def check() -> None:
@@ -111,6 +113,20 @@ class ServerlessDeployer:
         if known is None or not find_expired([known], now):
             return None
         return self._delete(name, known, service)
+
+    def _show(
+        self,
+        wanted: ServerlessEndpoint,
+        known: ServerlessEndpoint | None,
+        *,
+        usd_per_hour: float | None,
+        base: str,
+    ) -> None:
+        workspace, action = self._open(), plan_serverless(wanted, known)
+        path = f"{workspace.target.path}/serverlessEndpoints/{wanted.name}"
+        request = (f"PUT {path}", serverless_body(wanted, workspace.location))
+        plan = describe_serverless_plan(action, request, usd_per_hour=usd_per_hour, base=base)
+        self._told(plan)
 
     def _delete(
         self, name: str, known: ServerlessEndpoint | None, service: ServerlessService

@@ -302,6 +302,40 @@ def deploy_tuned(deployer, config=QUICK, *, new):
     return deployer.deploy(Names("chat"), "models:/phi-ft/2", config, new=new)
 
 
+def test_a_dry_run_tells_the_action_and_what_it_costs(deployer, monkeypatch):
+    billed = deployer.serverless.service(1)
+    told = {TUNED_TAG: NEW.model_id, "phi3.base_model": "Phi-4-mini-instruct"}
+    monkeypatch.setattr(
+        "mlflow_phi3.deployment.deployer.find_version", lambda _uri: Version("phi-ft", "2", told)
+    )
+    priced = DRY.model_copy(update={"usd_per_hour": 0.74})
+    deploy_tuned(deployer, priced, new=False)
+    lines = deployer.lines[0].split("\n")
+    assert lines[:3] == [
+        "plan:",
+        "  1. update serverless endpoint chat",
+        "  cost: 0.74 USD an hour, also when idle (as given)",
+    ]
+    assert lines[3].startswith("  cost: tokens on top, at ")
+    assert " USD per 1M in/out (2026-02, " in lines[3]
+    assert lines[4:6] == ["PUT /project/serverlessEndpoints/chat", "{"]
+
+    billed.known = None
+    told.pop("phi3.base_model")
+    deploy_tuned(deployer, DRY, new=True)
+    assert deployer.lines[1].split("\n")[1:4] == [
+        "  1. create serverless endpoint chat",
+        "  cost: by the hour, also when idle; -C usd_per_hour= computes it",
+        "  cost: tokens on top; no price of them is known",
+    ]
+    assert billed.puts == 0
+
+    deploy_tuned(deployer, new=True)
+    deployer.lines.clear()
+    deploy_tuned(deployer, DRY, new=True)
+    assert deployer.lines == ["nothing to do: it is as wanted"]
+
+
 def make_managed(service):
     """An endpoint of machines of the same name, with two deployments."""
     service.endpoints["chat"] = Endpoint("chat", "Succeeded", "u", {"blue": 90, "green": 10}, {})
