@@ -30,11 +30,11 @@ collection as ``enabled``, and reads it as off unless the service has made ``Ena
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An endpoint as it is in Azure.
+    """An endpoint as it is in Azure, or as it is wanted.
 
     Args:
         name: Unique in the region.
-        state: ``Succeeded``, ``Creating``, ``Updating``, ``Failed`` ...
+        state: ``Succeeded``, ``Creating``, ``Updating``, ``Failed`` ...; empty when wanted.
         scoring_uri: Where it is called; empty while it is being created.
         traffic: Percent by deployment, only those above 0.
         tags: Its tags.
@@ -47,10 +47,10 @@ class Endpoint:
     """
 
     name: str
-    state: str
-    scoring_uri: str
-    traffic: Mapping[str, int]
-    tags: Mapping[str, str]
+    state: str = ""
+    scoring_uri: str = ""
+    traffic: Mapping[str, int] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
     auth_mode: str = "key"
     reads_secrets: bool = False
     mirror: Mapping[str, int] = field(default_factory=dict)

@@ -26,6 +26,7 @@ from mlflow_phi3.deployment.plan import (
 from mlflow_phi3.deployment.promote import version_of
 from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, let_expire, note_deleted
 from mlflow_phi3.deployment.report import (
+    FLAVOR,
     describe,
     describe_plan,
     describe_removal,
@@ -62,7 +63,6 @@ from mlflow_phi3.tracking.deployed import (
 )
 from mlflow_phi3.tracking.tuned import TUNED_TAG
 
-FLAVOR = "python_function"
 _READ_TIMEOUT_S = 300.0
 
 
@@ -174,22 +174,23 @@ class Deployer:
                 where=names.given,
                 fix=f"list them by mlflow deployments list -t {self._uri}",
             )
-        return describe(Current(endpoint, tuple(found)), names.deployment, FLAVOR)
+        return describe(endpoint, found, names.deployment)
 
     def list_services(self) -> list[dict[str, Any]]:
         """Return all endpoints."""
         service = self.service(_READ_TIMEOUT_S)
-        return [
-            describe(Current(e, tuple(service.list_deployments(e.name))), "", FLAVOR)
-            for e in service.list_endpoints()
-        ] + [describe_serverless(e) for e in self.serverless.service(_READ_TIMEOUT_S).list()]
+        return [describe(e, service.list_deployments(e.name)) for e in service.list_endpoints()] + [
+            describe_serverless(e) for e in self.serverless.service(_READ_TIMEOUT_S).list()
+        ]
 
     def list_deployments(self, endpoint: str) -> list[dict[str, Any]]:
         """Return the deployments of one endpoint."""
         service = self.service(_READ_TIMEOUT_S)
         found = service.get_endpoint(endpoint)
-        deployments = tuple(service.list_deployments(endpoint)) if found else ()
-        return [describe(Current(found, deployments), d.name, FLAVOR) for d in deployments]
+        if found is None:
+            return []
+        deployments = service.list_deployments(endpoint)
+        return [describe(found, deployments, deployment.name) for deployment in deployments]
 
     # clean-up ------------------------------------------------------------------------------
 
@@ -382,7 +383,7 @@ class Deployer:
         asset: ModelAsset | None,
         usd_per_hour: float | None,
     ) -> dict[str, Any]:
-        requests = requests_of(plan, self._open().target, asset, service)
+        requests = requests_of(plan, asset, service)
         self._told(describe_plan(plan, requests, usd_per_hour=usd_per_hour))
         return {"name": f"{plan.deployment} (dry run)", "flavor": FLAVOR, "left": []}
 

@@ -51,11 +51,11 @@ def create_endpoint(
         if settings.ttl_hours is not None:
             tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), settings.ttl_hours)
         reads = bool(settings.content_safety_connection)
-        wanted = Endpoint(names.endpoint, "", "", {}, tags, reads_secrets=reads)
+        wanted = Endpoint(names.endpoint, tags=tags, reads_secrets=reads)
         actions = (CreateEndpoint(wanted),)
     if settings.dry_run:
         plan = Plan(names.endpoint, actions)
-        told(describe_plan(plan, requests_of(plan, service.target, None, service)))
+        told(describe_plan(plan, requests_of(plan, None, service)))
         return {"name": f"{names.endpoint} (dry run)"}
     for action in actions:
         service.put_endpoint(action.endpoint)

@@ -308,10 +308,10 @@ def test_an_endpoint_reads_connections_only_when_it_has_to():
 
 def test_one_deployment_is_described_without_the_others():
     there = current({"blue": 100}, deployment("blue"), deployment("green", NEW, count=2))
-    shown = describe(there, "green", "flavor")
+    shown = describe(there.endpoint, there.deployments, "green")
     assert (shown["name"], shown["instance_count"]) == ("green", 2)
     assert "deployments" not in shown
-    assert set(describe(there, "", "flavor")["deployments"]) == {"blue", "green"}
+    assert set(describe(there.endpoint, there.deployments)["deployments"]) == {"blue", "green"}
 
 
 def test_what_a_killed_command_left_idle_goes_with_the_next():

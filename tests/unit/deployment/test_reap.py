@@ -26,8 +26,8 @@ def test_only_what_has_expired_is_reaped():
         "odd": "tomorrow",
         "naive": "2025-01-01T00:00:00",
     }
-    endpoints = [Endpoint(n, "", "", {}, {EXPIRES_TAG: end}) for n, end in ends.items()]
-    endpoints.append(Endpoint("forever", "", "", {}, {}))
+    endpoints = [Endpoint(n, tags={EXPIRES_TAG: end}) for n, end in ends.items()]
+    endpoints.append(Endpoint("forever"))
     assert [e.name for e in find_expired(endpoints, now)] == ["gone"]
 
 
