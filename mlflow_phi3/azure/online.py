@@ -70,20 +70,20 @@ class Deployment:
         variables: Environment variables of the scoring process.
         request_timeout_s: How long one request may take, seconds.
         collect_data: Whether Azure's data collector keeps requests and answers.
-        state: As of an endpoint; empty when wanted.
         kept: As of an endpoint.
+        state: As of an endpoint.
     """
 
     name: str
     model: str
     instance_type: str
     instance_count: int
-    tags: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
-    request_timeout_s: int = 90
-    collect_data: bool = False
+    tags: Mapping[str, str]
+    variables: Mapping[str, str]
+    request_timeout_s: int
+    collect_data: bool
+    kept: Mapping[str, Any]
     state: str = ""
-    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 class OnlineService:

@@ -62,20 +62,13 @@ def beginning() -> Iterator[None]:
         raise
 
 
-def await_idle(
-    busy: Callable[[], str],
-    deadline: Deadline,
-    *,
-    where: str,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
+def await_idle(busy: Callable[[], str], deadline: Deadline, *, where: str) -> None:
     """Wait until nothing of a resource is changing.
 
     Args:
         busy: Tells what is changing and how; empty when nothing is.
         deadline: When to stop waiting.
         where: The resource.
-        sleep: Waits seconds.
 
     Raises:
         DeadlinePassed: Time is over.
@@ -89,7 +82,7 @@ def await_idle(
                 where=where,
                 fix=f"run the same command again, {LONGER}",
             )
-        sleep(min(pause_s, deadline.left_s()))
+        time.sleep(min(pause_s, deadline.left_s()))
         pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
 

@@ -335,7 +335,7 @@ class Deployer:
         elif config.ttl_hours is not None:  # or it could be reaped before it is there
             let_expire(names.endpoint, service, config.ttl_hours, only_later=True)
         try:
-            outcome = roll_out(plan, service, check, told=self._told, wait=config.synchronous)
+            rest = roll_out(plan, service, check, told=self._told, wait=config.synchronous)
         except Exception:
             with contextlib.suppress(Phi3Error):  # the first error is the one to show
                 self._note_replaced(before, service)
@@ -343,7 +343,7 @@ class Deployer:
         self._note_replaced(before, service)
         if config.ttl_hours is not None:
             let_expire(names.endpoint, service, config.ttl_hours)
-        left = [in_words(action) for action in outcome.left]
+        left = [in_words(action) for action in rest]
         for action in left:
             self._told(f"left for the same command run again: {action}")
         found = self.describe(names)

@@ -55,7 +55,7 @@ class Current:
         return self.find(max(sorted(self.traffic), key=lambda name: self.traffic[name]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What shall be there.
 
@@ -78,20 +78,20 @@ class Wanted:
     """
 
     endpoint: str
-    deployment: str = ""
+    deployment: str
     model: str = ""
-    instance_type: str | None = None
+    instance_type: str | None
     default_instance_type: str = ""
-    instance_count: int | None = None
-    traffic: int | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    instance_count: int | None
+    traffic: int | None
+    tags: Mapping[str, str]
     endpoint_tags: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] | None = None
-    safety: Mapping[str, str] | None = None
-    request_timeout_s: int | None = None
-    collect_data: bool | None = None
+    variables: Mapping[str, str] | None
+    safety: Mapping[str, str] | None
+    request_timeout_s: int | None
+    collect_data: bool | None
     keep_previous: bool = True
-    verify: bool = True
+    verify: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ When time is over, or the person interrupts, what was made stays, and it is said
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -53,21 +53,6 @@ class Service(Readable, Protocol):
         """Return the same calls, with as much time again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How far a rollout came.
-
-    Args:
-        deployment: Which one it was about.
-        done: What was done.
-        left: What is still to be done, by the same command run again.
-    """
-
-    deployment: str
-    done: tuple[Action, ...]
-    left: tuple[Action, ...]
-
-
 Check = Callable[[str, str], None]
 """Checks the answers of (endpoint, deployment); raises GateError."""
 
@@ -88,7 +73,7 @@ def roll_out(
     *,
     told: Callable[[str], None],
     wait: bool = True,
-) -> Outcome:
+) -> tuple[Action, ...]:
     """Do a plan's actions in order.
 
     Args:
@@ -97,6 +82,9 @@ def roll_out(
         check: Checks the answers of a deployment.
         told: Gets a line before each action.
         wait: Stop after the first deployment was begun, without waiting for it, when false.
+
+    Returns:
+        What is still to be done, by the same command run again.
 
     Raises:
         Exception: An action failed, in whatever way. What this rollout made was removed; the
@@ -113,7 +101,7 @@ def roll_out(
             check_unchanged(action, plan, service)
             if isinstance(action, PutDeployment) and not wait:
                 service.put_deployment(action.endpoint, action.deployment, wait=False)
-                return Outcome(plan.deployment, (*done, action), plan.actions[number + 1 :])
+                return plan.actions[number + 1 :]
             _do(action, service, check)
         except DeadlinePassed as late:
             raise _unfinished(late, action, plan.actions[number:], service) from late
@@ -127,7 +115,7 @@ def roll_out(
             _take_back(made, action, failed, service.renewed(), plan.deployment, told=told)
             raise
         done.append(action)
-    return Outcome(plan.deployment, tuple(done), ())
+    return ()
 
 
 def shifted(

@@ -4,7 +4,6 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from mlflow_phi3.azure.online import Deployment
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_values
@@ -22,6 +21,7 @@ from mlflow_phi3.deployment.serverless import chat_of, find_mode
 from mlflow_phi3.deployment.wanted import golden_queries, variables_of
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.tuned import TUNED_TAG
+from tests.unit.deployment.fakes import make_deployment
 
 CHAT = {"flavors": {"python_function": {"config": {"default_max_tokens": 512}}}}
 
@@ -67,7 +67,7 @@ def test_a_deployment_without_a_filter_says_why_for_as_long_as_it_has_none():
     assert (safety_tags(DeployConfig()), safety_variables(DeployConfig())) == ({}, None)
     for on in ({"content_safety": True}, {"content_safety_connection": "safety"}):
         assert safety_tags(DeployConfig(**on)) == {OFF_TAG: ""}
-    bare = Deployment("blue", "/m/1", "A", 1)
+    bare = make_deployment("blue", "/m/1")
     assert "content_safety_connection=" in missing_safety(bare, CHAT)
     assert missing_safety(replace(bare, tags={OFF_TAG: "red team"}), CHAT) == ""
     connected = replace(bare, variables={"CONTENT_SAFETY_ENDPOINT": "e"})
@@ -82,7 +82,7 @@ def test_a_model_that_would_not_ask_content_safety_gets_no_connection(config):
         check_asks(mlmodel, wanted, where="models:/m/1")
     check_asks(mlmodel, DeployConfig(), where="models:/m/1")
     check_asks(CHAT, wanted, where="models:/m/1")
-    kept = Deployment("blue", "m", "t", 1, variables={"CONTENT_SAFETY_ENDPOINT": "e"})
+    kept = make_deployment("blue", "m", variables={"CONTENT_SAFETY_ENDPOINT": "e"})
     assert "asks nobody" in missing_safety(kept, mlmodel)
 
 

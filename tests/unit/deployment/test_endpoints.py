@@ -2,13 +2,14 @@
 
 import pytest
 
-from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.deployment.endpoints import create_endpoint, update_endpoint
 from mlflow_phi3.deployment.ledger import read_ledger
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.promote import rollback
 from mlflow_phi3.deployment.reap import EXPIRES_TAG
 from mlflow_phi3.errors import UsageError
+from tests.unit.deployment.fakes import make_deployment
 
 
 class MemoryDeployer:
@@ -31,8 +32,7 @@ class MemoryDeployer:
 def update(service):
     service.endpoints["chat"] = Endpoint("chat", "Succeeded", "u", {"blue": 100}, {})
     service.deployments["chat"] = {
-        name: Deployment(name, f"/m/{name}", "A", 1, state="Succeeded")
-        for name in ("blue", "green")
+        name: make_deployment(name, f"/m/{name}", state="Succeeded") for name in ("blue", "green")
     }
     return lambda config: update_endpoint(MemoryDeployer(service), Names("chat"), config)
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.deployment.actions import (
     CreateEndpoint,
     PutDeployment,
@@ -13,16 +13,17 @@ from mlflow_phi3.deployment.actions import (
     ShiftTraffic,
     Verify,
 )
-from mlflow_phi3.deployment.plan import Current, Wanted, plan_deployment, plan_removal
+from mlflow_phi3.deployment.plan import Current, plan_deployment, plan_removal
 from mlflow_phi3.deployment.report import describe, describe_plan
 from mlflow_phi3.deployment.traffic import from_text, to_text, with_share, without
 from mlflow_phi3.errors import UsageError
+from tests.unit.deployment.fakes import make_deployment, make_wanted
 
 OLD, NEW = "/m/chat/versions/1", "/m/chat/versions/2"
 
 
 def deployment(name, model=OLD, state="Succeeded", count=1, kind="A"):
-    return Deployment(name, model, kind, count, state=state)
+    return make_deployment(name, model, instance_type=kind, instance_count=count, state=state)
 
 
 def current(traffic, *deployments):
@@ -31,7 +32,7 @@ def current(traffic, *deployments):
 
 
 def wanted(**changes):
-    return Wanted(**{"endpoint": "chat", "model": NEW, "default_instance_type": "A", **changes})
+    return make_wanted(**{"model": NEW, **changes})
 
 
 def kinds(plan):

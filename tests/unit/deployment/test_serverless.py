@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.azure.operation import DeadlinePassed, Refused
 from mlflow_phi3.azure.serverless import ServerlessEndpoint, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
@@ -19,6 +19,7 @@ from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError, GateError, UsageError
 from mlflow_phi3.tracking.deployed import Version
 from mlflow_phi3.tracking.tuned import TUNED_TAG
+from tests.unit.deployment.fakes import make_deployment
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 OLD, NEW = (ServerlessEndpoint("chat", f"azureml://m/{version}") for version in (1, 2))
@@ -306,8 +307,7 @@ def make_managed(service):
     """An endpoint of machines of the same name, with two deployments."""
     service.endpoints["chat"] = Endpoint("chat", "Succeeded", "u", {"blue": 90, "green": 10}, {})
     service.deployments["chat"] = {
-        name: Deployment(name, f"/m/{name}", "A", 1, state="Succeeded")
-        for name in ("blue", "green")
+        name: make_deployment(name, f"/m/{name}", state="Succeeded") for name in ("blue", "green")
     }
 
 
