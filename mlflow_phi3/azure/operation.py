@@ -11,6 +11,8 @@ CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
 """States in which Azure refuses further changes."""
 LONGER = "with a longer -C timeout_s= or --timeout-s"
 """How a command that ran out of time is given more: each has one of the two."""
+READ_TIMEOUT_S = 300.0
+"""How long a command that only looks may wait in all, seconds."""
 _REFUSED, _FAILED = 400, 500
 _SLICE_S = 0.25
 _FIRST_PAUSE_S = 0.2

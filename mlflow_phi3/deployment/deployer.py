@@ -8,12 +8,12 @@ from typing import Any
 from mlflow_phi3.azure.assets import ModelAsset, name_asset, upload_model
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.online import Deployment, OnlineService
-from mlflow_phi3.azure.operation import Deadline
-from mlflow_phi3.azure.portable import check_portable
+from mlflow_phi3.azure.operation import READ_TIMEOUT_S, Deadline
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.actions import PutDeployment, in_words
 from mlflow_phi3.deployment.callers import Callers
 from mlflow_phi3.deployment.examination import CERTIFICATE, Examination
+from mlflow_phi3.deployment.mlmodel import check_portable
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import (
     Current,
@@ -62,8 +62,6 @@ from mlflow_phi3.tracking.deployed import (
     opened_model,
 )
 from mlflow_phi3.tracking.tuned import TUNED_TAG
-
-_READ_TIMEOUT_S = 300.0
 
 
 class Deployer:
@@ -158,10 +156,10 @@ class Deployer:
         Raises:
             UsageError: There is none.
         """
-        service = self.service(_READ_TIMEOUT_S)
+        service = self.service(READ_TIMEOUT_S)
         endpoint = service.get_endpoint(names.endpoint)
         if endpoint is None and not names.deployment:
-            billed = self.serverless.service(_READ_TIMEOUT_S).get(names.endpoint)
+            billed = self.serverless.service(READ_TIMEOUT_S).get(names.endpoint)
             if billed is not None:
                 return describe_serverless(billed)
         found = [] if endpoint is None else service.list_deployments(names.endpoint)
@@ -178,14 +176,14 @@ class Deployer:
 
     def list_services(self) -> list[dict[str, Any]]:
         """Return all endpoints."""
-        service = self.service(_READ_TIMEOUT_S)
+        service = self.service(READ_TIMEOUT_S)
         return [describe(e, service.list_deployments(e.name)) for e in service.list_endpoints()] + [
-            describe_serverless(e) for e in self.serverless.service(_READ_TIMEOUT_S).list()
+            describe_serverless(e) for e in self.serverless.service(READ_TIMEOUT_S).list()
         ]
 
     def list_deployments(self, endpoint: str) -> list[dict[str, Any]]:
         """Return the deployments of one endpoint."""
-        service = self.service(_READ_TIMEOUT_S)
+        service = self.service(READ_TIMEOUT_S)
         found = service.get_endpoint(endpoint)
         if found is None:
             return []

@@ -10,14 +10,13 @@ from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.serverless import ServerlessEndpoint, ServerlessService, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.callers import Callers
-from mlflow_phi3.deployment.examination import Examination
+from mlflow_phi3.deployment.examination import HELLO, Examination
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, note_deleted
 from mlflow_phi3.deployment.report import describe_removal
 from mlflow_phi3.deployment.serverless import (
     FLAVOR,
-    HELLO,
     billed_tags,
     check_whole,
     deploy_serverless,

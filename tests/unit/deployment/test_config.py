@@ -17,7 +17,7 @@ from mlflow_phi3.deployment.safety import (
     safety_tags,
     safety_variables,
 )
-from mlflow_phi3.deployment.serverless import chat_of, find_mode
+from mlflow_phi3.deployment.serverless import find_mode
 from mlflow_phi3.deployment.wanted import golden_queries, variables_of
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.tuned import TUNED_TAG
@@ -137,15 +137,6 @@ def test_the_mode_follows_where_the_version_came_from():
     assert find_mode(tuned, DeployConfig(mode="managed"), "m") == "managed"
     with pytest.raises(UsageError, match="PHI3-U747"):
         find_mode({}, DeployConfig(mode="serverless"), "m")
-
-
-def test_one_chat_for_a_serverless_endpoint():
-    chat = {"messages": [{"role": "user", "content": "q"}], "temperature": 0}
-    assert chat_of(chat) == chat
-    assert chat_of(chat["messages"]) == {"messages": chat["messages"]}
-    for wrong in ([chat, chat], [{"text": "a"}], {"input_data": [1]}):
-        with pytest.raises(UsageError, match="PHI3-U748"):
-            chat_of(wrong)
 
 
 def test_a_refused_value_says_where_the_keys_stand():
