@@ -162,21 +162,29 @@ class OnlineService:
         with self._workspace.session(where) as ml, _absent():
             finish(ml.online_endpoints.begin_delete(name), self._deadline, where=where)
 
-    def put_deployment(self, endpoint: str, deployment: Deployment, *, wait: bool = True) -> None:
-        """Create or change a deployment; without ``wait`` it only is begun.
+    def put_deployment(self, endpoint: str, deployment: Deployment) -> None:
+        """Create or change a deployment.
 
         Raises:
             Refused: It was not begun.
             AzureError: It failed, or nobody knows how far it came.
         """
+        operation = self.begin_deployment(endpoint, deployment)
+        where = f"deployment {endpoint}/{deployment.name}"
+        with self._workspace.session(where):
+            finish(operation, self._deadline, where=where)
+
+    def begin_deployment(self, endpoint: str, deployment: Deployment) -> Any:
+        """Begin to create or change a deployment; return the SDK's operation.
+
+        Raises:
+            Refused: It was not begun.
+        """
         where = f"deployment {endpoint}/{deployment.name}"
         with beginning(), self._workspace.session(where) as ml:
             entity = deployment_entity(endpoint, deployment)
             name_assets(entity)
-            poller = ml.online_deployments.begin_create_or_update(entity)
-        if wait:
-            with self._workspace.session(where):
-                finish(poller, self._deadline, where=where)
+            return ml.online_deployments.begin_create_or_update(entity)
 
     def delete_deployment(self, endpoint: str, name: str) -> None:
         """Delete a deployment; one that is gone is no error."""

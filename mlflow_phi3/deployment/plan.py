@@ -10,6 +10,7 @@ from mlflow_phi3.deployment.actions import (
     CreateEndpoint,
     PutDeployment,
     RemoveDeployment,
+    RemoveEndpoint,
     ShiftTraffic,
     Verify,
 )
@@ -99,7 +100,7 @@ class Plan:
     """What will be done, in order; no action means that all is as wanted.
 
     Args:
-        deployment: The deployment that it is about.
+        deployment: The deployment that it is about; empty for the endpoint as a whole.
         actions: In order.
         model: Resource id of the model that it runs by then; empty where it goes.
     """
@@ -125,13 +126,21 @@ def plan_deployment(current: Current, wanted: Wanted) -> Plan:
     return _plan_service(current, wanted)
 
 
-def plan_removal(current: Current, name: str) -> Plan:
-    """Return how to delete one deployment without losing requests.
+def plan_removal(current: Current, name: str = "") -> Plan:
+    """Return how to delete one deployment without losing requests, or the whole endpoint.
+
+    Args:
+        current: What is there.
+        name: The deployment; empty for the endpoint with all of them.
 
     Raises:
-        UsageError: It gets all the traffic.
+        UsageError: The deployment gets all the traffic.
     """
-    if current.endpoint is None or current.find(name) is None:
+    if current.endpoint is None:
+        return Plan(name, ())
+    if not name:
+        return Plan(name, (RemoveEndpoint(current.endpoint.name, current.names),))
+    if current.find(name) is None:
         return Plan(name, ())
     before = current.endpoint.traffic
     after = without(before, name)

@@ -11,10 +11,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 
 from mlflow_phi3.azure.assets import ModelAsset, short_name
 from mlflow_phi3.azure.online import Deployment, Endpoint, OnlineService
-from mlflow_phi3.azure.serverless import ServerlessEndpoint
 from mlflow_phi3.deployment.actions import CreateEndpoint, PutDeployment, in_words
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.plan import Current, Plan
+from mlflow_phi3.deployment.plan import Plan
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.catalog import machine_price
 
@@ -66,31 +65,20 @@ def describe_plan(
     return "\n".join(lines)
 
 
-def describe_removal(
-    names: Names, there: Current | ServerlessEndpoint | None, plan: Plan | None = None
-) -> str:
+def describe_removal(names: Names, steps: Sequence[str]) -> str:
     """Return as text what a dry run would have deleted.
 
     Args:
         names: What shall go.
-        there: The endpoint as it is; None when there is none.
-        plan: How one deployment of it goes.
+        steps: How it goes, in words; none when it is not there.
     """
-    steps = [in_words(action) for action in plan.actions] if plan else []
-    if there is None or (names.deployment and not steps):
+    if not steps:
         whole = f"endpoint {names.endpoint}"
         part = f"deployment {names.endpoint}/{names.deployment}"
         return f"nothing to delete: there is no {part if names.deployment else whole} (dry run)"
-    if isinstance(there, ServerlessEndpoint):
-        going = f"delete serverless endpoint {there.name}"
-    elif names.deployment:
-        before = f" (before: {'; '.join(steps[:-1])})" if steps[1:] else ""
-        going = steps[-1] + before
-    else:
-        deployments = ", ".join(d.name for d in there.deployments)
-        going = f"delete endpoint {names.endpoint}"
-        going += f" with its deployments {deployments}" if deployments else ", without deployments"
-    return f"would {going}; nothing was deleted (dry run)"
+    *first, last = steps
+    before = f" (before: {'; '.join(first)})" if first else ""
+    return f"would {last}{before}; nothing was deleted (dry run)"
 
 
 def requests_of(

@@ -40,8 +40,11 @@ class Service(Readable, Protocol):
     def delete_endpoint(self, name: str) -> None:
         """Delete an endpoint."""
 
-    def put_deployment(self, endpoint: str, deployment: Deployment, *, wait: bool = True) -> None:
+    def put_deployment(self, endpoint: str, deployment: Deployment) -> None:
         """Create or change a deployment."""
+
+    def begin_deployment(self, endpoint: str, deployment: Deployment) -> object:
+        """Begin to create or change a deployment; return the operation."""
 
     def delete_deployment(self, endpoint: str, name: str) -> None:
         """Delete a deployment."""
@@ -100,7 +103,7 @@ def roll_out(
         try:
             check_unchanged(action, plan, service)
             if isinstance(action, PutDeployment) and not wait:
-                service.put_deployment(action.endpoint, action.deployment, wait=False)
+                service.begin_deployment(action.endpoint, action.deployment)
                 return plan.actions[number + 1 :]
             _do(action, service, check)
         except DeadlinePassed as late:

@@ -74,11 +74,14 @@ class MemoryService:
         self.endpoints.pop(name, None)
         self.deployments.pop(name, None)
 
-    def put_deployment(self, endpoint, deployment, *, wait=True):
+    def put_deployment(self, endpoint, deployment):
+        self.begin_deployment(endpoint, deployment)
+        self.deployments[endpoint][deployment.name] = replace(deployment, state="Succeeded")
+
+    def begin_deployment(self, endpoint, deployment):
         self._call("put_deployment", endpoint, deployment.name)
-        state = "Succeeded" if wait else "Creating"
         kept = self.deployments.setdefault(endpoint, {})
-        kept[deployment.name] = replace(deployment, state=state)
+        kept[deployment.name] = replace(deployment, state="Creating")
 
     def delete_deployment(self, endpoint, name):
         self._call("delete_deployment", endpoint, name)

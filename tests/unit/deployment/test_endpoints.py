@@ -13,10 +13,11 @@ from tests.unit.deployment.fakes import make_deployment
 
 
 class MemoryDeployer:
-    """What a change of an endpoint needs of the deployer."""
+    """What a change of an endpoint needs of the deployer, and of that of managed ones."""
 
     def __init__(self, service):
         self._service = service
+        self.managed = self
 
     def service(self, _timeout_s):
         return self._service

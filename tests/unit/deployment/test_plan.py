@@ -12,6 +12,7 @@ from mlflow_phi3.deployment.actions import (
     RemoveDeployment,
     ShiftTraffic,
     Verify,
+    in_words,
 )
 from mlflow_phi3.deployment.plan import Current, plan_deployment, plan_removal
 from mlflow_phi3.deployment.report import describe, describe_plan
@@ -218,8 +219,16 @@ def test_removing_one_with_a_share_gives_it_to_the_others_first():
     assert plan.actions[0].traffic == {"blue": 100}
 
 
+def test_removing_all_of_an_endpoint_tells_what_goes_with_it():
+    there = current({"blue": 100}, deployment("blue"), deployment("green"))
+    (whole,) = plan_removal(there).actions
+    assert in_words(whole) == "delete endpoint chat with its deployments blue, green"
+    (empty,) = plan_removal(current({})).actions
+    assert in_words(empty) == "delete endpoint chat"
+
+
 def test_removing_what_is_not_there_is_nothing():
-    assert plan_removal(Current(), "blue").actions == ()
+    assert plan_removal(Current()).actions == plan_removal(Current(), "blue").actions == ()
     assert plan_removal(current({}), "blue").actions == ()
 
 

@@ -12,6 +12,7 @@ from mlflow_phi3.azure.serverless import ServerlessEndpoint, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.endpoints import create_endpoint
+from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.safety import OFF_TAG
 from mlflow_phi3.deployment.serverless import deploy_serverless, to_serverless
@@ -234,7 +235,7 @@ def deployer(monkeypatch, service):
     """One that finds a serverless endpoint of version 1 of phi-ft, and no managed ones."""
     tags = {"phi3.model": "phi-ft", "phi3.version": "1"}
     billed = MemoryServerless(replace(OLD, tags=tags))
-    monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: service)
+    monkeypatch.setattr(ManagedDeployer, "service", lambda _self, _timeout_s: service)
     monkeypatch.setattr(ServerlessDeployer, "service", lambda _self, _timeout_s: billed)
     workspace = SimpleNamespace(target=SimpleNamespace(path="/project"), location="eastus2")
     monkeypatch.setattr(Deployer, "_open", lambda _self: workspace)
@@ -245,7 +246,7 @@ def deployer(monkeypatch, service):
     lines = []
     made = Deployer("azure-foundry:/local", told=lines.append)
     made.lines = lines
-    made.registry = made.serverless.registry = MemoryNotes()
+    made.registry = made.managed.registry = made.serverless.registry = MemoryNotes()
     return made
 
 

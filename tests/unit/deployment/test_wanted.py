@@ -7,6 +7,7 @@ import pytest
 
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.rollout import get_current
 from mlflow_phi3.deployment.wanted import check_managed, to_changed
@@ -23,7 +24,7 @@ def canary(two):
 
 @pytest.fixture
 def deployer(two, monkeypatch):
-    monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: two)
+    monkeypatch.setattr(ManagedDeployer, "service", lambda _self, _timeout_s: two)
     workspace = SimpleNamespace(target=SimpleNamespace(path="/project"))
     monkeypatch.setattr(Deployer, "_open", lambda _self: workspace)
     made = Deployer("azure-foundry:/local", told=lambda _line: None)
