@@ -13,6 +13,8 @@ from mlflow_phi3.serving.certificate import Ask, Certificate, certify_endpoint
 
 CERTIFICATE = "deploy/certificate.json"
 """Where the run that registered a version keeps what its latest deployment answered."""
+HELLO = GoldenQuery({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32})
+"""Asked where nothing else is known of a model."""
 
 
 @dataclass(frozen=True, slots=True)

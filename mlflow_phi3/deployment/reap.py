@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
+from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.rollout import Service
 from mlflow_phi3.errors import PreflightError, UsageError
@@ -66,24 +67,35 @@ def expiry(now: dt.datetime, ttl_hours: float) -> str:
         ) from never
 
 
-def let_expire(
-    endpoint: str, service: Service, ttl_hours: float, *, only_later: bool = False
-) -> None:
+def let_expire(endpoint: str, service: Service, ttl_hours: float) -> None:
     """Write on an endpoint that its life of so many hours begins now.
 
     Args:
-        endpoint: Its name; one that is gone, or not there yet, is left.
+        endpoint: Its name; one that is gone is left.
         service: The remote calls.
         ttl_hours: How long it lives.
-        only_later: Put off an end that it has; give none to one that has none, and none sooner.
     """
     found = service.get_endpoint(endpoint)
-    if found is None:
-        return
-    end = expiry(dt.datetime.now(dt.UTC), ttl_hours)
-    if only_later and not find_expired([found], dt.datetime.fromisoformat(end)):
-        return
-    service.put_endpoint(replace(found, tags={**found.tags, EXPIRES_TAG: end}))
+    if found is not None:
+        service.put_endpoint(ending(found, expiry(dt.datetime.now(dt.UTC), ttl_hours)))
+
+
+def put_off_end(endpoint: str, service: Service, ttl_hours: float) -> None:
+    """Put the end of an endpoint off where it has one that comes before these hours are over.
+
+    Args:
+        endpoint: Its name; one that is not there yet is left.
+        service: The remote calls.
+        ttl_hours: How long it lives from now.
+    """
+    found, end = service.get_endpoint(endpoint), expiry(dt.datetime.now(dt.UTC), ttl_hours)
+    if found is not None and find_expired([found], dt.datetime.fromisoformat(end)):
+        service.put_endpoint(ending(found, end))
+
+
+def ending(endpoint: Endpoint, end: str) -> Endpoint:
+    """Return an endpoint whose time is over then."""
+    return replace(endpoint, tags={**endpoint.tags, EXPIRES_TAG: end})
 
 
 def find_expired(endpoints: Iterable[TaggedT], now: dt.datetime) -> list[TaggedT]:

@@ -6,21 +6,21 @@ from collections.abc import Callable
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.operation import READ_TIMEOUT_S, Deadline
 from mlflow_phi3.azure.serverless import ServerlessEndpoint, ServerlessService, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.callers import Callers
-from mlflow_phi3.deployment.examination import Examination
+from mlflow_phi3.deployment.examination import HELLO, Examination
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, note_deleted
 from mlflow_phi3.deployment.report import describe_removal
 from mlflow_phi3.deployment.serverless import (
     FLAVOR,
-    HELLO,
     billed_tags,
     check_whole,
     deploy_serverless,
+    describe_serverless,
     to_serverless,
 )
 from mlflow_phi3.deployment.wanted import check_purpose, golden_queries
@@ -99,7 +99,8 @@ class ServerlessDeployer:
         service, endpoint = self.service(config.timeout_s), names.endpoint
         known = None if names.deployment else service.await_idle(endpoint)
         if config.dry_run:
-            self._told(describe_removal(names, known))
+            steps = [f"delete serverless endpoint {endpoint}"] if known else []
+            self._told(describe_removal(names, steps))
         if config.dry_run or names.deployment:
             return []
         return self._delete(endpoint, known, service)
@@ -111,6 +112,10 @@ class ServerlessDeployer:
         if known is None or not find_expired([known], now):
             return None
         return self._delete(name, known, service)
+
+    def list_services(self) -> list[dict[str, Any]]:
+        """Return how all endpoints stand."""
+        return [describe_serverless(found) for found in self.service(READ_TIMEOUT_S).list()]
 
     def _delete(
         self, name: str, known: ServerlessEndpoint | None, service: ServerlessService

@@ -64,11 +64,10 @@ def to_changed(names: Names, config: DeployConfig, current: Current) -> Wanted:
     known = current.find(names.deployment) if names.deployment else current.active()
     if known is None:
         raise _nothing(f"deployment {names.given}", current.names if names.deployment else ())
-    shares = current.endpoint.traffic if current.endpoint else {}
-    if config.traffic is not None and not names.deployment and len(shares) > 1:
+    if config.traffic is not None and not names.deployment and len(current.traffic) > 1:
         raise UsageError(
             "PHI3-U719",
-            f"of which deployment? They have {to_text(shares)}",
+            f"of which deployment? They have {to_text(current.traffic)}",
             where=f"traffic={config.traffic}",
             fix=f"name the version by --model-uri, or one by --endpoint {names.endpoint} --name; "
             f"mlflow-phi3 promote {names.endpoint} gives the new one all of it",
@@ -91,8 +90,8 @@ def to_changed(names: Names, config: DeployConfig, current: Current) -> Wanted:
 def check_managed(current: Current, wanted: Wanted, *, new: bool) -> None:
     """Refuse ``create`` over what serves another model, and ``update`` of nothing."""
     name, there = wanted.deployment, current.names
-    traffic = current.endpoint.traffic if current.endpoint else {}
-    running = [d.model for d in current.deployments if d.name in ({name} if name else traffic)]
+    meant = {name} if name else current.traffic
+    running = [found.model for found in current.deployments if found.name in meant]
     check_purpose(
         f"deployment {name or wanted.endpoint}",
         running,

@@ -10,7 +10,7 @@ from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.collected import read_collected
 from mlflow_phi3.azure.metrics import Minute, get_minutes
 from mlflow_phi3.azure.online import OnlineService
-from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.operation import READ_TIMEOUT_S, Deadline
 from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.azure.serverless import ServerlessService
 from mlflow_phi3.config.context import ContextConfig
@@ -29,7 +29,6 @@ from mlflow_phi3.monitoring.watch import Watched, describe, figure_names, watch
 from mlflow_phi3.tracking.tracker import Tracker, open_tracker
 from mlflow_phi3.workflows.context import stamp
 
-_READ_TIMEOUT_S = 300.0
 REPORT = "monitor/report.json"
 
 
@@ -120,7 +119,7 @@ def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
 
 def _check_deployment(workspace: Workspace, config: MonitorConfig) -> None:
     """One that was deleted since has counts; one that has none may be mistyped."""
-    service = OnlineService(workspace, Deadline(_READ_TIMEOUT_S))
+    service = OnlineService(workspace, Deadline(READ_TIMEOUT_S))
     known = sorted(one.name for one in service.list_deployments(config.endpoint))
     if config.deployment and config.deployment not in known:
         raise UsageError(
@@ -132,7 +131,7 @@ def _check_deployment(workspace: Workspace, config: MonitorConfig) -> None:
 
 
 def _is_managed(workspace: Workspace, endpoint: str) -> bool:
-    deadline = Deadline(_READ_TIMEOUT_S)
+    deadline = Deadline(READ_TIMEOUT_S)
     if OnlineService(workspace, deadline).get_endpoint(endpoint) is not None:
         return True
     if ServerlessService(workspace, deadline).get(endpoint) is not None:

@@ -136,7 +136,7 @@ def test_two_projects_do_not_have_an_endpoint_of_one_name(azure, emulator):
             Target(SUBSCRIPTION, "phi-others", "phi-twin"),
         )
     )
-    wanted = Endpoint("twins", "", "", {}, {})
+    wanted = Endpoint("twins")
     ours.put_endpoint(wanted)
     with pytest.raises(AzureError, match="There is already an endpoint with this name"):
         theirs.put_endpoint(wanted)
