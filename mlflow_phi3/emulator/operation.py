@@ -4,12 +4,12 @@ Headers as recorded from the service (a deployment PUT, 2022): 201 with ``Azure-
 for creations and updates, 202 with ``Location`` for deletions, ``x-ms-async-operation-timeout``.
 """
 
-import datetime as dt
 import threading
 import uuid
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
+from mlflow_phi3.emulator.arm import now
 from mlflow_phi3.emulator.faults import Faults
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route
 from mlflow_phi3.emulator.store import Resource, Store
@@ -168,8 +168,3 @@ class Operations:
 def _self_url(call: Call) -> str:
     query = "&".join(f"{name}={value}" for name, value in call.query.items())
     return f"{call.origin}{call.path}?{query}"
-
-
-def now() -> str:
-    """Return the present as the service writes it."""
-    return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")

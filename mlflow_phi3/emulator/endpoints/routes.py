@@ -1,6 +1,5 @@
 """Requests of the resource manager for online endpoints and deployments."""
 
-from mlflow_phi3.emulator.assets.routes import workspace_id
 from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.endpoints.state import Endpoints
 from mlflow_phi3.emulator.operation import Operations
@@ -41,7 +40,7 @@ class EndpointRoutes:
         ]
 
     def _put_endpoint(self, call: Call) -> Reply:
-        workspace = self._assets.get_workspace(workspace_id(call))
+        workspace = self._assets.get_workspace(call.workspace_id)
         body, new, name = self._endpoints.put_endpoint(_endpoint_id(call), call.body or {})
         told = self._operations.headers(call, name, workspace["location"])
         return Reply(body, 201 if new else 200, {**told, "Location": f"{call.origin}{call.path}"})
@@ -50,8 +49,8 @@ class EndpointRoutes:
         return Reply(self._endpoints.get_endpoint(_endpoint_id(call)))
 
     def _list_endpoints(self, call: Call) -> Reply:
-        self._assets.get_workspace(workspace_id(call))
-        return Reply({"value": self._endpoints.list_endpoints(workspace_id(call))})
+        self._assets.get_workspace(call.workspace_id)
+        return Reply({"value": self._endpoints.list_endpoints(call.workspace_id)})
 
     def _delete_endpoint(self, call: Call) -> Reply:
         return self._deleted(call, self._endpoints.delete_endpoint(_endpoint_id(call)))
@@ -67,7 +66,7 @@ class EndpointRoutes:
         return self._deleted(call, name)
 
     def _put_deployment(self, call: Call) -> Reply:
-        workspace = self._assets.get_workspace(workspace_id(call))
+        workspace = self._assets.get_workspace(call.workspace_id)
         body, new, name = self._endpoints.put_deployment(_deployment_id(call), call.body or {})
         told = self._operations.headers(call, name, workspace["location"])
         return Reply(body, 201 if new else 200, {**told, "Location": f"{call.origin}{call.path}"})
@@ -89,14 +88,14 @@ class EndpointRoutes:
     def _deleted(self, call: Call, operation: str | None) -> Reply:
         if operation is None:
             return Reply(status=204)
-        location = self._assets.get_workspace(workspace_id(call))["location"]
+        location = self._assets.get_workspace(call.workspace_id)["location"]
         return Reply(
             status=202, headers=self._operations.headers(call, operation, location, deletion=True)
         )
 
 
 def _endpoint_id(call: Call) -> str:
-    return f"{workspace_id(call)}/onlineEndpoints/{call.names['endpoint']}"
+    return f"{call.workspace_id}/onlineEndpoints/{call.names['endpoint']}"
 
 
 def _deployment_id(call: Call) -> str:

@@ -6,7 +6,6 @@ job's name is its run id.
 
 from typing import Any
 
-from mlflow_phi3.emulator.assets.routes import workspace_id
 from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.finetuning.state import Jobs
 from mlflow_phi3.emulator.router import WORKSPACE, Call, Refusal, Reply, Route
@@ -44,7 +43,7 @@ class JobRoutes:
         ]
 
     def _put(self, call: Call) -> Reply:
-        workspace = self._assets.get_workspace(workspace_id(call))
+        workspace = self._assets.get_workspace(call.workspace_id)
         body, new = self._jobs.put(_id(call), workspace, call.body or {})
         return Reply(body, 201 if new else 200)
 
@@ -52,8 +51,8 @@ class JobRoutes:
         return Reply(self._jobs.get(_id(call)))
 
     def _list(self, call: Call) -> Reply:
-        self._assets.get_workspace(workspace_id(call))
-        return Reply({"value": self._jobs.beneath(workspace_id(call))})
+        self._assets.get_workspace(call.workspace_id)
+        return Reply({"value": self._jobs.beneath(call.workspace_id)})
 
     def _cancel(self, call: Call) -> Reply:
         self._jobs.cancel(_id(call))
@@ -87,7 +86,7 @@ class JobRoutes:
         name = call.query.get("run_id") or call.query.get("run_uuid") or ""
         if not name:
             raise Refusal(400, "INVALID_PARAMETER_VALUE", "Missing value for 'run_id'.")
-        return self._jobs.get(f"{workspace_id(call)}/jobs/{name}")
+        return self._jobs.get(f"{call.workspace_id}/jobs/{name}")
 
 
 def _discovery(call: Call) -> Reply:
@@ -96,4 +95,4 @@ def _discovery(call: Call) -> Reply:
 
 
 def _id(call: Call) -> str:
-    return f"{workspace_id(call)}/jobs/{call.names['job']}"
+    return f"{call.workspace_id}/jobs/{call.names['job']}"

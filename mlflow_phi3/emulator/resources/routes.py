@@ -1,6 +1,5 @@
 """Requests about the subscription itself, resource groups, deployments and connections."""
 
-from mlflow_phi3.emulator.assets.routes import workspace_id
 from mlflow_phi3.emulator.resources.state import Resources
 from mlflow_phi3.emulator.router import WORKSPACE, Call, Handler, Reply, Route
 
@@ -77,13 +76,13 @@ def _connections(resources: Resources) -> list[Route]:
     def put_connection(call: Call) -> Reply:
         properties = (call.body or {}).get("properties") or {}
         name = call.names["connection"]
-        return Reply(resources.put_connection(workspace_id(call), name, properties))
+        return Reply(resources.put_connection(call.workspace_id, name, properties))
 
     def get_connection(call: Call) -> Reply:
-        return Reply(resources.get_connection(workspace_id(call), call.names["connection"]))
+        return Reply(resources.get_connection(call.workspace_id, call.names["connection"]))
 
     def connections(call: Call) -> Reply:
-        return Reply({"value": resources.list_connections(workspace_id(call))})
+        return Reply({"value": resources.list_connections(call.workspace_id)})
 
     return [
         Route("PUT", _CONNECTION, put_connection),

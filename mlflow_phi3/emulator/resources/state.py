@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_phi3.emulator.assets.state import Assets, envelope
+from mlflow_phi3.emulator.arm import envelope
+from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.resources.locations import check_location, describe_locations
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
