@@ -158,7 +158,7 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
             *journal.routes(),
             *ground.operations.routes(),
             *asset_routes(ground.assets, sas=ground.blobs.sas),
-            *subscription_routes(Subscription(ground.store)),
+            *subscription_routes(Subscription(ground.store, SUBSCRIPTION)),
             *resource_routes(ground.resources),
             *metric_routes(meter),
             *serverless_routes(serverless, ground.operations, ground.assets),
@@ -205,7 +205,7 @@ def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _
     # The account "localhost:PORT/name#" lets the SDK's https://{account}.blob.{suffix} come here:
     # what follows lands in the fragment of the URL.
     assets = Assets(store, account=lambda: f"localhost:{port}/{ACCOUNT}#")
-    resources = Resources(store, assets, subscription=SUBSCRIPTION)
+    resources = Resources(store, assets)
     if store.get(group := f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}") is None:
         resources.put_group(group, LOCATION)
     _create_project(assets, store)
