@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 
 from mlflow_phi3.emulator.assets.state import CONTAINER
+from mlflow_phi3.emulator.endpoints.forking import Forked, Nursery
 from mlflow_phi3.emulator.operation import OperationFailed
-from mlflow_phi3.emulator.process import Forked, Nursery, free_port
+from mlflow_phi3.emulator.process import free_port, last_lines
 from mlflow_phi3.emulator.store import Resource
 
 Download = Callable[[str, str, Path], int]
@@ -39,7 +40,6 @@ class Server:
     port: int
     folder: Path
     busy: int = 0
-    retired: bool = False
     idle: threading.Condition = field(default_factory=threading.Condition)
 
 
@@ -136,9 +136,7 @@ class Fleet:
     def log(self, deployment_id: str, lines: int) -> str:
         """Return the end of what a deployment's latest process has printed."""
         path = self._logs.get(deployment_id.lower())
-        if path is None or not path.exists():
-            return ""
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+        return "" if path is None else last_lines(path, lines)
 
     @contextmanager
     def lease(self, deployment_id: str) -> Iterator[int | None]:
