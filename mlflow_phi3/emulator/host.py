@@ -17,7 +17,7 @@ import httpx
 import uvicorn
 
 from mlflow_phi3.emulator.assets.routes import routes as asset_routes
-from mlflow_phi3.emulator.assets.state import CONTAINER, Assets
+from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.authorization.routes import routes as permission_routes
 from mlflow_phi3.emulator.authorization.state import Permissions
 from mlflow_phi3.emulator.certificates import save_certificates
@@ -58,6 +58,7 @@ from mlflow_phi3.emulator.settings import (
 )
 from mlflow_phi3.emulator.storage.azurite import ACCOUNT, Azurite, account_key, install_azurite
 from mlflow_phi3.emulator.storage.blobs import Blobs
+from mlflow_phi3.emulator.storage.datastore import CONTAINER, Datastore
 from mlflow_phi3.emulator.store import Store
 from mlflow_phi3.emulator.subscription.routes import routes as subscription_routes
 from mlflow_phi3.emulator.subscription.state import Subscription
@@ -108,8 +109,8 @@ class _Ground:
 
     Args:
         address: Under which the emulator is reached.
-        blob_url: Where Azurite listens.
         blobs: The project's storage account.
+        datastore: The project's files in it.
         store: All resources.
         faults: What shall go wrong.
         operations: Runs what takes time.
@@ -119,8 +120,8 @@ class _Ground:
     """
 
     address: str
-    blob_url: str
     blobs: Blobs
+    datastore: Datastore
     store: Store
     faults: Faults
     operations: Operations
@@ -137,15 +138,13 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
         identity = Identity(TENANT, CLIENT, settings.secret("client"), settings.secret("signing"))
         permissions = Permissions(ground.store, CLIENT, f"/subscriptions/{SUBSCRIPTION}")
         online, serverless = _endpoints(ground)
-        trainer = Trainer(
-            settings.home / "jobs", download=ground.blobs.download, upload=ground.blobs.upload
-        )
+        trainer = Trainer(settings.home / "jobs", ground.datastore)
         jobs = Jobs(ground.store, ground.assets, ground.faults, trainer)
         stack.callback(jobs.stop)
         journal = Journal()
         meter = Meter(settings.home / "calls.sqlite", dt.datetime.now(dt.UTC))
         stack.callback(meter.close)
-        collector = Collector(ground.store, lambda n, b: ground.blobs.append(CONTAINER, n, b))
+        collector = Collector(ground.store, ground.datastore.append)
         client = httpx.AsyncClient(
             trust_env=False,
             timeout=600.0,
@@ -179,7 +178,7 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
                 "online": Metered(Scoring(online, ground.fleet, client), meter, collector),
                 "serverless": ServerlessScoring(serverless, ground.fleet, client),
             },
-            blobs=Behind(client, ground.blob_url, f"/{ACCOUNT}/"),
+            blobs=Behind(client, ground.blobs.url, f"/{ACCOUNT}/"),
             sas=ground.blobs.sas,
         )
 
@@ -191,13 +190,11 @@ def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _
     stack.callback(azurite.stop)
     blobs = Blobs(azurite.url, ACCOUNT, key)
     blobs.create_container(CONTAINER)
+    datastore = Datastore(blobs)
     store = Store(settings.home / "state.sqlite")
     stack.callback(store.close)
-    fleet = Fleet(
-        settings.home / "deployments",
-        download=blobs.download,
-        ready_timeout_s=settings.ready_timeout_s,
-    )
+    deployments = settings.home / "deployments"
+    fleet = Fleet(deployments, datastore, ready_timeout_s=settings.ready_timeout_s)
     stack.callback(fleet.close)
     faults = Faults()
     operations = Operations(store, faults, poll_ms=settings.poll_ms)
@@ -210,7 +207,7 @@ def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _
         resources.put_group(group, LOCATION)
     _create_project(assets, store)
     address = f"https://localhost:{port}"
-    return _Ground(address, azurite.url, blobs, store, faults, operations, fleet, assets, resources)
+    return _Ground(address, blobs, datastore, store, faults, operations, fleet, assets, resources)
 
 
 def _create_project(assets: Assets, store: Store) -> None:

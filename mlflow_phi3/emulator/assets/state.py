@@ -7,10 +7,9 @@ from typing import Any
 
 from mlflow_phi3.emulator.arm import envelope
 from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.storage.datastore import CONTAINER, DATASTORE
 from mlflow_phi3.emulator.store import Resource, Store
 
-CONTAINER = "azureml-blobstore"
-DATASTORE = "workspaceblobstore"
 _PROVIDER = "Microsoft.MachineLearningServices"
 _CREDENTIALS = "/emulator/datastore"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
