@@ -22,11 +22,11 @@ from mlflow_phi3.emulator.authorization.routes import routes as permission_route
 from mlflow_phi3.emulator.authorization.state import Permissions
 from mlflow_phi3.emulator.certificates import save_certificates
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
-from mlflow_phi3.emulator.endpoints.routes import EndpointRoutes
+from mlflow_phi3.emulator.endpoints.routes import routes as endpoint_routes
 from mlflow_phi3.emulator.endpoints.scoring import Scoring
 from mlflow_phi3.emulator.endpoints.state import Endpoints
 from mlflow_phi3.emulator.faults import Faults
-from mlflow_phi3.emulator.finetuning.routes import JobRoutes
+from mlflow_phi3.emulator.finetuning.routes import routes as job_routes
 from mlflow_phi3.emulator.finetuning.state import Jobs
 from mlflow_phi3.emulator.finetuning.trainer import Trainer
 from mlflow_phi3.emulator.identity.routes import routes as identity_routes
@@ -161,8 +161,8 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
             *resource_routes(ground.resources),
             *metric_routes(meter),
             *serverless_routes(serverless, ground.operations, ground.assets),
-            *EndpointRoutes(online, ground.operations, ground.assets).routes(),
-            *JobRoutes(jobs, ground.assets).routes(),
+            *endpoint_routes(online, ground.operations, ground.assets),
+            *job_routes(jobs, ground.assets),
             *registry_routes(),
         ]
         online.resume()

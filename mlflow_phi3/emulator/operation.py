@@ -97,18 +97,34 @@ class Operations:
         ).start()
         return name
 
-    def headers(
-        self, call: Call, name: str, location: str, *, deletion: bool = False
-    ) -> dict[str, str]:
-        """Return the headers under which a poller finds an operation."""
-        place = _PLACE.format(subscription=call.names["subscription"])
-        version = f"api-version={call.query.get('api-version', '')}"
-        base = f"{call.origin}{place}/{location}"
-        told = {"x-ms-async-operation-timeout": "PT30M", "retry-after-ms": str(self._poll_ms)}
-        if deletion:
-            return {**told, "Location": f"{base}/mfeOperationResults/{name}?{version}"}
-        status = f"{base}/mfeOperationsStatus/{name}?{version}"
-        return {**told, "Azure-AsyncOperation": status}
+    def begun(
+        self, call: Call, body: Resource, new: bool, name: str, *, located: bool = False
+    ) -> Reply:
+        """Answer a request that creates or changes a resource of a workspace.
+
+        Args:
+            call: The request.
+            body: The resource.
+            new: Whether it is being created.
+            name: The operation, for pollers to ask after.
+            located: Tell also where the resource is.
+        """
+        told = self._headers(call, "Azure-AsyncOperation", f"mfeOperationsStatus/{name}")
+        if located:
+            told["Location"] = f"{call.origin}{call.path}"
+        return Reply(body, 201 if new else 200, told)
+
+    def accepted(self, call: Call, name: str | None) -> Reply:
+        """Answer a request that asks for no resource: a deletion, or an action.
+
+        Args:
+            call: The request, about something in a workspace.
+            name: The operation, for pollers to ask after; None where there is nothing to do.
+        """
+        if name is None:
+            return Reply(status=204)
+        told = self._headers(call, "Location", f"mfeOperationResults/{name}")
+        return Reply(status=202, headers=told)
 
     def routes(self) -> list[Route]:
         """Return the routes that pollers ask."""
@@ -121,6 +137,16 @@ class Operations:
         """Write no more down, and let operations go that a fault keeps from ending."""
         self._stopping.set()
         self._faults.release()
+
+    def _headers(self, call: Call, where: str, path: str) -> dict[str, str]:
+        place = _PLACE.format(subscription=call.names["subscription"])
+        location = self._store.need(call.workspace_id)["location"]
+        version = f"api-version={call.query.get('api-version', '')}"
+        return {
+            "x-ms-async-operation-timeout": "PT30M",
+            "retry-after-ms": str(self._poll_ms),
+            where: f"{call.origin}{place}/{location}/{path}?{version}",
+        }
 
     def _run(
         self, record: Resource, work: Callable[[], None], on_failure: Callable[[str], None]

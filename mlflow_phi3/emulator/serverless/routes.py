@@ -13,9 +13,8 @@ def routes(serverless: Serverless, operations: Operations, assets: Assets) -> li
 
     def put(call: Call) -> Reply:
         workspace = assets.get_workspace(call.workspace_id)
-        body, new, name = serverless.put(_id(call), workspace, call.body or {})
-        told = operations.headers(call, name, workspace["location"])
-        return Reply(body, 201 if new else 200, told)
+        changed = serverless.put(_id(call), workspace, call.body or {})
+        return operations.begun(call, *changed)
 
     def get(call: Call) -> Reply:
         return Reply(serverless.get(_id(call)))
@@ -28,11 +27,7 @@ def routes(serverless: Serverless, operations: Operations, assets: Assets) -> li
         return Reply(serverless.keys(_id(call)))
 
     def delete(call: Call) -> Reply:
-        name = serverless.delete(_id(call))
-        if name is None:
-            return Reply(status=204)
-        location = assets.get_workspace(call.workspace_id)["location"]
-        return Reply(status=202, headers=operations.headers(call, name, location, deletion=True))
+        return operations.accepted(call, serverless.delete(_id(call)))
 
     one = _ALL + "/{endpoint}"
     return [
