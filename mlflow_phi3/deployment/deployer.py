@@ -53,14 +53,10 @@ from mlflow_phi3.errors import AzureError, Phi3Error, UsageError
 from mlflow_phi3.files import folder_bytes
 from mlflow_phi3.foundry.project import open_project
 from mlflow_phi3.serving.certificate import ARTIFACT, Certificate
-from mlflow_phi3.tracking.deployed import (
-    DeployedModel,
-    DeploymentRegistry,
-    Version,
-    find_version,
-    opened_model,
-)
-from mlflow_phi3.tracking.tuned import TUNED_TAG
+from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
+from mlflow_phi3.tracking.model_files import DeployedModel, opened_model, read_example
+from mlflow_phi3.tracking.tags import TUNED_TAG
+from mlflow_phi3.tracking.versions import Version, find_version
 
 FLAVOR = "python_function"
 _READ_TIMEOUT_S = 300.0
@@ -140,7 +136,7 @@ class Deployer:
         """
         if config.verify:
             version = self.registry.find(*version_of(deployment))
-            example = None if config.golden else self.registry.read_example(version)
+            example = None if config.golden else read_example(version)
             examination = self._examination(config, example, version.run_id)
             self.callers.examine(Names(endpoint, deployment.name), examination, self._told)
 

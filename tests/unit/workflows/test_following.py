@@ -11,7 +11,8 @@ from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.errors import AzureError, Interrupted, TrainingError, UsageError
 from mlflow_phi3.foundry.follower import follow
 from mlflow_phi3.foundry.submission import Lesson
-from mlflow_phi3.tracking.tuned import TUNED_TAG, find_tuned, mark_deleted
+from mlflow_phi3.tracking.tags import TUNED_TAG
+from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
 from mlflow_phi3.workflows import following, foundry_sweep
 from mlflow_phi3.workflows.context import Context
 from mlflow_phi3.workflows.screen import Screen
