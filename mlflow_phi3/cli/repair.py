@@ -19,12 +19,12 @@ def repair_command(study: str = _STUDY, *, storage: str = _STORAGE) -> None:
     settle("")
     # torch, Optuna and MLflow take seconds, which no other command shall wait for.
     from mlflow_phi3.sweep.repair import repair_study
-    from mlflow_phi3.sweep.storage import default_storage, is_missing, open_storage
+    from mlflow_phi3.sweep.storage import find_storage, is_missing, open_storage
     from mlflow_phi3.tracking.tracker import open_tracker
     from mlflow_phi3.tracking.uris import hide_password
 
     tracker = open_tracker()
-    url = storage or default_storage(tracker.uri)
+    url = find_storage(storage, tracker.uri)
     unknown = UsageError(
         "PHI3-U090",
         f"no study {study!r}",

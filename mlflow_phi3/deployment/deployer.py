@@ -22,8 +22,9 @@ from mlflow_phi3.deployment.serverless import (
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError
 from mlflow_phi3.foundry.project import open_project
-from mlflow_phi3.tracking.deployed import DeploymentRegistry, Version, find_version
-from mlflow_phi3.tracking.tuned import TUNED_TAG
+from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
+from mlflow_phi3.tracking.tags import TUNED_TAG
+from mlflow_phi3.tracking.versions import Version, find_version
 
 
 class Deployer:

@@ -11,11 +11,12 @@ from mlflow_phi3.deployment.actions import CreateEndpoint, ShiftTraffic
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import RUNS, Plan
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, ending, expiry
+from mlflow_phi3.deployment.reap import ending, expiry
 from mlflow_phi3.deployment.report import describe_plan, requests_of
 from mlflow_phi3.deployment.rollout import get_current, shifted
 from mlflow_phi3.deployment.traffic import WHOLE, from_text, to_shares
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.tags import EXPIRES_TAG
 
 _KEYS = ("traffic", "ttl_hours", "timeout_s")
 _KEYS_OF_NEW = ("ttl_hours", "timeout_s", "content_safety_connection", "dry_run")

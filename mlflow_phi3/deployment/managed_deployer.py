@@ -53,7 +53,8 @@ from mlflow_phi3.deployment.wanted import (
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.files import folder_bytes
 from mlflow_phi3.serving.certificate import ARTIFACT, Certificate
-from mlflow_phi3.tracking.deployed import DeployedModel, DeploymentRegistry, opened_model
+from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
+from mlflow_phi3.tracking.model_files import DeployedModel, opened_model, read_example
 
 
 class ManagedDeployer:
@@ -150,7 +151,7 @@ class ManagedDeployer:
         """
         if config.verify:
             version = self.registry.find(*version_of(deployment))
-            example = None if config.golden else self.registry.read_example(version)
+            example = None if config.golden else read_example(version)
             examination = self._examination(config, example, version.run_id)
             self._callers.examine(Names(endpoint, deployment.name), examination, self._told)
 

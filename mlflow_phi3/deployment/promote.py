@@ -24,9 +24,7 @@ from mlflow_phi3.deployment.plan import RUNS, Current
 from mlflow_phi3.deployment.rollout import Service, get_current
 from mlflow_phi3.deployment.traffic import WHOLE, to_text
 from mlflow_phi3.errors import AzureError, UsageError
-
-MODEL_TAG = "phi3.model"
-VERSION_TAG = "phi3.version"
+from mlflow_phi3.tracking.tags import MODEL_TAG, VERSION_TAG
 
 
 class Registry(Protocol):

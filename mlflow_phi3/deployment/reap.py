@@ -6,11 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from mlflow_phi3.azure.online import Endpoint
-from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.rollout import Service
 from mlflow_phi3.errors import PreflightError, UsageError
-
-EXPIRES_TAG = "azure.expires_at"
+from mlflow_phi3.tracking.tags import (
+    DELETED,
+    ENDPOINT_TAG,
+    EXPIRES_TAG,
+    MODEL_TAG,
+    PROJECT_TAG,
+    STATE_TAG,
+    VERSION_TAG,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +141,7 @@ def note_deleted(gone: Sequence[Gone], target: str, registry: Notes) -> None:
         PreflightError: The registry does not answer; what was deleted is deleted.
     """
     for done, one in enumerate(gone):
-        place = {"azure.target": target, "azure.endpoint": one.endpoint}
+        place = {PROJECT_TAG: target, ENDPOINT_TAG: one.endpoint}
         try:
             registry.note_deleted(one.model, one.version, place)
         except PreflightError as away:
@@ -144,7 +150,7 @@ def note_deleted(gone: Sequence[Gone], target: str, registry: Notes) -> None:
                 "PHI3-P709",
                 f"the deployments are deleted, but it could not be noted on {left}: {away.problem}",
                 where=away.where,
-                fix="set the tag azure.state of these to deleted when the store answers",
+                fix=f"set the tag {STATE_TAG} of these to {DELETED} when the store answers",
             ) from None
 
 

@@ -10,11 +10,11 @@ from mlflow_phi3.azure.serverless import CHAT, ServerlessEndpoint, ServerlessSer
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.meanwhile import left_alone
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.deployment.reap import expiry
 from mlflow_phi3.deployment.rollout import add_undone, to_billed, try_undoing
 from mlflow_phi3.deployment.safety import safety_tags
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.tracking.tuned import TUNED_TAG
+from mlflow_phi3.tracking.tags import EXPIRES_TAG, TUNED_TAG
 
 FLAVOR = "serverless"
 _OF_MACHINES = (
@@ -186,21 +186,6 @@ def describe_serverless(endpoint: ServerlessEndpoint) -> dict[str, Any]:
         "scoring_uri": endpoint.uri + CHAT if endpoint.uri else "",
         "model": endpoint.model_id,
         "content_safety": endpoint.content_safety,
-    }
-
-
-def billed_tags(found: Mapping[str, Any], target: str) -> dict[str, str]:
-    """Return the tags of a version by which MLflow leads to where it runs.
-
-    Args:
-        found: How the endpoint stands.
-        target: Path of the project in Azure.
-    """
-    return {
-        "azure.target": target,
-        "azure.endpoint": str(found["endpoint"]),
-        "azure.scoring_uri": str(found["scoring_uri"]),
-        "azure.state": "deployed",
     }
 
 

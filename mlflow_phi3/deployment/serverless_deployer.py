@@ -12,19 +12,19 @@ from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.callers import Callers
 from mlflow_phi3.deployment.examination import HELLO, Examination
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, note_deleted
 from mlflow_phi3.deployment.report import describe_removal
 from mlflow_phi3.deployment.serverless import (
     FLAVOR,
-    billed_tags,
     check_whole,
     deploy_serverless,
     describe_serverless,
     to_serverless,
 )
 from mlflow_phi3.deployment.wanted import check_purpose, golden_queries
-from mlflow_phi3.tracking.deployed import DeploymentRegistry, Version
+from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
+from mlflow_phi3.tracking.tags import MODEL_TAG, VERSION_TAG, place_tags
+from mlflow_phi3.tracking.versions import Version
 
 
 class ServerlessDeployer:
@@ -90,7 +90,7 @@ class ServerlessDeployer:
         target = self._open().target.path
         note_deleted(find_gone(endpoint, [known] if known else [], [wanted]), target, self.registry)
         if version.name and not found["left"]:
-            tags = billed_tags(found, target)
+            tags = place_tags(found, target)
             self.registry.tag_version(version.name, version.version, tags)
         return found
 

@@ -10,14 +10,21 @@ from mlflow_phi3.azure.target import Target
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import Current, Wanted
-from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.deployment.reap import expiry
 from mlflow_phi3.deployment.safety import safety_tags, safety_variables
 from mlflow_phi3.deployment.traffic import to_text
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
 from mlflow_phi3.files import folder_bytes
-from mlflow_phi3.tracking.deployed import DeployedModel
+from mlflow_phi3.tracking.model_files import DeployedModel
+from mlflow_phi3.tracking.tags import (
+    ASSET_TAG,
+    DEPLOYMENT_TAG,
+    EXPIRES_TAG,
+    MODEL_TAG,
+    VERSION_TAG,
+    place_tags,
+)
 
 _SMALL_BYTES = 2 * 10**9
 _SMALL, _LARGE = "Standard_DS3_v2", "Standard_NC24ads_A100_v4"
@@ -176,14 +183,8 @@ def deployed_tags(
     found: Mapping[str, Any], target: Target, asset: ModelAsset, wanted: Wanted
 ) -> dict[str, str]:
     """Return the tags of a version by which MLflow leads to where it runs."""
-    tags = {
-        "azure.target": target.path,
-        "azure.endpoint": str(found["endpoint"]),
-        "azure.deployment": str(found["deployment"]),
-        "azure.scoring_uri": str(found["scoring_uri"]),
-        "azure.model_id": asset.id_in(target),
-        "azure.state": "deployed",
-    }
+    own = {DEPLOYMENT_TAG: str(found["deployment"]), ASSET_TAG: asset.id_in(target)}
+    tags = place_tags(found, target.path) | own
     if EXPIRES_TAG in wanted.endpoint_tags:
         tags[EXPIRES_TAG] = wanted.endpoint_tags[EXPIRES_TAG]
     return tags

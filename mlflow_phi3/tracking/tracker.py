@@ -59,6 +59,10 @@ class Tracker:
         self.client.update_run(run_id, status="RUNNING")
         return self.handle(self.client.get_run(run_id))
 
+    def experiment_name(self, experiment_id: str) -> str:
+        """What an experiment of the store is called."""
+        return str(self.client.get_experiment(experiment_id).name)
+
     def get(self, run_id: str) -> Run:
         """A handle to an existing run, its status untouched."""
         return self.handle(self.client.get_run(run_id))
@@ -126,6 +130,10 @@ class Tracker:
         if status:
             wanted.append(f"attributes.status = '{status}'")
         return self._search(" AND ".join(wanted), order="attributes.start_time ASC")
+
+    def find_tagged(self, tag: str) -> list[MlflowRun]:
+        """The runs that carry a tag, whatever it says, oldest first."""
+        return self._search(f"tags.`{tag}` != ''", order="attributes.start_time ASC")
 
     def latest(self, stage: str, *, where: str, without: str = "") -> MlflowRun:
         """The newest FINISHED run of a stage.

@@ -7,12 +7,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_phi3.tracking.registry import ensure_registered, set_challenger
 from mlflow_phi3.tracking.run import Run
-
-TUNED_TAG = "azure.tuned_model"
-"""Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""
-STATE_TAG = "azure.state"
-"""Tag of a model version: how it stands in Azure."""
-_DELETED = "deleted"
+from mlflow_phi3.tracking.tags import DELETED, STATE_TAG, TUNED_TAG
 
 
 def register_tuned(
@@ -30,7 +25,7 @@ def register_tuned(
         description: For people.
     """
     for version in find_tuned(run.client, model_id):
-        if version.name == name and version.tags.get(STATE_TAG) != _DELETED:
+        if version.name == name and version.tags.get(STATE_TAG) != DELETED:
             return version
     ensure_registered(run.client, name)
     made = run.client.create_model_version(
@@ -52,4 +47,4 @@ def find_tuned(client: MlflowClient, model_id: str) -> list[ModelVersion]:
 def mark_deleted(client: MlflowClient, model_id: str) -> None:
     """Say on the versions that are linked to a model in Azure that it is gone from there."""
     for version in find_tuned(client, model_id):
-        client.set_model_version_tag(version.name, version.version, STATE_TAG, _DELETED)
+        client.set_model_version_tag(version.name, version.version, STATE_TAG, DELETED)

@@ -32,8 +32,9 @@ from mlflow_phi3.modeling.catalog import training_price
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tags import PROJECT_TAG
 from mlflow_phi3.workflows.context import Context, greet, open_context
-from mlflow_phi3.workflows.following import JOB, STATUS, TARGET, follow_job, watch_command
+from mlflow_phi3.workflows.following import JOB, JOB_URL, STATUS, TARGET, follow_job, watch_command
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
 
 
@@ -110,7 +111,7 @@ def send(
         {
             "phi3.base_model": base.name,
             "phi3.dataset_sha256": data.manifest.sha256,
-            "azure.target": workspace.target.path,
+            PROJECT_TAG: workspace.target.path,
             TARGET: config.azure_target,
         }
     )
@@ -163,7 +164,7 @@ def _submit(
     except AzureError as error:
         error.add_note("Running the same command again submits nothing twice.")
         raise
-    run.set_tags({JOB: state.name, STATUS: state.status, "azure.job_url": state.url})
+    run.set_tags({JOB: state.name, STATUS: state.status, JOB_URL: state.url})
     what = "submitted" if new else f"was submitted before and is {state.status}"
     context.screen.say(f"  job [bold]{state.name}[/] {what}; {config.tuned_model} comes out of it")
     return state

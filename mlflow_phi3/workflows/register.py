@@ -167,10 +167,8 @@ def register(
         metrics={f"test/{k}": v for k, v in {**tuned.metrics, **stored.metrics}.items()},
         tags={**base.tags, "phi3.trial_run": winner.run_id},
         description=f"{winner.name} of sweep run {winner.sweep_run}: {verdict.why}",
+        promote=verdict.promote,
     )
-    registry.set_challenger(run.client, version)
-    if verdict.promote:
-        registry.crown(run.client, version)
     number = str(version.version)
     return Registered(version.name, number, winner.name, verdict.promote, verdict.why)
 
@@ -256,7 +254,7 @@ def _against_champion(
     if config.promote != "better":
         return champion_gate(None, config.promote)
     name = config.registered_model or _NAMES[bool(challenger.labels)]
-    reigning = registry.find_alias(context.tracker.client, name, registry.CHAMPION)
+    reigning = registry.find_champion(context.tracker, name)
     if reigning is None:
         return champion_gate(None, config.promote)
     folder = registry.download_model(reigning.source, scratch / "champion")

@@ -20,7 +20,7 @@ from mlflow_phi3.deployment.safety import (
 from mlflow_phi3.deployment.serverless import find_mode
 from mlflow_phi3.deployment.wanted import golden_queries, variables_of
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.tracking.tuned import TUNED_TAG
+from mlflow_phi3.tracking.tags import TUNED_TAG
 from tests.unit.deployment.fakes import make_deployment
 
 CHAT = {"flavors": {"python_function": {"config": {"default_max_tokens": 512}}}}

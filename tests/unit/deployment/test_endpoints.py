@@ -7,8 +7,8 @@ from mlflow_phi3.deployment.endpoints import create_endpoint, update_endpoint
 from mlflow_phi3.deployment.ledger import read_ledger
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.promote import rollback
-from mlflow_phi3.deployment.reap import EXPIRES_TAG
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.tags import EXPIRES_TAG
 from tests.unit.deployment.fakes import make_deployment
 
 

@@ -13,10 +13,11 @@ from mlflow_phi3.deployment.examination import Examination
 from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import plan_deployment
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired, find_gone, let_expire
+from mlflow_phi3.deployment.reap import expiry, find_expired, find_gone, let_expire
 from mlflow_phi3.deployment.rollout import get_current
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError, PreflightError
+from mlflow_phi3.tracking.tags import EXPIRES_TAG
 from tests.unit.deployment.fakes import make_wanted
 
 

@@ -18,8 +18,8 @@ from mlflow_phi3.deployment.safety import OFF_TAG
 from mlflow_phi3.deployment.serverless import deploy_serverless, to_serverless
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError, GateError, UsageError
-from mlflow_phi3.tracking.deployed import Version
-from mlflow_phi3.tracking.tuned import TUNED_TAG
+from mlflow_phi3.tracking.tags import TUNED_TAG
+from mlflow_phi3.tracking.versions import Version
 from tests.unit.deployment.fakes import make_deployment
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)

@@ -11,7 +11,8 @@ from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.errors import AzureError, Interrupted, TrainingError, UsageError
 from mlflow_phi3.foundry.follower import follow
 from mlflow_phi3.foundry.submission import Lesson
-from mlflow_phi3.tracking.tuned import TUNED_TAG, find_tuned, mark_deleted
+from mlflow_phi3.tracking.tags import TUNED_TAG
+from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
 from mlflow_phi3.workflows import following, foundry_sweep
 from mlflow_phi3.workflows.context import Context
 from mlflow_phi3.workflows.screen import Screen
@@ -145,14 +146,26 @@ def test_jobs_that_outlasted_the_wait_for_them_count_in_the_budget(search, sweep
     assert len(service.submitted) == 3
 
 
-def test_what_the_service_does_not_tell_is_not_logged(search, sweep_run, context):
-    class Terse(Project):
-        def get(self, name):
-            if name in self.jobs:
-                self.jobs[name] = state(name, "Completed")
-                self.models[name] = TunedModel("phi3-chat", "1", "azureml://...", name)
-            return self.jobs.get(name)
+class Terse(Project):
+    def get(self, name):
+        if name in self.jobs:
+            self.jobs[name] = state(name, "Completed")
+            self.models[name] = TunedModel("phi3-chat", "1", "azureml://...", name)
+        return self.jobs.get(name)
 
+
+def test_a_sweep_says_on_its_run_which_study_it_is_and_where_that_is_kept(
+    search, sweep_run, tmp_path
+):
+    """A repair asks for both."""
+    search(Terse(points=POINTS), sweep_run, n_trials="1", epochs="1", study="kept")
+
+    tags = sweep_run.tags()
+    kept = (tags["phi3.study"], tags["phi3.storage"])
+    assert kept == ("kept", f"sqlite:///{tmp_path}/study.db")
+
+
+def test_what_the_service_does_not_tell_is_not_logged(search, sweep_run, context):
     search(Terse(points=POINTS), sweep_run, n_trials="1", epochs="1", study="terse")
 
     (trial,) = context.tracker.children(sweep_run.run_id)
