@@ -18,6 +18,7 @@ from mlflow_phi3.azure.checks import (
     untold_steps,
 )
 from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.names import region_name
 from mlflow_phi3.azure.permissions import REGISTER, STEPS
 from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.errors import AzureError
@@ -118,7 +119,7 @@ class Doctor:
             mend = "mlflow-phi3 infra --location <region> creates it, with its hub"
             return Check("project", "failed", "none of this name", needed, blocked, mend)
         kind = str(answer.body.get("kind") or "Default")
-        self._location = str(answer.body.get("location") or "").replace(" ", "").lower()
+        self._location = region_name(str(answer.body.get("location") or ""))
         if kind == "Hub":
             mend = "name a project of this hub, or create one by mlflow-phi3 infra --hub <this one>"
             return Check("project", "failed", "it is a hub", needed, ("train", "deploy"), mend)

@@ -17,8 +17,9 @@ from mlflow_phi3.azure.preflight import Doctor
 from mlflow_phi3.azure.registry import look_up_offers
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.errors import AzureError, PreflightError
+from mlflow_phi3.foundry.offers import Tuning, tuning_of
 from mlflow_phi3.foundry.project import find_place
-from mlflow_phi3.modeling.catalog import PhiModel, describe, refusal
+from mlflow_phi3.modeling.catalog import PhiModel, describe
 from mlflow_phi3.workflows.screen import Screen
 
 app = typer.Typer()
@@ -45,15 +46,14 @@ def doctor_command(
     Exit code 4 when one fails. `--fix` registers resource providers, which costs nothing.
     """
     known = describe(model)
-    why, instead = refusal(known)
     account = find_place(target).open_account()
-    regions, as_of = _regions(account, known)
+    tuning = _tuning(account, known)
     needs = Needs(
         model=known.name,
-        regions=regions,
-        regions_as_of=as_of,
-        refusal=why,
-        instead=instead,
+        regions=tuning.regions,
+        regions_as_of=f"{tuning.source}, {tuning.as_of}",
+        refusal=tuning.why_not,
+        instead=tuning.instead,
         instance_type=instance_type,
         instance_count=instance_count,
         versions=installed_versions(),
@@ -76,15 +76,12 @@ def doctor_command(
         )
 
 
-def _regions(account: Workspace, model: PhiModel) -> tuple[tuple[str, ...], str]:
-    """Where Foundry tunes a model: today's word of the registry, else the catalog's."""
+def _tuning(account: Workspace, model: PhiModel) -> Tuning:
+    """Whether Foundry tunes a model: by the catalog where the registry does not answer."""
     try:
-        offer = look_up_offers(account, (model.name,)).get(model.name)
+        return tuning_of(model, look_up_offers(account, (model.name,)))
     except AzureError:  # what is wrong with the account is the checks' to tell
-        offer = None
-    if offer is not None and offer.regions:
-        return offer.regions, "the registry, now"
-    return model.finetuning_regions, f"the catalog, {model.finetuning_as_of}"
+        return tuning_of(model, None)
 
 
 def wanted_versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ from mlflow_phi3.foundry.project import is_emulated, open_project
 from mlflow_phi3.foundry.submission import (
     Lesson,
     choose_base,
-    find_version,
+    find_base_version,
     plan_job,
     send_data,
     submit_once,
@@ -97,7 +97,7 @@ def send(
         update("signing in")
         workspace = open_project(config.azure_target)
         service = JobService(workspace)
-        version = find_version(workspace, base)
+        version = find_base_version(workspace, base)
         update("sending the data")
         splits = {
             name: data.conversations(name) if name in data.manifest.splits else ()
