@@ -69,7 +69,7 @@ def infra_command(  # noqa: PLR0913 - one option each
     if not steps:
         screen.say("Nothing to do: hub and project are there.")
     if not dry_run:
-        screen.say("\n" + escape("\n".join(_settings(found, emulated=bool(place.environment)))))
+        screen.say("\n" + escape("\n".join(_settings(found, emulated=place.emulated))))
 
 
 def _settings(target: Target, *, emulated: bool) -> list[str]:

@@ -50,25 +50,29 @@ class Lesson:
     output: str
 
 
-def choose_base(model: str, *, local: bool) -> PhiModel:
-    """Return the catalog's entry of what a job tunes.
-
-    Args:
-        model: As the person named it.
-        local: Whether the emulator trains, where the demo stands for a real model.
+def choose_base(model: str) -> PhiModel:
+    """Return the catalog's entry of what a job tunes: for the demo, of what stands in for it.
 
     Raises:
         UsageError: It is not in the catalog.
         PreflightError: Foundry does not tune it.
     """
-    if model == DEMO and not local:
+    return require_tunable(STAND_IN if model == DEMO else model)
+
+
+def check_demo(model: str, *, emulated: bool) -> None:
+    """Refuse the demo but where the emulator trains.
+
+    Raises:
+        PreflightError: Foundry itself was asked to tune it.
+    """
+    if model == DEMO and not emulated:
         raise PreflightError(
             "PHI3-P771",
             "the demo model is not in Foundry",
             where="model",
             fix=f"model=microsoft/{STAND_IN}, or rehearse with azure_target=azure-foundry:/local",
         )
-    return require_tunable(STAND_IN if model == DEMO else model)
 
 
 def find_base_version(workspace: Workspace, base: PhiModel) -> str:
