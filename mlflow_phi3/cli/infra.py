@@ -8,7 +8,8 @@ from dataclasses import replace
 import typer
 from rich.markup import escape
 
-from mlflow_phi3.azure.infra import Builder, find_location, plan_infra
+from mlflow_phi3.azure.infra import Builder
+from mlflow_phi3.azure.infra_plan import find_location, plan_infra
 from mlflow_phi3.azure.infra_wanted import CREATE, SKIP, WantedInfra, check_wanted
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.target import Target
