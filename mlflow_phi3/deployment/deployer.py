@@ -179,10 +179,11 @@ class Deployer:
     def list_services(self) -> list[dict[str, Any]]:
         """Return all endpoints."""
         service = self.service(_READ_TIMEOUT_S)
+        billed = self.serverless.service(_READ_TIMEOUT_S)
         return [
             describe(Current(e, tuple(service.list_deployments(e.name))), "", FLAVOR)
             for e in service.list_endpoints()
-        ] + [describe_serverless(e) for e in self.serverless.service(_READ_TIMEOUT_S).list()]
+        ] + [describe_serverless(e) for e in billed.list_endpoints()]
 
     def list_deployments(self, endpoint: str) -> list[dict[str, Any]]:
         """Return the deployments of one endpoint."""
@@ -206,7 +207,8 @@ class Deployer:
         managed, billed = self.service(timeout_s), self.serverless.service(timeout_s)
         # By kind: elsewhere than here, one of each may have been given the same name.
         expired = [(e.name, self._reap) for e in find_expired(managed.list_endpoints(), now)]
-        expired += [(e.name, self.serverless.reap) for e in find_expired(billed.list(), now)]
+        over = find_expired(billed.list_endpoints(), now)
+        expired += [(e.name, self.serverless.reap) for e in over]
         if dry_run:
             return [name for name, _ in expired]
         names: list[str] = []

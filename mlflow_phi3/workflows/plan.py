@@ -14,7 +14,7 @@ from mlflow_phi3.modeling.base import DEMO
 from mlflow_phi3.modeling.catalog import (
     TrainingPrice,
     describe,
-    machine_price,
+    find_machine_price,
     require_tunable,
     training_price,
 )
@@ -140,9 +140,8 @@ def _prices(config: PlanWord) -> Prices:
 
 def _stored_hourly(machine: str) -> tuple[float, str] | None:
     """The catalog's price of a machine type, where it has one."""
-    try:
-        price = machine_price(machine)
-    except UsageError:
+    price = find_machine_price(machine)
+    if price is None:
         return None
     return price.usd_per_hour, f"{price.machine}, {price.as_of}, {price.source}"
 

@@ -15,7 +15,7 @@ from mlflow_phi3.emulator.finetuning.rules import Training
 from mlflow_phi3.emulator.operation import OperationFailed
 from mlflow_phi3.emulator.process import Guarded
 
-_PROGRAM = "mlflow_phi3.workflows.hosted"
+_PROGRAM = "mlflow_phi3.workflows.emulated_training"
 """What a job runs; it stands above the emulator, which knows it by name alone."""
 _OURS = ("AZURE_", "ARM_", "AZUREML_", "MLFLOW_")
 _PATHS = re.compile(r"/paths/(.+)$")
