@@ -1,7 +1,6 @@
 """``plan``: the data prepared, the engine tried for some steps, and what the rest will take."""
 
 import datetime as dt
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -178,10 +177,8 @@ def _foundry_lines(
 
 
 def _show(screen: Screen, config: PlanWord, lines: tuple[Line, ...]) -> None:
-    if config.output == "json":
-        told = [{"event": "plan", **asdict(line)} for line in lines]
-        print(*map(json.dumps, told), sep="\n")  # noqa: T201 - JSON lines are for machines
-        return
+    for line in lines:
+        screen.facts("plan", **asdict(line))
     rows = [[line.section, line.what, _amount(line), line.unit, line.source] for line in lines]
     screen.table(f"Plan for {config.model}", ["of", "what", "amount", "unit", "source"], rows)
     screen.say("Nothing was spent or sent. Prices are estimates; your invoice decides.")

@@ -5,11 +5,12 @@ import pytest
 from typer.testing import CliRunner
 
 from mlflow_phi3.azure.registry import Offer
-from mlflow_phi3.cli import doctor, models
+from mlflow_phi3.cli import models
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.foundry import submission
 from mlflow_phi3.foundry.offers import tuning_of
 from mlflow_phi3.modeling.catalog import describe
+from mlflow_phi3.workflows import doctor
 
 NAME = "Phi-4-mini-instruct"
 MODEL = describe(NAME)
@@ -78,7 +79,7 @@ def test_models_doctor_and_train_agree(answer, monkeypatch):
         list(tuning.regions),
         tuning.why_not,
     )
-    assert doctor._tuning(project, MODEL) == tuning
+    assert doctor.look_up_tuning(project, MODEL) == tuning
     if tuning.why_not:
         with pytest.raises(PreflightError, match=f"P772 model: {tuning.why_not}"):
             submission.find_base_version(project, MODEL)
