@@ -110,7 +110,8 @@ class Deployer:
         billed = self.serverless.service(timeout_s)
         # By kind: elsewhere than here, one of each may have been given the same name.
         expired = [(e.name, self.managed.reap) for e in find_expired(managed.list_endpoints(), now)]
-        expired += [(e.name, self.serverless.reap) for e in find_expired(billed.list(), now)]
+        over = find_expired(billed.list_endpoints(), now)
+        expired += [(e.name, self.serverless.reap) for e in over]
         if dry_run:
             return [name for name, _ in expired]
         names: list[str] = []

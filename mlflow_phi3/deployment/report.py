@@ -14,8 +14,7 @@ from mlflow_phi3.azure.online import Deployment, Endpoint, OnlineService
 from mlflow_phi3.deployment.actions import CreateEndpoint, PutDeployment, in_words
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import Plan
-from mlflow_phi3.errors import UsageError
-from mlflow_phi3.modeling.catalog import machine_price
+from mlflow_phi3.modeling.catalog import find_machine_price
 
 FLAVOR = "python_function"
 
@@ -121,9 +120,8 @@ def _hourly(instance_type: str, given: float | None) -> tuple[float | None, str]
     """What a machine costs an hour, and who says so; None where nobody does."""
     if given is not None:
         return given, "as given"
-    try:
-        price = machine_price(instance_type)
-    except UsageError:
+    price = find_machine_price(instance_type)
+    if price is None:
         return None, ""
     return price.usd_per_hour, f"{price.as_of}, {price.source}"
 

@@ -115,7 +115,9 @@ class ServerlessDeployer:
 
     def list_services(self) -> list[dict[str, Any]]:
         """Return how all endpoints stand."""
-        return [describe_serverless(found) for found in self.service(READ_TIMEOUT_S).list()]
+        return [
+            describe_serverless(found) for found in self.service(READ_TIMEOUT_S).list_endpoints()
+        ]
 
     def _delete(
         self, name: str, known: ServerlessEndpoint | None, service: ServerlessService

@@ -30,7 +30,7 @@ def run(config: MainWord) -> None:
         TrainingError: No trial was completed.
     """
     _check_steps(config)
-    check(config)
+    destination = check(config)
     context = open_context(config)
     greet(context, config)
     with context.root("main", config) as root:
@@ -38,7 +38,7 @@ def run(config: MainWord) -> None:
         name = f"sweep-{config.study}" if config.study else "sweep"
         with context.tracker.stage(name, stage="sweep", parent=root) as run:
             log_config(run, config)
-            result, model = search(context, narrow(config, SweepWord), data, run)
+            result, model = search(context, narrow(config, SweepWord), data, run, destination)
         with context.tracker.stage("register", stage="register", parent=root) as run:
             run.set_tags({TARGET: config.azure_target})
             register(context, run, model, config.tuned_model)

@@ -18,7 +18,7 @@ from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tags import PROJECT_TAG
 from mlflow_phi3.workflows.context import Context, greet, open_context
 from mlflow_phi3.workflows.following import JOB, JOB_URL, STATUS, register
-from mlflow_phi3.workflows.foundry import check, limits_of, send
+from mlflow_phi3.workflows.foundry import Destination, check, limits_of, send
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import show_trials, teller
 
@@ -32,25 +32,25 @@ def run(config: SweepWord) -> None:
     Raises:
         TrainingError: No trial was completed.
     """
-    check(config)
+    destination = check(config)
     context = open_context(config)
     greet(context, config)
     with context.root("sweep", config) as root:
         data = prepare_as_child(context, config, root)
-        result, model = search(context, config, data, root)
+        result, model = search(context, config, data, root, destination)
         register(context, root, model, config.tuned_model)
     show_trials(context, result)
 
 
 def search(
-    context: Context, config: SweepWord, data: PreparedData, run: Run
+    context: Context, config: SweepWord, data: PreparedData, run: Run, destination: Destination
 ) -> tuple[SweepResult, TunedModel]:
     """Send the data and search; what came of it, and the winner's model in Azure.
 
     Raises:
         TrainingError: No trial was completed.
     """
-    service, lesson = send(context, config, data, run)
+    service, lesson = send(context, config, data, run, destination)
     # A job leaves one model, that of its last epoch: trials cannot be read off each other's way.
     settings = narrow(config, SweepConfig).model_copy(update={"share_epochs": False})
     space = build_space(settings, model=config.model, seed=config.seed)

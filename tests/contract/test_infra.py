@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mlflow_phi3.azure.client import open_account, open_workspace
-from mlflow_phi3.azure.infra import Builder, CurrentInfra, find_location, plan_infra
+from mlflow_phi3.azure.infra import Builder
+from mlflow_phi3.azure.infra_plan import CurrentInfra, find_location, plan_infra
 from mlflow_phi3.azure.infra_wanted import WantedInfra
 from mlflow_phi3.azure.online import Endpoint, OnlineService
 from mlflow_phi3.azure.operation import Deadline

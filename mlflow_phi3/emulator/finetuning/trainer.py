@@ -15,7 +15,7 @@ from mlflow_phi3.emulator.operation import OperationFailed
 from mlflow_phi3.emulator.process import Guarded
 from mlflow_phi3.emulator.storage.datastore import Datastore
 
-_PROGRAM = "mlflow_phi3.workflows.hosted"
+_PROGRAM = "mlflow_phi3.workflows.emulated_training"
 """What a job runs; it stands above the emulator, which knows it by name alone."""
 _OURS = ("AZURE_", "ARM_", "AZUREML_", "MLFLOW_")
 METRICS = "metrics.jsonl"

@@ -39,7 +39,7 @@ class MemoryServerless:
 
     await_idle = get
 
-    def list(self):
+    def list_endpoints(self):
         return [self.known] if self.known else []
 
     def renewed(self):

@@ -109,7 +109,7 @@ def search(context, tmp_path, monkeypatch):
         monkeypatch.setattr(foundry_sweep, "limits_of", lambda *_: limits)
         told = {"backend": "foundry", "learning_rate": "1e-5..1e-4", "pruner": "none", **values}
         config = parse_values(SweepWord, {**told, "storage": f"sqlite:///{tmp_path}/study.db"})
-        return foundry_sweep.search(context, config, None, run)
+        return foundry_sweep.search(context, config, None, run, None)
 
     return go
 
