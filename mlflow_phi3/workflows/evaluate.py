@@ -25,7 +25,7 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.judges import JudgedAnswer, choose_scorers, judge_answers
 from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.workflows.context import Context, log_config, open_base, open_context
+from mlflow_phi3.workflows.context import Context, open_base, open_context
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
 from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, load_winner
@@ -70,20 +70,6 @@ def check_test(data: PreparedData) -> None:
             where="test_data",
             fix="give test_data, a larger test_split, or more rows",
         )
-
-
-def evaluate_as_child(
-    context: Context,
-    config: EvaluateConfig,
-    base: Base,
-    data: PreparedData,
-    winner: Winner,
-    parent: Run,
-) -> Measured:
-    """Run the step as a child run of ``parent``."""
-    with context.tracker.stage("evaluate", stage="evaluate", parent=parent) as run:
-        log_config(run, config)
-        return evaluate(context, config, base, data, winner, run)
 
 
 def evaluate(

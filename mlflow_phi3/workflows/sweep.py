@@ -26,7 +26,6 @@ from mlflow_phi3.workflows.context import (
     Context,
     greet,
     load_config,
-    log_config,
     open_base,
     open_context,
 )
@@ -71,14 +70,9 @@ def run(config: SweepWord) -> None:
     show_trials(context, result)
 
 
-def sweep_as_child(
-    context: Context, config: SweepWord, base: Base, data: PreparedData, parent: Run
-) -> tuple[SweepResult, Winner]:
-    """Run the step as a child run of ``parent``."""
-    name = f"sweep-{config.study}" if config.study else "sweep"
-    with context.tracker.stage(name, stage="sweep", parent=parent) as run:
-        log_config(run, config)
-        return sweep(context, config, base, data, run)
+def name_child(study: str) -> str:
+    """What the run of a sweep is called within another's, by its study; empty for one unnamed."""
+    return f"sweep-{study}" if study else ""
 
 
 def sweep(
