@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mlflow_phi3.config.prepare import SPLITS
 from mlflow_phi3.data.decided import Collected, Decided, Table
 from mlflow_phi3.data.findings import RULES, Finding, Tally, join_findings, join_parts, show
 from mlflow_phi3.data.labels import find_alike, find_untaught
+from mlflow_phi3.data.messages import to_dicts
 from mlflow_phi3.data.relations import Kind, Pair, find_exact, find_leaks, find_near, group_rows
 from mlflow_phi3.data.rows import OVERLENGTH
 from mlflow_phi3.data.similarity import BINS, count_bands, near_pairs
 from mlflow_phi3.data.sources import Planned
 from mlflow_phi3.data.split import (
-    SPLITS,
     TEST,
     TRAIN,
     VALIDATION,
@@ -290,12 +291,13 @@ def _reject(given: Collected, decided: Decided) -> None:
     with (given.settings.folder / "all.rejected").open("w", encoding="utf-8") as out:
         for row in decided.rejected:
             talk = table.store.conversation(int(table.addresses[row]))
-            messages = [{"role": turn.role, "content": turn.content} for turn in talk.messages]
             facts = {
                 "place": talk.place,
                 "codes": ["PHI3-D048"],
                 "reasons": [f"{show(talk.label)} labels no row to train on"],
-                "row": json.dumps({**talk.extra, "messages": messages, "label": talk.label}),
+                "row": json.dumps(
+                    {**talk.extra, "messages": to_dicts(talk.messages), "label": talk.label}
+                ),
             }
             out.write(json.dumps(facts) + "\n")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.config.prepare import SPLITS, PrepareConfig
 from mlflow_phi3.data.collect import decide
 from mlflow_phi3.data.decided import Collected
 from mlflow_phi3.data.finish import finish
@@ -21,7 +21,6 @@ from mlflow_phi3.data.pool import work_pieces
 from mlflow_phi3.data.prepared import SHARDS, PreparedData, load_prepared
 from mlflow_phi3.data.shards import shard_name
 from mlflow_phi3.data.sources import Planned, parse_sources, plan_source, tell_apart
-from mlflow_phi3.data.split import SPLITS
 from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.data.template import ChatTokenizer, TemplateSource
 from mlflow_phi3.data.work import Outcome, Piece, Settings

@@ -11,6 +11,7 @@ import psutil
 
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.parse import parse_arguments
+from mlflow_phi3.config.prepare import SPLITS
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.data.hub import WEIGHT, is_hub_id
 from mlflow_phi3.errors import Interrupted, Phi3Error
@@ -18,7 +19,6 @@ from mlflow_phi3.imports import import_large
 from mlflow_phi3.tracking.launcher import find_launcher
 from mlflow_phi3.tracking.signals import is_alive, stoppable
 
-_SPLITS = ("train", "validation", "test")
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
@@ -56,7 +56,7 @@ def run(word: str, arguments: Sequence[str]) -> int:
 
 def sources_of(config: Config) -> list[str]:
     """What ``train_data`` and its kin name; empty text where nothing is."""
-    return [str(getattr(config, f"{split}_data", "")) for split in _SPLITS]
+    return [str(getattr(config, f"{split}_data", "")) for split in SPLITS]
 
 
 def settle(model: str, data: Sequence[str] = ()) -> None:

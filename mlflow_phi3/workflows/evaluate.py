@@ -11,6 +11,7 @@ from mlflow_phi3.azure.safety import ContentSafety, safety_from
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import EvaluateWord
+from mlflow_phi3.data.messages import to_dicts
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.compare import Comparison, compare
@@ -136,12 +137,7 @@ def ask_others(
         run.log_json([asdict(row) for row in unsafe], "eval/unsafe.json")
     if judges:
         answers = [
-            JudgedAnswer(
-                tuple({"role": turn.role, "content": turn.content} for turn in row.prompt),
-                row.answer,
-                row.expected,
-            )
-            for row in rows
+            JudgedAnswer(tuple(to_dicts(row.prompt)), row.answer, row.expected) for row in rows
         ]
         with context.screen.stage("judge"):
             shares = judge_answers(run, answers, judges)

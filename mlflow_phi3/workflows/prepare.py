@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from mlflow_phi3.config.parse import narrow
-from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.config.prepare import SPLITS, PrepareConfig
 from mlflow_phi3.config.words import PrepareWord
 from mlflow_phi3.data import pipeline
 from mlflow_phi3.data.pipeline import PreparedData
@@ -18,8 +18,6 @@ from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.context import Context, greet, open_context
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.task import show_balance
-
-SPLITS = ("train", "validation", "test")
 
 
 def run(config: PrepareWord) -> None:
