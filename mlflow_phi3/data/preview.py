@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mlflow_phi3.config.prepare import SPLITS
-from mlflow_phi3.data.decided import Collected, Decided
+from mlflow_phi3.data.collected import Collected, Decided
 from mlflow_phi3.data.encode import Encoder
 from mlflow_phi3.data.shards import Stored
 from mlflow_phi3.pages import page_template

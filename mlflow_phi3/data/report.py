@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from mlflow_phi3.config.prepare import SPLITS
-from mlflow_phi3.data.collect import LEAK_CODES
-from mlflow_phi3.data.decided import Decided
+from mlflow_phi3.data.collected import Decided
 from mlflow_phi3.data.drift import compare_reports
 from mlflow_phi3.data.findings import RULES
 from mlflow_phi3.data.manifest import Manifest
+from mlflow_phi3.data.relations import LEAK_CODES
 from mlflow_phi3.data.shards import ShardStore
 from mlflow_phi3.data.statistics import EDGES, RowFigures, summarise
 from mlflow_phi3.pages import page_template
