@@ -47,7 +47,7 @@ def run(word: str, arguments: Sequence[str]) -> int:
                 # `mlflow run` starts us in the project's folder; paths mean where the person is.
                 os.chdir(launcher.cwd())
             config = parse_arguments(WORDS[word], arguments)
-            settle(str(getattr(config, "model", "")), sources_of(config))
+            quieten_libraries(str(getattr(config, "model", "")), sources_of(config))
             import_large(f"mlflow_phi3.workflows.{word}").run(config)
     except (Phi3Error, Interrupted) as error:
         return _end_badly(error, launcher)
@@ -59,7 +59,7 @@ def sources_of(config: Config) -> list[str]:
     return [str(getattr(config, f"{split}_data", "")) for split in SPLITS]
 
 
-def settle(model: str, data: Sequence[str] = ()) -> None:
+def quieten_libraries(model: str, data: Sequence[str] = ()) -> None:
     """Set what libraries read from the environment when they are imported.
 
     Args:

@@ -31,7 +31,7 @@ from mlflow_phi3.workflows.context import (
 )
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
-from mlflow_phi3.workflows.task import settle
+from mlflow_phi3.workflows.task import fit_to_data
 
 SWEEP_RUN = "phi3.sweep_run"
 WINNER_RUN = "phi3.winner_run"
@@ -91,7 +91,7 @@ def sweep(
         log_repeat_data(data, run)
     with context.screen.stage("sweep") as update:
         result = run_sweep(
-            narrow(settle(config, data), SweepConfig),
+            narrow(fit_to_data(config, data), SweepConfig),
             base=base,
             train=data.examples("train"),
             validation=data.examples("validation"),
