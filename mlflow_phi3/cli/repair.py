@@ -4,7 +4,7 @@ import time
 
 import typer
 
-from mlflow_phi3.workflows.entry import settle
+from mlflow_phi3.workflows.entry import quieten_libraries
 
 app = typer.Typer()
 
@@ -15,7 +15,7 @@ _STORAGE = typer.Option("", "--storage", help="As the parameter `storage` of a s
 @app.command("repair")
 def repair_command(study: str = _STUDY, *, storage: str = _STORAGE) -> None:
     """Release the trials of dead drivers and close their runs; the study can then be continued."""
-    settle("")
+    quieten_libraries("")
     # torch, Optuna and MLflow take seconds, which no other command shall wait for.
     from mlflow_phi3.sweep.repair import open_storage_of, repair_study
     from mlflow_phi3.sweep.storage import find_storage

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_phi3.data.replies import Ask
 from mlflow_phi3.evaluation.golden import GoldenQuery, check_answers
-from mlflow_phi3.serving.certificate import Ask, Certificate, certify_endpoint
+from mlflow_phi3.serving.certificate import Certificate, certify_endpoint
 
 CERTIFICATE = "deploy/certificate.json"
 """Where the run that registered a version keeps what its latest deployment answered."""

@@ -18,7 +18,7 @@ from mlflow_phi3.azure.finetuning import (
 from mlflow_phi3.azure.hyperparameters import to_azure
 from mlflow_phi3.azure.names import region_name
 from mlflow_phi3.azure.registry import look_up_offers
-from mlflow_phi3.data.messages import Conversation
+from mlflow_phi3.data.messages import Conversation, to_dicts
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 from mlflow_phi3.foundry.offers import tuning_of
 from mlflow_phi3.modeling.base import DEMO
@@ -147,7 +147,7 @@ def write_split(file: Path, conversations: Iterable[Conversation]) -> int:
     count = 0
     with file.open("w", encoding="utf-8", newline="\n") as stream:
         for conversation in conversations:
-            messages = [{"role": m.role, "content": m.content} for m in conversation.messages]
+            messages = to_dicts(conversation.messages)
             stream.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
             count += 1
     return count

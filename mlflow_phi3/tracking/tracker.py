@@ -91,8 +91,9 @@ class Tracker:
         parent: Run | None = None,
         tags: Mapping[str, object] | None = None,
         run_id: str | None = None,
+        status: Status = "FINISHED",
     ) -> Iterator[Run]:
-        """A run around a block: FINISHED at its end, FAILED on an error, KILLED on a stop."""
+        """A run around a block: ``status`` at its end, FAILED on an error, KILLED on a stop."""
         with asking(self.uri):
             if run_id:
                 run = self.resume(run_id, name=name)
@@ -101,7 +102,7 @@ class Tracker:
                 run = self.start(name, stage=stage, parent=parent, tags=tags)
         try:
             yield run
-            run.end("FINISHED")
+            run.end(status)
         except BaseException as error:
             _end_badly(run, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
             raise

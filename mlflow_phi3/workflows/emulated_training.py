@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_phi3.errors import Phi3Error, TrainingError
-from mlflow_phi3.workflows.entry import settle
+from mlflow_phi3.workflows.entry import quieten_libraries
 
 if TYPE_CHECKING:
     from mlflow_phi3.data.pipeline import PreparedData
@@ -29,7 +29,7 @@ _BASE = "demo"
 
 def main(folder: Path) -> int:
     """Train as ordered; return the exit code."""
-    settle(_BASE)
+    quieten_libraries(_BASE)
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
     try:
         with (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:

@@ -24,8 +24,8 @@ from mlflow_phi3.modeling.base import DEMO, load_tokenizer
 from mlflow_phi3.modeling.catalog import describe as describe_model
 from mlflow_phi3.monitoring.calls import Call, read_calls
 from mlflow_phi3.monitoring.limits import find_exceeded, parse_limits
+from mlflow_phi3.monitoring.measure import Measured, describe, figure_names, measure
 from mlflow_phi3.monitoring.traffic import Tariff
-from mlflow_phi3.monitoring.watch import Watched, describe, figure_names, watch
 from mlflow_phi3.tracking.tracker import Tracker, open_tracker
 from mlflow_phi3.workflows.context import stamp
 
@@ -37,13 +37,13 @@ class Outcome:
     """What a look brought.
 
     Args:
-        watched: The figures.
+        measured: The figures.
         exceeded: In words, the limits that are exceeded.
         run_id: The MLflow run.
         sources: Where the figures and prices are from.
     """
 
-    watched: Watched
+    measured: Measured
     exceeded: tuple[str, ...]
     run_id: str
     sources: tuple[str, ...]
@@ -70,14 +70,14 @@ def run(config: MonitorConfig, now: dt.datetime, *, tracker: Tracker | None = No
         seen = _look(config, start, now)
         tariff, prices = _tariff(config)
         trained = _trained(config) if config.train_data else None
-        watched = watch(seen.minutes, seen.calls, trained, tariff, hours=config.hours)
+        measured = measure(seen.minutes, seen.calls, trained, tariff, hours=config.hours)
         sources = (*seen.sources, *prices)
-        exceeded = tuple(find_exceeded(limits, watched.figures()))
-        log.log_metrics(watched.figures())
-        told = {"sources": sources, "exceeded": exceeded, **describe(watched)}
+        exceeded = tuple(find_exceeded(limits, measured.figures()))
+        log.log_metrics(measured.figures())
+        told = {"sources": sources, "exceeded": exceeded, **describe(measured)}
         log.log_json(told, REPORT)
         log.set_tags({"phi3.limits": "exceeded" if exceeded else "kept"})
-        return Outcome(watched, exceeded, log.run_id, sources)
+        return Outcome(measured, exceeded, log.run_id, sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ def to_json(outcome: Outcome) -> str:
             "run_id": outcome.run_id,
             "sources": outcome.sources,
             "exceeded": outcome.exceeded,
-            **describe(outcome.watched),
+            **describe(outcome.measured),
         },
         indent=2,
         ensure_ascii=False,

@@ -33,7 +33,7 @@ from mlflow_phi3.workflows.estimate import (
 )
 from mlflow_phi3.workflows.prepare import prepare_data
 from mlflow_phi3.workflows.screen import Screen
-from mlflow_phi3.workflows.task import settle
+from mlflow_phi3.workflows.task import fit_to_data
 
 _SIDE_BY_SIDE = 4
 """As many as train together on a CPU; a GPU takes more, which is then faster than planned."""
@@ -48,7 +48,7 @@ def run(config: PlanWord) -> None:
     prices = _prices(config)
     # As the sweep will, which then finds it done.
     data = prepare_data(config, Path(config.workspace).resolve(), screen)
-    space = build_space(settle(config, data), model=config.model, seed=config.seed)
+    space = build_space(fit_to_data(config, data), model=config.model, seed=config.seed)
     work = count_work(
         space,
         n_trials=config.n_trials,

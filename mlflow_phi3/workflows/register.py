@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.markup import escape
 
 from mlflow_phi3.config.evaluate import EvaluateConfig
-from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.words import RegisterWord
 from mlflow_phi3.data.pipeline import PreparedData
@@ -38,7 +37,7 @@ from mlflow_phi3.tracking.lookup import find_finished
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.certify import certify_winner
 from mlflow_phi3.workflows.check import check_registration
-from mlflow_phi3.workflows.context import Context, log_config, open_base, open_context
+from mlflow_phi3.workflows.context import Context, open_base, open_context
 from mlflow_phi3.workflows.evaluate import load_evaluation
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, fetch_adapter, load_winner
@@ -98,21 +97,6 @@ def run(config: RegisterWord) -> None:
         model=registered.uri,
         champion=registered.champion,
     )
-
-
-def register_as_child(
-    context: Context,
-    config: RegisterConfig,
-    base: Base,
-    data: PreparedData,
-    winner: Winner,
-    tuned: Evaluation,
-    parent: Run,
-) -> Registered:
-    """Run the step as a child run of ``parent``."""
-    with context.tracker.stage("register", stage="register", parent=parent) as run:
-        log_config(run, narrow(config, RegisterConfig))
-        return register(context, config, base, data, winner, tuned, run)
 
 
 def register(
