@@ -34,7 +34,7 @@ test-browser: $(BIN)/.installed-dev ## Pages in headless Chromium (Debian: apt-g
 	@python -m pytest -m browser $(ARGS)
 
 test-gpu: $(BIN)/.installed-dev ## The engine on a CUDA device beside the CPU
-	@python -m pytest -m gpu $(ARGS)
+	@python -m pytest tests/gpu -m gpu $(ARGS)
 
 check: $(BIN)/.installed-dev ## Lint, format, types, import rules, generated files
 	@ruff check .

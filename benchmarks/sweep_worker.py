@@ -95,8 +95,10 @@ def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
     from mlflow_phi3.config.sweep import SweepConfig
     from mlflow_phi3.modeling.base import load_base
     from mlflow_phi3.sweep.run import run_sweep
+    from mlflow_phi3.sweep.storage import find_storage
     from mlflow_phi3.tracking.tracker import open_tracker
 
+    config = parse_values(SweepConfig, asked.options)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tracker = open_tracker(uri=f"sqlite:///{asked.store}/mlflow.db")
@@ -105,7 +107,7 @@ def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
         steps_at: list[float] = []
         with tracker.stage("sweep", stage="sweep") as run:
             result = run_sweep(
-                parse_values(SweepConfig, asked.options),
+                config,
                 base=base,
                 train=train,
                 validation=validation,
@@ -116,7 +118,8 @@ def sweep_with_ours(asked: argparse.Namespace) -> dict[str, Any]:
                 on_progress=lambda _: steps_at.append(time.perf_counter()),
             )
         training_s = time.perf_counter() - steps_at[0]
-        study = optuna.load_study(study_name=result.study, storage=result.storage)
+        storage = find_storage(config.storage, tracker.uri)
+        study = optuna.load_study(study_name=result.study, storage=storage)
         last = [trial.intermediate_values.get(trial.last_step or 0) for trial in study.trials]
     return {
         "winner": result.winner.number,

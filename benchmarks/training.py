@@ -56,6 +56,7 @@ def measure(method: str, data: str, asked: argparse.Namespace) -> Result:
         "size": asked.size,
         "device": asked.device,
         "dtype": dtype,
+        "arithmetic": asked.dtype,
         "threads": asked.threads,
         "steps": asked.steps,
         "trials": asked.trials if method == GROUP else 1,
@@ -84,8 +85,9 @@ def median(results: Sequence[Result], method: str, data: str, key: str) -> float
     return float(statistics.median(found))
 
 
-def summarise(results: Sequence[Result], sets: Sequence[str], speed: str) -> dict[str, float]:
-    """Geometric means over the data sets of the medians' ratios."""
+def summarise(results: Sequence[Result], speed: str) -> dict[str, float]:
+    """Geometric means over the data sets, as many as were measured, of the medians' ratios."""
+    sets = list(dict.fromkeys(result["data"] for result in results))
 
     def mean_ratio(key: str, other: str, one: str = "engine") -> float:
         ratios = [median(results, one, d, key) / median(results, other, d, key) for d in sets]
@@ -117,7 +119,7 @@ def main() -> None:
     parser.add_argument("--size", choices=workload.SHAPES, help="small, or mini on a GPU")
     parser.add_argument("--dtype", help="the base's: bfloat16 where the machine has it")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, help="2, on a GPU 1")
     parser.add_argument("--steps", type=int, help="counted, after one that is not; 2, on a GPU 20")
     parser.add_argument("--trials", type=int, help="of the group; 12 on a GPU, else none")
     parser.add_argument("--sets", default="samsum,tailed")
@@ -130,21 +132,22 @@ def main() -> None:
     asked.size = asked.size or ("small" if on_cpu else "mini")
     asked.steps = asked.steps or (2 if on_cpu else 20)
     asked.trials = asked.trials or (1 if on_cpu else 12)
+    asked.repeats = asked.repeats or (2 if on_cpu else 1)
     if asked.quick:
         asked.repeats, asked.steps = 1, 1
     if not workload.SHARED.is_dir():
         raise SystemExit(f"the tokenizer and chats are read from {workload.SHARED}")
     about = describe("torch", "transformers", "peft", "trl")
-    sets = asked.sets.split(",")
+    speed = "tokens_per_second" if asked.clock == "wall" else "tokens_per_cpu_second"
+    summary: dict[str, float] = {}
     results: list[Result] = []
     for repeat in range(asked.repeats):
-        for data in sets:
+        for data in asked.sets.split(","):
             methods = METHODS if asked.trials == 1 else (*METHODS, GROUP)
             results += [{"repeat": repeat, **measure(name, data, asked)} for name in methods]
-    speed = "tokens_per_second" if asked.clock == "wall" else "tokens_per_cpu_second"
-    summary = summarise(results, sets, speed)
-    if not asked.quick:
-        save({**about, "summary": summary, "results": results}, asked)
+            summary = summarise(results, speed)
+            if not asked.quick:  # at once: a machine may be lent for less than the whole takes
+                save({**about, "summary": summary, "results": results}, asked)
     group = summary.pop("group_vs_one", None)
     if group is not None:
         print(f"group_vs_one={group:.2f}")

@@ -132,6 +132,7 @@ def main() -> None:
         "size": str,
         "device": str,
         "dtype": str,
+        "arithmetic": str,
     }.items():
         parser.add_argument(f"--{name}", type=kind, required=True)
     parser.add_argument("--threads", type=int, required=True)
@@ -142,9 +143,12 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     examples = workload.samsum() if asked.data == "samsum" else workload.tailed()
+    # No epoch ends while it is measured: ours would write a checkpoint.
+    examples *= 1 + BATCH * (1 + asked.steps) // len(examples)
     dtype = getattr(torch, asked.dtype)
     model = workload.new_model(asked.size, dtype, asked.device, asked.attention)
-    rate = workload.matrix_rate(dtype, asked.device)
+    low = getattr(torch, asked.arithmetic)
+    rate = workload.matrix_rate(low, asked.device)
     clock = Clock(asked.steps, asked.trials)
     if asked.device != "cpu":
         torch.cuda.reset_peak_memory_stats()  # the weights were float32 while they were drawn
@@ -153,11 +157,11 @@ def main() -> None:
     else:
         run_trl(examples, model, clock, asked.options)
     wall, busy = (end - begin for begin, end in zip(clock.began, clock.ended, strict=True))
-    rate = max(rate, workload.matrix_rate(dtype, asked.device))
+    rate = max(rate, workload.matrix_rate(low, asked.device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     if asked.device != "cpu":
         peak = torch.cuda.max_memory_allocated() / 2**20
-    seen = [examples[at % len(examples)] for at in range(BATCH, BATCH * (1 + clock.wanted))]
+    seen = examples[BATCH : BATCH * (1 + clock.wanted)]
     # On a CPU both are counted by processor time, which others on the machine do not lengthen.
     seconds = busy if asked.device == "cpu" else wall
     flops = asked.trials * workload.unavoidable_flops(asked.size, seen)

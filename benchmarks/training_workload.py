@@ -14,7 +14,9 @@ from transformers import AutoTokenizer, Phi3Config, Phi3ForCausalLM
 
 from mlflow_phi3.data.messages import Example
 
-SHARED = Path(__file__).parents[1].parent / "shared" / "data"
+_CHECKOUT = Path(__file__).parents[1]
+_PLACES = [folder / "shared" / "data" for folder in (_CHECKOUT, _CHECKOUT.parent)]
+SHARED = next((folder for folder in _PLACES if folder.is_dir()), _PLACES[-1])
 VOCABULARY = 32064
 SHAPES: dict[str, dict[str, int]] = {
     "small": {

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import Phi3Config, Phi3ForCausalLM, PreTrainedTokenizerFast
 
-from mlflow_phi3.data.messages import Conversation, Example, Message
+from mlflow_phi3.data.messages import Conversation, Example, Message, to_dicts
 from mlflow_phi3.modeling.base import Base, load_base
 
 SPECIAL = ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -95,7 +95,7 @@ def conversation(question: str, answer: str, line: int = 1) -> Conversation:
 
 def example(base: Base, talk: Conversation) -> Example:
     """Tokenised, the answer supervised."""
-    chat = [{"role": m.role, "content": m.content} for m in talk.messages]
+    chat = to_dicts(talk.messages)
     template = base.tokenizer.apply_chat_template
     before = template(chat[:-1], tokenize=False, add_generation_prompt=True)
     whole = template(chat, tokenize=False)

@@ -44,11 +44,6 @@ class WantedInfra:
         return replace(self.target, group=self.hub_group or self.target.group, project=self.hub)
 
     @property
-    def group_path(self) -> str:
-        """Resource id of the group."""
-        return f"/subscriptions/{self.target.subscription}/resourceGroups/{self.target.group}"
-
-    @property
     def account_name(self) -> str:
         """Name of an AI Services account, unique in the world as it becomes a host name."""
         place = f"{self.target.subscription}/{self.hub_target.group}/{self.hub}".lower()
@@ -60,8 +55,8 @@ class WantedInfra:
         """Resource id of the AI Services account."""
         if self.ai_services not in {CREATE, SKIP}:
             return self.ai_services
-        group = f"/subscriptions/{self.target.subscription}/resourceGroups/{self.hub_target.group}"
-        return f"{group}/providers/Microsoft.CognitiveServices/accounts/{self.account_name}"
+        accounts = f"{self.hub_target.group_path}/providers/Microsoft.CognitiveServices/accounts"
+        return f"{accounts}/{self.account_name}"
 
 
 def check_wanted(wanted: WantedInfra) -> None:

@@ -1,4 +1,4 @@
-"""Names that Azure accepts, checked before the call: the SDK does not."""
+"""Names as Azure has them; those that it accepts are checked before the call: the SDK does not."""
 
 import re
 
@@ -22,6 +22,11 @@ def check_name(name: str, what: str) -> str:
             fix=f"for example {acceptable(name)!r}",
         )
     return name
+
+
+def region_name(told: str) -> str:
+    """Return a region's name as APIs have it: ``eastus2`` for ``East US 2``."""
+    return told.replace(" ", "").lower()
 
 
 def endpoint_for(model: str) -> str:

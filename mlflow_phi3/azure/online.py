@@ -30,11 +30,11 @@ collection as ``enabled``, and reads it as off unless the service has made ``Ena
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An endpoint as it is in Azure.
+    """An endpoint as it is in Azure, or as it is wanted.
 
     Args:
         name: Unique in the region.
-        state: ``Succeeded``, ``Creating``, ``Updating``, ``Failed`` ...
+        state: ``Succeeded``, ``Creating``, ``Updating``, ``Failed`` ...; empty when wanted.
         scoring_uri: Where it is called; empty while it is being created.
         traffic: Percent by deployment, only those above 0.
         tags: Its tags.
@@ -47,10 +47,10 @@ class Endpoint:
     """
 
     name: str
-    state: str
-    scoring_uri: str
-    traffic: Mapping[str, int]
-    tags: Mapping[str, str]
+    state: str = ""
+    scoring_uri: str = ""
+    traffic: Mapping[str, int] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
     auth_mode: str = "key"
     reads_secrets: bool = False
     mirror: Mapping[str, int] = field(default_factory=dict)
@@ -70,20 +70,20 @@ class Deployment:
         variables: Environment variables of the scoring process.
         request_timeout_s: How long one request may take, seconds.
         collect_data: Whether Azure's data collector keeps requests and answers.
-        state: As of an endpoint; empty when wanted.
         kept: As of an endpoint.
+        state: As of an endpoint.
     """
 
     name: str
     model: str
     instance_type: str
     instance_count: int
-    tags: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] = field(default_factory=dict)
-    request_timeout_s: int = 90
-    collect_data: bool = False
+    tags: Mapping[str, str]
+    variables: Mapping[str, str]
+    request_timeout_s: int
+    collect_data: bool
+    kept: Mapping[str, Any]
     state: str = ""
-    kept: Mapping[str, Any] = field(default_factory=dict)
 
 
 class OnlineService:
@@ -162,21 +162,29 @@ class OnlineService:
         with self._workspace.session(where) as ml, _absent():
             finish(ml.online_endpoints.begin_delete(name), self._deadline, where=where)
 
-    def put_deployment(self, endpoint: str, deployment: Deployment, *, wait: bool = True) -> None:
-        """Create or change a deployment; without ``wait`` it only is begun.
+    def put_deployment(self, endpoint: str, deployment: Deployment) -> None:
+        """Create or change a deployment.
 
         Raises:
             Refused: It was not begun.
             AzureError: It failed, or nobody knows how far it came.
         """
+        operation = self.begin_deployment(endpoint, deployment)
+        where = f"deployment {endpoint}/{deployment.name}"
+        with self._workspace.session(where):
+            finish(operation, self._deadline, where=where)
+
+    def begin_deployment(self, endpoint: str, deployment: Deployment) -> Any:
+        """Begin to create or change a deployment; return the SDK's operation.
+
+        Raises:
+            Refused: It was not begun.
+        """
         where = f"deployment {endpoint}/{deployment.name}"
         with beginning(), self._workspace.session(where) as ml:
             entity = deployment_entity(endpoint, deployment)
             name_assets(entity)
-            poller = ml.online_deployments.begin_create_or_update(entity)
-        if wait:
-            with self._workspace.session(where):
-                finish(poller, self._deadline, where=where)
+            return ml.online_deployments.begin_create_or_update(entity)
 
     def delete_deployment(self, endpoint: str, name: str) -> None:
         """Delete a deployment; one that is gone is no error."""

@@ -11,6 +11,8 @@ CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
 """States in which Azure refuses further changes."""
 LONGER = "with a longer -C timeout_s= or --timeout-s"
 """How a command that ran out of time is given more: each has one of the two."""
+READ_TIMEOUT_S = 300.0
+"""How long a command that only looks may wait in all, seconds."""
 _REFUSED, _FAILED = 400, 500
 _SLICE_S = 0.25
 _FIRST_PAUSE_S = 0.2
@@ -62,20 +64,13 @@ def beginning() -> Iterator[None]:
         raise
 
 
-def await_idle(
-    busy: Callable[[], str],
-    deadline: Deadline,
-    *,
-    where: str,
-    sleep: Callable[[float], None] = time.sleep,
-) -> None:
+def await_idle(busy: Callable[[], str], deadline: Deadline, *, where: str) -> None:
     """Wait until nothing of a resource is changing.
 
     Args:
         busy: Tells what is changing and how; empty when nothing is.
         deadline: When to stop waiting.
         where: The resource.
-        sleep: Waits seconds.
 
     Raises:
         DeadlinePassed: Time is over.
@@ -89,7 +84,7 @@ def await_idle(
                 where=where,
                 fix=f"run the same command again, {LONGER}",
             )
-        sleep(min(pause_s, deadline.left_s()))
+        time.sleep(min(pause_s, deadline.left_s()))
         pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
 
 

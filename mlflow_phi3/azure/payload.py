@@ -1,7 +1,8 @@
-"""Inputs of ``predict`` as Azure's no-code deployments of MLflow models take them, and back.
+"""Inputs of ``predict`` as Azure's deployments take them, and back.
 
-Azure's scoring script wants ``{"input_data": {"columns", "index", "data"}}``; a chat is one row
-whose column ``messages`` holds the list.
+The scoring script of no-code deployments of MLflow models wants ``{"input_data": {"columns",
+"index", "data"}}``; a chat is one row whose column ``messages`` holds the list. A serverless
+endpoint takes the chat itself.
 """
 
 import math
@@ -42,6 +43,25 @@ def to_request(inputs: Any) -> dict[str, Any]:
         where="inputs",
         fix='give {"messages": [{"role": "user", "content": "..."}]}, a list of those, or a frame',
     )
+
+
+def to_chat(inputs: Any) -> dict[str, Any]:
+    """Return one chat request, from itself, from messages, or from what pandas made of it.
+
+    Raises:
+        UsageError: It is none.
+    """
+    framed = to_request(inputs)[_READY]
+    rows = framed["data"] if isinstance(framed, Mapping) else []
+    if len(rows) != 1 or "messages" not in framed["columns"]:
+        raise UsageError(
+            "PHI3-U748",
+            "a serverless endpoint takes one chat at a time",
+            where="inputs",
+            fix='{"messages": [{"role": "user", "content": "..."}]}',
+        )
+    row = dict(zip(framed["columns"], rows[0], strict=True))
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def to_plain(value: Any) -> Any:

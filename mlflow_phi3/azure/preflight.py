@@ -18,8 +18,17 @@ from mlflow_phi3.azure.checks import (
     untold_steps,
 )
 from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.names import region_name
 from mlflow_phi3.azure.permissions import REGISTER, STEPS
 from mlflow_phi3.azure.resource_manager import ResourceManager
+from mlflow_phi3.azure.versions import (
+    GROUPS,
+    PERMISSIONS,
+    QUOTAS,
+    REGISTRATIONS,
+    SUBSCRIPTIONS,
+    WORKSPACES,
+)
 from mlflow_phi3.errors import AzureError
 
 PROVIDERS: Mapping[str, tuple[str, ...]] = {
@@ -75,10 +84,10 @@ class Doctor:
         """Sign in, which the first call does, and look at subscription and clock."""
         target = self._manager.target
         name, needed = "subscription", "state Enabled, and you may see it"
-        path = f"/subscriptions/{target.subscription}"
+        path = target.subscription_path
         listed = "az account list -o table lists yours; set AZURE_SUBSCRIPTION_ID to one of them"
         try:
-            answer = self._manager.get(path, "2022-12-01", where=path)
+            answer = self._manager.get(path, SUBSCRIPTIONS, where=path)
         except AzureError as refused:
             yield Check(name, "failed", refused.problem, needed, REMOTE, refused.fix or listed)
             return
@@ -98,9 +107,9 @@ class Doctor:
     def _check_group(self) -> Check:
         target = self._manager.target
         needed = f"a resource group {target.group}"
-        path = f"/subscriptions/{target.subscription}/resourceGroups/{target.group}"
         self._group_there = True  # so it is taken to be, where it may not be read
-        answer = self._manager.get(path, "2021-04-01", where=f"resource group {target.group}")
+        where = f"resource group {target.group}"
+        answer = self._manager.get(target.group_path, GROUPS, where=where)
         if answer is None:
             self._group_there = False
             mend = "mlflow-phi3 infra --location <region> creates it, with hub and project"
@@ -112,13 +121,13 @@ class Doctor:
     def _check_project(self) -> Check:
         target = self._manager.target
         needed = f"a project {target.project}"
-        answer = self._manager.get(target.path, "2024-10-01-preview", where=target.path)
+        answer = self._manager.get(target.path, WORKSPACES, where=target.path)
         if answer is None:
             blocked = ("train", "deploy", "monitor")
             mend = "mlflow-phi3 infra --location <region> creates it, with its hub"
             return Check("project", "failed", "none of this name", needed, blocked, mend)
         kind = str(answer.body.get("kind") or "Default")
-        self._location = str(answer.body.get("location") or "").replace(" ", "").lower()
+        self._location = region_name(str(answer.body.get("location") or ""))
         if kind == "Hub":
             mend = "name a project of this hub, or create one by mlflow-phi3 infra --hub <this one>"
             return Check("project", "failed", "it is a hub", needed, ("train", "deploy"), mend)
@@ -133,18 +142,17 @@ class Doctor:
             yield from untold_steps(STEPS, "no resource group to look at")
             return
         target = self._manager.target
-        group = f"/subscriptions/{target.subscription}/resourceGroups/{target.group}"
-        place = f"resource group {target.group}"
-        yield from self._check_steps(("infra",), group, place)
+        scope, place = target.group_path, f"resource group {target.group}"
+        yield from self._check_steps(("infra",), scope, place)
         others = tuple(step for step in STEPS if step != "infra")
         if self._location:
-            group, place = target.path, f"project {target.project}"
-        yield from self._check_steps(others, group, place)
+            scope, place = target.path, f"project {target.project}"
+        yield from self._check_steps(others, scope, place)
 
     def _check_steps(self, steps: tuple[str, ...], scope: str, place: str) -> Iterator[Check]:
         path = f"{scope}/providers/Microsoft.Authorization/permissions"
         try:
-            granted = self._manager.get_all(path, "2022-04-01", where="permissions")
+            granted = self._manager.get_all(path, PERMISSIONS, where="permissions")
         except AzureError as refused:
             yield from untold_steps(steps, refused.problem, f"ask for Reader on {place}")
             return
@@ -154,7 +162,7 @@ class Doctor:
     def _check_provider(self, namespace: str) -> Check:
         steps = PROVIDERS[namespace]
         name, needed = f"provider {namespace}", "Registered"
-        path = f"/subscriptions/{self._manager.target.subscription}/providers/{namespace}"
+        path = f"{self._manager.target.subscription_path}/providers/{namespace}"
         found = self._registration(path, name)
         if found == needed:
             return Check(name, "ok", found, needed)
@@ -165,7 +173,7 @@ class Doctor:
             )
             return Check(name, "failed", found, needed, steps, mend)
         try:
-            self._manager.post(f"{path}/register", "2021-04-01", where=name)
+            self._manager.post(f"{path}/register", REGISTRATIONS, where=name)
         except AzureError as refused:  # what --fix may not do is no fix
             return Check(name, "failed", f"{found}; {refused.problem}", needed, steps, refused.fix)
         found = self._registration(path, name)
@@ -175,7 +183,7 @@ class Doctor:
         return Check(name, "failed", f"{found}, also after registering it", needed, steps, mend)
 
     def _registration(self, path: str, name: str) -> str:
-        answer = self._manager.get(path, "2021-04-01", where=name)
+        answer = self._manager.get(path, REGISTRATIONS, where=name)
         return "no such provider" if answer is None else str(answer.body.get("registrationState"))
 
     def _check_quota(self) -> Check:
@@ -183,11 +191,10 @@ class Doctor:
         if not self._location:
             return Check("quota", "skipped", "no project to look at", needs.instance_type)
         place = (
-            f"/subscriptions/{self._manager.target.subscription}"
+            f"{self._manager.target.subscription_path}"
             f"/providers/Microsoft.MachineLearningServices/locations/{self._location}"
         )
-        version = "2024-10-01"
-        sizes = self._manager.get_all(f"{place}/vmSizes", version, where="machine types")
+        sizes = self._manager.get_all(f"{place}/vmSizes", QUOTAS, where="machine types")
         wanted = needs.instance_type.lower()
         size = next((one for one in sizes if str(one["name"]).lower() == wanted), None)
         if size is None:
@@ -202,7 +209,7 @@ class Doctor:
             )
         cores = cores_needed(needs.instance_type, int(size["vCPUs"]), needs.instance_count)
         family = str(size["family"])
-        rows = self._manager.get_all(f"{place}/usages", version, where="quota")
+        rows = self._manager.get_all(f"{place}/usages", QUOTAS, where="quota")
         row = next((r for r in rows if r["name"]["value"].lower() == family.lower()), None)
         left = int(row["limit"]) - int(row["currentValue"]) if row else 0
         needed = f"{cores} cores of {family} for {needs.instance_count} x {needs.instance_type}"

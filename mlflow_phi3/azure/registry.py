@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from mlflow_phi3.azure.client import Workspace
+from mlflow_phi3.azure.names import region_name
 from mlflow_phi3.azure.quiet import applied, quiet
 
 REGISTRY = "azureml"
@@ -60,7 +61,7 @@ def look_up_offers(account: Workspace, names: tuple[str, ...]) -> dict[str, Offe
             found[name] = Offer(
                 name=name,
                 version=str(model.version),
-                regions=tuple(r.strip().lower() for r in regions.split(",") if r.strip()),
+                regions=tuple(region_name(r) for r in regions.split(",") if r.strip()),
                 archived=bool(getattr(model, "_is_archived", False)),
             )
     return found

@@ -78,7 +78,7 @@ class ServerlessService:
         answer = self._send("GET", name)
         return None if answer is None else _to_endpoint(answer.http_response.json())
 
-    def list(self) -> "list[ServerlessEndpoint]":
+    def list_endpoints(self) -> list[ServerlessEndpoint]:
         """Return all serverless endpoints of the project."""
         url = f"{self._workspace.target.path}/serverlessEndpoints?api-version={_VERSION}"
         with self._workspace.session("endpoints") as ml:

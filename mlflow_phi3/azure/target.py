@@ -34,12 +34,20 @@ class Target:
     project: str
 
     @property
+    def subscription_path(self) -> str:
+        """Resource id of the subscription."""
+        return f"/subscriptions/{self.subscription}"
+
+    @property
+    def group_path(self) -> str:
+        """Resource id of the resource group."""
+        return f"{self.subscription_path}/resourceGroups/{self.group}"
+
+    @property
     def path(self) -> str:
         """Resource id of the project."""
-        return (
-            f"/subscriptions/{self.subscription}/resourceGroups/{self.group}"
-            f"/providers/Microsoft.MachineLearningServices/workspaces/{self.project}"
-        )
+        workspaces = f"{self.group_path}/providers/Microsoft.MachineLearningServices/workspaces"
+        return f"{workspaces}/{self.project}"
 
 
 def is_local(uri: str) -> bool:

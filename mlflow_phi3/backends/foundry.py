@@ -24,8 +24,6 @@ from mlflow_phi3.training.spec import TrialSpec
 
 logger = logging.getLogger(__name__)
 
-"""The weights stay in Foundry."""
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:

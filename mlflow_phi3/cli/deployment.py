@@ -35,7 +35,7 @@ def promote_command(
     deployer, endpoint = _deployer(target), names_of(None, name).endpoint
     service = deployer.movable(endpoint, timeout_s)
     config = DeployConfig(golden=golden, verify=verify, parity=parity)
-    check = partial(deployer.examine, endpoint, config)
+    check = partial(deployer.managed.examine, endpoint, config)
     _show(promote(service, deployer.registry, endpoint, deployment, check=check, told=_tell))
 
 

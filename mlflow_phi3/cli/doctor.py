@@ -1,29 +1,23 @@
 """``mlflow-phi3 doctor``: what stands in the way, before anything is spent."""
 
 import dataclasses
-import datetime as dt
 import json
 import sys
-from importlib import metadata
 
 import typer
-from packaging.requirements import Requirement
 from rich.markup import escape
 from rich.text import Text
 
-from mlflow_phi3.azure.checks import Check, Needs
-from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.preflight import Doctor
-from mlflow_phi3.azure.registry import look_up_offers
+from mlflow_phi3.azure.checks import Check
 from mlflow_phi3.cli.target import AS_JSON, TARGET
-from mlflow_phi3.errors import AzureError, PreflightError
+from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.foundry.project import find_place
-from mlflow_phi3.modeling.catalog import PhiModel, describe, refusal
+from mlflow_phi3.modeling.catalog import describe
+from mlflow_phi3.workflows.doctor import examine
 from mlflow_phi3.workflows.screen import Screen
 
 app = typer.Typer()
 
-_PACKAGES = ("azure-ai-ml", "azure-identity", "azure-storage-blob", "mlflow")
 _MARKS = {"ok": "[green]✓[/]", "failed": "[red]✗[/]", "fixed": "[green]✓[/]", "skipped": "-"}
 
 
@@ -45,22 +39,13 @@ def doctor_command(
     Exit code 4 when one fails. `--fix` registers resource providers, which costs nothing.
     """
     known = describe(model)
-    why, instead = refusal(known)
-    account = find_place(target).open_account()
-    regions, as_of = _regions(account, known)
-    needs = Needs(
-        model=known.name,
-        regions=regions,
-        regions_as_of=as_of,
-        refusal=why,
-        instead=instead,
+    checks = examine(
+        find_place(target),
+        known,
         instance_type=instance_type,
         instance_count=instance_count,
-        versions=installed_versions(),
-        wanted_versions=wanted_versions(),
+        fix=fix,
     )
-    doctor = Doctor(account, needs, lambda: dt.datetime.now(dt.UTC), fix)
-    checks = list(doctor.checks())
     failed = [check for check in checks if check.state == "failed"]
     if as_json:
         typer.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
@@ -74,34 +59,6 @@ def doctor_command(
             where=target,
             fix="see each one's mend above, then run doctor again",
         )
-
-
-def _regions(account: Workspace, model: PhiModel) -> tuple[tuple[str, ...], str]:
-    """Where Foundry tunes a model: today's word of the registry, else the catalog's."""
-    try:
-        offer = look_up_offers(account, (model.name,)).get(model.name)
-    except AzureError:  # what is wrong with the account is the checks' to tell
-        offer = None
-    if offer is not None and offer.regions:
-        return offer.regions, "the registry, now"
-    return model.finetuning_regions, f"the catalog, {model.finetuning_as_of}"
-
-
-def wanted_versions() -> dict[str, str]:
-    """The versions of the packages that are looked at which this package asks for."""
-    asked = map(Requirement, metadata.requires("mlflow-phi3") or ())
-    return {one.name: str(one.specifier) for one in asked if one.name in _PACKAGES}
-
-
-def installed_versions() -> dict[str, str]:
-    """Versions of the packages that are looked at; those that are missing are left out."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _show(checks: list[Check]) -> None:

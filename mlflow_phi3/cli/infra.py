@@ -8,12 +8,11 @@ from dataclasses import replace
 import typer
 from rich.markup import escape
 
-from mlflow_phi3.azure.infra import Builder, find_location, plan_infra
-from mlflow_phi3.azure.infra_wanted import CREATE, SKIP, WantedInfra, check_wanted
-from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.infra_wanted import CREATE, SKIP, WantedInfra
 from mlflow_phi3.azure.target import Target
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.foundry.project import find_place
+from mlflow_phi3.workflows.infra import build_project
 from mlflow_phi3.workflows.screen import Screen
 
 app = typer.Typer()
@@ -48,17 +47,14 @@ def infra_command(  # noqa: PLR0913 - one option each
         group=group or place.target.group,
         project=project or place.target.project,
     )
-    wanted = WantedInfra(found, hub, location, ai_services, search)
-    check_wanted(wanted)
     screen = Screen("json" if as_json else "auto")
-    builder = Builder(replace(place, target=found).open_account(), Deadline(timeout_s))
-    wanted = builder.choose_hub(wanted)
-    current = builder.look(wanted)
-    if not dry_run:
-        current = builder.await_idle(current, wanted, screen.say)
-    steps = plan_infra(current, wanted)
-    if not dry_run:
-        builder.build(steps, wanted, find_location(current, wanted), screen.say)
+    steps = build_project(
+        replace(place, target=found),
+        WantedInfra(found, hub, location, ai_services, search),
+        timeout_s=timeout_s,
+        dry_run=dry_run,
+        tell=screen.say,
+    )
     if as_json:
         told = [dataclasses.asdict(step) for step in steps]
         typer.echo(json.dumps({"dry_run": dry_run, "target": found.path, "steps": told}))
@@ -69,7 +65,7 @@ def infra_command(  # noqa: PLR0913 - one option each
     if not steps:
         screen.say("Nothing to do: hub and project are there.")
     if not dry_run:
-        screen.say("\n" + escape("\n".join(_settings(found, emulated=bool(place.environment)))))
+        screen.say("\n" + escape("\n".join(_settings(found, emulated=place.emulated))))
 
 
 def _settings(target: Target, *, emulated: bool) -> list[str]:

@@ -7,14 +7,12 @@ from typing import Any
 
 import typer
 
-from mlflow_phi3.azure.finetuning import JobState, TunedModel, base_name
-from mlflow_phi3.azure.hyperparameters import from_azure
+from mlflow_phi3.azure.finetuning import base_name
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.project import open_project
-from mlflow_phi3.foundry.tuned import Deployed, Removal, Shelf, plan_removal
-from mlflow_phi3.tracking.tracker import open_tracker
-from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
+from mlflow_phi3.foundry.tuned import Removal, Shelf
+from mlflow_phi3.workflows.jobs import describe, find_removal, remove
 from mlflow_phi3.workflows.screen import Screen
 
 app = typer.Typer()
@@ -61,13 +59,7 @@ def list_command(*, target: str = TARGET, as_json: bool = AS_JSON) -> None:
 @app.command("show")
 def show_command(name: str = _NAME, *, target: str = TARGET, as_json: bool = AS_JSON) -> None:
     """Tell all that is known of a job or a tuned model."""
-    shelf = Shelf(open_project(target))
-    found = shelf.find(name)
-    facts = (
-        _job_facts(shelf, found)
-        if isinstance(found, JobState)
-        else _model_facts(found, shelf.deployed(found))
-    )
+    facts = describe(Shelf(open_project(target)), name)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -87,17 +79,13 @@ def delete_command(
 ) -> None:
     """Delete a job, or a tuned model: not while it is served, unless --cascade lets that go too."""
     shelf = Shelf(open_project(target), timeout_s=timeout_s)
-    found = shelf.find(name)
-    deployed = shelf.deployed(found) if isinstance(found, TunedModel) else []
-    removal = plan_removal(found, deployed, cascade=cascade)
+    removal = find_removal(shelf, name, cascade=cascade)
     typer.echo("\n".join(removal.lines()))
     if dry_run:
         return
     if removal.model is not None and not yes:
         _ask(removal)
-    shelf.remove(removal, lambda line: typer.echo(line, err=True))
-    if isinstance(found, TunedModel):
-        mark_deleted(open_tracker().client, found.id)
+    remove(shelf, removal, lambda line: typer.echo(line, err=True))
 
 
 @app.command("cancel")
@@ -127,34 +115,6 @@ def _ask(removal: Removal) -> None:
     requests = "Requests to these endpoints will fail. " if removal.deployments else ""
     question = f"{requests}A deleted model has to be trained, and paid for, anew. Go on?"
     typer.confirm(question, abort=True)
-
-
-def _job_facts(shelf: Shelf, job: JobState) -> dict[str, Any]:
-    latest = {point.key: point.value for point in shelf.service.metrics(job.name)}
-    why = shelf.service.why_failed(job.name) if job.status == "Failed" else ""
-    return {
-        "job": job.name,
-        "status": job.status,
-        "why": why,
-        "base model": job.base,
-        "makes": job.output,
-        **from_azure(job.hyperparameters),
-        **{key: round(value, 6) for key, value in latest.items()},
-        "created": job.created,
-        "portal": job.url,
-    }
-
-
-def _model_facts(model: TunedModel, deployed: list[Deployed]) -> dict[str, Any]:
-    versions = find_tuned(open_tracker().client, model.id)
-    return {
-        "model": f"{model.name}:{model.version}",
-        "id": model.id,
-        "base model": model.base,
-        "job": model.job,
-        "served by": [str(place) for place in deployed],
-        "in MLflow": [f"models:/{version.name}/{version.version}" for version in versions],
-    }
 
 
 def _text(value: Any) -> str:

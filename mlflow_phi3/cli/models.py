@@ -9,13 +9,13 @@ import typer
 from mlflow_phi3.azure.registry import Offer, look_up_offers
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.errors import AzureError, PreflightError
+from mlflow_phi3.foundry.offers import Tuning, tuning_of
 from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.modeling.catalog import (
     PhiModel,
     dated,
     describe,
     list_models,
-    refusal,
     require_tunable,
 )
 from mlflow_phi3.workflows.screen import Screen
@@ -49,7 +49,7 @@ def models_command(
     known = (require_tunable if tuned_by == "foundry" else describe)(name) if name else None
     found = list_models() if known is None else (known,)
     offers, told = _offers(found, target, live)
-    rows = [_facts(model, offers.get(model.name), asked=told is not None) for model in found]
+    rows = [_facts(model, tuning_of(model, offers)) for model in found]
     if tuned_by:
         rows = [row for row in rows if row[f"tuned_by_{tuned_by}"]]
     if as_json:
@@ -77,10 +77,10 @@ def _check_way(tuned_by: str) -> None:
 
 def _offers(
     models: tuple[PhiModel, ...], target: str, live: bool | None
-) -> tuple[dict[str, Offer], str | None]:
-    """What the registry says, and its name; nothing where nobody told a project."""
+) -> tuple[dict[str, Offer] | None, str | None]:
+    """What the registry says, and its name; None where nobody told a project."""
     if live is False:
-        return {}, None
+        return None, None
     names = tuple(model.name for model in models)
     try:
         return look_up_offers(find_place(target).open_account(), names), "the registry azureml"
@@ -89,15 +89,11 @@ def _offers(
             raise
         if isinstance(nobody, AzureError):  # a project is told, and yet nobody answers
             typer.echo(f"not live: {nobody}", err=True)
-        return {}, None
+        return None, None
 
 
-def _facts(model: PhiModel, offer: Offer | None, *, asked: bool) -> dict[str, Any]:
-    """Everything that is known of a model, the registry's word before the file's."""
-    why, instead = refusal(model)
-    regions = offer.regions if offer is not None else model.finetuning_regions
-    if asked and offer is None:
-        regions, why = (), why or "the registry does not have it"
+def _facts(model: PhiModel, tuning: Tuning) -> dict[str, Any]:
+    """Everything that is known of a model."""
     price = model.price
     return {
         "name": model.name,
@@ -105,13 +101,13 @@ def _facts(model: PhiModel, offer: Offer | None, *, asked: bool) -> dict[str, An
         "parameters_billion": model.parameters_billion,
         "context_tokens": model.context_tokens,
         "tuned_by_local": True,
-        "tuned_by_foundry": not why and bool(regions),
+        "tuned_by_foundry": not tuning.why_not,
         "adapter": ADAPTER,
-        "regions": list(regions),
-        "regions_as_of": "now" if offer is not None else model.finetuning_as_of,
-        "registry_version": offer.version if offer is not None else None,
-        "not_by_foundry_because": why,
-        "instead": instead,
+        "regions": list(tuning.regions),
+        "regions_as_of": tuning.as_of,
+        "registry_version": tuning.version or None,
+        "not_by_foundry_because": tuning.why_not,
+        "instead": tuning.instead,
         "price": None if price is None else dataclasses.asdict(price),
         "retired_on": model.retired_on,
         "replacement": model.replacement,

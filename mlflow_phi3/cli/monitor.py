@@ -13,7 +13,7 @@ from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.errors import GateError
-from mlflow_phi3.workflows.entry import settle
+from mlflow_phi3.workflows.entry import quieten_libraries
 from mlflow_phi3.workflows.screen import Screen
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def monitor_command(  # noqa: PLR0913 - one option each
 
     Exit code 6 when a figure is beyond its `--limit`: let cron or a pipeline call it.
     """
-    settle("demo")
+    quieten_libraries("demo")
     values = {
         "endpoint": name,
         "deployment": deployment,
@@ -79,16 +79,16 @@ def monitor_command(  # noqa: PLR0913 - one option each
 def _show(outcome: "Outcome", title: str) -> None:
     """The figures as tables, where they are from, and the run that holds them."""
     screen = Screen()
-    traffic = asdict(outcome.watched.traffic)
+    traffic = asdict(outcome.measured.traffic)
     rows = [[f"monitor/{key}", _short(value)] for key, value in traffic.items()]
     screen.table(title, ["figure", "value"], rows)
-    if outcome.watched.drifts:
+    if outcome.measured.drifts:
         screen.table(
-            f"Drift of {outcome.watched.prompts} prompts",
+            f"Drift of {outcome.measured.prompts} prompts",
             ["figure", "value", "usual", "reading", "note"],
             [
                 [f"drift/{d.name}", _short(d.value), _short(d.usual), d.reading, d.note]
-                for d in outcome.watched.drifts
+                for d in outcome.measured.drifts
             ],
         )
     for source in outcome.sources:

@@ -6,7 +6,7 @@ from mlflow_phi3.cli.elsewhere import HELP_OPTIONS, PASS_THROUGH
 from mlflow_phi3.cli.parameter_help import show_help
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.plan import PlanWord
-from mlflow_phi3.workflows.entry import settle, sources_of
+from mlflow_phi3.workflows.entry import quieten_libraries, sources_of
 
 app = typer.Typer()
 
@@ -23,7 +23,7 @@ def plan_command(context: typer.Context) -> None:
         return
     arguments = ["--output=json" if word == "--json" else word for word in context.args]
     config = parse_arguments(PlanWord, arguments)
-    settle(config.model, sources_of(config))
+    quieten_libraries(config.model, sources_of(config))
     from mlflow_phi3.workflows.plan import run
 
     run(config)

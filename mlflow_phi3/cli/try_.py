@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from mlflow_phi3.azure.target import flag, is_local
+from mlflow_phi3.azure.target import flag
 from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import names_of
@@ -61,7 +61,7 @@ def try_command(
         str(found["scoring_uri"]),
         place.target,
         tried[0].request,
-        portal=not (is_local(target) or str(found["scoring_uri"]).startswith("https://localhost")),
+        portal=not place.emulated,
     )
     if as_json:
         told = {"answers": [asdict(one) for one in tried], "samples": asdict(samples)}

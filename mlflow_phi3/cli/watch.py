@@ -10,7 +10,7 @@ from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.workflows.context import open_context
-from mlflow_phi3.workflows.entry import settle
+from mlflow_phi3.workflows.entry import quieten_libraries
 from mlflow_phi3.workflows.watch import watch
 
 app = typer.Typer()
@@ -30,7 +30,7 @@ def watch_command(
     output: Literal["auto", "plain", "json"] = typer.Option("auto", help="As of `train`."),
 ) -> None:
     """Follow a job to its end: its status and metrics go to its run, its model to the registry."""
-    settle("demo")
+    quieten_libraries("demo")
     values = {
         "azure_target": target,
         "on_interrupt": on_interrupt,

@@ -7,6 +7,9 @@ from pydantic import Field, field_validator, model_validator
 
 from mlflow_phi3.config.base import Config
 
+SPLITS = ("train", "validation", "test")
+"""What rows are for; each has its ``<split>_data``."""
+
 TASKS = ("chat-completion", "text-classification")
 TASK_ENTRY_POINTS = "mlflow_phi3.tasks"
 

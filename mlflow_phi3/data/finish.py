@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mlflow_phi3.data.decided import Collected, Decided
+from mlflow_phi3.config.prepare import SPLITS
+from mlflow_phi3.data.collected import Collected, Decided
 from mlflow_phi3.data.digest import digest_keys, digest_text
 from mlflow_phi3.data.manifest import Counts, Manifest, SourceFacts, SplitFacts
 from mlflow_phi3.data.preview import write_preview
 from mlflow_phi3.data.report import build_report, write_report
-from mlflow_phi3.data.split import SPLITS
 from mlflow_phi3.data.statistics import RowFigures, measure_rows
 
 

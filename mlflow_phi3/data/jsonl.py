@@ -66,7 +66,7 @@ class RawRow:
     unread: Mapping[str, str] = field(default_factory=dict)
 
 
-def plan_spans(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Span], str]:
+def plan_spans(path: Path) -> tuple[list[Span], str]:
     """Cut a file at line ends into pieces, and hash it on the way.
 
     Returns:
@@ -79,7 +79,7 @@ def plan_spans(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> tuple[list[Span
     spans: list[Span] = []
     start, line, at = 0, 1, 0
     with path.open("rb") as stream:
-        while block := stream.read(chunk_bytes):
+        while block := stream.read(CHUNK_BYTES):
             if at == 0:
                 refuse_foreign(block, path.name)
             digest.update(block)

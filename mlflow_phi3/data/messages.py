@@ -1,6 +1,6 @@
 """Conversations and examples: what flows from a data file to a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -63,3 +63,8 @@ class Example:
     supervised: npt.NDArray[np.bool_]
     place: str = ""
     label: int | None = None
+
+
+def to_dicts(messages: Iterable[Message]) -> list[dict[str, str]]:
+    """Messages as requests, templates and files of chats hold them."""
+    return [{"role": message.role, "content": message.content} for message in messages]

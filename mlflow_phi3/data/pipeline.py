@@ -12,16 +12,15 @@ from pathlib import Path
 
 import psutil
 
-from mlflow_phi3.config.prepare import PrepareConfig
-from mlflow_phi3.data.collect import decide
-from mlflow_phi3.data.decided import Collected
+from mlflow_phi3.config.prepare import SPLITS, PrepareConfig
+from mlflow_phi3.data.collected import Collected
+from mlflow_phi3.data.decide import decide
 from mlflow_phi3.data.finish import finish
 from mlflow_phi3.data.manifest import NAME
 from mlflow_phi3.data.pool import work_pieces
 from mlflow_phi3.data.prepared import SHARDS, PreparedData, load_prepared
 from mlflow_phi3.data.shards import shard_name
 from mlflow_phi3.data.sources import Planned, parse_sources, plan_source, tell_apart
-from mlflow_phi3.data.split import SPLITS
 from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.data.template import ChatTokenizer, TemplateSource
 from mlflow_phi3.data.work import Outcome, Piece, Settings
@@ -59,7 +58,6 @@ def prepare(
     *,
     folder: Path,
     context_length: int = 0,
-    previous: Path | None = None,
     on_progress: Progress | None = None,
 ) -> PreparedData:
     """Prepare the data, or find it prepared.
@@ -67,10 +65,9 @@ def prepare(
     Args:
         config: The settings.
         tokenizer: The base model's tokenizer, with its chat template.
-        folder: Root of all preparations; this one lies beneath, under the hash of its content.
+        folder: Root of all preparations; this one lies beneath, under the hash of its content. Its
+            report compares it with the last one of sources with the same names.
         context_length: Tokens the model can read; 0 when not known.
-        previous: ``report.json`` of an earlier preparation to compare with; None takes the last
-            one beneath ``folder`` of sources with the same names.
         on_progress: Told what is being done, and the share of it that is done if known.
 
     Raises:
@@ -103,7 +100,7 @@ def prepare(
         )
         decided = decide(given, tell)
         tell("writing the report", None)
-        finish(given, decided, previous=previous or _latest(folder, plan))
+        finish(given, decided, previous=_latest(folder, plan))
         _publish(partial, final)
     shutil.rmtree(folder / f"failed-{key}", ignore_errors=True)
     _note_latest(folder, plan, key)

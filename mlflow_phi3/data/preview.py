@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mlflow_phi3.data.decided import Collected, Decided
+from mlflow_phi3.config.prepare import SPLITS
+from mlflow_phi3.data.collected import Collected, Decided
 from mlflow_phi3.data.encode import Encoder
-from mlflow_phi3.data.report import page_template
 from mlflow_phi3.data.shards import Stored
-from mlflow_phi3.data.split import SPLITS
+from mlflow_phi3.pages import page_template
 
 _EACH = 8
 _SHOWN_TOKENS = 1500
@@ -62,8 +62,9 @@ def write_preview(folder: Path, given: Collected, decided: Decided) -> None:
     """Draw the longest, the shortest, the shortened and some other conversations of each split."""
     encoder = Encoder(given.settings.template, fast=False)
     shown = list(_choose(given, decided, encoder))
-    page = page_template("preview.html.jinja").render(shown=shown, limit=_SHOWN_TOKENS)
-    (folder / "preview.html").write_text(page, encoding="utf-8")
+    page = page_template("mlflow_phi3.data", "pages/preview.html.jinja")
+    html = page.render(shown=shown, limit=_SHOWN_TOKENS)
+    (folder / "preview.html").write_text(html, encoding="utf-8")
 
 
 def _choose(given: Collected, decided: Decided, encoder: Encoder) -> Iterator[Shown]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mlflow_phi3.data.digest import Keys
 
 Kind = Literal["exact", "prompt", "near"]
+LEAK_CODES: dict[Kind, str] = {"exact": "PHI3-D045", "prompt": "PHI3-D046", "near": "PHI3-D047"}
 Ints = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
 

@@ -1,8 +1,11 @@
-"""The text in whatever a model answers."""
+"""How a model is asked, and the text in whatever it answers."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+Ask = Callable[[Mapping[str, Any]], Any]
+"""Takes a request (a chat completion's, or a text to classify), gives what the model answers."""
 
 
 def answer_text(answer: Any) -> str | None:

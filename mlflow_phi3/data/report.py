@@ -3,21 +3,20 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
-from mlflow_phi3.data.collect import LEAK_CODES
-from mlflow_phi3.data.decided import Decided
+from mlflow_phi3.config.prepare import SPLITS
+from mlflow_phi3.data.collected import Decided
 from mlflow_phi3.data.drift import compare_reports
 from mlflow_phi3.data.findings import RULES
 from mlflow_phi3.data.manifest import Manifest
+from mlflow_phi3.data.relations import LEAK_CODES
 from mlflow_phi3.data.shards import ShardStore
-from mlflow_phi3.data.split import SPLITS
 from mlflow_phi3.data.statistics import EDGES, RowFigures, summarise
+from mlflow_phi3.pages import page_template
 
 _SHOWN_PAIRS = 100
 
@@ -73,23 +72,9 @@ def write_report(folder: Path, report: Mapping[str, Any]) -> None:
         for name, split in report["splits"].items()
         if split["rows"]
     }
-    page = page_template("report.html.jinja").render(report=report, charts=charts)
-    (folder / "report.html").write_text(page, encoding="utf-8")
-
-
-@lru_cache(maxsize=2)
-def page_template(name: str) -> jinja2.Template:
-    """A page of this package; everything put into it is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mlflow_phi3.data", "pages"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _number
-    environment.filters["percent"] = lambda share: f"{share:.1%}"
-    return environment.get_template(name)
+    page = page_template("mlflow_phi3.data", "pages/report.html.jinja")
+    html = page.render(report=report, charts=charts)
+    (folder / "report.html").write_text(html, encoding="utf-8")
 
 
 def bars(all_tokens: list[int], supervised: list[int]) -> list[dict[str, float | str]]:
@@ -153,10 +138,3 @@ def _leaks(decided: Decided, store: ShardStore) -> dict[str, Any]:
             for pair in decided.leaks[:_SHOWN_PAIRS]
         ],
     }
-
-
-def _number(value: float) -> str:
-    if isinstance(value, int) or float(value).is_integer():
-        return f"{int(value):,}"
-    digits = 2 if abs(value) < 10 else 1 if abs(value) < 100 else 0
-    return f"{value:,.{digits}f}"

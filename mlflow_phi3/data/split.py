@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from mlflow_phi3.config.prepare import SPLITS
 from mlflow_phi3.data.digest import Keys
 
-SPLITS = ("train", "validation", "test")
-TRAIN, VALIDATION, TEST = range(3)
+TRAIN, VALIDATION, TEST = range(len(SPLITS))
 _GOLDEN = 0.6180339887498949  # its multiples fill [0, 1) as evenly as any sequence can
 Sides = npt.NDArray[np.int8]
 Ints = npt.NDArray[np.int64]
@@ -29,7 +29,7 @@ def choose_sides(shares: Shares, *, validation: float, test: float) -> Sides:
         test: Share of the test side, 0 to 1.
 
     Returns:
-        int8 ``[rows]``: index into :data:`SPLITS`.
+        int8 ``[rows]``: index into :data:`~mlflow_phi3.config.prepare.SPLITS`.
     """
     sides = np.full(len(shares), TRAIN, np.int8)
     sides[shares >= 1 - validation] = VALIDATION

@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from mlflow_phi3.data.findings import show
-from mlflow_phi3.data.messages import Message
+from mlflow_phi3.data.messages import Message, to_dicts
 from mlflow_phi3.errors import DataError
 
 HOLE = "\U0010ffff"  # a Unicode noncharacter: validation refuses it in content
@@ -105,10 +105,9 @@ class Renderer:
         Raises:
             DataError: The template refuses these messages.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return self._jinja.render(
-                messages=turns, add_generation_prompt=prompt, **self._source.tokens
+                messages=to_dicts(messages), add_generation_prompt=prompt, **self._source.tokens
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise DataError(

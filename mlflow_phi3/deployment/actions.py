@@ -57,9 +57,10 @@ class RemoveDeployment:
 
 @dataclass(frozen=True, slots=True)
 class RemoveEndpoint:
-    """Delete an endpoint with all its deployments."""
+    """Delete an endpoint with all its deployments, of which these are known."""
 
     endpoint: str
+    deployments: tuple[str, ...] = ()
 
 
 Action = (
@@ -91,8 +92,9 @@ def in_words(action: Action) -> str:
             told = f"traffic of {failed.endpoint} back to {_shares(failed.before)}"
         case RemoveDeployment(name, deployment):
             told = f"delete deployment {name}/{deployment}"
-        case RemoveEndpoint(name):
-            told = f"delete endpoint {name} with its deployments"
+        case RemoveEndpoint(name, deployments):
+            held = f" with its deployments {', '.join(deployments)}" if deployments else ""
+            told = f"delete endpoint {name}{held}"
     return told
 
 

@@ -8,16 +8,14 @@ from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.online import OnlineService
-from mlflow_phi3.azure.operation import Deadline
-from mlflow_phi3.azure.payload import alike, joined, to_request
+from mlflow_phi3.azure.operation import READ_TIMEOUT_S, Deadline
+from mlflow_phi3.azure.payload import alike, joined, to_chat, to_request
 from mlflow_phi3.azure.scoring import ScoringClient
 from mlflow_phi3.azure.serverless import CHAT, ServerlessService
 from mlflow_phi3.deployment.examination import Examination, examine
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.serverless import chat_of
 from mlflow_phi3.errors import AzureError, UsageError
 
-_READ_TIMEOUT_S = 300.0
 _UNAUTHORIZED = 401
 
 
@@ -59,7 +57,7 @@ class Callers:
         client = self.find(names.endpoint)
         if names.endpoint in self._serverless:
             with self._forgetting(names.endpoint, client):
-                yield from client.stream(chat_of(inputs), path=CHAT)
+                yield from client.stream(to_chat(inputs), path=CHAT)
             return
         answer = self.predict(names, inputs)
         yield _as_chunk(answer) if answer.get("choices") else answer
@@ -99,7 +97,7 @@ class Callers:
         client = self.find(names.endpoint)
         with self._forgetting(names.endpoint, client):
             if names.endpoint in self._serverless:
-                return dict(client.ask(chat_of(inputs), path=CHAT))
+                return dict(client.ask(to_chat(inputs), path=CHAT))
             return joined(
                 [
                     (positions, client.ask(part, deployment=names.deployment))
@@ -119,7 +117,7 @@ class Callers:
             raise
 
     def _connect(self, endpoint: str) -> ScoringClient:
-        workspace, deadline = self._open(), Deadline(_READ_TIMEOUT_S)
+        workspace, deadline = self._open(), Deadline(READ_TIMEOUT_S)
         online = OnlineService(workspace, deadline)
         managed = online.get_endpoint(endpoint)
         if managed is not None and managed.scoring_uri:

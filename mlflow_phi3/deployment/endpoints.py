@@ -2,7 +2,6 @@
 
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from mlflow_phi3.azure.online import Endpoint
@@ -12,11 +11,12 @@ from mlflow_phi3.deployment.actions import CreateEndpoint, ShiftTraffic
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import RUNS, Plan
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.deployment.reap import ending, expiry
 from mlflow_phi3.deployment.report import describe_plan, requests_of
 from mlflow_phi3.deployment.rollout import get_current, shifted
 from mlflow_phi3.deployment.traffic import WHOLE, from_text, to_shares
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.tags import EXPIRES_TAG
 
 _KEYS = ("traffic", "ttl_hours", "timeout_s")
 _KEYS_OF_NEW = ("ttl_hours", "timeout_s", "content_safety_connection", "dry_run")
@@ -43,7 +43,7 @@ def create_endpoint(
             this name.
     """
     settings = _parsed(config, _KEYS_OF_NEW)
-    service = deployer.service(settings.timeout_s)
+    service = deployer.managed.service(settings.timeout_s)
     actions: tuple[CreateEndpoint, ...] = ()
     if get_current(service, names.endpoint).endpoint is None:
         deployer.check_free(names.endpoint, settings.timeout_s)
@@ -51,15 +51,15 @@ def create_endpoint(
         if settings.ttl_hours is not None:
             tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), settings.ttl_hours)
         reads = bool(settings.content_safety_connection)
-        wanted = Endpoint(names.endpoint, "", "", {}, tags, reads_secrets=reads)
+        wanted = Endpoint(names.endpoint, tags=tags, reads_secrets=reads)
         actions = (CreateEndpoint(wanted),)
     if settings.dry_run:
         plan = Plan(names.endpoint, actions)
-        told(describe_plan(plan, requests_of(plan, service.target, None, service)))
+        told(describe_plan(plan, requests_of(plan, None, service)))
         return {"name": f"{names.endpoint} (dry run)"}
     for action in actions:
         service.put_endpoint(action.endpoint)
-    return deployer.describe(names)
+    return deployer.managed.describe(names)
 
 
 def update_endpoint(deployer: Deployer, names: Names, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def update_endpoint(deployer: Deployer, names: Names, config: Mapping[str, Any])
             cannot be.
     """
     settings = _parsed(config, _KEYS)
-    service = deployer.service(settings.timeout_s)
+    service = deployer.managed.service(settings.timeout_s)
     current = get_current(service, names.endpoint)
     if current.endpoint is None:
         raise UsageError("PHI3-U743", "there is no such endpoint", where=names.endpoint)
@@ -84,10 +84,10 @@ def update_endpoint(deployer: Deployer, names: Names, config: Mapping[str, Any])
         endpoint = shifted(endpoint, current.deployments, step, at=dt.datetime.now(dt.UTC))
     if settings.ttl_hours is not None:
         end = expiry(dt.datetime.now(dt.UTC), settings.ttl_hours)
-        endpoint = replace(endpoint, tags={**endpoint.tags, EXPIRES_TAG: end})
+        endpoint = ending(endpoint, end)
     if endpoint != current.endpoint:
         service.put_endpoint(endpoint)
-    return deployer.describe(names)
+    return deployer.managed.describe(names)
 
 
 def _parsed(config: Mapping[str, Any], keys: Sequence[str]) -> DeployConfig:

@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mlflow_phi3.data.replies import Ask
 from mlflow_phi3.evaluation.golden import GoldenQuery, check_answers
-from mlflow_phi3.serving.certificate import Ask, Certificate, certify_endpoint
+from mlflow_phi3.serving.certificate import Certificate, certify_endpoint
 
 CERTIFICATE = "deploy/certificate.json"
 """Where the run that registered a version keeps what its latest deployment answered."""
+HELLO = GoldenQuery({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32})
+"""Asked where nothing else is known of a model."""
 
 
 @dataclass(frozen=True, slots=True)

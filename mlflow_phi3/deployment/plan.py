@@ -10,6 +10,7 @@ from mlflow_phi3.deployment.actions import (
     CreateEndpoint,
     PutDeployment,
     RemoveDeployment,
+    RemoveEndpoint,
     ShiftTraffic,
     Verify,
 )
@@ -43,15 +44,19 @@ class Current:
         """Names of the deployments."""
         return tuple(found.name for found in self.deployments)
 
+    @property
+    def traffic(self) -> Mapping[str, int]:
+        """Percent by deployment; none where there is no endpoint."""
+        return self.endpoint.traffic if self.endpoint else {}
+
     def active(self) -> Deployment | None:
         """Return the deployment that gets most of the traffic."""
-        traffic = self.endpoint.traffic if self.endpoint else {}
-        if not traffic:
+        if not self.traffic:
             return None
-        return self.find(max(sorted(traffic), key=lambda name: traffic[name]))
+        return self.find(max(sorted(self.traffic), key=lambda name: self.traffic[name]))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
     """What shall be there.
 
@@ -74,20 +79,20 @@ class Wanted:
     """
 
     endpoint: str
-    deployment: str = ""
+    deployment: str
     model: str = ""
-    instance_type: str | None = None
+    instance_type: str | None
     default_instance_type: str = ""
-    instance_count: int | None = None
-    traffic: int | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    instance_count: int | None
+    traffic: int | None
+    tags: Mapping[str, str]
     endpoint_tags: Mapping[str, str] = field(default_factory=dict)
-    variables: Mapping[str, str] | None = None
-    safety: Mapping[str, str] | None = None
-    request_timeout_s: int | None = None
-    collect_data: bool | None = None
+    variables: Mapping[str, str] | None
+    safety: Mapping[str, str] | None
+    request_timeout_s: int | None
+    collect_data: bool | None
     keep_previous: bool = True
-    verify: bool = True
+    verify: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,7 @@ class Plan:
     """What will be done, in order; no action means that all is as wanted.
 
     Args:
-        deployment: The deployment that it is about.
+        deployment: The deployment that it is about; empty for the endpoint as a whole.
         actions: In order.
         model: Resource id of the model that it runs by then; empty where it goes.
     """
@@ -121,13 +126,21 @@ def plan_deployment(current: Current, wanted: Wanted) -> Plan:
     return _plan_service(current, wanted)
 
 
-def plan_removal(current: Current, name: str) -> Plan:
-    """Return how to delete one deployment without losing requests.
+def plan_removal(current: Current, name: str = "") -> Plan:
+    """Return how to delete one deployment without losing requests, or the whole endpoint.
+
+    Args:
+        current: What is there.
+        name: The deployment; empty for the endpoint with all of them.
 
     Raises:
-        UsageError: It gets all the traffic.
+        UsageError: The deployment gets all the traffic.
     """
-    if current.endpoint is None or current.find(name) is None:
+    if current.endpoint is None:
+        return Plan(name, ())
+    if not name:
+        return Plan(name, (RemoveEndpoint(current.endpoint.name, current.names),))
+    if current.find(name) is None:
         return Plan(name, ())
     before = current.endpoint.traffic
     after = without(before, name)
@@ -145,13 +158,14 @@ def without_idle(plan: Plan, current: Current) -> Plan:
         plan: What is done before.
         current: What is there: a previous version that was kept, or what a killed command has left.
     """
-    traffic = current.endpoint.traffic if current.endpoint else {}
+    if current.endpoint is None:
+        return plan
+    traffic = current.traffic
     for action in plan.actions:
         if isinstance(action, ShiftTraffic):
             traffic = action.traffic
     idle = [d for d in current.deployments if d.name != plan.deployment and not traffic.get(d.name)]
-    name = current.endpoint.name if current.endpoint else ""
-    removals = tuple(RemoveDeployment(name, deployment.name) for deployment in idle)
+    removals = tuple(RemoveDeployment(current.endpoint.name, found.name) for found in idle)
     return replace(plan, actions=(*plan.actions, *removals))
 
 
@@ -169,7 +183,7 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
     actions: list[Action] = []
     if current.endpoint is None:
         actions.append(_new_endpoint(wanted))
-    before = dict(current.endpoint.traffic) if current.endpoint else {}
+    before = dict(current.traffic)
     if ready is None and current.find(slot) is not None:
         if before.get(slot):  # a canary of another version: its share goes back first
             cleared = without(before, slot)
@@ -198,8 +212,7 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
 
 def _find_serving(current: Current, wanted: Wanted) -> Deployment | None:
     """Return what runs the wanted version on the wanted machines with a share of the traffic."""
-    traffic = current.endpoint.traffic if current.endpoint else {}
-    for name in sorted(traffic, key=lambda name: (-traffic[name], name)):
+    for name in sorted(current.traffic, key=lambda name: (-current.traffic[name], name)):
         found = current.find(name)
         if found is None or found.state != RUNS:
             continue
@@ -216,14 +229,14 @@ def _plan_named(current: Current, wanted: Wanted) -> Plan:
     actions: list[Action] = []
     if current.endpoint is None:
         actions.append(_new_endpoint(wanted))
-    if known is not None and known.state != RUNS and not _share(current, name):
+    if known is not None and known.state != RUNS and not current.traffic.get(name):
         actions.append(RemoveDeployment(wanted.endpoint, name))  # a failed one is not repaired
         known = None
     target = _merged(known, wanted, name)
     changed = known != replace(target, state=RUNS)
     if changed:
         actions.append(PutDeployment(wanted.endpoint, target, known))
-    before = dict(current.endpoint.traffic) if current.endpoint else {}
+    before = dict(current.traffic)
     share = wanted.traffic
     if share is None:
         share = before.get(name, 0) if before else WHOLE
@@ -289,12 +302,6 @@ def _is_ready(found: Deployment, wanted: Wanted, active: Deployment | None) -> b
     return found.state == RUNS and same
 
 
-def _share(current: Current, name: str) -> int:
-    return current.endpoint.traffic.get(name, 0) if current.endpoint else 0
-
-
 def _new_endpoint(wanted: Wanted) -> CreateEndpoint:
-    tags = dict(wanted.endpoint_tags)
-    return CreateEndpoint(
-        Endpoint(wanted.endpoint, "", "", {}, tags, reads_secrets=bool(wanted.safety))
-    )
+    tags, reads = dict(wanted.endpoint_tags), bool(wanted.safety)
+    return CreateEndpoint(Endpoint(wanted.endpoint, tags=tags, reads_secrets=reads))

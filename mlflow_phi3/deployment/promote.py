@@ -24,9 +24,7 @@ from mlflow_phi3.deployment.plan import RUNS, Current
 from mlflow_phi3.deployment.rollout import Service, get_current
 from mlflow_phi3.deployment.traffic import WHOLE, to_text
 from mlflow_phi3.errors import AzureError, UsageError
-
-MODEL_TAG = "phi3.model"
-VERSION_TAG = "phi3.version"
+from mlflow_phi3.tracking.tags import MODEL_TAG, VERSION_TAG
 
 
 class Registry(Protocol):
@@ -58,12 +56,39 @@ class Moved:
     version: str
 
 
-def _silent(_line: str) -> None:
-    """Tell nobody."""
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """An endpoint that is there, with no move of it half-way.
+
+    Args:
+        endpoint: As it is.
+        current: It, with its deployments.
+        ended: The move that was half-way and has been ended; None when there was none.
+    """
+
+    endpoint: Endpoint
+    current: Current
+    ended: Entry | None = None
 
 
-def _unasked(_deployment: Deployment) -> None:
-    """Ask nothing."""
+@dataclass(frozen=True, slots=True)
+class AliasMove:
+    """How the champion of a registered model moves.
+
+    Args:
+        model: Which one; empty moves none.
+        old: The champion's version before; empty when there is none.
+        new: After.
+    """
+
+    model: str
+    old: str
+    new: str
+
+    @property
+    def moves(self) -> bool:
+        """Whether there is anything to move."""
+        return bool(self.model and self.new and self.old != self.new)
 
 
 def promote(
@@ -72,8 +97,8 @@ def promote(
     endpoint: str,
     deployment: str = "",
     *,
-    check: Callable[[Deployment], None] = _unasked,
-    told: Callable[[str], None] = _silent,
+    check: Callable[[Deployment], None],
+    told: Callable[[str], None],
 ) -> Moved:
     """Give a deployment all traffic, and make its version the champion.
 
@@ -90,20 +115,20 @@ def promote(
     Raises:
         UsageError: There is none, or several.
     """
-    current, ended = _settle(service, registry, endpoint, told)
+    standing = _settle(service, registry, endpoint, told)
+    ended = standing.ended
     if ended is not None and not ended.undo and deployment in {"", *ended.after}:
         return _to_moved(ended)
-    name = deployment or _candidate(current, endpoint, told)
-    target = current.find(name)
+    name = deployment or _candidate(standing, told)
+    target = standing.current.find(name)
     if target is None or target.state != RUNS:
         state = "does not exist" if target is None else f"is in state {target.state}"
         raise UsageError("PHI3-U724", f"it {state}", where=f"deployment {endpoint}/{name}")
     traffic = {name: WHOLE}
-    if _endpoint(current).traffic != traffic:
+    if standing.endpoint.traffic != traffic:
         check(target)
-    model, version = version_of(target)
-    old = registry.get_champion(model) if model else ""
-    return _move(service, registry, current, traffic, (model, old, version), told=told)
+    alias = _alias_to(target, registry)
+    return _move(service, registry, standing, traffic, alias, told=told)
 
 
 def rollback(
@@ -111,7 +136,7 @@ def rollback(
     registry: Registry,
     endpoint: str,
     *,
-    told: Callable[[str], None] = _silent,
+    told: Callable[[str], None],
 ) -> Moved:
     """Take the last move back: traffic as before it, and the champion that was then.
 
@@ -125,10 +150,11 @@ def rollback(
         UsageError: Nothing was moved yet, or what had the traffic is gone, as when its deployment
             runs another version by now.
     """
-    current, ended = _settle(service, registry, endpoint, told)
-    if ended is not None and ended.undo:
-        return _to_moved(ended)
-    entries = [e for e in read_ledger(_tags(current)) if e.before and not e.undo]
+    standing = _settle(service, registry, endpoint, told)
+    current = standing.current
+    if standing.ended is not None and standing.ended.undo:
+        return _to_moved(standing.ended)
+    entries = [e for e in read_ledger(standing.endpoint.tags) if e.before and not e.undo]
     if not entries:
         raise UsageError(
             "PHI3-U725",
@@ -146,54 +172,55 @@ def rollback(
             fix="deploy the version again: mlflow deployments update -m models:/<name>@previous",
         )
     name = max(sorted(last.before), key=lambda n: last.before[n])
-    target = current.find(name)
-    model, version = version_of(target)
-    old = registry.get_champion(model) if model else ""
+    alias = _alias_to(current.find(name), registry)
     # The alias goes back only where it points at what is being rolled back.
     leaving = current.active()
-    if leaving is not None and (model, old) != version_of(leaving):
-        model = ""
-    alias = (model, old, version)
-    return _move(service, registry, current, dict(last.before), alias, undone=last, told=told)
+    if leaving is not None and (alias.model, alias.old) != version_of(leaving):
+        alias = replace(alias, model="")
+    return _move(service, registry, standing, dict(last.before), alias, undone=last, told=told)
+
+
+def _alias_to(deployment: Deployment | None, registry: Registry) -> AliasMove:
+    """Return how the champion moves to the version that a deployment runs."""
+    model, version = version_of(deployment)
+    return AliasMove(model, registry.get_champion(model) if model else "", version)
 
 
 def _move(
     service: Service,
     registry: Registry,
-    current: Current,
+    standing: Standing,
     traffic: dict[str, int],
-    alias: tuple[str, str, str],
+    alias: AliasMove,
     *,
     told: Callable[[str], None],
     undone: Entry | None = None,
-    clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
 ) -> Moved:
-    endpoint = _endpoint(current)
-    model, old, new = alias
-    moves_alias = bool(model and new and old != new)
+    endpoint = standing.endpoint
     entry = Entry(
-        at=clock().isoformat(timespec="seconds"),
+        at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         before=dict(endpoint.traffic),
         after=traffic,
-        model=model if moves_alias else "",
-        old_version=old,
-        new_version=new,
+        model=alias.model if alias.moves else "",
+        old_version=alias.old,
+        new_version=alias.new,
         pending=True,
         undo=undone is not None,
-        held=marks_of(endpoint.traffic, current.deployments),
+        held=marks_of(endpoint.traffic, standing.current.deployments),
     )
-    moved = replace(_to_moved(entry), model=model, version=new if moves_alias else old)
+    version = alias.new if alias.moves else alias.old
+    moved = replace(_to_moved(entry), model=alias.model, version=version)
     if undone is None and entry.before == traffic:  # nothing that a rollback could take back
-        if moves_alias:
-            registry.set_champion(model, new, old)
+        if alias.moves:
+            registry.set_champion(alias.model, alias.new, alias.old)
         return moved
     # A rollback takes its entry out, so that the next rollback goes one further back.
     entries = [e for e in read_ledger(endpoint.tags) if e != undone] + [entry]
     begun = replace(endpoint, traffic=traffic, tags=with_entries(endpoint.tags, entries))
     service.put_endpoint(begun)
-    if moves_alias:
+    if alias.moves:
         try:
-            registry.set_champion(model, new, old)
+            registry.set_champion(alias.model, alias.new, alias.old)
         except Exception:
             service.put_endpoint(endpoint)  # whatever it was: traffic and alias stay together
             raise
@@ -209,11 +236,28 @@ def _to_moved(entry: Entry) -> Moved:
 
 def _settle(
     service: Service, registry: Registry, endpoint: str, told: Callable[[str], None]
-) -> tuple[Current, Entry | None]:
+) -> Standing:
     """Return what is there once a move that was killed half-way has been ended, and that move.
 
     One that later moves have overtaken is not ended but over.
     """
+    standing = _find_standing(service, endpoint)
+    entries = read_ledger(standing.endpoint.tags)
+    if not any(entry.pending for entry in entries):
+        return standing
+    last = entries[-1]
+    ended = last if last.pending and last.after == standing.endpoint.traffic else None
+    if ended is not None and ended.model:
+        # Somebody may have named another champion since: then that one stays.
+        if registry.get_champion(ended.model) in {ended.old_version, ended.new_version}:
+            registry.set_champion(ended.model, ended.new_version, ended.old_version)
+        else:
+            ended = replace(ended, model="")
+    _unmark(service, standing.endpoint, told)
+    return replace(_find_standing(service, endpoint), ended=ended)
+
+
+def _find_standing(service: Service, endpoint: str) -> Standing:
     current = get_current(service, endpoint)
     if current.endpoint is None:
         raise UsageError(
@@ -222,19 +266,7 @@ def _settle(
             where=f"endpoint {endpoint}",
             fix="list them by mlflow deployments list -t <target>",
         )
-    entries = read_ledger(current.endpoint.tags)
-    if not any(entry.pending for entry in entries):
-        return current, None
-    last = entries[-1]
-    ended = last if last.pending and last.after == current.endpoint.traffic else None
-    if ended is not None and ended.model:
-        # Somebody may have named another champion since: then that one stays.
-        if registry.get_champion(ended.model) in {ended.old_version, ended.new_version}:
-            registry.set_champion(ended.model, ended.new_version, ended.old_version)
-        else:
-            ended = replace(ended, model="")
-    _unmark(service, current.endpoint, told)
-    return get_current(service, endpoint), ended
+    return Standing(current.endpoint, current)
 
 
 def _unmark(service: Service, endpoint: Endpoint, told: Callable[[str], None]) -> None:
@@ -249,31 +281,31 @@ def _unmark(service: Service, endpoint: Endpoint, told: Callable[[str], None]) -
         )
 
 
-def _candidate(current: Current, endpoint: str, told: Callable[[str], None]) -> str:
-    traffic = _endpoint(current).traffic
-    if canary := _canary(current):
+def _candidate(standing: Standing, told: Callable[[str], None]) -> str:
+    endpoint, current = standing.endpoint, standing.current
+    if canary := _canary(endpoint):
         return canary
     if not current.deployments:
         raise UsageError(
             "PHI3-U729",
             "there is no deployment on it",
-            where=f"endpoint {endpoint}",
+            where=f"endpoint {endpoint.name}",
             fix="mlflow deployments create, with --model-uri",
         )
-    others = [d.name for d in current.deployments if traffic.get(d.name, 0) < WHOLE]
+    others = [d.name for d in current.deployments if endpoint.traffic.get(d.name, 0) < WHOLE]
     if not others:  # it is promoted already; its alias may not be
         return current.deployments[0].name
     if len(others) != 1:
         raise UsageError(
             "PHI3-U728",
             f"which deployment is meant? Without all traffic: {', '.join(others)}",
-            where=f"endpoint {endpoint}",
+            where=f"endpoint {endpoint.name}",
             fix="name it by --deployment",
         )
     (name,) = others
-    *_, last = [None, *read_ledger(_tags(current))]
+    *_, last = [None, *read_ledger(endpoint.tags)]
     active = current.active()
-    if last is None or last.undo or active is None or last.after != traffic:
+    if last is None or last.undo or active is None or last.after != endpoint.traffic:
         return name
     if name not in last.before or name in find_lost(last, current.deployments):
         return name
@@ -282,13 +314,12 @@ def _candidate(current: Current, endpoint: str, told: Callable[[str], None]) -> 
     return active.name
 
 
-def _canary(current: Current) -> str:
+def _canary(endpoint: Endpoint) -> str:
     """Return which of several deployments with a share is the new one; empty where none is known.
 
     The smaller share need not be its own: it came with the latest move that gave one to another.
     """
-    traffic = _endpoint(current).traffic
-    entries = read_ledger(_tags(current))
+    traffic, entries = endpoint.traffic, read_ledger(endpoint.tags)
     if len(traffic) < 2 or not entries or entries[-1].after != traffic:
         return ""
     for entry in reversed(entries):
@@ -302,13 +333,3 @@ def version_of(deployment: Deployment | None) -> tuple[str, str]:
     """Return the registered model that a deployment runs, and its version; empty texts if none."""
     tags = deployment.tags if deployment else {}
     return tags.get(MODEL_TAG, ""), tags.get(VERSION_TAG, "")
-
-
-def _endpoint(current: Current) -> Endpoint:
-    if current.endpoint is None:  # _settle has refused that
-        raise UsageError("PHI3-U727", "there is no such endpoint")
-    return current.endpoint
-
-
-def _tags(current: Current) -> dict[str, str]:
-    return dict(_endpoint(current).tags)

@@ -5,11 +5,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
+from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.deployment.rollout import Service
 from mlflow_phi3.errors import PreflightError, UsageError
-
-EXPIRES_TAG = "azure.expires_at"
+from mlflow_phi3.tracking.tags import (
+    DELETED,
+    ENDPOINT_TAG,
+    EXPIRES_TAG,
+    MODEL_TAG,
+    PROJECT_TAG,
+    STATE_TAG,
+    VERSION_TAG,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +73,35 @@ def expiry(now: dt.datetime, ttl_hours: float) -> str:
         ) from never
 
 
-def let_expire(
-    endpoint: str, service: Service, ttl_hours: float, *, only_later: bool = False
-) -> None:
+def let_expire(endpoint: str, service: Service, ttl_hours: float) -> None:
     """Write on an endpoint that its life of so many hours begins now.
 
     Args:
-        endpoint: Its name; one that is gone, or not there yet, is left.
+        endpoint: Its name; one that is gone is left.
         service: The remote calls.
         ttl_hours: How long it lives.
-        only_later: Put off an end that it has; give none to one that has none, and none sooner.
     """
     found = service.get_endpoint(endpoint)
-    if found is None:
-        return
-    end = expiry(dt.datetime.now(dt.UTC), ttl_hours)
-    if only_later and not find_expired([found], dt.datetime.fromisoformat(end)):
-        return
-    service.put_endpoint(replace(found, tags={**found.tags, EXPIRES_TAG: end}))
+    if found is not None:
+        service.put_endpoint(ending(found, expiry(dt.datetime.now(dt.UTC), ttl_hours)))
+
+
+def put_off_end(endpoint: str, service: Service, ttl_hours: float) -> None:
+    """Put the end of an endpoint off where it has one that comes before these hours are over.
+
+    Args:
+        endpoint: Its name; one that is not there yet is left.
+        service: The remote calls.
+        ttl_hours: How long it lives from now.
+    """
+    found, end = service.get_endpoint(endpoint), expiry(dt.datetime.now(dt.UTC), ttl_hours)
+    if found is not None and find_expired([found], dt.datetime.fromisoformat(end)):
+        service.put_endpoint(ending(found, end))
+
+
+def ending(endpoint: Endpoint, end: str) -> Endpoint:
+    """Return an endpoint whose time is over then."""
+    return replace(endpoint, tags={**endpoint.tags, EXPIRES_TAG: end})
 
 
 def find_expired(endpoints: Iterable[TaggedT], now: dt.datetime) -> list[TaggedT]:
@@ -123,7 +141,7 @@ def note_deleted(gone: Sequence[Gone], target: str, registry: Notes) -> None:
         PreflightError: The registry does not answer; what was deleted is deleted.
     """
     for done, one in enumerate(gone):
-        place = {"azure.target": target, "azure.endpoint": one.endpoint}
+        place = {PROJECT_TAG: target, ENDPOINT_TAG: one.endpoint}
         try:
             registry.note_deleted(one.model, one.version, place)
         except PreflightError as away:
@@ -132,7 +150,7 @@ def note_deleted(gone: Sequence[Gone], target: str, registry: Notes) -> None:
                 "PHI3-P709",
                 f"the deployments are deleted, but it could not be noted on {left}: {away.problem}",
                 where=away.where,
-                fix="set the tag azure.state of these to deleted when the store answers",
+                fix=f"set the tag {STATE_TAG} of these to {DELETED} when the store answers",
             ) from None
 
 

@@ -3,36 +3,36 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
 from mlflow_phi3.azure.assets import ModelAsset, short_name
-from mlflow_phi3.azure.online import OnlineService
-from mlflow_phi3.azure.serverless import ServerlessEndpoint
-from mlflow_phi3.azure.target import Target
+from mlflow_phi3.azure.online import Deployment, Endpoint, OnlineService
 from mlflow_phi3.deployment.actions import CreateEndpoint, PutDeployment, in_words
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.plan import Current, Plan
-from mlflow_phi3.errors import UsageError
-from mlflow_phi3.modeling.catalog import machine_price
+from mlflow_phi3.deployment.plan import Plan
+from mlflow_phi3.modeling.catalog import find_machine_price
+
+FLAVOR = "python_function"
 
 NOTHING_TO_DO = "nothing to do: it is as wanted"
 UNPRICED_HOUR = "by the hour, also when idle; -C usd_per_hour= computes it"
 
 
-def describe(current: Current, name: str, flavor: str) -> dict[str, Any]:
+def describe(
+    endpoint: Endpoint, deployments: Iterable[Deployment], name: str = ""
+) -> dict[str, Any]:
     """Return an endpoint, or one deployment of it, as MLflow's command line prints it."""
-    endpoint = current.endpoint
     shown: dict[str, Any] = {
-        "name": name or (endpoint.name if endpoint else ""),
-        "flavor": flavor,
-        "endpoint": endpoint.name if endpoint else "",
-        "state": endpoint.state if endpoint else "",
-        "scoring_uri": endpoint.scoring_uri if endpoint else "",
-        "traffic": dict(endpoint.traffic) if endpoint else {},
+        "name": name or endpoint.name,
+        "flavor": FLAVOR,
+        "endpoint": endpoint.name,
+        "state": endpoint.state,
+        "scoring_uri": endpoint.scoring_uri,
+        "traffic": dict(endpoint.traffic),
     }
     facts = {
         deployment.name: {
@@ -41,7 +41,7 @@ def describe(current: Current, name: str, flavor: str) -> dict[str, Any]:
             "instance_type": deployment.instance_type,
             "instance_count": deployment.instance_count,
         }
-        for deployment in current.deployments
+        for deployment in deployments
     }
     if name in facts:
         return {**shown, **facts[name]}
@@ -67,54 +67,42 @@ def describe_plan(
     return "\n".join(lines)
 
 
-def describe_removal(
-    names: Names, there: Current | ServerlessEndpoint | None, plan: Plan | None = None
-) -> str:
+def describe_removal(names: Names, steps: Sequence[str]) -> str:
     """Return as text what a dry run would have deleted.
 
     Args:
         names: What shall go.
-        there: The endpoint as it is; None when there is none.
-        plan: How one deployment of it goes.
+        steps: How it goes, in words; none when it is not there.
     """
-    steps = [in_words(action) for action in plan.actions] if plan else []
-    if there is None or (names.deployment and not steps):
+    if not steps:
         whole = f"endpoint {names.endpoint}"
         part = f"deployment {names.endpoint}/{names.deployment}"
         return f"nothing to delete: there is no {part if names.deployment else whole} (dry run)"
-    if isinstance(there, ServerlessEndpoint):
-        going = f"delete serverless endpoint {there.name}"
-    elif names.deployment:
-        before = f" (before: {'; '.join(steps[:-1])})" if steps[1:] else ""
-        going = steps[-1] + before
-    else:
-        deployments = ", ".join(d.name for d in there.deployments)
-        going = f"delete endpoint {names.endpoint}"
-        going += f" with its deployments {deployments}" if deployments else ", without deployments"
-    return f"would {going}; nothing was deleted (dry run)"
+    *first, last = steps
+    before = f" (before: {'; '.join(first)})" if first else ""
+    return f"would {last}{before}; nothing was deleted (dry run)"
 
 
 def requests_of(
-    plan: Plan, target: Target, asset: ModelAsset | None, service: OnlineService
+    plan: Plan, asset: ModelAsset | None, service: OnlineService
 ) -> list[tuple[str, Any]]:
     """Return the requests that a plan sends: method and path, and the body where it is shown.
 
     Args:
         plan: What will be done.
-        target: In which project.
         asset: The model that is uploaded; None when none is.
-        service: Makes the bodies.
+        service: Of the project; makes the bodies.
     """
     requests: list[tuple[str, Any]] = []
+    endpoints = f"{service.target.path}/onlineEndpoints"
     for action in plan.actions:
         match action:
             case CreateEndpoint(wanted):
-                path = f"{target.path}/onlineEndpoints/{wanted.name}"
-                requests.append((f"PUT {path}", service.body_of(wanted)))
+                requests.append((f"PUT {endpoints}/{wanted.name}", service.body_of(wanted)))
             case PutDeployment(endpoint, deployment):
-                path = f"{target.path}/onlineEndpoints/{endpoint}/deployments/{deployment.name}"
+                path = f"{endpoints}/{endpoint}/deployments/{deployment.name}"
                 if asset is not None:
-                    requests.append((f"PUT {asset.id_in(target)}", None))
+                    requests.append((f"PUT {asset.id_in(service.target)}", None))
                 requests.append((f"PUT {path}", service.body_of(deployment, endpoint)))
             case _:
                 pass
@@ -135,9 +123,8 @@ def _hourly(instance_type: str, given: float | None) -> tuple[float | None, str]
     """What a machine costs an hour, and who says so; None where nobody does."""
     if given is not None:
         return given, "as given"
-    try:
-        price = machine_price(instance_type)
-    except UsageError:
+    price = find_machine_price(instance_type)
+    if price is None:
         return None, ""
     return price.usd_per_hour, f"{price.as_of}, {price.source}"
 

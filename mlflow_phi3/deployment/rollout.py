@@ -5,7 +5,7 @@ When time is over, or the person interrupts, what was made stays, and it is said
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -40,8 +40,11 @@ class Service(Readable, Protocol):
     def delete_endpoint(self, name: str) -> None:
         """Delete an endpoint."""
 
-    def put_deployment(self, endpoint: str, deployment: Deployment, *, wait: bool = True) -> None:
+    def put_deployment(self, endpoint: str, deployment: Deployment) -> None:
         """Create or change a deployment."""
+
+    def begin_deployment(self, endpoint: str, deployment: Deployment) -> object:
+        """Begin to create or change a deployment; return the operation."""
 
     def delete_deployment(self, endpoint: str, name: str) -> None:
         """Delete a deployment."""
@@ -51,21 +54,6 @@ class Service(Readable, Protocol):
 
     def renewed(self) -> "Service":
         """Return the same calls, with as much time again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How far a rollout came.
-
-    Args:
-        deployment: Which one it was about.
-        done: What was done.
-        left: What is still to be done, by the same command run again.
-    """
-
-    deployment: str
-    done: tuple[Action, ...]
-    left: tuple[Action, ...]
 
 
 Check = Callable[[str, str], None]
@@ -88,7 +76,7 @@ def roll_out(
     *,
     told: Callable[[str], None],
     wait: bool = True,
-) -> Outcome:
+) -> tuple[Action, ...]:
     """Do a plan's actions in order.
 
     Args:
@@ -97,6 +85,9 @@ def roll_out(
         check: Checks the answers of a deployment.
         told: Gets a line before each action.
         wait: Stop after the first deployment was begun, without waiting for it, when false.
+
+    Returns:
+        What is still to be done, by the same command run again.
 
     Raises:
         Exception: An action failed, in whatever way. What this rollout made was removed; the
@@ -112,8 +103,8 @@ def roll_out(
         try:
             check_unchanged(action, plan, service)
             if isinstance(action, PutDeployment) and not wait:
-                service.put_deployment(action.endpoint, action.deployment, wait=False)
-                return Outcome(plan.deployment, (*done, action), plan.actions[number + 1 :])
+                service.begin_deployment(action.endpoint, action.deployment)
+                return plan.actions[number + 1 :]
             _do(action, service, check)
         except DeadlinePassed as late:
             raise _unfinished(late, action, plan.actions[number:], service) from late
@@ -127,7 +118,7 @@ def roll_out(
             _take_back(made, action, failed, service.renewed(), plan.deployment, told=told)
             raise
         done.append(action)
-    return Outcome(plan.deployment, tuple(done), ())
+    return ()
 
 
 def shifted(

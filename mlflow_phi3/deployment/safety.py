@@ -6,6 +6,7 @@ from typing import Any
 from mlflow_phi3.azure.online import TAG_LENGTH, Deployment
 from mlflow_phi3.azure.safety import ENDPOINT_VARIABLE, variables_for
 from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.mlmodel import asks_safety
 from mlflow_phi3.errors import UsageError
 
 OFF_TAG = "phi3.content_safety_off"
@@ -41,7 +42,7 @@ def check_asks(mlmodel: Mapping[str, Any], config: DeployConfig, *, where: str) 
     Raises:
         UsageError: It is no chat that was registered here.
     """
-    if config.content_safety_connection and not _asks(mlmodel):
+    if config.content_safety_connection and not asks_safety(mlmodel):
         raise UsageError(
             "PHI3-U720",
             "only chats that were registered here ask Content Safety; this model asks nobody",
@@ -59,7 +60,7 @@ def missing_safety(deployment: Deployment, mlmodel: Mapping[str, Any]) -> str:
     """
     if OFF_TAG in deployment.tags:
         return ""
-    if not _asks(mlmodel):
+    if not asks_safety(mlmodel):
         return (
             "no content safety: managed compute has none of its own, and this model, which is no "
             "chat that was registered here, asks nobody"
@@ -70,9 +71,3 @@ def missing_safety(deployment: Deployment, mlmodel: Mapping[str, Any]) -> str:
         "no content safety: managed compute has none of its own; name a connection to Azure AI "
         "Content Safety by -C content_safety_connection="
     )
-
-
-def _asks(mlmodel: Mapping[str, Any]) -> bool:
-    """Whether a model asks Content Safety: a chat does, which alone has a length of its answers."""
-    flavor = (mlmodel.get("flavors") or {}).get("python_function") or {}
-    return "default_max_tokens" in (flavor.get("config") or {})

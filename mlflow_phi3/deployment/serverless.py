@@ -11,14 +11,13 @@ from mlflow_phi3.azure.serverless import CHAT, ServerlessEndpoint, ServerlessSer
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.meanwhile import left_alone
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.deployment.reap import expiry
 from mlflow_phi3.deployment.report import NOTHING_TO_DO, UNPRICED_HOUR
 from mlflow_phi3.deployment.rollout import add_undone, to_billed, try_undoing
 from mlflow_phi3.deployment.safety import safety_tags
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.evaluation.golden import GoldenQuery
 from mlflow_phi3.modeling.catalog import find
-from mlflow_phi3.tracking.tuned import TUNED_TAG
+from mlflow_phi3.tracking.tags import EXPIRES_TAG, TUNED_TAG
 
 FLAVOR = "serverless"
 _OF_MACHINES = (
@@ -29,8 +28,6 @@ _OF_MACHINES = (
     "content_safety_connection",
     "collect_data",
 )
-HELLO = GoldenQuery({"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 16})
-"""Asked where nothing else is known of a model."""
 
 
 def find_mode(tags: Mapping[str, str], config: DeployConfig, where: str) -> str:
@@ -226,42 +223,6 @@ def describe_serverless(endpoint: ServerlessEndpoint) -> dict[str, Any]:
         "model": endpoint.model_id,
         "content_safety": endpoint.content_safety,
     }
-
-
-def billed_tags(found: Mapping[str, Any], target: str) -> dict[str, str]:
-    """Return the tags of a version by which MLflow leads to where it runs.
-
-    Args:
-        found: How the endpoint stands.
-        target: Path of the project in Azure.
-    """
-    return {
-        "azure.target": target,
-        "azure.endpoint": str(found["endpoint"]),
-        "azure.scoring_uri": str(found["scoring_uri"]),
-        "azure.state": "deployed",
-    }
-
-
-def chat_of(inputs: Any) -> dict[str, Any]:
-    """Return one chat request, from itself, from messages, or from what pandas made of it.
-
-    Raises:
-        UsageError: It is none.
-    """
-    from mlflow_phi3.azure.payload import to_request
-
-    framed = to_request(inputs)["input_data"]
-    rows = framed["data"] if isinstance(framed, Mapping) else []
-    if len(rows) != 1 or "messages" not in framed["columns"]:
-        raise UsageError(
-            "PHI3-U748",
-            "a serverless endpoint takes one chat at a time",
-            where="inputs",
-            fix='{"messages": [{"role": "user", "content": "..."}]}',
-        )
-    row = dict(zip(framed["columns"], rows[0], strict=True))
-    return {name: value for name, value in row.items() if value is not None}
 
 
 def _take_back(

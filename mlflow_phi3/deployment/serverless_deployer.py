@@ -5,27 +5,27 @@ from collections.abc import Callable
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.operation import READ_TIMEOUT_S, Deadline
 from mlflow_phi3.azure.serverless import ServerlessEndpoint, ServerlessService, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.callers import Callers
-from mlflow_phi3.deployment.examination import Examination
+from mlflow_phi3.deployment.examination import HELLO, Examination
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
 from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, note_deleted
 from mlflow_phi3.deployment.report import describe_removal
 from mlflow_phi3.deployment.serverless import (
     FLAVOR,
-    HELLO,
-    billed_tags,
     check_whole,
     deploy_serverless,
+    describe_serverless,
     describe_serverless_plan,
     plan_serverless,
     to_serverless,
 )
 from mlflow_phi3.deployment.wanted import check_purpose, golden_queries
-from mlflow_phi3.tracking.deployed import DeploymentRegistry, Version
+from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
+from mlflow_phi3.tracking.tags import MODEL_TAG, VERSION_TAG, place_tags
+from mlflow_phi3.tracking.versions import Version
 
 
 class ServerlessDeployer:
@@ -92,7 +92,7 @@ class ServerlessDeployer:
         target = self._open().target.path
         note_deleted(find_gone(endpoint, [known] if known else [], [wanted]), target, self.registry)
         if version.name and not found["left"]:
-            tags = billed_tags(found, target)
+            tags = place_tags(found, target)
             self.registry.tag_version(version.name, version.version, tags)
         return found
 
@@ -101,7 +101,8 @@ class ServerlessDeployer:
         service, endpoint = self.service(config.timeout_s), names.endpoint
         known = None if names.deployment else service.await_idle(endpoint)
         if config.dry_run:
-            self._told(describe_removal(names, known))
+            steps = [f"delete serverless endpoint {endpoint}"] if known else []
+            self._told(describe_removal(names, steps))
         if config.dry_run or names.deployment:
             return []
         return self._delete(endpoint, known, service)
@@ -113,6 +114,12 @@ class ServerlessDeployer:
         if known is None or not find_expired([known], now):
             return None
         return self._delete(name, known, service)
+
+    def list_services(self) -> list[dict[str, Any]]:
+        """Return how all endpoints stand."""
+        return [
+            describe_serverless(found) for found in self.service(READ_TIMEOUT_S).list_endpoints()
+        ]
 
     def _show(
         self,

@@ -12,12 +12,12 @@ from mlflow_phi3.azure.payload import to_request
 from mlflow_phi3.azure.serverless import CHAT
 from mlflow_phi3.azure.target import Target
 from mlflow_phi3.data.replies import answer_text
+from mlflow_phi3.deployment.examination import HELLO
 from mlflow_phi3.evaluation.golden import GoldenQuery, judge
 
 KEY_VARIABLE = "ENDPOINT_KEY"
 """Environment variable that the samples take the key from: no command of ours prints a key."""
 _TRUST = '--cacert "$REQUESTS_CA_BUNDLE" '
-_HELLO = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 32}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def try_queries(
         predict: Sends one request.
     """
     found = []
-    for query in queries or (GoldenQuery(_HELLO),):
+    for query in queries or (HELLO,):
         at, began = dt.datetime.now(dt.UTC), time.perf_counter()
         answer = predict(query.inputs)
         latency_s = time.perf_counter() - began

@@ -10,14 +10,21 @@ from mlflow_phi3.azure.target import Target
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import Current, Wanted
-from mlflow_phi3.deployment.promote import MODEL_TAG, VERSION_TAG
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry
+from mlflow_phi3.deployment.reap import expiry
 from mlflow_phi3.deployment.safety import safety_tags, safety_variables
 from mlflow_phi3.deployment.traffic import to_text
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
 from mlflow_phi3.files import folder_bytes
-from mlflow_phi3.tracking.deployed import DeployedModel
+from mlflow_phi3.tracking.model_files import DeployedModel
+from mlflow_phi3.tracking.tags import (
+    ASSET_TAG,
+    DEPLOYMENT_TAG,
+    EXPIRES_TAG,
+    MODEL_TAG,
+    VERSION_TAG,
+    place_tags,
+)
 
 _SMALL_BYTES = 2 * 10**9
 _SMALL, _LARGE = "Standard_DS3_v2", "Standard_NC24ads_A100_v4"
@@ -64,11 +71,10 @@ def to_changed(names: Names, config: DeployConfig, current: Current) -> Wanted:
     known = current.find(names.deployment) if names.deployment else current.active()
     if known is None:
         raise _nothing(f"deployment {names.given}", current.names if names.deployment else ())
-    shares = current.endpoint.traffic if current.endpoint else {}
-    if config.traffic is not None and not names.deployment and len(shares) > 1:
+    if config.traffic is not None and not names.deployment and len(current.traffic) > 1:
         raise UsageError(
             "PHI3-U719",
-            f"of which deployment? They have {to_text(shares)}",
+            f"of which deployment? They have {to_text(current.traffic)}",
             where=f"traffic={config.traffic}",
             fix=f"name the version by --model-uri, or one by --endpoint {names.endpoint} --name; "
             f"mlflow-phi3 promote {names.endpoint} gives the new one all of it",
@@ -91,8 +97,8 @@ def to_changed(names: Names, config: DeployConfig, current: Current) -> Wanted:
 def check_managed(current: Current, wanted: Wanted, *, new: bool) -> None:
     """Refuse ``create`` over what serves another model, and ``update`` of nothing."""
     name, there = wanted.deployment, current.names
-    traffic = current.endpoint.traffic if current.endpoint else {}
-    running = [d.model for d in current.deployments if d.name in ({name} if name else traffic)]
+    meant = {name} if name else current.traffic
+    running = [found.model for found in current.deployments if found.name in meant]
     check_purpose(
         f"deployment {name or wanted.endpoint}",
         running,
@@ -177,14 +183,8 @@ def deployed_tags(
     found: Mapping[str, Any], target: Target, asset: ModelAsset, wanted: Wanted
 ) -> dict[str, str]:
     """Return the tags of a version by which MLflow leads to where it runs."""
-    tags = {
-        "azure.target": target.path,
-        "azure.endpoint": str(found["endpoint"]),
-        "azure.deployment": str(found["deployment"]),
-        "azure.scoring_uri": str(found["scoring_uri"]),
-        "azure.model_id": asset.id_in(target),
-        "azure.state": "deployed",
-    }
+    own = {DEPLOYMENT_TAG: str(found["deployment"]), ASSET_TAG: asset.id_in(target)}
+    tags = place_tags(found, target.path) | own
     if EXPIRES_TAG in wanted.endpoint_tags:
         tags[EXPIRES_TAG] = wanted.endpoint_tags[EXPIRES_TAG]
     return tags

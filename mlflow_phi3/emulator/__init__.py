@@ -2,6 +2,8 @@
 
 The emulator is a process of its own: resource manager, sign-in, workspace assets, blob storage
 (Microsoft's Azurite behind the same port) and online endpoints whose deployments are real scoring
-processes. Every service is the same few files: ``state.py`` knows the service's rules and no HTTP,
-``routes.py`` maps requests onto it. State lives in SQLite, so it survives a restart.
+processes. A service is a folder: ``state.py`` knows its rules and no HTTP, ``routes.py`` maps
+requests onto it; the registry, which nobody changes, needs no state. Faults, the journal and
+operations, which are of no one service, are a file each. State lives in SQLite, so it survives a
+restart.
 """

@@ -1,11 +1,13 @@
-"""What the resource manager itself does with every request, whoever answers it."""
+"""What the resource manager itself does with every request and resource, whosever they are."""
 
+import datetime as dt
 import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from mlflow_phi3.emulator.router import Call, Refusal, Reply
+from mlflow_phi3.emulator.store import Resource
 
 PAGE = 50
 """Items of a page of a list; how many there are is the service's to choose."""
@@ -50,6 +52,24 @@ def paged(call: Call, reply: Reply) -> Reply:
         query = urlencode({**call.query, _SKIP: end}, safe="$")
         body["nextLink"] = f"{call.origin}{quote(call.path)}?{query}"
     return Reply(body, reply.status, reply.headers)
+
+
+def envelope(resource_id: str, kind: str, properties: dict[str, Any]) -> Resource:
+    """Return what the resource manager puts around every resource."""
+    stamp = now()
+    who = {"createdBy": "emulator", "createdByType": "Application"}
+    return {
+        "id": resource_id,
+        "name": resource_id.rsplit("/", 1)[1],
+        "type": kind,
+        "properties": properties,
+        "systemData": {**who, "createdAt": stamp, "lastModifiedAt": stamp},
+    }
+
+
+def now() -> str:
+    """Return the present as the service writes it."""
+    return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
 
 
 def _check_tags(tags: Any) -> None:

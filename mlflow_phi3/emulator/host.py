@@ -17,16 +17,16 @@ import httpx
 import uvicorn
 
 from mlflow_phi3.emulator.assets.routes import routes as asset_routes
-from mlflow_phi3.emulator.assets.state import CONTAINER, Assets
+from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.authorization.routes import routes as permission_routes
 from mlflow_phi3.emulator.authorization.state import Permissions
 from mlflow_phi3.emulator.certificates import save_certificates
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
-from mlflow_phi3.emulator.endpoints.routes import EndpointRoutes
+from mlflow_phi3.emulator.endpoints.routes import routes as endpoint_routes
 from mlflow_phi3.emulator.endpoints.scoring import Scoring
 from mlflow_phi3.emulator.endpoints.state import Endpoints
 from mlflow_phi3.emulator.faults import Faults
-from mlflow_phi3.emulator.finetuning.routes import JobRoutes
+from mlflow_phi3.emulator.finetuning.routes import routes as job_routes
 from mlflow_phi3.emulator.finetuning.state import Jobs
 from mlflow_phi3.emulator.finetuning.trainer import Trainer
 from mlflow_phi3.emulator.identity.routes import routes as identity_routes
@@ -58,6 +58,7 @@ from mlflow_phi3.emulator.settings import (
 )
 from mlflow_phi3.emulator.storage.azurite import ACCOUNT, Azurite, account_key, install_azurite
 from mlflow_phi3.emulator.storage.blobs import Blobs
+from mlflow_phi3.emulator.storage.datastore import CONTAINER, Datastore
 from mlflow_phi3.emulator.store import Store
 from mlflow_phi3.emulator.subscription.routes import routes as subscription_routes
 from mlflow_phi3.emulator.subscription.state import Subscription
@@ -108,8 +109,8 @@ class _Ground:
 
     Args:
         address: Under which the emulator is reached.
-        blob_url: Where Azurite listens.
         blobs: The project's storage account.
+        datastore: The project's files in it.
         store: All resources.
         faults: What shall go wrong.
         operations: Runs what takes time.
@@ -119,8 +120,8 @@ class _Ground:
     """
 
     address: str
-    blob_url: str
     blobs: Blobs
+    datastore: Datastore
     store: Store
     faults: Faults
     operations: Operations
@@ -137,15 +138,13 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
         identity = Identity(TENANT, CLIENT, settings.secret("client"), settings.secret("signing"))
         permissions = Permissions(ground.store, CLIENT, f"/subscriptions/{SUBSCRIPTION}")
         online, serverless = _endpoints(ground)
-        trainer = Trainer(
-            settings.home / "jobs", download=ground.blobs.download, upload=ground.blobs.upload
-        )
+        trainer = Trainer(settings.home / "jobs", ground.datastore)
         jobs = Jobs(ground.store, ground.assets, ground.faults, trainer)
         stack.callback(jobs.stop)
         journal = Journal()
         meter = Meter(settings.home / "calls.sqlite", dt.datetime.now(dt.UTC))
         stack.callback(meter.close)
-        collector = Collector(ground.store, lambda n, b: ground.blobs.append(CONTAINER, n, b))
+        collector = Collector(ground.store, ground.datastore.append)
         client = httpx.AsyncClient(
             trust_env=False,
             timeout=600.0,
@@ -158,12 +157,12 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
             *journal.routes(),
             *ground.operations.routes(),
             *asset_routes(ground.assets, sas=ground.blobs.sas),
-            *subscription_routes(Subscription(ground.store)),
+            *subscription_routes(Subscription(ground.store, SUBSCRIPTION)),
             *resource_routes(ground.resources),
             *metric_routes(meter),
             *serverless_routes(serverless, ground.operations, ground.assets),
-            *EndpointRoutes(online, ground.operations, ground.assets).routes(),
-            *JobRoutes(jobs, ground.assets).routes(),
+            *endpoint_routes(online, ground.operations, ground.assets),
+            *job_routes(jobs, ground.assets),
             *registry_routes(),
         ]
         online.resume()
@@ -179,7 +178,7 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
                 "online": Metered(Scoring(online, ground.fleet, client), meter, collector),
                 "serverless": ServerlessScoring(serverless, ground.fleet, client),
             },
-            blobs=Behind(client, ground.blob_url, f"/{ACCOUNT}/"),
+            blobs=Behind(client, ground.blobs.url, f"/{ACCOUNT}/"),
             sas=ground.blobs.sas,
         )
 
@@ -191,13 +190,11 @@ def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _
     stack.callback(azurite.stop)
     blobs = Blobs(azurite.url, ACCOUNT, key)
     blobs.create_container(CONTAINER)
+    datastore = Datastore(blobs)
     store = Store(settings.home / "state.sqlite")
     stack.callback(store.close)
-    fleet = Fleet(
-        settings.home / "deployments",
-        download=blobs.download,
-        ready_timeout_s=settings.ready_timeout_s,
-    )
+    deployments = settings.home / "deployments"
+    fleet = Fleet(deployments, datastore, ready_timeout_s=settings.ready_timeout_s)
     stack.callback(fleet.close)
     faults = Faults()
     operations = Operations(store, faults, poll_ms=settings.poll_ms)
@@ -205,12 +202,12 @@ def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _
     # The account "localhost:PORT/name#" lets the SDK's https://{account}.blob.{suffix} come here:
     # what follows lands in the fragment of the URL.
     assets = Assets(store, account=lambda: f"localhost:{port}/{ACCOUNT}#")
-    resources = Resources(store, assets, subscription=SUBSCRIPTION)
+    resources = Resources(store, assets)
     if store.get(group := f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}") is None:
         resources.put_group(group, LOCATION)
     _create_project(assets, store)
     address = f"https://localhost:{port}"
-    return _Ground(address, azurite.url, blobs, store, faults, operations, fleet, assets, resources)
+    return _Ground(address, blobs, datastore, store, faults, operations, fleet, assets, resources)
 
 
 def _create_project(assets: Assets, store: Store) -> None:

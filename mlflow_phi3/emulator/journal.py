@@ -11,6 +11,8 @@ from typing import Any
 
 from mlflow_phi3.emulator.router import Call, Reply, Route
 
+_KEPT = 5000
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -24,15 +26,11 @@ class Entry:
 
 
 class Journal:
-    """The latest requests.
+    """The latest requests."""
 
-    Args:
-        limit: How many are kept.
-    """
-
-    def __init__(self, limit: int = 5000) -> None:
+    def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: deque[Entry] = deque(maxlen=limit)
+        self._entries: deque[Entry] = deque(maxlen=_KEPT)
 
     def note(self, entry: Entry) -> None:
         """Write one request down."""

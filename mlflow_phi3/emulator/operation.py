@@ -4,12 +4,12 @@ Headers as recorded from the service (a deployment PUT, 2022): 201 with ``Azure-
 for creations and updates, 202 with ``Location`` for deletions, ``x-ms-async-operation-timeout``.
 """
 
-import datetime as dt
 import threading
 import uuid
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 
+from mlflow_phi3.emulator.arm import now
 from mlflow_phi3.emulator.faults import Faults
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route
 from mlflow_phi3.emulator.store import Resource, Store
@@ -97,18 +97,34 @@ class Operations:
         ).start()
         return name
 
-    def headers(
-        self, call: Call, name: str, location: str, *, deletion: bool = False
-    ) -> dict[str, str]:
-        """Return the headers under which a poller finds an operation."""
-        place = _PLACE.format(subscription=call.names["subscription"])
-        version = f"api-version={call.query.get('api-version', '')}"
-        base = f"{call.origin}{place}/{location}"
-        told = {"x-ms-async-operation-timeout": "PT30M", "retry-after-ms": str(self._poll_ms)}
-        if deletion:
-            return {**told, "Location": f"{base}/mfeOperationResults/{name}?{version}"}
-        status = f"{base}/mfeOperationsStatus/{name}?{version}"
-        return {**told, "Azure-AsyncOperation": status}
+    def begun(
+        self, call: Call, body: Resource, new: bool, name: str, *, located: bool = False
+    ) -> Reply:
+        """Answer a request that creates or changes a resource of a workspace.
+
+        Args:
+            call: The request.
+            body: The resource.
+            new: Whether it is being created.
+            name: The operation, for pollers to ask after.
+            located: Tell also where the resource is.
+        """
+        told = self._headers(call, "Azure-AsyncOperation", f"mfeOperationsStatus/{name}")
+        if located:
+            told["Location"] = f"{call.origin}{call.path}"
+        return Reply(body, 201 if new else 200, told)
+
+    def accepted(self, call: Call, name: str | None) -> Reply:
+        """Answer a request that asks for no resource: a deletion, or an action.
+
+        Args:
+            call: The request, about something in a workspace.
+            name: The operation, for pollers to ask after; None where there is nothing to do.
+        """
+        if name is None:
+            return Reply(status=204)
+        told = self._headers(call, "Location", f"mfeOperationResults/{name}")
+        return Reply(status=202, headers=told)
 
     def routes(self) -> list[Route]:
         """Return the routes that pollers ask."""
@@ -121,6 +137,16 @@ class Operations:
         """Write no more down, and let operations go that a fault keeps from ending."""
         self._stopping.set()
         self._faults.release()
+
+    def _headers(self, call: Call, where: str, path: str) -> dict[str, str]:
+        place = _PLACE.format(subscription=call.names["subscription"])
+        location = self._store.need(call.workspace_id)["location"]
+        version = f"api-version={call.query.get('api-version', '')}"
+        return {
+            "x-ms-async-operation-timeout": "PT30M",
+            "retry-after-ms": str(self._poll_ms),
+            where: f"{call.origin}{place}/{location}/{path}?{version}",
+        }
 
     def _run(
         self, record: Resource, work: Callable[[], None], on_failure: Callable[[str], None]
@@ -168,8 +194,3 @@ class Operations:
 def _self_url(call: Call) -> str:
     query = "&".join(f"{name}={value}" for name, value in call.query.items())
     return f"{call.origin}{call.path}?{query}"
-
-
-def now() -> str:
-    """Return the present as the service writes it."""
-    return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")

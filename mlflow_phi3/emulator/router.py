@@ -37,6 +37,11 @@ class Call:
     body: Any
     origin: str
 
+    @property
+    def workspace_id(self) -> str:
+        """Id of the workspace that the request is about."""
+        return WORKSPACE.format(**self.names)
+
 
 @dataclass(frozen=True, slots=True)
 class Reply:

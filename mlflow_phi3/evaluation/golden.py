@@ -8,7 +8,7 @@ Without any demand the answer must only not be empty.
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from mlflow_phi3.config.parse import first_fault
 from mlflow_phi3.data.jsonl import read_lines
 from mlflow_phi3.data.messages import Message
-from mlflow_phi3.data.replies import answer_text
+from mlflow_phi3.data.replies import Ask, answer_text
 from mlflow_phi3.errors import DataError, GateError
 from mlflow_phi3.evaluation.metrics import exact_match, rouge_l
-
-Ask = Callable[[Mapping[str, Any]], Any]
-"""Takes a request, gives what the model answers."""
 
 
 class _Turn(BaseModel):

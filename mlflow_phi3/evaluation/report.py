@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from mlflow_phi3.evaluation.compare import Comparison
 from mlflow_phi3.evaluation.notation import count_of, show_figure
 from mlflow_phi3.evaluation.runner import Evaluation
+from mlflow_phi3.pages import page_template
 
 # Metrics of which less is better.
 _LESS = {"loss", "perplexity"}
+_WORST = 10  # so many of the rows with the highest loss are shown
 _WIDTH, _MARGIN = 640, 60  # of the interval's drawing, as in the template
 
 
@@ -19,9 +19,6 @@ def render_report(
     base: Evaluation,
     tuned: Evaluation,
     comparison: Comparison,
-    *,
-    title: str = "Base and tuned model",
-    worst: int = 10,
 ) -> str:
     """Draw the page.
 
@@ -29,26 +26,18 @@ def render_report(
         base: Of the untuned base, on the same rows and conversations as ``tuned``.
         tuned: Of the tuned model.
         comparison: Tuned minus base.
-        title: Heading.
-        worst: How many of the rows with the highest loss are shown.
 
     Returns:
         HTML; every text of the data is escaped.
     """
-    environment = Environment(
-        loader=PackageLoader("mlflow_phi3.evaluation", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-    )
-    return environment.get_template("report.html.jinja").render(
-        title=title,
+    return page_template("mlflow_phi3.evaluation", "report.html.jinja").render(
         count=count_of,
         rows=comparison.rows,
         read=_read(tuned),
         verdict=_verdict(comparison, unit="token" if tuned.labels is None else "row"),
         plot=_plot(comparison),
         metrics=[_metric(name, base, tuned, comparison) for name in _names(base, tuned)],
-        worst=_worst(base, tuned, worst),
+        worst=_worst(base, tuned),
         labelled=len(tuned.labels.predictions) if tuned.labels is not None else 0,
         answers=_answers(base, tuned),
         confusion=_confusion(tuned),
@@ -127,10 +116,10 @@ def _plot(comparison: Comparison) -> dict[str, float]:
     return {name: round(_MARGIN + (value - left) * scale, 1) for name, value in marks.items()}
 
 
-def _worst(base: Evaluation, tuned: Evaluation, count: int) -> list[dict[str, Any]]:
+def _worst(base: Evaluation, tuned: Evaluation) -> list[dict[str, Any]]:
     """The rows with the highest loss; a classifier's with text and labels, where they are kept."""
     pairs = zip(base.per_example, tuned.per_example, strict=True)
-    ranked = sorted(enumerate(pairs), key=lambda row: row[1][1].loss, reverse=True)[:count]
+    ranked = sorted(enumerate(pairs), key=lambda row: row[1][1].loss, reverse=True)[:_WORST]
     said = tuned.labels.predictions if tuned.labels is not None else ()
     return [
         {

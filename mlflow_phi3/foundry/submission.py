@@ -17,9 +17,11 @@ from mlflow_phi3.azure.finetuning import (
     TunedModel,
 )
 from mlflow_phi3.azure.hyperparameters import to_azure
+from mlflow_phi3.azure.names import region_name
 from mlflow_phi3.azure.registry import look_up_offers
-from mlflow_phi3.data.messages import Conversation
+from mlflow_phi3.data.messages import Conversation, to_dicts
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
+from mlflow_phi3.foundry.offers import tuning_of
 from mlflow_phi3.modeling.base import DEMO
 from mlflow_phi3.modeling.catalog import PhiModel, require_tunable
 from mlflow_phi3.training.spec import TrialSpec
@@ -49,51 +51,49 @@ class Lesson:
     output: str
 
 
-def choose_base(model: str, *, local: bool) -> PhiModel:
-    """Return the catalog's entry of what a job tunes.
-
-    Args:
-        model: As the person named it.
-        local: Whether the emulator trains, where the demo stands for a real model.
+def choose_base(model: str) -> PhiModel:
+    """Return the catalog's entry of what a job tunes: for the demo, of what stands in for it.
 
     Raises:
         UsageError: It is not in the catalog.
         PreflightError: Foundry does not tune it.
     """
-    if model == DEMO and not local:
+    return require_tunable(STAND_IN if model == DEMO else model)
+
+
+def check_demo(model: str, *, emulated: bool) -> None:
+    """Refuse the demo but where the emulator trains.
+
+    Raises:
+        PreflightError: Foundry itself was asked to tune it.
+    """
+    if model == DEMO and not emulated:
         raise PreflightError(
             "PHI3-P771",
             "the demo model is not in Foundry",
             where="model",
             fix=f"model=microsoft/{STAND_IN}, or rehearse with azure_target=azure-foundry:/local",
         )
-    return require_tunable(STAND_IN if model == DEMO else model)
 
 
-def find_version(workspace: Workspace, base: PhiModel) -> str:
+def find_base_version(workspace: Workspace, base: PhiModel) -> str:
     """Return the newest version of a base model, when the project's region tunes it.
 
     Raises:
         PreflightError: It does not.
         AzureError: The registry does not answer.
     """
-    offer = look_up_offers(workspace, (base.name,)).get(base.name)
-    if offer is None or offer.archived:
-        raise PreflightError(
-            "PHI3-P772",
-            f"{base.name} is not offered any more",
-            where="model",
-            fix="mlflow-phi3 models --live lists what is",
-        )
-    regions = offer.regions or base.finetuning_regions
-    if workspace.location.lower() not in regions:
+    tuning = tuning_of(base, look_up_offers(workspace, (base.name,)))
+    if tuning.why_not:
+        raise PreflightError("PHI3-P772", tuning.why_not, where="model", fix=tuning.instead)
+    if region_name(workspace.location) not in tuning.regions:
         raise PreflightError(
             "PHI3-P773",
             f"{base.name} is not tuned in {workspace.location}",
             where=f"project {workspace.target.project}",
-            fix=f"use a project in one of {', '.join(regions)}",
+            fix=f"use a project in one of {', '.join(tuning.regions)}",
         )
-    return offer.version
+    return tuning.version
 
 
 def send_data(
@@ -148,7 +148,7 @@ def write_split(file: Path, conversations: Iterable[Conversation]) -> int:
     count = 0
     with file.open("w", encoding="utf-8", newline="\n") as stream:
         for conversation in conversations:
-            messages = [{"role": m.role, "content": m.content} for m in conversation.messages]
+            messages = to_dicts(conversation.messages)
             stream.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
             count += 1
     return count

@@ -139,7 +139,7 @@ class Shelf:
         end = f"/models/{model.name}/versions/{model.version}".lower()
         found = [
             Deployed(endpoint.name)
-            for endpoint in self._serverless.list()
+            for endpoint in self._serverless.list_endpoints()
             if endpoint.model_id.lower().endswith(end)
         ]
         for endpoint in self._online.list_endpoints():

@@ -190,18 +190,26 @@ def machine_price(machine: str) -> MachinePrice:
     Raises:
         UsageError: The catalog has no price of it; the message names the nearest type.
     """
+    found = find_machine_price(machine)
+    if found is None:
+        known = list(_catalog()["machine_prices"]["usd_per_hour"])
+        raise UsageError(
+            "PHI3-U033",
+            f"no price of {machine!r} is known",
+            where="machine",
+            fix=f"give usd_per_hour; or {suggest(machine, known)}",
+        )
+    return found
+
+
+def find_machine_price(machine: str) -> MachinePrice | None:
+    """As :func:`machine_price`, or None where the catalog has no price of it."""
     facts = _catalog()["machine_prices"]
-    prices = facts["usd_per_hour"]
-    for name, usd in prices.items():
+    for name, usd in facts["usd_per_hour"].items():
         if name.casefold() == machine.casefold():
             source = f"{facts['region']}: {facts['source']}"
             return MachinePrice(name, float(usd), facts["as_of"], source)
-    raise UsageError(
-        "PHI3-U033",
-        f"no price of {machine!r} is known",
-        where="machine",
-        fix=f"give usd_per_hour; or {suggest(machine, list(prices))}",
-    )
+    return None
 
 
 def dated() -> str:

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
-from mlflow_phi3.data.messages import Message
+from mlflow_phi3.data.messages import Message, to_dicts
 from mlflow_phi3.errors import UsageError
 
 # Phi-3, Phi-3.5 and Phi-4-mini end a turn with <|end|>, Phi-4 with <|im_end|>. Not every checkpoint
@@ -104,9 +104,7 @@ def batches(prompts: Iterable[Ids], size: int, limit: int) -> Iterator[list[Ids]
 def render_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> list[int]:
     """The token ids of ``messages`` through the chat template, up to where the answer begins."""
     text = tokenizer.apply_chat_template(
-        [{"role": message.role, "content": message.content} for message in messages],
-        tokenize=False,
-        add_generation_prompt=True,
+        to_dicts(messages), tokenize=False, add_generation_prompt=True
     )
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

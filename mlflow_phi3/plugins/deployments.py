@@ -81,7 +81,7 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
         """Return all services, or the deployments of one endpoint."""
         with _as_mlflow():
             if endpoint:
-                return self._deployer.list_deployments(endpoint)
+                return self._deployer.managed.list_deployments(endpoint)
             return self._deployer.list_services()
 
     def get_deployment(self, name: str, endpoint: str | None = None) -> dict[str, Any]:

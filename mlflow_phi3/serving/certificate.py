@@ -7,18 +7,15 @@ prompts everywhere. Greedy answers to the same prompts have to be equal letter b
 :data:`ARTIFACT` of its run; :func:`certify_endpoint` adds the fifth, after a deployment.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from mlflow_phi3.data.messages import Message
-from mlflow_phi3.data.replies import answer_text
+from mlflow_phi3.data.messages import Message, to_dicts
+from mlflow_phi3.data.replies import Ask, answer_text
 from mlflow_phi3.errors import GateError
 from mlflow_phi3.modeling.agreement import Parity
-
-Ask = Callable[[Mapping[str, Any]], Any]
-"""Takes a request (a chat completion's, or a text to classify), gives what the model answers."""
 
 ARTIFACT = "register/certificate.json"
 """Where the run that registered a version keeps its certificate."""
@@ -230,8 +227,7 @@ def ask_all(
     """
     answers = []
     for prompt in prompts:
-        messages = [{"role": message.role, "content": message.content} for message in prompt]
-        chat = {"messages": messages, "max_tokens": max_tokens, "temperature": 0.0}
+        chat = {"messages": to_dicts(prompt), "max_tokens": max_tokens, "temperature": 0.0}
         answer = ask({"text": prompt[-1].content} if labels else chat)
         text = answer_text(answer)
         if text is None:

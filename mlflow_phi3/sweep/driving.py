@@ -2,25 +2,32 @@
 
 import errno
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import optuna
 from optuna.exceptions import StorageInternalError
 
+from mlflow_phi3.backends.base import Backend
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.sweep.budget import Budget, plan_budget
+from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating, this_driver
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.pruners import build_pruner
+from mlflow_phi3.sweep.results import Accuracy, SweepProgress
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space
-from mlflow_phi3.sweep.storage import open_storage
-from mlflow_phi3.sweep.study import open_study
+from mlflow_phi3.sweep.storage import find_storage, open_storage
+from mlflow_phi3.sweep.study import check_runs, open_study
+from mlflow_phi3.sweep.trial_run import STORAGE, STUDY
 from mlflow_phi3.tracking.missing import logging_to
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.tracking.uris import hide_password
 
@@ -38,6 +45,82 @@ _COMPARABLE = (
     "phi3.base_precision",
     "phi3.base_quantization",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A study that is open, and the run that works on it.
+
+    Args:
+        ledger: The study.
+        url: Of its storage.
+        config: What to search and how.
+        budget: How long it may take.
+        tracker: Where runs go.
+        parent: The sweep's run, whose children the trials are.
+    """
+
+    ledger: Ledger
+    url: str
+    config: SweepConfig
+    budget: Budget
+    tracker: Tracker
+    parent: Run
+
+    @property
+    def name(self) -> str:
+        """Of the study."""
+        return str(self.ledger.study.study_name)
+
+    def conductor_for(
+        self,
+        backend: Backend,
+        *,
+        tags: Mapping[str, str],
+        on_progress: Callable[[SweepProgress], None],
+        folder: Path | None = None,
+        round_size: int = 0,
+        accuracy: Accuracy = "token_accuracy",
+    ) -> Conductor:
+        """The conductor that works on the study with ``backend``; the rest is as it takes it."""
+        return Conductor(
+            self.ledger,
+            backend,
+            self.tracker,
+            self.parent,
+            tags,
+            on_progress,
+            folder=folder,
+            round_size=round_size,
+            budget=self.budget,
+            min_gain=self.config.min_gain,
+            accuracy=accuracy,
+            costs=self.config.objectives[1:],
+        )
+
+
+def begin_study(
+    config: SweepConfig, space: Space, *, tracker: Tracker, parent: Run, facts: Mapping[str, str]
+) -> Begun:
+    """Open the study that a sweep works on, and say on its run which one that is.
+
+    Args:
+        config: What to search and how; names the study, or else its run does.
+        space: What is searched.
+        tracker: Where runs go.
+        parent: The sweep's run.
+        facts: Tags of the run, and those by which its numbers are comparable.
+
+    Raises:
+        UsageError: An option that is not known, a study that was made of something else, or one
+            whose runs are in another store or experiment.
+    """
+    budget, url = plan_budget(config), find_storage(config.storage, tracker.uri)
+    name = config.study or parent.run_id[:12]
+    ledger = open_ledger(config, space, name=name, url=url, tags=facts)
+    check_runs(ledger.study, tracker)
+    parent.set_tags({STUDY: name, STORAGE: hide_password(url)})
+    return Begun(ledger, url, config, budget, tracker, parent)
 
 
 def open_ledger(
@@ -87,24 +170,22 @@ def _facts(config: SweepConfig, tags: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def driving(ledger: Ledger, url: str, folder: Path, tracker: Tracker) -> Iterator[None]:
+def driving(study: Begun, folder: Path) -> Iterator[None]:
     """Live as a driver of the study, and say what to do when what it writes to gives out.
 
     Args:
-        ledger: The study.
-        url: Of its storage.
+        study: The study.
         folder: Of its checkpoints.
-        tracker: Of its runs.
 
     Raises:
         PreflightError: Its database went away, MLflow's store did, or the disk is full.
     """
-    name = ledger.study.study_name
+    mend = f"look at the store, then continue with study={study.name}"
     with (
-        _storage_stays(url, name),
-        logging_to(tracker.uri, fix=f"look at the store, then continue with study={name}"),
-        _disk_has_room(folder, name),
-        beating(ledger.study, ledger.driver),
+        _storage_stays(study.url, study.name),
+        logging_to(study.tracker.uri, fix=mend),
+        _disk_has_room(folder, study.name),
+        beating(study.ledger.study, study.ledger.driver),
     ):
         yield
 

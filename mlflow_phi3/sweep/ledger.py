@@ -87,7 +87,7 @@ class Ledger:
     def finished(self) -> list[tuple[TrialSpec, bool]]:
         """What each trial that is over was to train, and whether it failed."""
         over = [trial for trial in self.trials() if trial.state.is_finished()]
-        whole = [trial for trial in over if set(trial.params) == set(self._distributions)]
+        whole = [trial for trial in over if self.space.is_whole(trial.params)]
         return [(self.space.spec(t.params), t.state is TrialState.FAIL) for t in whole]
 
     def standing(self) -> Standing:
@@ -291,7 +291,7 @@ class Ledger:
     def _overflows(self, waiting: FrozenTrial, tickets: Sequence[Ticket], trainings: int) -> bool:
         """Whether the waiting trial needs one training more than may go on together."""
         mine = {ticket.spec.trunk for ticket in tickets}
-        new = set(waiting.params) != set(self._distributions)
+        new = not self.space.is_whole(waiting.params)
         return len(mine) >= trainings and (new or self.space.spec(waiting.params).trunk not in mine)
 
     def _propose(self, first: int | None) -> FrozenTrial | None:
@@ -332,7 +332,7 @@ class Ledger:
         lease = {_ROUND: waiting.number, **given, OWNER: self.driver.name}
         if not self._writer.take(trial_id, {LEASE: lease}):
             return None
-        if set(waiting.params) != set(self._distributions):  # somebody's wish, by Optuna's means
+        if not self.space.is_whole(waiting.params):  # somebody's wish, by Optuna's means
             asked = Trial(self.study, trial_id)
             for name, distribution in self._distributions.items():
                 asked._suggest(name, distribution)
@@ -366,9 +366,8 @@ class Ledger:
 
     def _trunks(self, first: int) -> set[TrialSpec]:
         """The trainings of a round, finished ones included."""
-        names = set(self._distributions)
         members = [t for t in self._counted() if t.user_attrs.get(LEASE, {}).get(_ROUND) == first]
-        return {self.space.spec(t.params).trunk for t in members if set(t.params) == names}
+        return {self.space.spec(t.params).trunk for t in members if self.space.is_whole(t.params)}
 
     def _tell(
         self,

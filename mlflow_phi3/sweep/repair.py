@@ -7,12 +7,15 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from mlflow_phi3.errors import UsageError
 from mlflow_phi3.sweep.drivers import is_alive
+from mlflow_phi3.sweep.storage import is_missing, open_storage
 from mlflow_phi3.sweep.study import find_experiment
 from mlflow_phi3.sweep.tickets import RUN_ID, owner_of, signature
 from mlflow_phi3.sweep.trial_run import DRIVER, NUMBER, REASON, STATE, STUDY
 from mlflow_phi3.sweep.writer import build_writer
 from mlflow_phi3.tracking.tracker import Tracker
+from mlflow_phi3.tracking.uris import hide_password
 
 _WHY = "its driver died; continue the study to go on"
 
@@ -28,6 +31,29 @@ class Repair:
 
     released: tuple[int, ...]
     closed: tuple[str, ...]
+
+
+def open_storage_of(study_name: str, url: str) -> BaseStorage:
+    """Connect to the storage that keeps a study; none is made where none is.
+
+    Raises:
+        UsageError: It does not have the study, or is no storage.
+        PreflightError: It does not answer, or cannot be read.
+    """
+    unknown = UsageError(
+        "PHI3-U090",
+        f"no study {study_name!r}",
+        where=hide_password(url),
+        fix="look at the tags phi3.study and phi3.storage of a run",
+    )
+    if is_missing(url):  # a file that there is not would be made
+        raise unknown
+    storage = open_storage(url)
+    try:
+        storage.get_study_id_from_name(study_name)
+    except KeyError:
+        raise unknown from None
+    return storage
 
 
 def repair_study(storage: BaseStorage, study_name: str, *, tracker: Tracker, now: float) -> Repair:

@@ -5,9 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 
-import jinja2
 import optuna
 import plotly.io
 from optuna import Study
@@ -16,6 +14,7 @@ from optuna.trial import TrialState
 
 from mlflow_phi3.evaluation.compare import Comparison
 from mlflow_phi3.evaluation.notation import count_of, show_figure
+from mlflow_phi3.pages import page_template
 from mlflow_phi3.sweep.confidence import tell_confidence
 from mlflow_phi3.sweep.figures import (
     draw_curves,
@@ -29,7 +28,6 @@ from mlflow_phi3.sweep.figures import (
 from mlflow_phi3.sweep.reseed import tell_reseeded
 from mlflow_phi3.sweep.results import SweepResult, TrialResult, show_value
 
-_TEMPLATE = "report.html.jinja"
 # Fewer trials say nothing about which parameter matters.
 _LEAST_FOR_IMPORTANCE = 4
 
@@ -74,10 +72,8 @@ def write_report(
         "One parameter at a time": draw_slices(result.trials),
     }
     drawn = {title: figure for title, figure in figures.items() if figure is not None}
-    template = resources.files("mlflow_phi3.sweep").joinpath(_TEMPLATE).read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     confidence = tell_confidence(result.winner, rivals, result.trials)
-    html = environment.from_string(template).render(
+    html = page_template("mlflow_phi3.sweep", "report.html.jinja").render(
         result=result,
         winner=result.winner,
         confidence=confidence + tell_reseeded(result.reseeded),

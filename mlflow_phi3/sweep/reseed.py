@@ -8,6 +8,7 @@ from mlflow_phi3.backends.base import Job
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.results import TrialResult
 from mlflow_phi3.sweep.trial_run import REASON, STUDY
+from mlflow_phi3.tracking.run import Status
 from mlflow_phi3.training.reports import EndReport, StepReport
 
 logger = logging.getLogger(__name__)
@@ -52,15 +53,17 @@ def _log(report: EndReport, seed: int, winner: TrialResult, conductor: Conductor
     """One training as a run; one that failed is told."""
     tracker, study = conductor.tracker, conductor.ledger.study.study_name
     own = {**conductor.tags, STUDY: study, RESEEDS: winner.name}
-    failed = report.outcome != "complete"
-    with tracker.stage(report.trial, stage="reseed", parent=conductor.parent, tags=own) as run:
-        run.log_params({"seed": seed})
-        if not failed:
-            run.log_metrics({"eval/loss": report.best_loss})
-    if failed:
+    status: Status = "FINISHED"
+    if report.outcome != "complete":
         logger.warning("%s failed: %s", report.trial, report.reason)
-        run.set_tags({REASON: report.reason[:5000]})
-        run.end("FAILED")
+        own[REASON] = report.reason[:5000]
+        status = "FAILED"
+    with tracker.stage(
+        report.trial, stage="reseed", parent=conductor.parent, tags=own, status=status
+    ) as run:
+        run.log_params({"seed": seed})
+        if status == "FINISHED":
+            run.log_metrics({"eval/loss": report.best_loss})
 
 
 def tell_reseeded(losses: tuple[float, ...]) -> str:

@@ -98,22 +98,20 @@ class SweepResult:
             adapter lies on this machine, unless Foundry has trained it.
         stopped_because: ``n_trials``, ``grid`` (nothing left to try), ``budget_hours``,
             ``budget_cost`` or ``min_gain``.
-        storage: URL of the study, without its password.
-        reseeded: Validation losses of the winner's parameters with other seeds.
         accuracy: What the trials' accuracy is one of.
         costs: Names of what is made small beside the loss.
         front: Numbers of the trials on the Pareto front of loss and costs.
+        reseeded: Validation losses of the winner's parameters with other seeds.
     """
 
     study: str
     trials: tuple[TrialResult, ...]
     winner: TrialResult
     stopped_because: str
-    storage: str = field(default="", repr=False)
+    accuracy: Accuracy
+    costs: tuple[str, ...]
+    front: frozenset[int]
     reseeded: tuple[float, ...] = ()
-    accuracy: Accuracy = "token_accuracy"
-    costs: tuple[str, ...] = ()
-    front: frozenset[int] = frozenset()
 
 
 def show_value(value: object) -> str:

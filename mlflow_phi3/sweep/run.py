@@ -17,23 +17,21 @@ from mlflow_phi3.backends.local import LocalBackend
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
+from mlflow_phi3.evaluation.compare import Comparison
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.sweep.budget import Budget, plan_budget
+from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.confidence import compare_with_winner
 from mlflow_phi3.sweep.drivers import worked_here
-from mlflow_phi3.sweep.driving import EXAMPLES, driving, open_ledger
-from mlflow_phi3.sweep.report import StudyReport, write_report
+from mlflow_phi3.sweep.driving import EXAMPLES, begin_study, driving
+from mlflow_phi3.sweep.report import write_report
 from mlflow_phi3.sweep.reseed import reseed_winner
 from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult
 from mlflow_phi3.sweep.space import Space, build_space
-from mlflow_phi3.sweep.storage import default_storage
-from mlflow_phi3.sweep.study import check_runs
 from mlflow_phi3.sweep.tickets import OUTCOME, RUN_ID, owner_of
-from mlflow_phi3.sweep.trial_run import BEST, STUDY, accuracy_of, mark_front
+from mlflow_phi3.sweep.trial_run import BEST, accuracy_of, mark_front
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tracker import Tracker
-from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.training.checkpoint import digest_examples
 from mlflow_phi3.training.reports import perplexity
 
@@ -80,39 +78,24 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     """
     if not validation:
         raise UsageError("PHI3-U089", "no validation examples", where="validation_data")
-    budget = plan_budget(config)
-    name = name_study(config.study, parent)
     space = build_space(config, model=config.model, seed=config.seed)
     space.check_layers(base)
-    checkpoints, url = folder / name, config.storage or default_storage(tracker.uri)
     facts = {**tags, EXAMPLES: digest_examples(itertools.chain(train, validation))}
-    ledger = open_ledger(config, space, name=name, url=url, tags=facts)
-    check_runs(ledger.study, tracker)
-    parent.set_tags({STUDY: name, "phi3.storage": hide_password(url)})
+    study = begin_study(config, space, tracker=tracker, parent=parent, facts=facts)
+    checkpoints = folder / study.name
     work = Workload(base, train, validation, space.largest(), config.concurrency)
-    with driving(ledger, url, checkpoints, tracker), _opened(config, work, checkpoints) as backend:
-        conductor = Conductor(
-            ledger,
+    with driving(study, checkpoints), _opened(config, work, checkpoints) as backend:
+        conductor = study.conductor_for(
             backend,
-            tracker,
-            parent,
-            {**tags, "phi3.base_model": base.name},
-            on_progress,
+            tags={**tags, "phi3.base_model": base.name},
+            on_progress=on_progress,
             folder=checkpoints / "points",
-            round_size=ledger.remember_round(backend.group_size * backend.slots),
-            budget=budget,
-            min_gain=config.min_gain,
+            round_size=study.ledger.remember_round(backend.group_size * backend.slots),
             accuracy=accuracy_of(base.labels),
-            costs=config.objectives[1:],
         )
-        result = _work(conductor, checkpoints, url, seeds=config.winner_seeds)
+        result = _work(conductor, checkpoints, seeds=config.winner_seeds)
         _compare(conductor, result, validation, seed=config.seed)
         return result
-
-
-def name_study(given: str, parent: Run) -> str:
-    """The study that the sweep's run ``parent`` works on: the one that was named, or its own."""
-    return given or parent.run_id[:12]
 
 
 def _compare(
@@ -123,18 +106,17 @@ def _compare(
     rivals = compare_with_winner(
         result.winner, result.trials, validation=validation, tracker=tracker, seed=seed
     )
-    log_result(conductor.parent, result, write_report(conductor.ledger.study, result, rivals))
+    log_result(conductor, result, rivals)
     if result.costs:
         mark_front(result, tracker)
 
 
-def _work(conductor: Conductor, folder: Path, url: str, *, seeds: int) -> SweepResult:
+def _work(conductor: Conductor, folder: Path, *, seeds: int) -> SweepResult:
     """Train until the study is complete, and its winner again with other seeds."""
-    why = conductor.conduct()
-    result = _result(conductor, folder, why=why, storage=hide_password(url))
+    result = _result(conductor, folder)
     reseeded = reseed_winner(result.winner, _affordable(seeds, conductor), conductor)
     _log_spent(conductor.parent, conductor.budget, conductor.spent())
-    return replace(result, reseeded=reseeded, accuracy=conductor.accuracy)
+    return replace(result, reseeded=reseeded)
 
 
 def _affordable(seeds: int, conductor: Conductor) -> int:
@@ -146,9 +128,16 @@ def _affordable(seeds: int, conductor: Conductor) -> int:
     return seeds
 
 
-def log_result(parent: Run, result: SweepResult, report: StudyReport) -> None:
-    """Log the winner's numbers, those that are known, and the report on the sweep's run."""
-    winner = result.winner
+def log_result(conductor: Conductor, result: SweepResult, rivals: Mapping[int, Comparison]) -> None:
+    """Log the winner's numbers, those that are known, and the report on the sweep's run.
+
+    Args:
+        conductor: Has worked on the study.
+        result: What came of it.
+        rivals: Trials beside the winner, by number, where their losses by example are known.
+    """
+    parent, winner = conductor.parent, result.winner
+    report = write_report(conductor.ledger.study, result, rivals)
     numbers = {
         "eval/loss": winner.loss,
         "eval/perplexity": winner.perplexity,
@@ -184,8 +173,8 @@ def _opened(config: SweepConfig, work: Workload, folder: Path) -> closing[Backen
     return closing(RayBackend(work, folder=folder, address=config.ray_address))
 
 
-def _result(conductor: Conductor, folder: Path, *, why: str, storage: str) -> SweepResult:
-    result = conclude(conductor, why=why, storage=storage)
+def _result(conductor: Conductor, folder: Path) -> SweepResult:
+    result = work_through(conductor)
     winner = result.winner
     adapter, study = winner.adapter, conductor.ledger.study
     owner = owner_of(study.get_trials(deepcopy=False)[winner.number])
@@ -196,17 +185,14 @@ def _result(conductor: Conductor, folder: Path, *, why: str, storage: str) -> Sw
     return replace(result, winner=replace(winner, adapter=adapter))
 
 
-def conclude(conductor: Conductor, *, why: str, storage: str) -> SweepResult:
-    """What came of a study that has been worked on; where the adapter lies is not looked at.
-
-    Args:
-        conductor: Has worked on it.
-        why: Why it ended.
-        storage: Where the study is kept, without a password.
+def work_through(conductor: Conductor) -> SweepResult:
+    """Work on a study until it is complete; where the winner's adapter lies is not looked at.
 
     Raises:
         TrainingError: No trial was completed.
+        KeyboardInterrupt: As it came.
     """
+    why = conductor.conduct()
     ledger, costs = conductor.ledger, tuple(conductor.costs)
     trials = tuple(_trial_result(trial, ledger.space, costs) for trial in ledger.trials())
     best = ledger.best()
@@ -218,7 +204,7 @@ def conclude(conductor: Conductor, *, why: str, storage: str) -> SweepResult:
         trials=trials,
         winner=winner,
         stopped_because=why,
-        storage=storage,
+        accuracy=conductor.accuracy,
         costs=costs,
         front=ledger.front() if costs else frozenset(),
     )

@@ -57,6 +57,10 @@ class Space:
         """The spec of a trial for which ``params`` were proposed."""
         return _spec({**self.pinned, **params}, seed=self.seed)
 
+    def is_whole(self, params: Mapping[str, Any]) -> bool:
+        """Whether ``params`` are those that are searched; of a wish some may be missing."""
+        return set(params) == set(self.swept)
+
     def largest(self) -> TrialSpec:
         """The trial that takes the most memory: the highest rank on the most layers."""
         some = {name: _most(value) for name, value in self.swept.items()}

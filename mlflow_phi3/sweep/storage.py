@@ -81,8 +81,13 @@ class WholeLines:
             self._lock.release()
 
 
-def default_storage(tracking_uri: str) -> str:
-    """The SQLite file beside a local tracking store; of a remote one, in the working directory."""
+def find_storage(given: str, tracking_uri: str) -> str:
+    """The storage that was named, or else Optuna's SQLite file.
+
+    It lies beside a local tracking store; of a remote one, in the working directory.
+    """
+    if given:
+        return given
     if tracking_uri.startswith(SCHEME):
         return SCHEME + str(Path(tracking_uri.removeprefix(SCHEME)).resolve().parent / _FILE)
     parts = urlsplit(tracking_uri)

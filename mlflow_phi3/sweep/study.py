@@ -72,7 +72,7 @@ def check_runs(study: Study, tracker: Tracker) -> None:
             fix="let MLFLOW_TRACKING_URI name the store that has them, or begin another study",
         )
     if place not in {"", tracker.experiment_id}:
-        name = tracker.client.get_experiment(place).name
+        name = tracker.experiment_name(place)
         raise UsageError(
             "PHI3-U092",
             f"the runs of study {study.study_name!r} are in the experiment {name!r}",

@@ -16,6 +16,7 @@ from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.training.reports import EvaluationReport, StepReport
 
 STUDY = "phi3.study"
+STORAGE = "phi3.storage"
 DRIVER = "phi3.driver"
 NUMBER = "phi3.trial_number"
 STATE = "phi3.trial_state"

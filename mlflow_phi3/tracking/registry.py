@@ -14,6 +14,7 @@ from mlflow.models import ModelSignature
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.missing import is_missing
 from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tracker import Tracker
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -105,8 +106,9 @@ def create_version(
     metrics: Mapping[str, float],
     tags: Mapping[str, object],
     description: str,
+    promote: bool = False,
 ) -> ModelVersion:
-    """Make the logged model a version of the registered model ``name``.
+    """Make the logged model a version of the registered model ``name``, and its challenger.
 
     Args:
         run: The run that logged it.
@@ -115,11 +117,12 @@ def create_version(
         metrics: Shown beside the model, and as tags of the version.
         tags: Further tags of the version.
         description: For people.
+        promote: Whether it is the champion too.
     """
     ensure_registered(run.client, name)
     model_id = model_uri.removeprefix("models:/")
     mlflow.log_metrics(dict(metrics), run_id=run.run_id, model_id=model_id)
-    return run.client.create_model_version(
+    made = run.client.create_model_version(
         name,
         source=model_uri,
         run_id=run.run_id,
@@ -127,6 +130,10 @@ def create_version(
         description=description,
         model_id=model_id,
     )
+    set_challenger(run.client, made)
+    if promote:
+        crown(run.client, made)
+    return made
 
 
 def ensure_registered(client: MlflowClient, name: str) -> None:
@@ -170,6 +177,11 @@ def find_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | No
         raise
 
 
+def find_champion(tracker: Tracker, name: str) -> ModelVersion | None:
+    """The reigning champion of a registered model, or None when there is none."""
+    return find_alias(tracker.client, name, CHAMPION)
+
+
 def set_challenger(client: MlflowClient, version: ModelVersion) -> None:
     """Point ``challenger`` at a version."""
     client.set_registered_model_alias(version.name, CHALLENGER, version.version)
@@ -178,6 +190,17 @@ def set_challenger(client: MlflowClient, version: ModelVersion) -> None:
 def crown(client: MlflowClient, version: ModelVersion) -> None:
     """Point ``champion`` at a version, and ``previous`` at the champion it takes over from."""
     reigning = find_alias(client, version.name, CHAMPION)
-    if reigning is not None and reigning.version != version.version:
-        client.set_registered_model_alias(version.name, PREVIOUS, reigning.version)
-    client.set_registered_model_alias(version.name, CHAMPION, version.version)
+    if reigning is None or reigning.version == version.version:
+        client.set_registered_model_alias(version.name, CHAMPION, version.version)
+    else:
+        move_champion(client, version.name, version.version, reigning.version)
+
+
+def move_champion(client: MlflowClient, name: str, version: str, previous: str) -> None:
+    """Point ``champion`` at a version and ``previous`` at another; empty removes an alias."""
+    # The champion last: whoever finds it moved finds all of it done.
+    for alias, target in ((PREVIOUS, previous), (CHAMPION, version)):
+        if target:
+            client.set_registered_model_alias(name, alias, target)
+        elif find_alias(client, name, alias) is not None:
+            client.delete_registered_model_alias(name, alias)

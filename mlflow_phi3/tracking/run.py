@@ -217,6 +217,11 @@ class Run:
             self._repository = get_artifact_repository(self.artifact_uri, tracking_uri=uri)
         return self._repository
 
+    def has_artifact(self, name: str) -> bool:
+        """Whether there is an artifact called ``name`` (with its folder)."""
+        there = self.client.list_artifacts(self.run_id, name.rpartition("/")[0])
+        return name in {file.path for file in there}
+
     def download(self, name: str, into: Path) -> Path:
         """Copy the artifact ``name`` into the folder ``into``; where it lies then."""
         return Path(self.client.download_artifacts(self.run_id, name, str(into)))

@@ -59,6 +59,10 @@ class Tracker:
         self.client.update_run(run_id, status="RUNNING")
         return self.handle(self.client.get_run(run_id))
 
+    def experiment_name(self, experiment_id: str) -> str:
+        """What an experiment of the store is called."""
+        return str(self.client.get_experiment(experiment_id).name)
+
     def get(self, run_id: str) -> Run:
         """A handle to an existing run, its status untouched."""
         return self.handle(self.client.get_run(run_id))
@@ -87,8 +91,9 @@ class Tracker:
         parent: Run | None = None,
         tags: Mapping[str, object] | None = None,
         run_id: str | None = None,
+        status: Status = "FINISHED",
     ) -> Iterator[Run]:
-        """A run around a block: FINISHED at its end, FAILED on an error, KILLED on a stop."""
+        """A run around a block: ``status`` at its end, FAILED on an error, KILLED on a stop."""
         with asking(self.uri):
             if run_id:
                 run = self.resume(run_id, name=name)
@@ -97,7 +102,7 @@ class Tracker:
                 run = self.start(name, stage=stage, parent=parent, tags=tags)
         try:
             yield run
-            run.end("FINISHED")
+            run.end(status)
         except BaseException as error:
             _end_badly(run, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED", error)
             raise
@@ -126,6 +131,10 @@ class Tracker:
         if status:
             wanted.append(f"attributes.status = '{status}'")
         return self._search(" AND ".join(wanted), order="attributes.start_time ASC")
+
+    def find_tagged(self, tag: str) -> list[MlflowRun]:
+        """The runs that carry a tag, whatever it says, oldest first."""
+        return self._search(f"tags.`{tag}` != ''", order="attributes.start_time ASC")
 
     def latest(self, stage: str, *, where: str, without: str = "") -> MlflowRun:
         """The newest FINISHED run of a stage.

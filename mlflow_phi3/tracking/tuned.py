@@ -7,13 +7,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from mlflow_phi3.tracking.registry import ensure_registered, set_challenger
 from mlflow_phi3.tracking.run import Run
-
-TUNED_TAG = "azure.tuned_model"
-"""Tag of a model version that Foundry tuned: its ``azureml://locations/...`` id."""
-TUNED_STATE_TAG = "azure.tuned_model_state"
-"""Tag of such a version: ``deleted`` once the model is gone from Azure. ``azure.state`` is of what
-serves it, which comes and goes."""
-_DELETED = "deleted"
+from mlflow_phi3.tracking.tags import DELETED, STATE_TAG, TUNED_STATE_TAG, TUNED_TAG
 
 
 def register_tuned(
@@ -31,7 +25,7 @@ def register_tuned(
         description: For people.
     """
     for version in find_tuned(run.client, model_id):
-        if version.name == name and version.tags.get(TUNED_STATE_TAG) != _DELETED:
+        if version.name == name and version.tags.get(TUNED_STATE_TAG) != DELETED:
             return version
     ensure_registered(run.client, name)
     made = run.client.create_model_version(
@@ -56,5 +50,5 @@ def mark_deleted(client: MlflowClient, model_id: str) -> None:
     So is what served it: a model that is served cannot be deleted.
     """
     for version in find_tuned(client, model_id):
-        for tag in (TUNED_STATE_TAG, "azure.state"):
-            client.set_model_version_tag(version.name, version.version, tag, _DELETED)
+        for tag in (TUNED_STATE_TAG, STATE_TAG):
+            client.set_model_version_tag(version.name, version.version, tag, DELETED)

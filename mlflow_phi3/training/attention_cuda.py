@@ -2,6 +2,7 @@
 
 from functools import lru_cache
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,13 +40,15 @@ def _at_once(q: Tensor, k: Tensor, v: Tensor, heads: Heads, arrangement: Arrange
     rows, tokens = q.shape[:2]
     where, seen = _where(arrangement.prefix, tuple(arrangement.own), rows, tokens, q.device)
     k, v = (t.flatten(0, 1) if seen is None else t.flatten(0, 1)[seen] for t in (k, v))
+    # Only where needed: an older PyTorch does not know it, and Phi-3-mini's heads are not grouped.
+    grouped: dict[str, Any] = {} if heads.query == heads.key else {"enable_gqa": True}
     out = varlen_attn(
         q.flatten(0, 1).contiguous(),
         k.contiguous(),
         v.contiguous(),
         *where,
         window_size=((heads.window or 0) - 1, 0),
-        enable_gqa=heads.query != heads.key,
+        **grouped,
     )
     assert isinstance(out, Tensor)  # noqa: S101 - a tuple only when more is asked for
     return out.view_as(q)

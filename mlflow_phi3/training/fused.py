@@ -18,6 +18,7 @@ from mlflow_phi3.training.forward import forward, read_frozen
 from mlflow_phi3.training.head import frozen_head_loss, measure
 from mlflow_phi3.training.linear import Adapters, Dropout
 from mlflow_phi3.training.loss import get_loss, is_plain
+from mlflow_phi3.training.memory import is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ class FusedEngine:
         base: A Phi-3 architecture; its weights are read, nothing of it is changed.
         share_prefix: Compute a common beginning of the sequences once.
         trim: Leave out tokens on which no loss depends.
-        recompute: Keep only each layer's input for the backward pass; set by itself when a GPU
-            runs out of memory.
+        recompute: Keep only each layer's input for the backward pass; set by itself when
+            memory runs out.
     """
 
     def __init__(
@@ -55,7 +56,9 @@ class FusedEngine:
             return [0.0] * len(rows)
         try:
             found, losses = self._differentiate(batch, rows)
-        except torch.OutOfMemoryError as error:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             if self._recompute:
                 raise TrainingError(
                     "PHI3-T015",

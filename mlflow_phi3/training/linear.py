@@ -105,7 +105,8 @@ class Dropout:
         for row, rate, seeds in zip(mask, self.rates, self.seeds, strict=True):
             for part, seed in zip(row.split(sizes), seeds, strict=True):
                 random = torch.Generator(like.device).manual_seed(seed)
-                part.bernoulli_(1.0 - rate, generator=random).div_(1.0 - rate)
+                part.bernoulli_(1.0 - rate, generator=random)
+            row.div_(1.0 - rate)
         return mask
 
 

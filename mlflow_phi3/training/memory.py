@@ -8,6 +8,9 @@ import torch
 from mlflow_phi3.errors import TrainingError
 
 _CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
+# For these torch has no class: a CPU's allocator (c10/core/impl/alloc_cpu.cpp), and what CUDA's own
+# libraries say when they find no room beside PyTorch's.
+_TOLD = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 MEMORY_ERRORS = (RuntimeError, MemoryError, TrainingError)
 """The classes of errors that may say that memory could not be had."""
 
@@ -21,8 +24,9 @@ def memory_bytes(device: torch.device) -> int:
 
 def free_bytes(device: torch.device) -> int:
     """Memory that can still be taken: the device's, or what machine, group and limits leave."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "cuda":  # what PyTorch keeps of what it no longer needs can be taken, too
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
     free = int(psutil.virtual_memory().available)
     limit = _CGROUP / "memory.max"
     if limit.is_file() and limit.read_text().strip() != "max":
@@ -49,7 +53,6 @@ def _group_bytes() -> int:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory could not be had."""
-    # On a CPU torch has no class for it (c10/core/impl/alloc_cpu.cpp).
-    told = isinstance(error, RuntimeError) and "DefaultCPUAllocator: " in str(error)
+    told = isinstance(error, RuntimeError) and any(text in str(error) for text in _TOLD)
     told = told or (isinstance(error, TrainingError) and error.code == "PHI3-T015")
     return told or isinstance(error, MemoryError | torch.OutOfMemoryError)

@@ -1,1 +1,1 @@
-"""One file a feature word: parse, call the rooms below, log."""
+"""What the commands do, and what several of them share: parse, call the rooms below, log."""

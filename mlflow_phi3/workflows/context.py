@@ -15,6 +15,7 @@ from mlflow_phi3 import __version__
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.model import ModelConfig
+from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.base import DEMO, Base, load_base
@@ -48,7 +49,21 @@ class Context:
         """The outermost run of a workflow: the one we were given, or a new one."""
         name = f"{word}-{stamp()}"
         with self.tracker.stage(name, stage=word, run_id=self.given_run) as run:
-            log_config(run, config)
+            _log_config(run, word, config)
+            yield run
+
+    @contextmanager
+    def child(self, word: str, config: Config, parent: Run, *, name: str = "") -> Iterator[Run]:
+        """A run of one step, within that of the workflow it is a part of.
+
+        Args:
+            word: The step.
+            config: The workflow's; the parameters that the step has as well are logged.
+            parent: The workflow's run.
+            name: Of the run; empty takes the word.
+        """
+        with self.tracker.stage(name or word, stage=word, parent=parent) as run:
+            _log_config(run, word, config)
             yield run
 
 
@@ -102,16 +117,6 @@ def open_base(config: ModelConfig, data: PreparedData | None = None) -> Base:
     return base if data is None else shape_base(base, data)
 
 
-def log_config(run: Run, config: Config) -> None:
-    """Log the configuration as it was understood, defaults included."""
-    run.log_text(dump_config(config), RESOLVED)
-
-
-def dump_config(config: Config) -> str:
-    """A configuration as YAML that :func:`mlflow_phi3.config.parse.parse_values` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
 def load_config(context: Context, run_id: str) -> Mapping[str, object]:
     """The values that a finished run of the store was started with."""
     path = context.tracker.get(run_id).download(RESOLVED, context.workspace)
@@ -122,3 +127,12 @@ def load_config(context: Context, run_id: str) -> Mapping[str, object]:
 def stamp() -> str:
     """The time, as it stands in names of runs: ``20261123-101500``, UTC."""
     return datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+
+
+def _log_config(run: Run, word: str, config: Config) -> None:
+    """Log what a word takes of a configuration, as it was understood, defaults included.
+
+    :func:`mlflow_phi3.config.parse.parse_values` reads it back.
+    """
+    values = config.model_dump(mode="json", include=set(WORDS[word].model_fields))
+    run.log_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), RESOLVED)

@@ -7,8 +7,8 @@ from pathlib import Path
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.adapter import check_adapter
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.tracking.deployed import find_version
 from mlflow_phi3.tracking.lookup import find_run
+from mlflow_phi3.tracking.versions import find_version
 from mlflow_phi3.training.peft_files import load_lora_spec
 from mlflow_phi3.training.spec import TrialSpec
 from mlflow_phi3.workflows.context import Context

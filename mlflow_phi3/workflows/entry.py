@@ -11,6 +11,7 @@ import psutil
 
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.parse import parse_arguments
+from mlflow_phi3.config.prepare import SPLITS
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.data.hub import WEIGHT, is_hub_id
 from mlflow_phi3.errors import Interrupted, Phi3Error
@@ -18,7 +19,6 @@ from mlflow_phi3.imports import import_large
 from mlflow_phi3.tracking.launcher import find_launcher
 from mlflow_phi3.tracking.signals import is_alive, stoppable
 
-_SPLITS = ("train", "validation", "test")
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
@@ -47,7 +47,7 @@ def run(word: str, arguments: Sequence[str]) -> int:
                 # `mlflow run` starts us in the project's folder; paths mean where the person is.
                 os.chdir(launcher.cwd())
             config = parse_arguments(WORDS[word], arguments)
-            settle(str(getattr(config, "model", "")), sources_of(config))
+            quieten_libraries(str(getattr(config, "model", "")), sources_of(config))
             import_large(f"mlflow_phi3.workflows.{word}").run(config)
     except (Phi3Error, Interrupted) as error:
         return _end_badly(error, launcher)
@@ -56,10 +56,10 @@ def run(word: str, arguments: Sequence[str]) -> int:
 
 def sources_of(config: Config) -> list[str]:
     """What ``train_data`` and its kin name; empty text where nothing is."""
-    return [str(getattr(config, f"{split}_data", "")) for split in _SPLITS]
+    return [str(getattr(config, f"{split}_data", "")) for split in SPLITS]
 
 
-def settle(model: str, data: Sequence[str] = ()) -> None:
+def quieten_libraries(model: str, data: Sequence[str] = ()) -> None:
     """Set what libraries read from the environment when they are imported.
 
     Args:

@@ -11,6 +11,7 @@ from mlflow_phi3.azure.safety import ContentSafety, safety_from
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import EvaluateWord
+from mlflow_phi3.data.messages import to_dicts
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.compare import Comparison, compare
@@ -25,7 +26,7 @@ from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.judges import JudgedAnswer, choose_scorers, judge_answers
 from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.workflows.context import Context, log_config, open_base, open_context
+from mlflow_phi3.workflows.context import Context, open_base, open_context
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
 from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, load_winner
@@ -70,20 +71,6 @@ def check_test(data: PreparedData) -> None:
             where="test_data",
             fix="give test_data, a larger test_split, or more rows",
         )
-
-
-def evaluate_as_child(
-    context: Context,
-    config: EvaluateConfig,
-    base: Base,
-    data: PreparedData,
-    winner: Winner,
-    parent: Run,
-) -> Measured:
-    """Run the step as a child run of ``parent``."""
-    with context.tracker.stage("evaluate", stage="evaluate", parent=parent) as run:
-        log_config(run, config)
-        return evaluate(context, config, base, data, winner, run)
 
 
 def evaluate(
@@ -150,12 +137,7 @@ def ask_others(
         run.log_json([asdict(row) for row in unsafe], "eval/unsafe.json")
     if judges:
         answers = [
-            JudgedAnswer(
-                tuple({"role": turn.role, "content": turn.content} for turn in row.prompt),
-                row.answer,
-                row.expected,
-            )
-            for row in rows
+            JudgedAnswer(tuple(to_dicts(row.prompt)), row.answer, row.expected) for row in rows
         ]
         with context.screen.stage("judge"):
             shares = judge_answers(run, answers, judges)

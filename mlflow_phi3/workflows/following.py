@@ -20,6 +20,7 @@ from mlflow_phi3.workflows.context import Context
 
 JOB = "azure.job_name"
 STATUS = "azure.job_status"
+JOB_URL = "azure.job_url"
 TARGET = "azure.target_uri"
 EVENTS = "azure/events.jsonl"
 
@@ -124,8 +125,7 @@ class _Log:
 
 
 def _read_events(run: Run) -> list[dict[str, str]]:
-    names = {file.path for file in run.client.list_artifacts(run.run_id, "azure")}
-    if EVENTS not in names:
+    if not run.has_artifact(EVENTS):
         return []
     with tempfile.TemporaryDirectory() as folder:
         text = run.download(EVENTS, Path(folder)).read_text(encoding="utf-8")

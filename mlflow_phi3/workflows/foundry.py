@@ -1,7 +1,7 @@
 """``backend=foundry``: one fine-tuning job of Azure AI Foundry, as a run like any local one."""
 
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mlflow_phi3.azure.assets import check_asset_name
@@ -19,32 +19,47 @@ from mlflow_phi3.config.swept import Swept, values_of
 from mlflow_phi3.config.words import SweepWord, TrainWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import AzureError, UsageError
-from mlflow_phi3.foundry.project import is_emulated, open_project
+from mlflow_phi3.foundry.project import Place, find_place
 from mlflow_phi3.foundry.submission import (
     Lesson,
+    check_demo,
     choose_base,
-    find_version,
+    find_base_version,
     plan_job,
     send_data,
     submit_once,
 )
-from mlflow_phi3.modeling.catalog import training_price
+from mlflow_phi3.modeling.catalog import PhiModel, training_price
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tags import PROJECT_TAG
 from mlflow_phi3.workflows.context import Context, greet, open_context
-from mlflow_phi3.workflows.following import JOB, STATUS, TARGET, follow_job, watch_command
+from mlflow_phi3.workflows.following import JOB, JOB_URL, STATUS, TARGET, follow_job, watch_command
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where jobs go.
+
+    Args:
+        place: The project.
+        base: What they tune.
+    """
+
+    place: Place
+    base: PhiModel
 
 
 def run(config: TrainWord) -> None:
     """Prepare, send the data, submit a job, follow it and register its model."""
-    check(config)
+    destination = check(config)
     context = open_context(config)
     greet(context, config)
     with context.root("train", config) as root:
         data = prepare_as_child(context, config, root)
-        service, lesson = send(context, config, data, root)
+        service, lesson = send(context, config, data, root, destination)
         wanted = _write_down(config, data, lesson, root)
         state = _submit(context, config, service, wanted, root)
         if not config.detach:
@@ -56,13 +71,18 @@ def run(config: TrainWord) -> None:
         )
 
 
-def check(config: TrainWord | SweepWord) -> None:
-    """Refuse what Foundry cannot do, before anything is read or sent."""
+def check(config: TrainWord | SweepWord) -> Destination:
+    """Return where the jobs go; refuse what Foundry cannot do, before anything is read or sent.
+
+    Raises:
+        UsageError: A setting, a task or a model that Foundry does not know.
+        PreflightError: A model that it does not tune, or a target that does not tell enough.
+    """
     check_expressible(config.model_fields_set)
     most, times = _most(config.per_device_batch_size), _most(config.batch_size_multiplier)
     check_range(epochs=_most(config.epochs), batch_size=most * times)
     check_asset_name(config.tuned_model, "tuned_model")
-    choose_base(config.model, local=is_emulated(config.azure_target))
+    base = choose_base(config.model)
     if config.task != "chat-completion":
         raise UsageError(
             "PHI3-U774",
@@ -81,6 +101,9 @@ def check(config: TrainWord | SweepWord) -> None:
                 where=f"{name}={value}",
                 fix=f"{fix}, or backend=local",
             )
+    place = find_place(config.azure_target)
+    check_demo(config.model, emulated=place.emulated)
+    return Destination(place, base)
 
 
 def _most(counts: Swept) -> int:
@@ -89,15 +112,19 @@ def _most(counts: Swept) -> int:
 
 
 def send(
-    context: Context, config: TrainWord | SweepWord, data: PreparedData, run: Run
+    context: Context,
+    config: TrainWord | SweepWord,
+    data: PreparedData,
+    run: Run,
+    destination: Destination,
 ) -> tuple[JobService, Lesson]:
     """Bring the data to Azure; what all jobs share is told on ``run``."""
-    base = choose_base(config.model, local=is_emulated(config.azure_target))
+    base = destination.base
     with context.screen.stage("upload") as update, tempfile.TemporaryDirectory() as folder:
         update("signing in")
-        workspace = open_project(config.azure_target)
+        workspace = destination.place.open()
         service = JobService(workspace)
-        version = find_version(workspace, base)
+        version = find_base_version(workspace, base)
         update("sending the data")
         splits = {
             name: data.conversations(name) if name in data.manifest.splits else ()
@@ -110,7 +137,7 @@ def send(
         {
             "phi3.base_model": base.name,
             "phi3.dataset_sha256": data.manifest.sha256,
-            "azure.target": workspace.target.path,
+            PROJECT_TAG: workspace.target.path,
             TARGET: config.azure_target,
         }
     )
@@ -163,7 +190,7 @@ def _submit(
     except AzureError as error:
         error.add_note("Running the same command again submits nothing twice.")
         raise
-    run.set_tags({JOB: state.name, STATUS: state.status, "azure.job_url": state.url})
+    run.set_tags({JOB: state.name, STATUS: state.status, JOB_URL: state.url})
     what = "submitted" if new else f"was submitted before and is {state.status}"
     context.screen.say(f"  job [bold]{state.name}[/] {what}; {config.tuned_model} comes out of it")
     return state

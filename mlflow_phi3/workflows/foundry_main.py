@@ -10,12 +10,12 @@ from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.workflows.context import greet, log_config, open_context
+from mlflow_phi3.workflows.context import greet, open_context
 from mlflow_phi3.workflows.following import TARGET, register
 from mlflow_phi3.workflows.foundry import check
 from mlflow_phi3.workflows.foundry_sweep import search
 from mlflow_phi3.workflows.prepare import prepare_as_child
-from mlflow_phi3.workflows.sweep import show_trials
+from mlflow_phi3.workflows.sweep import name_child, show_trials
 
 LEFT_OUT = "phi3.left_out"
 """Tag of a ``main`` run: the steps that it could not do."""
@@ -30,15 +30,13 @@ def run(config: MainWord) -> None:
         TrainingError: No trial was completed.
     """
     _check_steps(config)
-    check(config)
+    destination = check(config)
     context = open_context(config)
     greet(context, config)
     with context.root("main", config) as root:
         data = prepare_as_child(context, config, root)
-        name = f"sweep-{config.study}" if config.study else "sweep"
-        with context.tracker.stage(name, stage="sweep", parent=root) as run:
-            log_config(run, config)
-            result, model = search(context, narrow(config, SweepWord), data, run)
+        with context.child("sweep", config, root, name=name_child(config.study)) as run:
+            result, model = search(context, narrow(config, SweepWord), data, run, destination)
         with context.tracker.stage("register", stage="register", parent=root) as run:
             run.set_tags({TARGET: config.azure_target})
             register(context, run, model, config.tuned_model)

@@ -9,24 +9,21 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.foundry.submission import was_submitted
-from mlflow_phi3.sweep.budget import Budget
-from mlflow_phi3.sweep.conductor import Conductor
-from mlflow_phi3.sweep.driving import driving, open_ledger
-from mlflow_phi3.sweep.ledger import Ledger
-from mlflow_phi3.sweep.report import write_report
+from mlflow_phi3.sweep.driving import begin_study, driving
 from mlflow_phi3.sweep.results import SweepResult
-from mlflow_phi3.sweep.run import conclude, log_result, name_study
+from mlflow_phi3.sweep.run import log_result, work_through
 from mlflow_phi3.sweep.space import build_space
-from mlflow_phi3.sweep.storage import default_storage
-from mlflow_phi3.sweep.study import check_runs
 from mlflow_phi3.sweep.trial_run import NUMBER, STUDY
 from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.tracking.uris import hide_password
+from mlflow_phi3.tracking.tags import PROJECT_TAG
 from mlflow_phi3.workflows.context import Context, greet, open_context
-from mlflow_phi3.workflows.following import JOB, STATUS, register
-from mlflow_phi3.workflows.foundry import check, limits_of, send
+from mlflow_phi3.workflows.following import JOB, JOB_URL, STATUS, register
+from mlflow_phi3.workflows.foundry import Destination, check, limits_of, send
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import show_trials, teller
+
+# Tags of the sweep's run that every trial's has too.
+_TOLD = ("phi3.base_model", "phi3.dataset_sha256", PROJECT_TAG)
 
 
 def run(config: SweepWord) -> None:
@@ -35,31 +32,34 @@ def run(config: SweepWord) -> None:
     Raises:
         TrainingError: No trial was completed.
     """
-    check(config)
+    destination = check(config)
     context = open_context(config)
     greet(context, config)
     with context.root("sweep", config) as root:
         data = prepare_as_child(context, config, root)
-        result, model = search(context, config, data, root)
+        result, model = search(context, config, data, root, destination)
         register(context, root, model, config.tuned_model)
     show_trials(context, result)
 
 
 def search(
-    context: Context, config: SweepWord, data: PreparedData, run: Run
+    context: Context, config: SweepWord, data: PreparedData, run: Run, destination: Destination
 ) -> tuple[SweepResult, TunedModel]:
     """Send the data and search; what came of it, and the winner's model in Azure.
 
     Raises:
         TrainingError: No trial was completed.
     """
-    service, lesson = send(context, config, data, run)
-    study = name_study(config.study, run)
-    ledger = _open_ledger(context, config, study, run)
+    service, lesson = send(context, config, data, run, destination)
+    # A job leaves one model, that of its last epoch: trials cannot be read off each other's way.
+    settings = narrow(config, SweepConfig).model_copy(update={"share_epochs": False})
+    space = build_space(settings, model=config.model, seed=config.seed)
+    facts = run.tags()
+    study = begin_study(settings, space, tracker=context.tracker, parent=run, facts=facts)
     # A trial that failed may have a job all the same, such as one that outlasted the wait for it.
     known = [
         spec
-        for spec, failed in ledger.finished()
+        for spec, failed in study.ledger.finished()
         if not failed or was_submitted(service, lesson, spec)
     ]
     backend = FoundryBackend(
@@ -67,50 +67,16 @@ def search(
         lesson,
         limits_of(config, data),
         cancel=config.on_interrupt == "cancel",
-        on_job=_tagger(context, study),
+        on_job=_tagger(context, study.name),
         known=known,
     )
-    result = _conduct(context, config, ledger, backend, run)
-    # The service tells no losses by example: no trial can be told from another by them.
-    log_result(run, result, write_report(ledger.study, result, {}))
+    tags = {name: facts[name] for name in _TOLD}
+    with context.screen.stage("sweep") as update, driving(study, context.workspace):
+        conductor = study.conductor_for(backend, tags=tags, on_progress=teller(update))
+        result = work_through(conductor)
+        # The service tells no losses by example: no trial can be told from another by them.
+        log_result(conductor, result, {})
     return result, backend.model(result.winner.spec)
-
-
-def _open_ledger(context: Context, config: SweepWord, study: str, root: Run) -> Ledger:
-    # A job leaves one model, that of its last epoch: trials cannot be read off each other's way.
-    settings = narrow(config, SweepConfig).model_copy(update={"share_epochs": False})
-    space = build_space(settings, model=config.model, seed=config.seed)
-    url = config.storage or default_storage(context.tracker.uri)
-    root.set_tags({STUDY: study})
-    ledger = open_ledger(settings, space, name=study, url=url, tags=root.tags())
-    check_runs(ledger.study, context.tracker)
-    return ledger
-
-
-def _conduct(
-    context: Context, config: SweepWord, ledger: Ledger, backend: FoundryBackend, root: Run
-) -> SweepResult:
-    """Search; what came of it."""
-    known = root.tags()
-    kept = ("phi3.base_model", "phi3.dataset_sha256", "azure.target")
-    tags = {name: known[name] for name in kept}
-    url = config.storage or default_storage(context.tracker.uri)
-    with (
-        context.screen.stage("sweep") as update,
-        driving(ledger, url, context.workspace, context.tracker),
-    ):
-        conductor = Conductor(
-            ledger,
-            backend,
-            context.tracker,
-            root,
-            tags,
-            teller(update),
-            round_size=backend.slots,
-            budget=Budget(config.budget_hours * 3600),
-            min_gain=config.min_gain,
-        )
-        return conclude(conductor, why=conductor.conduct(), storage=hide_password(url))
 
 
 def _tagger(context: Context, study: str) -> Callable[[str, JobState], None]:
@@ -122,7 +88,7 @@ def _tagger(context: Context, study: str) -> Callable[[str, JobState], None]:
             number = int(trial.rpartition("-")[2])
             found = context.tracker.find({STUDY: study, NUMBER: number})
             runs[trial] = found[-1].info.run_id
-        told = {JOB: state.name, STATUS: state.status, "azure.job_url": state.url}
+        told = {JOB: state.name, STATUS: state.status, JOB_URL: state.url}
         context.tracker.get(runs[trial]).set_tags(told)
 
     return tag

@@ -13,15 +13,10 @@ from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.workflows.check import check_registration, check_search
 from mlflow_phi3.workflows.context import Context, greet, open_base, open_context
-from mlflow_phi3.workflows.evaluate import (
-    check_test,
-    choose_judges,
-    evaluate_as_child,
-    show_measures,
-)
+from mlflow_phi3.workflows.evaluate import check_test, choose_judges, evaluate, show_measures
 from mlflow_phi3.workflows.prepare import prepare_as_child
-from mlflow_phi3.workflows.register import Registered, register_as_child
-from mlflow_phi3.workflows.sweep import show_trials, sweep_as_child
+from mlflow_phi3.workflows.register import Registered, register
+from mlflow_phi3.workflows.sweep import name_child, show_trials, sweep
 
 
 def run(config: MainWord) -> None:
@@ -40,9 +35,12 @@ def run(config: MainWord) -> None:
         data = prepare_as_child(context, config, root)
         check_test(data)
         base = open_base(config, data)
-        result, winner = sweep_as_child(context, narrow(config, SweepWord), base, data, root)
-        measured = evaluate_as_child(context, config, base, data, winner, root)
-        registered = register_as_child(context, config, base, data, winner, measured.tuned, root)
+        with context.child("sweep", config, root, name=name_child(config.study)) as run:
+            result, winner = sweep(context, narrow(config, SweepWord), base, data, run)
+        with context.child("evaluate", config, root) as run:
+            measured = evaluate(context, config, base, data, winner, run)
+        with context.child("register", config, root) as run:
+            registered = register(context, config, base, data, winner, measured.tuned, run)
         root.log_metrics({f"test/{k}": v for k, v in measured.tuned.metrics.items()})
         root.log_metrics({f"base/{k}": v for k, v in measured.base.metrics.items()})
     show_trials(context, result)

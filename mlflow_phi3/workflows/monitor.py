@@ -10,7 +10,7 @@ from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.collected import read_collected
 from mlflow_phi3.azure.metrics import Minute, get_minutes
 from mlflow_phi3.azure.online import OnlineService
-from mlflow_phi3.azure.operation import Deadline
+from mlflow_phi3.azure.operation import READ_TIMEOUT_S, Deadline
 from mlflow_phi3.azure.resource_manager import ResourceManager
 from mlflow_phi3.azure.serverless import ServerlessService
 from mlflow_phi3.config.context import ContextConfig
@@ -24,12 +24,11 @@ from mlflow_phi3.modeling.base import DEMO, load_tokenizer
 from mlflow_phi3.modeling.catalog import describe as describe_model
 from mlflow_phi3.monitoring.calls import Call, read_calls
 from mlflow_phi3.monitoring.limits import find_exceeded, parse_limits
+from mlflow_phi3.monitoring.measure import Measured, describe, figure_names, measure
 from mlflow_phi3.monitoring.traffic import Tariff
-from mlflow_phi3.monitoring.watch import Watched, describe, figure_names, watch
 from mlflow_phi3.tracking.tracker import Tracker, open_tracker
 from mlflow_phi3.workflows.context import stamp
 
-_READ_TIMEOUT_S = 300.0
 REPORT = "monitor/report.json"
 _NO_HOSTING = "price: hosting by the hour not given (--usd-per-hour): cost is of tokens alone"
 
@@ -39,13 +38,13 @@ class Outcome:
     """What a look brought.
 
     Args:
-        watched: The figures.
+        measured: The figures.
         exceeded: In words, the limits that are exceeded.
         run_id: The MLflow run.
         sources: Where the figures and prices are from.
     """
 
-    watched: Watched
+    measured: Measured
     exceeded: tuple[str, ...]
     run_id: str
     sources: tuple[str, ...]
@@ -72,14 +71,14 @@ def run(config: MonitorConfig, now: dt.datetime, *, tracker: Tracker | None = No
         seen = _look(config, start, now)
         tariff, prices = _tariff(config)
         trained = _trained(config) if config.train_data else None
-        watched = watch(seen.minutes, seen.calls, trained, tariff, hours=config.hours)
+        measured = measure(seen.minutes, seen.calls, trained, tariff, hours=config.hours)
         sources = (*seen.sources, *prices)
-        exceeded = tuple(find_exceeded(limits, watched.figures()))
-        log.log_metrics(watched.figures())
-        told = {"sources": sources, "exceeded": exceeded, **describe(watched)}
+        exceeded = tuple(find_exceeded(limits, measured.figures()))
+        log.log_metrics(measured.figures())
+        told = {"sources": sources, "exceeded": exceeded, **describe(measured)}
         log.log_json(told, REPORT)
         log.set_tags({"phi3.limits": "exceeded" if exceeded else "kept"})
-        return Outcome(watched, exceeded, log.run_id, sources)
+        return Outcome(measured, exceeded, log.run_id, sources)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +120,7 @@ def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
 
 def _check_deployment(workspace: Workspace, config: MonitorConfig) -> None:
     """One that was deleted since has counts; one that has none may be mistyped."""
-    service = OnlineService(workspace, Deadline(_READ_TIMEOUT_S))
+    service = OnlineService(workspace, Deadline(READ_TIMEOUT_S))
     known = sorted(one.name for one in service.list_deployments(config.endpoint))
     if config.deployment and config.deployment not in known:
         raise UsageError(
@@ -133,7 +132,7 @@ def _check_deployment(workspace: Workspace, config: MonitorConfig) -> None:
 
 
 def _is_managed(workspace: Workspace, endpoint: str) -> bool:
-    deadline = Deadline(_READ_TIMEOUT_S)
+    deadline = Deadline(READ_TIMEOUT_S)
     if OnlineService(workspace, deadline).get_endpoint(endpoint) is not None:
         return True
     if ServerlessService(workspace, deadline).get(endpoint) is not None:
@@ -190,7 +189,7 @@ def to_json(outcome: Outcome) -> str:
             "run_id": outcome.run_id,
             "sources": outcome.sources,
             "exceeded": outcome.exceeded,
-            **describe(outcome.watched),
+            **describe(outcome.measured),
         },
         indent=2,
         ensure_ascii=False,

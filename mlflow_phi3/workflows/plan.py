@@ -1,7 +1,6 @@
 """``plan``: the data prepared, the engine tried for some steps, and what the rest will take."""
 
 import datetime as dt
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from mlflow_phi3.modeling.base import DEMO
 from mlflow_phi3.modeling.catalog import (
     TrainingPrice,
     describe,
-    machine_price,
+    find_machine_price,
     require_tunable,
     training_price,
 )
@@ -34,7 +33,7 @@ from mlflow_phi3.workflows.estimate import (
 )
 from mlflow_phi3.workflows.prepare import prepare_data
 from mlflow_phi3.workflows.screen import Screen
-from mlflow_phi3.workflows.task import settle
+from mlflow_phi3.workflows.task import fit_to_data
 
 _SIDE_BY_SIDE = 4
 """As many as train together on a CPU; a GPU takes more, which is then faster than planned."""
@@ -49,7 +48,7 @@ def run(config: PlanWord) -> None:
     prices = _prices(config)
     # As the sweep will, which then finds it done.
     data = prepare_data(config, Path(config.workspace).resolve(), screen)
-    space = build_space(settle(config, data), model=config.model, seed=config.seed)
+    space = build_space(fit_to_data(config, data), model=config.model, seed=config.seed)
     work = count_work(
         space,
         n_trials=config.n_trials,
@@ -140,9 +139,8 @@ def _prices(config: PlanWord) -> Prices:
 
 def _stored_hourly(machine: str) -> tuple[float, str] | None:
     """The catalog's price of a machine type, where it has one."""
-    try:
-        price = machine_price(machine)
-    except UsageError:
+    price = find_machine_price(machine)
+    if price is None:
         return None
     return price.usd_per_hour, f"{price.machine}, {price.as_of}, {price.source}"
 
@@ -179,10 +177,8 @@ def _foundry_lines(
 
 
 def _show(screen: Screen, config: PlanWord, lines: tuple[Line, ...]) -> None:
-    if config.output == "json":
-        told = [{"event": "plan", **asdict(line)} for line in lines]
-        print(*map(json.dumps, told), sep="\n")  # noqa: T201 - JSON lines are for machines
-        return
+    for line in lines:
+        screen.facts("plan", **asdict(line))
     rows = [[line.section, line.what, _amount(line), line.unit, line.source] for line in lines]
     screen.table(f"Plan for {config.model}", ["of", "what", "amount", "unit", "source"], rows)
     screen.say("Nothing was spent or sent. Prices are estimates; your invoice decides.")

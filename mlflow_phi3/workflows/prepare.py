@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.markup import escape
 
 from mlflow_phi3.config.parse import narrow
-from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.config.prepare import SPLITS, PrepareConfig
 from mlflow_phi3.config.words import PrepareWord
 from mlflow_phi3.data import pipeline
 from mlflow_phi3.data.pipeline import PreparedData
@@ -15,11 +15,9 @@ from mlflow_phi3.foundry.repeat import write_repeat_data
 from mlflow_phi3.modeling.base import load_tokenizer, read_context_length
 from mlflow_phi3.tracking.datasets import DatasetFacts, log_datasets
 from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.workflows.context import Context, greet, log_config, open_context
+from mlflow_phi3.workflows.context import Context, greet, open_context
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.task import show_balance
-
-SPLITS = ("train", "validation", "test")
 
 
 def run(config: PrepareWord) -> None:
@@ -32,8 +30,7 @@ def run(config: PrepareWord) -> None:
 
 def prepare_as_child(context: Context, config: PrepareWord, parent: Run) -> PreparedData:
     """Run the step as a child run of ``parent``."""
-    with context.tracker.stage("prepare", stage="prepare", parent=parent) as run:
-        log_config(run, narrow(config, PrepareWord))
+    with context.child("prepare", config, parent) as run:
         return prepare(context, config, run)
 
 

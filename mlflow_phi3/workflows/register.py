@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.markup import escape
 
 from mlflow_phi3.config.evaluate import EvaluateConfig
-from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.words import RegisterWord
 from mlflow_phi3.data.pipeline import PreparedData
@@ -38,7 +37,7 @@ from mlflow_phi3.tracking.lookup import find_finished
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.certify import certify_winner
 from mlflow_phi3.workflows.check import check_registration
-from mlflow_phi3.workflows.context import Context, log_config, open_base, open_context
+from mlflow_phi3.workflows.context import Context, open_base, open_context
 from mlflow_phi3.workflows.evaluate import load_evaluation
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, fetch_adapter, load_winner
@@ -100,21 +99,6 @@ def run(config: RegisterWord) -> None:
     )
 
 
-def register_as_child(
-    context: Context,
-    config: RegisterConfig,
-    base: Base,
-    data: PreparedData,
-    winner: Winner,
-    tuned: Evaluation,
-    parent: Run,
-) -> Registered:
-    """Run the step as a child run of ``parent``."""
-    with context.tracker.stage("register", stage="register", parent=parent) as run:
-        log_config(run, narrow(config, RegisterConfig))
-        return register(context, config, base, data, winner, tuned, run)
-
-
 def register(
     context: Context,
     config: RegisterConfig,
@@ -167,10 +151,8 @@ def register(
         metrics={f"test/{k}": v for k, v in {**tuned.metrics, **stored.metrics}.items()},
         tags={**base.tags, "phi3.trial_run": winner.run_id},
         description=f"{winner.name} of sweep run {winner.sweep_run}: {verdict.why}",
+        promote=verdict.promote,
     )
-    registry.set_challenger(run.client, version)
-    if verdict.promote:
-        registry.crown(run.client, version)
     number = str(version.version)
     return Registered(version.name, number, winner.name, verdict.promote, verdict.why)
 
@@ -256,7 +238,7 @@ def _against_champion(
     if config.promote != "better":
         return champion_gate(None, config.promote)
     name = config.registered_model or _NAMES[bool(challenger.labels)]
-    reigning = registry.find_alias(context.tracker.client, name, registry.CHAMPION)
+    reigning = registry.find_champion(context.tracker, name)
     if reigning is None:
         return champion_gate(None, config.promote)
     folder = registry.download_model(reigning.source, scratch / "champion")

@@ -26,13 +26,12 @@ from mlflow_phi3.workflows.context import (
     Context,
     greet,
     load_config,
-    log_config,
     open_base,
     open_context,
 )
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
-from mlflow_phi3.workflows.task import settle
+from mlflow_phi3.workflows.task import fit_to_data
 
 SWEEP_RUN = "phi3.sweep_run"
 WINNER_RUN = "phi3.winner_run"
@@ -71,14 +70,9 @@ def run(config: SweepWord) -> None:
     show_trials(context, result)
 
 
-def sweep_as_child(
-    context: Context, config: SweepWord, base: Base, data: PreparedData, parent: Run
-) -> tuple[SweepResult, Winner]:
-    """Run the step as a child run of ``parent``."""
-    name = f"sweep-{config.study}" if config.study else "sweep"
-    with context.tracker.stage(name, stage="sweep", parent=parent) as run:
-        log_config(run, config)
-        return sweep(context, config, base, data, run)
+def name_child(study: str) -> str:
+    """What the run of a sweep is called within another's, by its study; empty for one unnamed."""
+    return f"sweep-{study}" if study else ""
 
 
 def sweep(
@@ -97,7 +91,7 @@ def sweep(
         log_repeat_data(data, run)
     with context.screen.stage("sweep") as update:
         result = run_sweep(
-            narrow(settle(config, data), SweepConfig),
+            narrow(fit_to_data(config, data), SweepConfig),
             base=base,
             train=data.examples("train"),
             validation=data.examples("validation"),

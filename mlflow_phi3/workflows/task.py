@@ -47,7 +47,7 @@ def shape_base(base: Base, data: PreparedData) -> Base:
     return with_labels(base, labels)
 
 
-def settle(config: WordT, data: PreparedData) -> WordT:
+def fit_to_data(config: WordT, data: PreparedData) -> WordT:
     """``config`` with what depends on the task and the data decided: rates and label weights.
 
     Raises:

@@ -20,7 +20,7 @@ from mlflow_phi3.workflows.check import check_training
 from mlflow_phi3.workflows.context import Context, greet, open_base, open_context
 from mlflow_phi3.workflows.continued import find_start, shaped_as
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
-from mlflow_phi3.workflows.task import settle
+from mlflow_phi3.workflows.task import fit_to_data
 
 LOSSES = "eval/losses_by_epoch.json"
 """A table: the loss of each validation row after each epoch, with its source line."""
@@ -58,7 +58,7 @@ def train(
     Raises:
         TrainingError: The loss or the weights are no longer numbers.
     """
-    settled = narrow(settle(config, data), Hyperparameters)
+    settled = narrow(fit_to_data(config, data), Hyperparameters)
     spec = pinned_spec(settled, model=config.model, seed=config.seed)
     start = find_start(context, base, config.continue_from) if config.continue_from else None
     if start is not None:

@@ -58,11 +58,7 @@ def _find(context: Context, name: str) -> _Found:
     Raises:
         UsageError: None goes on.
     """
-    runs = context.tracker.client.search_runs(
-        [context.tracker.experiment_id],
-        f"tags.`{JOB}` != ''",
-        order_by=["attributes.start_time ASC"],
-    )
+    runs = context.tracker.find_tagged(JOB)
     if not name:
         open_ones = [r for r in runs if r.data.tags.get(STATUS) not in ENDED]
         if not open_ones:

@@ -10,9 +10,9 @@ from mlflow_phi3.azure.checks import Needs
 from mlflow_phi3.azure.client import open_account
 from mlflow_phi3.azure.preflight import Doctor
 from mlflow_phi3.azure.target import Target
-from mlflow_phi3.cli.doctor import installed_versions, wanted_versions
 from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION, WORKSPACE
 from mlflow_phi3.modeling.catalog import describe, refusal
+from mlflow_phi3.workflows.doctor import installed_versions, wanted_versions
 
 NEEDS = Needs(
     model="Phi-4-mini-instruct",

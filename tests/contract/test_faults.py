@@ -122,18 +122,18 @@ def test_a_forbidden_call_tells_which_role_is_needed(client, emulator, models):
 
 def test_what_another_command_made_during_the_upload_is_left(client, models, monkeypatch):
     """Planned before it, both would be written over, and deleted when the check fails."""
-    from mlflow_phi3.deployment import deployer
+    from mlflow_phi3.deployment import managed_deployer
     from mlflow_phi3.plugins.deployments import AzureFoundryClient
 
-    real, other = deployer.upload_model, AzureFoundryClient("azure-foundry:/local")
+    real, other = managed_deployer.upload_model, AzureFoundryClient("azure-foundry:/local")
 
     def overtaken_by(command):
         def upload(*args, **options):
-            monkeypatch.setattr(deployer, "upload_model", real)
+            monkeypatch.setattr(managed_deployer, "upload_model", real)
             command()
             return real(*args, **options)
 
-        monkeypatch.setattr(deployer, "upload_model", upload)
+        monkeypatch.setattr(managed_deployer, "upload_model", upload)
 
     overtaken_by(lambda: other.create_deployment("raced", models["one"]))
     with pytest.raises(MlflowException, match="PHI3-U738 deployment raced: it exists and serves"):

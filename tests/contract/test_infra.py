@@ -7,7 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from mlflow_phi3.azure.client import open_account, open_workspace
-from mlflow_phi3.azure.infra import Builder, CurrentInfra, find_location, plan_infra
+from mlflow_phi3.azure.infra import Builder
+from mlflow_phi3.azure.infra_plan import CurrentInfra, find_location, plan_infra
 from mlflow_phi3.azure.infra_wanted import WantedInfra
 from mlflow_phi3.azure.online import Endpoint, OnlineService
 from mlflow_phi3.azure.operation import Deadline
@@ -136,7 +137,7 @@ def test_two_projects_do_not_have_an_endpoint_of_one_name(azure, emulator):
             Target(SUBSCRIPTION, "phi-others", "phi-twin"),
         )
     )
-    wanted = Endpoint("twins", "", "", {}, {})
+    wanted = Endpoint("twins")
     ours.put_endpoint(wanted)
     with pytest.raises(AzureError, match="There is already an endpoint with this name"):
         theirs.put_endpoint(wanted)

@@ -92,7 +92,8 @@ def test_the_scoring_process_asks_and_the_key_is_nowhere_else(
     assert service.asked[-2:] == ["tea", "about tea"]
     with pytest.raises(MlflowException, match=r"content_filter: Violence .*status 400"):
         client.predict("safe", asking(HARMFUL))
-    passed_on = post(emulator, "safe", client._deployer.service(60).get_key("safe"), HARMFUL)
+    key = client._deployer.managed.service(60).get_key("safe")
+    passed_on = post(emulator, "safe", key, HARMFUL)
     assert passed_on.status_code == 424
     assert passed_on.headers["ms-azureml-model-error-statuscode"] == "400"
 

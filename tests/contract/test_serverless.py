@@ -16,7 +16,7 @@ from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.emulator.router import WORKSPACE
 from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION
 from mlflow_phi3.emulator.settings import WORKSPACE as PROJECT
-from mlflow_phi3.tracking.tuned import TUNED_TAG
+from mlflow_phi3.tracking.tags import TUNED_TAG
 
 HOME = WORKSPACE.format(subscription=SUBSCRIPTION, group=GROUP, workspace=PROJECT)
 QUICK = {"verify": "false"}

@@ -96,10 +96,11 @@ def test_create_predict_blue_green_rollback_delete(
 
     with Load(client, ask) as load:
         client.update_deployment("chat", "models:/chat/2")
-        deployer = Deployer("azure-foundry:/local", told=lambda _line: None)
-        assert rollback(deployer.service(60), deployer.registry, "chat").after == "blue=100"
+        deployer = Deployer("azure-foundry:/local", told=print)
+        back = rollback(deployer.managed.service(60), deployer.registry, "chat", told=print)
+        assert back.after == "blue=100"
         assert versions.get_model_version_by_alias("chat", "champion").version == 1
-        promote(deployer.service(60), deployer.registry, "chat")
+        promote(deployer.managed.service(60), deployer.registry, "chat", check=print, told=print)
         assert versions.get_model_version_by_alias("chat", "champion").version == 2
         assert versions.get_model_version_by_alias("chat", "previous").version == 1
         client.delete_deployment("blue", endpoint="chat")
@@ -118,7 +119,7 @@ def test_create_predict_blue_green_rollback_delete(
     assert len(scoring_processes(emulator)) == 1
 
     check_published(emulator.changes())
-    key = deployer.service(60).get_key("chat")
+    key = deployer.managed.service(60).get_key("chat")
     check_secrets(emulator, key, [*capsys.readouterr(), shown, client.list_deployments(), tags])
 
     client.delete_deployment("chat")

@@ -10,6 +10,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
+from mlflow_phi3.modeling.precision import cast_weights
 from mlflow_phi3.modeling.quantization import free_from_loader, loading_options
 from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.engine import Row
@@ -23,6 +24,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+# Of a gradient's norm; plain PEFT in bfloat16 is 0.073 from PEFT in float32 on this base.
+BFLOAT16 = 0.1
 SPEC = TrialSpec(1e-3, epochs=1, per_device_batch_size=4, lora=LoraSpec(r=8))
 
 
@@ -38,7 +41,7 @@ def new_base(key_heads, dtype):
         pad_token_id=0,
         initializer_range=0.1,
     )
-    model = Phi3ForCausalLM(config).to(dtype).eval().requires_grad_(requires_grad=False)
+    model = cast_weights(Phi3ForCausalLM(config), dtype).eval().requires_grad_(requires_grad=False)
     return Base(model, None, "tiny", "0", "tiny")
 
 
@@ -66,7 +69,7 @@ def new_row(base, seed=0):
 @pytest.mark.parametrize("key_heads", [4, 2])
 @pytest.mark.parametrize("options", [{}, {"recompute": True}, {"share_prefix": False}], ids=str)
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)], ids=str
+    ("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, BFLOAT16)], ids=str
 )
 def test_cuda_is_the_cpu(key_heads, options, dtype, tolerance):
     here, examples = new_base(key_heads, torch.float32), new_examples()
@@ -100,10 +103,12 @@ def test_a_session_trains_and_resumes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.05)], ids=str
+    ("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, BFLOAT16)], ids=str
 )
 def test_over_four_bits_cuda_is_peft(tmp_path, dtype, tolerance):
-    whole, examples = new_base(2, torch.float32), new_examples()
+    pytest.importorskip("bitsandbytes")
+    # Rounded before, so that both are quantised from the same weights.
+    whole, examples = new_base(2, torch.bfloat16), new_examples()
     whole.model.save_pretrained(tmp_path)
 
     def load(dtype):
@@ -124,6 +129,8 @@ def test_over_four_bits_cuda_is_peft(tmp_path, dtype, tolerance):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "adafactor", "sgd"])
 def test_every_optimizer_goes_on_where_it_was(tmp_path, optimizer):
+    if optimizer == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
     base, examples = new_base(2, torch.bfloat16), new_examples(16)
     base.model.to("cuda")
     spec = replace(SPEC, optimizer=optimizer, lora=LoraSpec(r=16))  # 4,096 weights in a matrix

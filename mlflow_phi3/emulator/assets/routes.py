@@ -6,11 +6,6 @@ from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.router import WORKSPACE, Call, Handler, Refusal, Reply, Route
 
 
-def workspace_id(call: Call) -> str:
-    """Return the id of the workspace that a request is about."""
-    return WORKSPACE.format(**call.names)
-
-
 def routes(assets: Assets, *, sas: Callable[[], str]) -> list[Route]:
     """Return the routes of a workspace's assets.
 
@@ -20,7 +15,7 @@ def routes(assets: Assets, *, sas: Callable[[], str]) -> list[Route]:
     """
 
     def workspace(call: Call) -> Reply:
-        found = assets.get_workspace(workspace_id(call))
+        found = assets.get_workspace(call.workspace_id)
         name = found["properties"]["workspaceId"]
         tracking = f"{call.origin.replace('https', 'azureml', 1)}/mlflow/v1.0{found['id']}"
         found["properties"] |= {
@@ -30,13 +25,13 @@ def routes(assets: Assets, *, sas: Callable[[], str]) -> list[Route]:
         return Reply(found)
 
     def datastore(call: Call) -> Reply:
-        return Reply(assets.get_datastore(workspace_id(call), call.names["name"]))
+        return Reply(assets.get_datastore(call.workspace_id, call.names["name"]))
 
     def datastores(call: Call) -> Reply:
-        return Reply({"value": [assets.get_datastore(workspace_id(call), "workspaceblobstore")]})
+        return Reply({"value": [assets.get_datastore(call.workspace_id, "workspaceblobstore")]})
 
     def secrets(call: Call) -> Reply:
-        assets.get_datastore(workspace_id(call), call.names["name"])
+        assets.get_datastore(call.workspace_id, call.names["name"])
         if assets.credentials == "None":
             raise Refusal(400, "UserError", "The datastore has no credentials.")
         return Reply({"secretsType": "Sas", "sasToken": sas()})
@@ -62,27 +57,27 @@ def _versioned(assets: Assets, kind: str) -> list[Route]:
     def put(call: Call) -> Reply:
         properties = (call.body or {}).get("properties") or {}
         body, new = assets.put_version(
-            workspace_id(call), kind, call.names["name"], call.names["version"], properties
+            call.workspace_id, kind, call.names["name"], call.names["version"], properties
         )
         return Reply(body, 201 if new else 200)
 
     def get(call: Call) -> Reply:
         names = call.names
-        return Reply(assets.get_version(workspace_id(call), kind, names["name"], names["version"]))
+        return Reply(assets.get_version(call.workspace_id, kind, names["name"], names["version"]))
 
     def delete(call: Call) -> Reply:
         names = call.names
-        gone = assets.delete_version(workspace_id(call), kind, names["name"], names["version"])
+        gone = assets.delete_version(call.workspace_id, kind, names["name"], names["version"])
         return Reply(status=200 if gone else 204)
 
     def versions(call: Call) -> Reply:
-        return Reply({"value": assets.list_versions(workspace_id(call), kind, call.names["name"])})
+        return Reply({"value": assets.list_versions(call.workspace_id, kind, call.names["name"])})
 
     def container(call: Call) -> Reply:
-        return Reply(assets.get_container(workspace_id(call), kind, call.names["name"]))
+        return Reply(assets.get_container(call.workspace_id, kind, call.names["name"]))
 
     def containers(call: Call) -> Reply:
-        return Reply({"value": assets.list_containers(workspace_id(call), kind)})
+        return Reply({"value": assets.list_containers(call.workspace_id, kind)})
 
     one = f"{WORKSPACE}/{kind}/{{name}}"
     table: list[tuple[str, str, Handler]] = [

@@ -5,12 +5,11 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mlflow_phi3.emulator.operation import now
+from mlflow_phi3.emulator.arm import envelope
 from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.storage.datastore import CONTAINER, DATASTORE
 from mlflow_phi3.emulator.store import Resource, Store
 
-CONTAINER = "azureml-blobstore"
-DATASTORE = "workspaceblobstore"
 _PROVIDER = "Microsoft.MachineLearningServices"
 _CREDENTIALS = "/emulator/datastore"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
@@ -210,16 +209,3 @@ class Assets:
                 if str(address).lower().endswith(model.lower()):
                     found.append(str(resource["name"]))
         return found
-
-
-def envelope(resource_id: str, kind: str, properties: dict[str, Any]) -> Resource:
-    """Return what the resource manager puts around every resource."""
-    stamp = now()
-    who = {"createdBy": "emulator", "createdByType": "Application"}
-    return {
-        "id": resource_id,
-        "name": resource_id.rsplit("/", 1)[1],
-        "type": kind,
-        "properties": properties,
-        "systemData": {**who, "createdAt": stamp, "lastModifiedAt": stamp},
-    }

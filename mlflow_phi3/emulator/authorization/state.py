@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_phi3.emulator.assets.state import envelope
+from mlflow_phi3.emulator.arm import envelope
 from mlflow_phi3.emulator.authorization.actions import is_granted
 from mlflow_phi3.emulator.authorization.roles import OWNER, ROLES, Role
 from mlflow_phi3.emulator.router import Refusal

@@ -1,27 +1,24 @@
 """The scoring processes: one per deployment, each a real server on a loopback port."""
 
 import os
-import re
 import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
-from mlflow_phi3.emulator.assets.state import CONTAINER
+from mlflow_phi3.emulator.endpoints.forking import Forked, Nursery
 from mlflow_phi3.emulator.operation import OperationFailed
-from mlflow_phi3.emulator.process import Forked, Nursery, free_port
+from mlflow_phi3.emulator.process import free_port, last_lines
+from mlflow_phi3.emulator.storage.datastore import Datastore
 from mlflow_phi3.emulator.store import Resource
 
-Download = Callable[[str, str, Path], int]
-
 _DRAIN_S = 60.0
-_PATHS = re.compile(r"/paths/(.+)$")
 _APPLICATION = "mlflow.pyfunc.scoring_server.app:app"
 """What `mlflow models serve` ends in too.
 
@@ -39,7 +36,6 @@ class Server:
     port: int
     folder: Path
     busy: int = 0
-    retired: bool = False
     idle: threading.Condition = field(default_factory=threading.Condition)
 
 
@@ -48,13 +44,13 @@ class Fleet:
 
     Args:
         folder: Where models are unpacked and logs are written.
-        download: Copies a blob prefix of a container into a folder; returns how many blobs.
+        datastore: Holds the files of registered models.
         ready_timeout_s: How long a process may take until its health probe answers, seconds.
     """
 
-    def __init__(self, folder: Path, *, download: Download, ready_timeout_s: float) -> None:
+    def __init__(self, folder: Path, datastore: Datastore, *, ready_timeout_s: float) -> None:
         self._folder = folder
-        self._download = download
+        self._datastore = datastore
         self._ready_timeout_s = ready_timeout_s
         self._lock = threading.Lock()
         self._servers: dict[str, Server] = {}
@@ -83,10 +79,9 @@ class Fleet:
             OperationFailed: There are no such files, or the process does not start.
         """
         address = str(model["properties"]["modelUri"])
-        place = _PATHS.search(address)
         folder = self._folder / uuid.uuid4().hex
         folder.mkdir()
-        if place is None or not self._download(CONTAINER, place.group(1), folder):
+        if not self._datastore.fetch(address, folder):
             folder.rmdir()
             raise OperationFailed("BadArgument", f"There is no model at {address}.")
         self.start(deployment_id, folder, variables)
@@ -136,9 +131,7 @@ class Fleet:
     def log(self, deployment_id: str, lines: int) -> str:
         """Return the end of what a deployment's latest process has printed."""
         path = self._logs.get(deployment_id.lower())
-        if path is None or not path.exists():
-            return ""
-        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+        return "" if path is None else last_lines(path, lines)
 
     @contextmanager
     def lease(self, deployment_id: str) -> Iterator[int | None]:

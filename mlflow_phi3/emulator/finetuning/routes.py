@@ -6,88 +6,88 @@ job's name is its run id.
 
 from typing import Any
 
-from mlflow_phi3.emulator.assets.routes import workspace_id
 from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.finetuning.state import Jobs
 from mlflow_phi3.emulator.router import WORKSPACE, Call, Refusal, Reply, Route
+from mlflow_phi3.emulator.store import Resource
 
 _ALL = WORKSPACE + "/jobs"
 _MLFLOW = "/mlflow/v2.0" + WORKSPACE + "/api/2.0/mlflow"
 _STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 
 
-class JobRoutes:
-    """The routes of jobs.
+def routes(jobs: Jobs, assets: Assets) -> list[Route]:
+    """Return the routes of jobs.
 
     Args:
         jobs: The state.
         assets: Knows the workspace.
     """
 
-    def __init__(self, jobs: Jobs, assets: Assets) -> None:
-        self._jobs = jobs
-        self._assets = assets
-
-    def routes(self) -> list[Route]:
-        """Return them."""
-        one = _ALL + "/{job}"
-        return [
-            Route("PUT", one, self._put),
-            Route("GET", one, self._get),
-            Route("GET", _ALL, self._list),
-            Route("POST", one + "/cancel", self._cancel),
-            Route("DELETE", one, self._delete),
-            Route("GET", "/discovery/{workspace}", _discovery, open=True),
-            Route("GET", "/history/v1.0" + WORKSPACE + "/runs/{job}/details", self._details),
-            Route("GET", _MLFLOW + "/runs/get", self._run),
-            Route("GET", _MLFLOW + "/metrics/get-history", self._history),
-        ]
-
-    def _put(self, call: Call) -> Reply:
-        workspace = self._assets.get_workspace(workspace_id(call))
-        body, new = self._jobs.put(_id(call), workspace, call.body or {})
+    def put(call: Call) -> Reply:
+        workspace = assets.get_workspace(call.workspace_id)
+        body, new = jobs.put(_id(call), workspace, call.body or {})
         return Reply(body, 201 if new else 200)
 
-    def _get(self, call: Call) -> Reply:
-        return Reply(self._jobs.get(_id(call)))
+    def get(call: Call) -> Reply:
+        return Reply(jobs.get(_id(call)))
 
-    def _list(self, call: Call) -> Reply:
-        self._assets.get_workspace(workspace_id(call))
-        return Reply({"value": self._jobs.beneath(workspace_id(call))})
+    def every(call: Call) -> Reply:
+        assets.get_workspace(call.workspace_id)
+        return Reply({"value": jobs.beneath(call.workspace_id)})
 
-    def _cancel(self, call: Call) -> Reply:
-        self._jobs.cancel(_id(call))
+    def cancel(call: Call) -> Reply:
+        jobs.cancel(_id(call))
         return Reply(status=200)
 
-    def _delete(self, call: Call) -> Reply:
-        return Reply(status=200 if self._jobs.delete(_id(call)) else 204)
+    def delete(call: Call) -> Reply:
+        return Reply(status=200 if jobs.delete(_id(call)) else 204)
 
-    def _details(self, call: Call) -> Reply:
-        job = self._jobs.get(_id(call))
+    def details(call: Call) -> Reply:
+        job = jobs.get(_id(call))
         told: dict[str, Any] = {"runId": job["name"], "status": job["properties"]["status"]}
-        error = self._jobs.error(job["id"])
+        error = jobs.error(job["id"])
         if error is not None:
             told["error"] = {"error": error}
         return Reply({**told, "logFiles": {}, "warnings": []})
 
-    def _run(self, call: Call) -> Reply:
-        job = self._asked(call)
-        latest = {point["key"]: point for point in self._jobs.metrics(job["id"])}
+    one = _ALL + "/{job}"
+    return [
+        Route("PUT", one, put),
+        Route("GET", one, get),
+        Route("GET", _ALL, every),
+        Route("POST", one + "/cancel", cancel),
+        Route("DELETE", one, delete),
+        Route("GET", "/discovery/{workspace}", _discovery, open=True),
+        Route("GET", "/history/v1.0" + WORKSPACE + "/runs/{job}/details", details),
+        *_mlflow(jobs),
+    ]
+
+
+def _mlflow(jobs: Jobs) -> list[Route]:
+    def asked(call: Call) -> Resource:
+        name = call.query.get("run_id") or call.query.get("run_uuid") or ""
+        if not name:
+            raise Refusal(400, "INVALID_PARAMETER_VALUE", "Missing value for 'run_id'.")
+        return jobs.get(f"{call.workspace_id}/jobs/{name}")
+
+    def run(call: Call) -> Reply:
+        job = asked(call)
+        latest = {point["key"]: point for point in jobs.metrics(job["id"])}
         status = _STATUS.get(job["properties"]["status"], "RUNNING")
         info = {"run_id": job["name"], "run_uuid": job["name"], "status": status}
         data = {"metrics": list(latest.values()), "params": [], "tags": []}
         return Reply({"run": {"info": info, "data": data}})
 
-    def _history(self, call: Call) -> Reply:
-        job, key = self._asked(call), call.query.get("metric_key", "")
-        points = [p for p in self._jobs.metrics(job["id"]) if p["key"] == key]
+    def history(call: Call) -> Reply:
+        job, key = asked(call), call.query.get("metric_key", "")
+        points = [point for point in jobs.metrics(job["id"]) if point["key"] == key]
         return Reply({"metrics": points})
 
-    def _asked(self, call: Call) -> dict[str, Any]:
-        name = call.query.get("run_id") or call.query.get("run_uuid") or ""
-        if not name:
-            raise Refusal(400, "INVALID_PARAMETER_VALUE", "Missing value for 'run_id'.")
-        return self._jobs.get(f"{workspace_id(call)}/jobs/{name}")
+    return [
+        Route("GET", _MLFLOW + "/runs/get", run),
+        Route("GET", _MLFLOW + "/metrics/get-history", history),
+    ]
 
 
 def _discovery(call: Call) -> Reply:
@@ -96,4 +96,4 @@ def _discovery(call: Call) -> Reply:
 
 
 def _id(call: Call) -> str:
-    return f"{workspace_id(call)}/jobs/{call.names['job']}"
+    return f"{call.workspace_id}/jobs/{call.names['job']}"

@@ -7,7 +7,8 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_phi3.emulator.assets.state import Assets, envelope
+from mlflow_phi3.emulator.arm import envelope
+from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.faults import Faults
 from mlflow_phi3.emulator.finetuning import rules
 from mlflow_phi3.emulator.finetuning.trainer import METRICS, Canceled, Trainer

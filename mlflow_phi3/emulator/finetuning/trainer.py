@@ -10,15 +10,14 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
-from mlflow_phi3.emulator.assets.state import CONTAINER, DATASTORE
 from mlflow_phi3.emulator.finetuning.rules import Training
 from mlflow_phi3.emulator.operation import OperationFailed
 from mlflow_phi3.emulator.process import Guarded
+from mlflow_phi3.emulator.storage.datastore import Datastore
 
-_PROGRAM = "mlflow_phi3.workflows.hosted"
+_PROGRAM = "mlflow_phi3.workflows.emulated_training"
 """What a job runs; it stands above the emulator, which knows it by name alone."""
 _OURS = ("AZURE_", "ARM_", "AZUREML_", "MLFLOW_")
-_PATHS = re.compile(r"/paths/(.+)$")
 METRICS = "metrics.jsonl"
 _CODED = re.compile(r"^PHI3-\w+ .*", re.MULTILINE)
 
@@ -32,20 +31,12 @@ class Trainer:
 
     Args:
         folder: Where each job has a folder of its own.
-        download: Copies a blob prefix into a folder and returns how many blobs there were.
-        upload: Copies a folder beneath a blob prefix.
+        datastore: Where data comes from and models go.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        download: Callable[[str, str, Path], int],
-        upload: Callable[[str, str, Path], None],
-    ) -> None:
+    def __init__(self, folder: Path, datastore: Datastore) -> None:
         self._folder = folder
-        self._download = download
-        self._upload = upload
+        self._datastore = datastore
         self._turn = threading.Lock()
 
     def folder_of(self, job: str) -> Path:
@@ -93,10 +84,9 @@ class Trainer:
             told("Running")
             self._run(folder, canceled)
             told("Finalizing")
-            prefix = f"azureml/{job}/registered_model"
-            self._upload(CONTAINER, prefix, folder / "model")
+            address = self._datastore.store(folder / "model", f"azureml/{job}/registered_model")
             shutil.rmtree(folder / "model")
-            return f"azureml://datastores/{DATASTORE}/paths/{prefix}"
+            return address
         finally:
             self._turn.release()
 
@@ -110,8 +100,7 @@ class Trainer:
         if not uri:
             return ""
         folder.mkdir()
-        place = _PATHS.search(uri)
-        if place is None or not self._download(CONTAINER, place.group(1), folder / "data.jsonl"):
+        if not self._datastore.fetch(uri, folder / "data.jsonl"):
             raise OperationFailed("UserError", f"The data at {uri} was not found.")
         files = [path for path in folder.rglob("*") if path.is_file()]
         if len(files) != 1:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlflow_phi3.emulator.assets.state import envelope
+from mlflow_phi3.emulator.arm import envelope
 from mlflow_phi3.emulator.registry.models import MODELS, REGIONS_TAG, REGISTRY, RegistryModel
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route
 

@@ -1,11 +1,9 @@
-"""Requests about the subscription itself, resource groups, deployments and connections."""
+"""Requests about resource groups, deployments, accounts and connections."""
 
-from mlflow_phi3.emulator.assets.routes import workspace_id
 from mlflow_phi3.emulator.resources.state import Resources
 from mlflow_phi3.emulator.router import WORKSPACE, Call, Handler, Reply, Route
 
-_SUBSCRIPTION = "/subscriptions/{subscription}"
-_GROUP = _SUBSCRIPTION + "/resourceGroups/{group}"
+_GROUP = "/subscriptions/{subscription}/resourceGroups/{group}"
 _DEPLOYMENT = _GROUP + "/providers/Microsoft.Resources/deployments/{deployment}"
 _ACCOUNT = _GROUP + "/providers/Microsoft.CognitiveServices/accounts/{account}"
 _CONNECTION = WORKSPACE + "/connections/{connection}"
@@ -52,38 +50,20 @@ def routes(resources: Resources) -> list[Route]:
         ("GET", _ACCOUNT, get_account),
     ]
     found = [Route(method, template, handler) for method, template, handler in table]
-    return [*_subscription(resources), *found, *_connections(resources)]
-
-
-def _subscription(resources: Resources) -> list[Route]:
-    def subscription(call: Call) -> Reply:
-        return Reply(resources.get_subscription(call.names["subscription"]))
-
-    def locations(call: Call) -> Reply:
-        return Reply({"value": resources.list_locations(call.names["subscription"])})
-
-    def set_state(call: Call) -> Reply:
-        resources.set_state(str((call.body or {}).get("state") or "Enabled"))
-        return Reply(status=204)
-
-    return [
-        Route("PUT", "/emulator/subscription", set_state, open=True),
-        Route("GET", _SUBSCRIPTION, subscription),
-        Route("GET", _SUBSCRIPTION + "/locations", locations),
-    ]
+    return [*found, *_connections(resources)]
 
 
 def _connections(resources: Resources) -> list[Route]:
     def put_connection(call: Call) -> Reply:
         properties = (call.body or {}).get("properties") or {}
         name = call.names["connection"]
-        return Reply(resources.put_connection(workspace_id(call), name, properties))
+        return Reply(resources.put_connection(call.workspace_id, name, properties))
 
     def get_connection(call: Call) -> Reply:
-        return Reply(resources.get_connection(workspace_id(call), call.names["connection"]))
+        return Reply(resources.get_connection(call.workspace_id, call.names["connection"]))
 
     def connections(call: Call) -> Reply:
-        return Reply({"value": resources.list_connections(workspace_id(call))})
+        return Reply({"value": resources.list_connections(call.workspace_id)})
 
     return [
         Route("PUT", _CONNECTION, put_connection),

@@ -4,15 +4,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_phi3.emulator.assets.state import Assets, envelope
-from mlflow_phi3.emulator.resources.locations import check_location, describe_locations
+from mlflow_phi3.emulator.arm import envelope
+from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
+from mlflow_phi3.emulator.subscription.locations import check_location
 
 _GROUP = "resourceGroup"
 _CONNECTION = "connection"
 _ACCOUNT = "account"
-_STATE = "/emulator/subscription"
 _WORKSPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,32}")
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
@@ -23,42 +23,11 @@ class Resources:
     Args:
         store: Where they are kept.
         assets: Keeps the workspaces.
-        subscription: The only subscription there is.
     """
 
-    def __init__(self, store: Store, assets: Assets, *, subscription: str) -> None:
+    def __init__(self, store: Store, assets: Assets) -> None:
         self._store = store
         self._assets = assets
-        self._subscription = subscription
-
-    def get_subscription(self, subscription: str) -> Resource:
-        """Return the subscription.
-
-        Raises:
-            Refusal: 404 for any other.
-        """
-        if subscription != self._subscription:
-            text = f"The subscription '{subscription}' could not be found."
-            raise Refusal(404, "SubscriptionNotFound", text)
-        return {
-            "id": f"/subscriptions/{subscription}",
-            "subscriptionId": subscription,
-            "displayName": "mlflow-phi3 emulator",
-            "state": (self._store.get(_STATE) or {"state": "Enabled"})["state"],
-        }
-
-    def list_locations(self, subscription: str) -> list[Resource]:
-        """Return the regions of the subscription.
-
-        Raises:
-            Refusal: 404 for any other.
-        """
-        self.get_subscription(subscription)
-        return describe_locations(subscription)
-
-    def set_state(self, state: str) -> None:
-        """Say in which state the subscription is from now on, to practise one that is over."""
-        self._store.put(_STATE, "subscription", {"state": state})
 
     def put_group(self, group_id: str, location: str) -> tuple[Resource, bool]:
         """Create a resource group; tell whether it is new.

@@ -1,6 +1,5 @@
 """Requests of the resource manager for serverless endpoints."""
 
-from mlflow_phi3.emulator.assets.routes import workspace_id
 from mlflow_phi3.emulator.assets.state import Assets
 from mlflow_phi3.emulator.operation import Operations
 from mlflow_phi3.emulator.router import WORKSPACE, Call, Reply, Route
@@ -13,27 +12,22 @@ def routes(serverless: Serverless, operations: Operations, assets: Assets) -> li
     """Return the routes of serverless endpoints."""
 
     def put(call: Call) -> Reply:
-        workspace = assets.get_workspace(workspace_id(call))
-        body, new, name = serverless.put(_id(call), workspace, call.body or {})
-        told = operations.headers(call, name, workspace["location"])
-        return Reply(body, 201 if new else 200, told)
+        workspace = assets.get_workspace(call.workspace_id)
+        changed = serverless.put(_id(call), workspace, call.body or {})
+        return operations.begun(call, *changed)
 
     def get(call: Call) -> Reply:
         return Reply(serverless.get(_id(call)))
 
     def every(call: Call) -> Reply:
-        assets.get_workspace(workspace_id(call))
-        return Reply({"value": serverless.beneath(workspace_id(call))})
+        assets.get_workspace(call.workspace_id)
+        return Reply({"value": serverless.beneath(call.workspace_id)})
 
     def keys(call: Call) -> Reply:
         return Reply(serverless.keys(_id(call)))
 
     def delete(call: Call) -> Reply:
-        name = serverless.delete(_id(call))
-        if name is None:
-            return Reply(status=204)
-        location = assets.get_workspace(workspace_id(call))["location"]
-        return Reply(status=202, headers=operations.headers(call, name, location, deletion=True))
+        return operations.accepted(call, serverless.delete(_id(call)))
 
     one = _ALL + "/{endpoint}"
     return [
@@ -46,4 +40,4 @@ def routes(serverless: Serverless, operations: Operations, assets: Assets) -> li
 
 
 def _id(call: Call) -> str:
-    return f"{workspace_id(call)}/serverlessEndpoints/{call.names['endpoint']}"
+    return f"{call.workspace_id}/serverlessEndpoints/{call.names['endpoint']}"

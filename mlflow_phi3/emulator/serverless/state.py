@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from mlflow_phi3.emulator.assets.state import envelope
+from mlflow_phi3.emulator.arm import envelope
 from mlflow_phi3.emulator.endpoints import rules
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
 from mlflow_phi3.emulator.endpoints.keys import Keys

@@ -1,1 +1,1 @@
-"""What a subscription has: quota, machine types, resource providers."""
+"""The subscription: its state, regions, quota, machine types and resource providers."""

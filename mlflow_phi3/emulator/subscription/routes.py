@@ -10,6 +10,16 @@ _PLACE = _ONE + "/providers/Microsoft.MachineLearningServices/locations/{locatio
 def routes(subscription: Subscription) -> list[Route]:
     """Return the routes of a subscription."""
 
+    def get(call: Call) -> Reply:
+        return Reply(subscription.get(call.names["subscription"]))
+
+    def locations(call: Call) -> Reply:
+        return Reply({"value": subscription.locations(call.names["subscription"])})
+
+    def set_state(call: Call) -> Reply:
+        subscription.set_state(str((call.body or {}).get("state") or "Enabled"))
+        return Reply(status=204)
+
     def usages(call: Call) -> Reply:
         names = call.names
         return Reply({"value": subscription.usages(names["subscription"], names["location"])})
@@ -30,6 +40,9 @@ def routes(subscription: Subscription) -> list[Route]:
         return Reply(subscription.unregister(names["subscription"], names["namespace"]))
 
     return [
+        Route("PUT", "/emulator/subscription", set_state, open=True),
+        Route("GET", _ONE, get),
+        Route("GET", _ONE + "/locations", locations),
         Route("GET", _PLACE + "/usages", usages),
         Route("GET", _PLACE + "/vmSizes", sizes),
         Route("GET", _ONE + "/providers/{namespace}", provider),

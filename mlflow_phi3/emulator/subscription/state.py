@@ -1,4 +1,4 @@
-"""Quota, machine types and resource providers; knows no HTTP."""
+"""The subscription, its regions, quota, machine types and resource providers; knows no HTTP."""
 
 import re
 from typing import Any
@@ -7,6 +7,7 @@ from mlflow_phi3.emulator.endpoints.rules import capacity
 from mlflow_phi3.emulator.endpoints.skus import CORES, QUOTA_CORES
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
+from mlflow_phi3.emulator.subscription.locations import describe_locations
 
 _PROVIDERS = (
     "Microsoft.MachineLearningServices",
@@ -18,17 +19,49 @@ _PROVIDERS = (
 _REGISTERED = frozenset(_PROVIDERS) - {"Microsoft.Network"}
 """What a project could not exist without; that the network's is missing is the usual surprise."""
 _KIND = "provider"
+_STATE = "/emulator/subscription"
 
 
 class Subscription:
     """One subscription's view.
 
     Args:
-        store: Where providers' states and deployments are kept.
+        store: Where its state, providers' states and deployments are kept.
+        only: The id of the only subscription there is.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, only: str) -> None:
         self._store = store
+        self._only = only
+
+    def get(self, subscription: str) -> Resource:
+        """Return the subscription.
+
+        Raises:
+            Refusal: 404 for any other.
+        """
+        if subscription != self._only:
+            text = f"The subscription '{subscription}' could not be found."
+            raise Refusal(404, "SubscriptionNotFound", text)
+        return {
+            "id": f"/subscriptions/{subscription}",
+            "subscriptionId": subscription,
+            "displayName": "mlflow-phi3 emulator",
+            "state": (self._store.get(_STATE) or {"state": "Enabled"})["state"],
+        }
+
+    def locations(self, subscription: str) -> list[Resource]:
+        """Return the regions of the subscription.
+
+        Raises:
+            Refusal: 404 for any other.
+        """
+        self.get(subscription)
+        return describe_locations(subscription)
+
+    def set_state(self, state: str) -> None:
+        """Say in which state the subscription is from now on, to practise one that is over."""
+        self._store.put(_STATE, "subscription", {"state": state})
 
     def usages(self, subscription: str, location: str) -> list[dict[str, Any]]:
         """Return how many cores managed endpoints use, in all and by machine type."""

@@ -11,7 +11,17 @@ MODEL = (
     "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices"
     "/workspaces/w/models/chat/versions/1"
 )
-PLAIN = Deployment("blue", MODEL, "Standard_DS3_v2", 2, tags={"team": "x"}, variables={"A": "1"})
+PLAIN = Deployment(
+    "blue",
+    MODEL,
+    "Standard_DS3_v2",
+    2,
+    tags={"team": "x"},
+    variables={"A": "1"},
+    request_timeout_s=90,
+    collect_data=False,
+    kept={},
+)
 
 
 def answered(wanted, mode):

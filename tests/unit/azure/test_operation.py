@@ -7,9 +7,7 @@ import pytest
 from azure.mgmt.core.polling.arm_polling import ARMPolling
 
 from mlflow_phi3.azure.operation import Deadline, DeadlinePassed, finish
-from mlflow_phi3.azure.portable import check_portable
 from mlflow_phi3.azure.quiet import applied, quiet
-from mlflow_phi3.errors import UsageError
 
 
 class Poller:
@@ -115,13 +113,3 @@ def test_a_poller_that_nobody_waits_for_prints_nothing(capsys, monkeypatch):
     assert capsys.readouterr().out == ""
     AzureMLPolling().update_status()  # somebody's own
     assert capsys.readouterr().out == "."
-
-
-def test_an_adapter_on_a_local_base_is_refused_with_the_mend():
-    adapter = {"peft_adaptor": "peft", "local_base_model_path": "/home/me/phi"}
-    model = {"flavors": {"python_function": {}, "transformers": adapter}}
-    with pytest.raises(UsageError, match=r"PHI3-U712 .*/home/me/phi.*register"):
-        check_portable(model, where="models:/chat/1")
-    with pytest.raises(UsageError, match="PHI3-U713"):
-        check_portable({"flavors": {"keras": {}}}, where="models:/chat/1")
-    check_portable({"flavors": {"python_function": {}}}, where="models:/chat/1")

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlflow_phi3.azure.payload import alike, from_answer, joined, to_plain, to_request
+from mlflow_phi3.azure.payload import alike, from_answer, joined, to_chat, to_plain, to_request
 from mlflow_phi3.errors import UsageError
 
 CHAT = {
@@ -118,3 +118,12 @@ def test_rows_that_leave_out_different_things_are_asked_apart_and_answered_in_or
 def test_rows_that_are_alike_are_one_request():
     assert alike(to_request([CHAT, CHAT])) == [([0, 1], to_request([CHAT, CHAT]))]
     assert alike({"input_data": [1, 2]}) == [([0], {"input_data": [1, 2]})]
+
+
+def test_one_chat_for_a_serverless_endpoint():
+    chat = {"messages": [{"role": "user", "content": "q"}], "temperature": 0}
+    assert to_chat(chat) == chat
+    assert to_chat(chat["messages"]) == {"messages": chat["messages"]}
+    for wrong in ([chat, chat], [{"text": "a"}], {"input_data": [1]}):
+        with pytest.raises(UsageError, match="PHI3-U748"):
+            to_chat(wrong)

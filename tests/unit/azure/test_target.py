@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mlflow_phi3.azure.names import acceptable, check_name, endpoint_for
+from mlflow_phi3.azure.names import acceptable, check_name, endpoint_for, region_name
 from mlflow_phi3.azure.target import Target, find_target, is_local
 from mlflow_phi3.errors import PreflightError, UsageError
 
@@ -15,6 +15,18 @@ FULL = {
 
 def test_a_full_uri_needs_no_environment(tmp_path):
     assert find_target("azure-foundry:/a/b/c", FULL, tmp_path) == Target("a", "b", "c")
+
+
+def test_resource_ids():
+    target = Target("a", "b", "c")
+    assert target.subscription_path == "/subscriptions/a"
+    assert target.group_path == "/subscriptions/a/resourceGroups/b"
+    machine_learning = f"{target.group_path}/providers/Microsoft.MachineLearningServices"
+    assert target.path == f"{machine_learning}/workspaces/c"
+
+
+def test_a_regions_name_is_written_as_interfaces_have_it():
+    assert region_name("East US 2") == region_name(" eastus2") == "eastus2"
 
 
 def test_what_the_uri_leaves_out_comes_from_the_environment_then_from_config_json(tmp_path):

@@ -3,7 +3,7 @@
 import re
 
 from mlflow_phi3.data.preview import Shown, Token
-from mlflow_phi3.data.report import page_template
+from mlflow_phi3.pages import page_template
 
 
 def test_each_paragraph_runs_in_its_own_direction():
@@ -12,7 +12,8 @@ def test_each_paragraph_runs_in_its_own_direction():
         Token("كيف", 2, learnt=True, special=False, cut=False),
     ]
     shown = [Shown("t:1", "train", "shortest", tokens, 2, 1, None)]
-    page = page_template("preview.html.jinja").render(shown=shown, limit=9)
+    template = page_template("mlflow_phi3.data", "pages/preview.html.jinja")
+    page = template.render(shown=shown, limit=9)
     rules = dict(re.findall(r"^(\.[a-z]+){(.*?)}", page, flags=re.MULTILINE))
     assert "unicode-bidi:plaintext" in rules[".text"]
     assert rules[".s"] == "unicode-bidi:isolate;direction:ltr"

@@ -1,13 +1,7 @@
-import importlib.util
-from pathlib import Path
-
 import pytest
 
-from mlflow_phi3.azure.online import Deployment, Endpoint
-
-_SPEC = importlib.util.spec_from_file_location("fakes", Path(__file__).with_name("fakes.py"))
-fakes = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(fakes)
+from mlflow_phi3.azure.online import Endpoint
+from tests.unit.deployment import fakes
 
 
 @pytest.fixture
@@ -45,11 +39,9 @@ def two(service, registry):
     registry.champion = "1"
     service.endpoints["chat"] = Endpoint("chat", "Succeeded", "u", {"blue": 100}, {"team": "x"})
     service.deployments["chat"] = {
-        name: Deployment(
+        name: fakes.make_deployment(
             name,
             f"/m/{version}",
-            "A",
-            1,
             tags={"phi3.model": "chat", "phi3.version": version},
             state="Succeeded",
         )

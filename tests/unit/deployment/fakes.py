@@ -1,12 +1,38 @@
-"""A service in memory that keeps Azure's rules on traffic; faults by name of the method."""
+"""A service in memory that keeps Azure's rules on traffic, and what is deployed to it."""
 
 from dataclasses import replace
 
+from mlflow_phi3.azure.online import Deployment
+from mlflow_phi3.deployment.plan import Wanted
 from mlflow_phi3.errors import AzureError
 
 
+def make_deployment(name, model, **settings):
+    """A deployment on one machine; nothing of it is set beside what is named."""
+    plain = {"instance_type": "A", "instance_count": 1, "request_timeout_s": 90}
+    empty = {"tags": {}, "variables": {}, "collect_data": False, "kept": {}}
+    return Deployment(name, model, **plain | empty | settings)
+
+
+def make_wanted(**told):
+    """What is wanted of the service chat, where nothing is told beside what is named."""
+    untold = dict.fromkeys(
+        (
+            "instance_type",
+            "instance_count",
+            "traffic",
+            "variables",
+            "safety",
+            "request_timeout_s",
+            "collect_data",
+        )
+    )
+    plain = {"endpoint": "chat", "deployment": "", "default_instance_type": "A"}
+    return Wanted(**plain | untold | {"tags": {}, "verify": True} | told)
+
+
 class MemoryService:
-    """Fulfils :class:`mlflow_phi3.deployment.rollout.Service`."""
+    """Fulfils :class:`mlflow_phi3.deployment.rollout.Service`; faults by name of the method."""
 
     def __init__(self):
         self.endpoints, self.deployments, self.calls = {}, {}, []
@@ -48,11 +74,14 @@ class MemoryService:
         self.endpoints.pop(name, None)
         self.deployments.pop(name, None)
 
-    def put_deployment(self, endpoint, deployment, *, wait=True):
+    def put_deployment(self, endpoint, deployment):
+        self.begin_deployment(endpoint, deployment)
+        self.deployments[endpoint][deployment.name] = replace(deployment, state="Succeeded")
+
+    def begin_deployment(self, endpoint, deployment):
         self._call("put_deployment", endpoint, deployment.name)
-        state = "Succeeded" if wait else "Creating"
         kept = self.deployments.setdefault(endpoint, {})
-        kept[deployment.name] = replace(deployment, state=state)
+        kept[deployment.name] = replace(deployment, state="Creating")
 
     def delete_deployment(self, endpoint, name):
         self._call("delete_deployment", endpoint, name)

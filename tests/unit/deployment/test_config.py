@@ -4,7 +4,6 @@ from typing import Literal
 import pytest
 from pydantic import ValidationError
 
-from mlflow_phi3.azure.online import Deployment
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_values
@@ -18,10 +17,11 @@ from mlflow_phi3.deployment.safety import (
     safety_tags,
     safety_variables,
 )
-from mlflow_phi3.deployment.serverless import chat_of, find_mode
+from mlflow_phi3.deployment.serverless import find_mode
 from mlflow_phi3.deployment.wanted import golden_queries, variables_of
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.tracking.tuned import TUNED_TAG
+from mlflow_phi3.tracking.tags import TUNED_TAG
+from tests.unit.deployment.fakes import make_deployment
 
 CHAT = {"flavors": {"python_function": {"config": {"default_max_tokens": 512}}}}
 
@@ -67,7 +67,7 @@ def test_a_deployment_without_a_filter_says_why_for_as_long_as_it_has_none():
     assert (safety_tags(DeployConfig()), safety_variables(DeployConfig())) == ({}, None)
     for on in ({"content_safety": True}, {"content_safety_connection": "safety"}):
         assert safety_tags(DeployConfig(**on)) == {OFF_TAG: ""}
-    bare = Deployment("blue", "/m/1", "A", 1)
+    bare = make_deployment("blue", "/m/1")
     assert "content_safety_connection=" in missing_safety(bare, CHAT)
     assert missing_safety(replace(bare, tags={OFF_TAG: "red team"}), CHAT) == ""
     connected = replace(bare, variables={"CONTENT_SAFETY_ENDPOINT": "e"})
@@ -82,7 +82,7 @@ def test_a_model_that_would_not_ask_content_safety_gets_no_connection(config):
         check_asks(mlmodel, wanted, where="models:/m/1")
     check_asks(mlmodel, DeployConfig(), where="models:/m/1")
     check_asks(CHAT, wanted, where="models:/m/1")
-    kept = Deployment("blue", "m", "t", 1, variables={"CONTENT_SAFETY_ENDPOINT": "e"})
+    kept = make_deployment("blue", "m", variables={"CONTENT_SAFETY_ENDPOINT": "e"})
     assert "asks nobody" in missing_safety(kept, mlmodel)
 
 
@@ -137,15 +137,6 @@ def test_the_mode_follows_where_the_version_came_from():
     assert find_mode(tuned, DeployConfig(mode="managed"), "m") == "managed"
     with pytest.raises(UsageError, match="PHI3-U747"):
         find_mode({}, DeployConfig(mode="serverless"), "m")
-
-
-def test_one_chat_for_a_serverless_endpoint():
-    chat = {"messages": [{"role": "user", "content": "q"}], "temperature": 0}
-    assert chat_of(chat) == chat
-    assert chat_of(chat["messages"]) == {"messages": chat["messages"]}
-    for wrong in ([chat, chat], [{"text": "a"}], {"input_data": [1]}):
-        with pytest.raises(UsageError, match="PHI3-U748"):
-            chat_of(wrong)
 
 
 def test_a_refused_value_says_where_the_keys_stand():

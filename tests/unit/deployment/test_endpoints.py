@@ -2,20 +2,22 @@
 
 import pytest
 
-from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.deployment.endpoints import create_endpoint, update_endpoint
 from mlflow_phi3.deployment.ledger import read_ledger
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.promote import rollback
-from mlflow_phi3.deployment.reap import EXPIRES_TAG
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.tags import EXPIRES_TAG
+from tests.unit.deployment.fakes import make_deployment
 
 
 class MemoryDeployer:
-    """What a change of an endpoint needs of the deployer."""
+    """What a change of an endpoint needs of the deployer, and of that of managed ones."""
 
     def __init__(self, service):
         self._service = service
+        self.managed = self
 
     def service(self, _timeout_s):
         return self._service
@@ -31,8 +33,7 @@ class MemoryDeployer:
 def update(service):
     service.endpoints["chat"] = Endpoint("chat", "Succeeded", "u", {"blue": 100}, {})
     service.deployments["chat"] = {
-        name: Deployment(name, f"/m/{name}", "A", 1, state="Succeeded")
-        for name in ("blue", "green")
+        name: make_deployment(name, f"/m/{name}", state="Succeeded") for name in ("blue", "green")
     }
     return lambda config: update_endpoint(MemoryDeployer(service), Names("chat"), config)
 
@@ -72,7 +73,7 @@ def test_traffic_by_hand_is_in_the_ledger_and_can_be_rolled_back(update, service
     assert set(entry.held) == {"blue"}
     update({"traffic": "blue=60,green=40", "ttl_hours": 1})  # as it is: nothing to take back
     assert read_ledger(service.endpoints["chat"].tags) == [entry]
-    assert rollback(service, registry, "chat").after == "blue=100"
+    assert rollback(service, registry, "chat", told=print).after == "blue=100"
 
 
 @pytest.mark.parametrize(

@@ -4,35 +4,24 @@ from dataclasses import replace
 
 import pytest
 
-from mlflow_phi3.deployment.plan import Wanted, plan_deployment
+from mlflow_phi3.deployment.plan import plan_deployment
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.errors import AzureError, GateError
+from tests.unit.deployment.fakes import make_wanted
 
 ONE, TWO, THREE = (f"/m/chat/versions/{number}" for number in (1, 2, 3))
 CHANGES = ("put_endpoint", "delete_endpoint", "put_deployment", "delete_deployment")
 CASES = {
-    "first": ([], Wanted("chat", model=ONE, default_instance_type="A")),
-    "second": ([ONE], Wanted("chat", model=TWO, default_instance_type="A")),
-    "canary": ([ONE], Wanted("chat", model=TWO, default_instance_type="A", traffic=10)),
-    "third": ([ONE, TWO], Wanted("chat", model=THREE, default_instance_type="A")),
-    "over a canary": (
-        [ONE, (TWO, 10)],
-        Wanted("chat", model=THREE, default_instance_type="A"),
-    ),
-    "carried on": (
-        [ONE, (TWO, 10)],
-        Wanted("chat", model=TWO, default_instance_type="A", traffic=60, instance_count=2),
-    ),
-    "finished": (
-        [ONE, (TWO, 60)],
-        Wanted("chat", model=TWO, default_instance_type="A", keep_previous=False),
-    ),
-    "aborted": ([ONE, (TWO, 10)], Wanted("chat", model=ONE, default_instance_type="A")),
-    "alone": (
-        [ONE],
-        Wanted("chat", model=TWO, default_instance_type="A", keep_previous=False),
-    ),
-    "scaled": ([ONE], Wanted("chat", model=ONE, default_instance_type="A", instance_count=3)),
+    "first": ([], make_wanted(model=ONE)),
+    "second": ([ONE], make_wanted(model=TWO)),
+    "canary": ([ONE], make_wanted(model=TWO, traffic=10)),
+    "third": ([ONE, TWO], make_wanted(model=THREE)),
+    "over a canary": ([ONE, (TWO, 10)], make_wanted(model=THREE)),
+    "carried on": ([ONE, (TWO, 10)], make_wanted(model=TWO, traffic=60, instance_count=2)),
+    "finished": ([ONE, (TWO, 60)], make_wanted(model=TWO, keep_previous=False)),
+    "aborted": ([ONE, (TWO, 10)], make_wanted(model=ONE)),
+    "alone": ([ONE], make_wanted(model=TWO, keep_previous=False)),
+    "scaled": ([ONE], make_wanted(model=ONE, instance_count=3)),
 }
 
 
@@ -72,7 +61,7 @@ def deploy(service, wanted, check=lambda _endpoint, _name: None):
 def begun(service, steps):
     for step in steps:
         model, traffic = step if isinstance(step, tuple) else (step, None)
-        deploy(service, Wanted("chat", model=model, default_instance_type="A", traffic=traffic))
+        deploy(service, make_wanted(model=model, traffic=traffic))
 
 
 def shape(service):

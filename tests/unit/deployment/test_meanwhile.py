@@ -4,19 +4,19 @@ from dataclasses import replace
 
 import pytest
 
-from mlflow_phi3.azure.online import Deployment
 from mlflow_phi3.azure.operation import Refused
 from mlflow_phi3.deployment.ledger import read_ledger
 from mlflow_phi3.deployment.meanwhile import Overtaken
-from mlflow_phi3.deployment.plan import Wanted, plan_deployment
+from mlflow_phi3.deployment.plan import plan_deployment
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.errors import AzureError, GateError
+from tests.unit.deployment.fakes import make_deployment, make_wanted
 
 MODEL = "/m/chat/versions/"
 
 
 def planned(service, version, **changes):
-    wanted = Wanted("chat", model=f"{MODEL}{version}", default_instance_type="A", **changes)
+    wanted = make_wanted(model=f"{MODEL}{version}", **changes)
     return plan_deployment(get_current(service, "chat"), wanted)
 
 
@@ -94,7 +94,7 @@ def test_what_was_replaced_during_its_check_gets_no_traffic_and_is_left(service,
 
     def overtaken(endpoint, name):
         service.delete_deployment(endpoint, name)
-        service.put_deployment(endpoint, Deployment(name, f"{MODEL}3", "A", 1))
+        service.put_deployment(endpoint, make_deployment(name, f"{MODEL}3"))
         if check:
             check(endpoint, name)
 

@@ -5,24 +5,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.deployment.actions import (
     CreateEndpoint,
     PutDeployment,
     RemoveDeployment,
     ShiftTraffic,
     Verify,
+    in_words,
 )
-from mlflow_phi3.deployment.plan import Current, Wanted, plan_deployment, plan_removal
+from mlflow_phi3.deployment.plan import Current, plan_deployment, plan_removal
 from mlflow_phi3.deployment.report import describe, describe_plan
 from mlflow_phi3.deployment.traffic import from_text, to_text, with_share, without
 from mlflow_phi3.errors import UsageError
+from tests.unit.deployment.fakes import make_deployment, make_wanted
 
 OLD, NEW = "/m/chat/versions/1", "/m/chat/versions/2"
 
 
 def deployment(name, model=OLD, state="Succeeded", count=1, kind="A"):
-    return Deployment(name, model, kind, count, state=state)
+    return make_deployment(name, model, instance_type=kind, instance_count=count, state=state)
 
 
 def current(traffic, *deployments):
@@ -31,7 +33,7 @@ def current(traffic, *deployments):
 
 
 def wanted(**changes):
-    return Wanted(**{"endpoint": "chat", "model": NEW, "default_instance_type": "A", **changes})
+    return make_wanted(**{"model": NEW, **changes})
 
 
 def kinds(plan):
@@ -217,8 +219,16 @@ def test_removing_one_with_a_share_gives_it_to_the_others_first():
     assert plan.actions[0].traffic == {"blue": 100}
 
 
+def test_removing_all_of_an_endpoint_tells_what_goes_with_it():
+    there = current({"blue": 100}, deployment("blue"), deployment("green"))
+    (whole,) = plan_removal(there).actions
+    assert in_words(whole) == "delete endpoint chat with its deployments blue, green"
+    (empty,) = plan_removal(current({})).actions
+    assert in_words(empty) == "delete endpoint chat"
+
+
 def test_removing_what_is_not_there_is_nothing():
-    assert plan_removal(Current(), "blue").actions == ()
+    assert plan_removal(Current()).actions == plan_removal(Current(), "blue").actions == ()
     assert plan_removal(current({}), "blue").actions == ()
 
 
@@ -308,10 +318,10 @@ def test_an_endpoint_reads_connections_only_when_it_has_to():
 
 def test_one_deployment_is_described_without_the_others():
     there = current({"blue": 100}, deployment("blue"), deployment("green", NEW, count=2))
-    shown = describe(there, "green", "flavor")
+    shown = describe(there.endpoint, there.deployments, "green")
     assert (shown["name"], shown["instance_count"]) == ("green", 2)
     assert "deployments" not in shown
-    assert set(describe(there, "", "flavor")["deployments"]) == {"blue", "green"}
+    assert set(describe(there.endpoint, there.deployments)["deployments"]) == {"blue", "green"}
 
 
 def test_what_a_killed_command_left_idle_goes_with_the_next():

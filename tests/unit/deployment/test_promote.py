@@ -1,12 +1,17 @@
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from mlflow_phi3.deployment import promote as promotion
 from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
-from mlflow_phi3.deployment.plan import Wanted, plan_deployment
-from mlflow_phi3.deployment.promote import promote, rollback
+from mlflow_phi3.deployment.plan import plan_deployment
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.errors import GateError, UsageError
+from tests.unit.deployment.fakes import make_wanted
+
+promote = partial(promotion.promote, check=lambda _found: None, told=lambda _line: None)
+rollback = partial(promotion.rollback, told=lambda _line: None)
 
 
 def test_promotion_moves_traffic_and_champion_and_rollback_takes_both_back(two, registry):
@@ -238,10 +243,8 @@ def test_an_entry_without_marks_is_still_rolled_back(two, registry):
 def test_a_second_rollback_never_gives_traffic_to_another_version(service, registry, share):
     """Blue/green uses its slots again: what the ledger calls blue may run another version now."""
     for version, traffic in (("1", None), ("2", None), ("3", share)):
-        wanted = Wanted(
-            "chat",
+        wanted = make_wanted(
             model=f"/m/chat/versions/{version}",
-            default_instance_type="A",
             traffic=traffic,
             tags={"phi3.model": "chat", "phi3.version": version},
         )

@@ -10,12 +10,15 @@ from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.examination import Examination
+from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.plan import Wanted, plan_deployment
-from mlflow_phi3.deployment.reap import EXPIRES_TAG, expiry, find_expired, find_gone, let_expire
+from mlflow_phi3.deployment.plan import plan_deployment
+from mlflow_phi3.deployment.reap import expiry, find_expired, find_gone, let_expire
 from mlflow_phi3.deployment.rollout import get_current
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError, PreflightError
+from mlflow_phi3.tracking.tags import EXPIRES_TAG
+from tests.unit.deployment.fakes import make_wanted
 
 
 def test_only_what_has_expired_is_reaped():
@@ -26,8 +29,8 @@ def test_only_what_has_expired_is_reaped():
         "odd": "tomorrow",
         "naive": "2025-01-01T00:00:00",
     }
-    endpoints = [Endpoint(n, "", "", {}, {EXPIRES_TAG: end}) for n, end in ends.items()]
-    endpoints.append(Endpoint("forever", "", "", {}, {}))
+    endpoints = [Endpoint(n, tags={EXPIRES_TAG: end}) for n, end in ends.items()]
+    endpoints.append(Endpoint("forever"))
     assert [e.name for e in find_expired(endpoints, now)] == ["gone"]
 
 
@@ -39,13 +42,13 @@ def reaper(two, monkeypatch):
     """What cleans up two endpoints whose time is over: chat runs two versions, other none."""
 
     class Serverless:
-        def list(self):
+        def list_endpoints(self):
             return []
 
     over = {EXPIRES_TAG: expiry(NOW, -1)}
     two.endpoints["chat"] = replace(two.endpoints["chat"], tags=over)
     two.endpoints["other"] = Endpoint("other", "Succeeded", "u", {}, over)
-    monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: two)
+    monkeypatch.setattr(ManagedDeployer, "service", lambda _self, _timeout_s: two)
     monkeypatch.setattr(ServerlessDeployer, "service", lambda _self, _timeout_s: Serverless())
     project = SimpleNamespace(target=SimpleNamespace(path="/project"))
     monkeypatch.setattr(Deployer, "_open", lambda _self: project)
@@ -107,9 +110,9 @@ def test_a_life_is_put_off_before_a_rollout_and_never_shortened_by_one_that_fail
     two.endpoints["chat"] = replace(two.endpoints["chat"], tags={EXPIRES_TAG: end} if end else {})
     two.faults["put_deployment"] = [refused()]
     current = get_current(two, "chat")
-    plan = plan_deployment(current, Wanted("chat", deployment="blue", instance_count=2))
+    plan = plan_deployment(current, make_wanted(deployment="blue", instance_count=2))
     with pytest.raises(AzureError):
-        reaper._run(
+        reaper.managed._run(
             plan, current, Names("chat"), two, DeployConfig(ttl_hours=5), examination=Examination()
         )
     after = two.endpoints["chat"].tags.get(EXPIRES_TAG, "")
@@ -129,10 +132,12 @@ def test_what_blue_green_has_replaced_is_noted(two, reaper, monkeypatch, good):
     bad = AzureError("PHI3-A701", "a bad day")
     two.faults["put_deployment"] = [None if good else bad]
     current = get_current(two, "chat")
-    wanted = Wanted("chat", model="/m/3", default_instance_type="A", verify=False)
+    wanted = make_wanted(model="/m/3", verify=False)
     plan = plan_deployment(current, wanted)  # green, with version 2, makes room for it
 
     with nullcontext() if good else pytest.raises(AzureError):
-        reaper._run(plan, current, Names("chat"), two, DeployConfig(), examination=Examination())
+        reaper.managed._run(
+            plan, current, Names("chat"), two, DeployConfig(), examination=Examination()
+        )
 
     assert noted == [("chat", "2", {"azure.target": "/project", "azure.endpoint": "chat"})]

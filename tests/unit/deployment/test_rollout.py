@@ -5,13 +5,14 @@ import pytest
 
 from mlflow_phi3.azure.operation import DeadlinePassed
 from mlflow_phi3.deployment.actions import in_words
-from mlflow_phi3.deployment.plan import Wanted, plan_deployment
+from mlflow_phi3.deployment.plan import plan_deployment
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.errors import AzureError, GateError
+from tests.unit.deployment.fakes import make_wanted
 
 
 def wanted(model="/m/chat/versions/1"):
-    return Wanted("chat", model=model, default_instance_type="A")
+    return make_wanted(model=model)
 
 
 def passes(_endpoint, _name):
@@ -55,7 +56,7 @@ def test_a_refused_call_leaves_nothing_and_a_second_run_succeeds(service, refuse
     with pytest.raises(AzureError, match="a bad day"):
         deploy(service)
     assert service.endpoints == {}
-    assert deploy(service).left == ()
+    assert deploy(service) == ()
     assert service.endpoints["chat"].traffic == {"blue": 100}
 
 
@@ -146,13 +147,13 @@ def test_after_a_deadline_nothing_is_removed_and_a_second_run_goes_on(service):
 
 
 def test_without_waiting_the_rest_is_left_and_the_next_run_does_it(service):
-    outcome = deploy(service, wait=False)
-    assert [in_words(step) for step in outcome.left] == [
+    left = deploy(service, wait=False)
+    assert [in_words(step) for step in left] == [
         "check the answers of chat/blue",
         "traffic of chat to blue 100 %",
     ]
     assert service.endpoints["chat"].traffic == {}
-    assert deploy(service).left == ()
+    assert deploy(service) == ()
     assert service.endpoints["chat"].traffic == {"blue": 100}
 
 
@@ -223,7 +224,7 @@ def test_settings_with_which_the_live_one_does_not_answer_are_taken_back(service
     before = service.deployments["chat"]["blue"]
     plan = plan_deployment(
         get_current(service, "chat"),
-        Wanted("chat", deployment="blue", safety={"CONTENT_SAFETY_KEY": "bad"}),
+        make_wanted(deployment="blue", safety={"CONTENT_SAFETY_KEY": "bad"}),
     )
     with pytest.raises(GateError, match="done: update deployment chat/blue"):
         roll_out(plan, service, fails, told=lambda _line: None)
@@ -238,7 +239,7 @@ def test_a_failure_after_a_canary_was_cleared_still_takes_the_new_one_back(servi
     deploy(service)
     plan = plan_deployment(
         get_current(service, "chat"),
-        Wanted("chat", model="/m/chat/versions/2", default_instance_type="A", traffic=10),
+        make_wanted(model="/m/chat/versions/2", traffic=10),
     )
     roll_out(plan, service, passes, told=lambda _line: None)
     assert service.endpoints["chat"].traffic == {"green": 10, "blue": 90}
@@ -250,9 +251,7 @@ def test_a_failure_after_a_canary_was_cleared_still_takes_the_new_one_back(servi
 
 def test_when_the_old_one_cannot_be_removed_the_new_one_keeps_its_traffic(service, refused):
     deploy(service)
-    wanted_next = Wanted(
-        "chat", model="/m/chat/versions/2", default_instance_type="A", keep_previous=False
-    )
+    wanted_next = make_wanted(model="/m/chat/versions/2", keep_previous=False)
     plan = plan_deployment(get_current(service, "chat"), wanted_next)
     service.faults["delete_deployment"] = [refused()]
     with pytest.raises(AzureError):

@@ -6,19 +6,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.azure.operation import DeadlinePassed, Refused
 from mlflow_phi3.azure.serverless import ServerlessEndpoint, serverless_body
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.endpoints import create_endpoint
+from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.safety import OFF_TAG
 from mlflow_phi3.deployment.serverless import deploy_serverless, to_serverless
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError, GateError, UsageError
-from mlflow_phi3.tracking.deployed import Version
-from mlflow_phi3.tracking.tuned import TUNED_TAG
+from mlflow_phi3.tracking.tags import TUNED_TAG
+from mlflow_phi3.tracking.versions import Version
+from tests.unit.deployment.fakes import make_deployment
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 OLD, NEW = (ServerlessEndpoint("chat", f"azureml://m/{version}") for version in (1, 2))
@@ -37,7 +39,7 @@ class MemoryServerless:
 
     await_idle = get
 
-    def list(self):
+    def list_endpoints(self):
         return [self.known] if self.known else []
 
     def renewed(self):
@@ -233,7 +235,7 @@ def deployer(monkeypatch, service):
     """One that finds a serverless endpoint of version 1 of phi-ft, and no managed ones."""
     tags = {"phi3.model": "phi-ft", "phi3.version": "1"}
     billed = MemoryServerless(replace(OLD, tags=tags))
-    monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: service)
+    monkeypatch.setattr(ManagedDeployer, "service", lambda _self, _timeout_s: service)
     monkeypatch.setattr(ServerlessDeployer, "service", lambda _self, _timeout_s: billed)
     workspace = SimpleNamespace(target=SimpleNamespace(path="/project"), location="eastus2")
     monkeypatch.setattr(Deployer, "_open", lambda _self: workspace)
@@ -244,7 +246,7 @@ def deployer(monkeypatch, service):
     lines = []
     made = Deployer("azure-foundry:/local", told=lines.append)
     made.lines = lines
-    made.registry = made.serverless.registry = MemoryNotes()
+    made.registry = made.managed.registry = made.serverless.registry = MemoryNotes()
     return made
 
 
@@ -340,8 +342,7 @@ def make_managed(service):
     """An endpoint of machines of the same name, with two deployments."""
     service.endpoints["chat"] = Endpoint("chat", "Succeeded", "u", {"blue": 90, "green": 10}, {})
     service.deployments["chat"] = {
-        name: Deployment(name, f"/m/{name}", "A", 1, state="Succeeded")
-        for name in ("blue", "green")
+        name: make_deployment(name, f"/m/{name}", state="Succeeded") for name in ("blue", "green")
     }
 
 

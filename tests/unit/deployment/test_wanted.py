@@ -7,11 +7,12 @@ import pytest
 
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.plan import Wanted
 from mlflow_phi3.deployment.rollout import get_current
 from mlflow_phi3.deployment.wanted import check_managed, to_changed
 from mlflow_phi3.errors import UsageError
+from tests.unit.deployment.fakes import make_wanted
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def canary(two):
 
 @pytest.fixture
 def deployer(two, monkeypatch):
-    monkeypatch.setattr(Deployer, "service", lambda _self, _timeout_s: two)
+    monkeypatch.setattr(ManagedDeployer, "service", lambda _self, _timeout_s: two)
     workspace = SimpleNamespace(target=SimpleNamespace(path="/project"))
     monkeypatch.setattr(Deployer, "_open", lambda _self: workspace)
     made = Deployer("azure-foundry:/local", told=lambda _line: None)
@@ -61,19 +62,19 @@ def test_create_does_not_take_the_traffic_of_a_canary(canary):
     current = get_current(canary, "chat")
     for model in ("/m/1", "/m/2"):
         with pytest.raises(UsageError, match="PHI3-U738 deployment chat: it exists and serves"):
-            check_managed(current, Wanted("chat", model=model), new=True)
-        check_managed(current, Wanted("chat", model=model), new=False)
+            check_managed(current, make_wanted(model=model), new=True)
+        check_managed(current, make_wanted(model=model), new=False)
 
 
 def test_update_makes_no_deployment_of_a_mistyped_name(two):
     current = get_current(two, "chat")
     said = "PHI3-U736 deployment gren: there is nothing to update; there is blue, green"
     with pytest.raises(UsageError, match=said):
-        check_managed(current, Wanted("chat", deployment="gren", model="/m/2"), new=False)
+        check_managed(current, make_wanted(deployment="gren", model="/m/2"), new=False)
     with pytest.raises(UsageError, match=said):
         to_changed(Names("chat", "gren"), DeployConfig(), current)
-    check_managed(current, Wanted("chat", deployment="gren", model="/m/2"), new=True)
-    check_managed(current, Wanted("chat", deployment="green", model="/m/3"), new=False)
+    check_managed(current, make_wanted(deployment="gren", model="/m/2"), new=True)
+    check_managed(current, make_wanted(deployment="green", model="/m/3"), new=False)
     nothing = get_current(two, "shop")
     with pytest.raises(UsageError, match="PHI3-U736 deployment shop: there is nothing to update"):
-        check_managed(nothing, Wanted("shop", model="/m/2"), new=False)
+        check_managed(nothing, make_wanted(endpoint="shop", model="/m/2"), new=False)

@@ -183,7 +183,7 @@ def test_what_the_service_adds_makes_no_other_job():
 
 
 def test_a_job_that_is_forgotten_leaves_nothing(tmp_path):
-    trainer = Trainer(tmp_path, download=None, upload=None)
+    trainer = Trainer(tmp_path, datastore=None)
     for name in ("Gone", "stays"):
         (trainer.folder_of(name) / "prepared").mkdir(parents=True)
     trainer.forget("Gone")

@@ -8,7 +8,8 @@ import time
 import httpx
 import pytest
 
-from mlflow_phi3.emulator.process import Forked, Nursery, free_port
+from mlflow_phi3.emulator.endpoints.forking import Forked, Nursery
+from mlflow_phi3.emulator.process import free_port
 
 APPLICATION = """
 import os, sys

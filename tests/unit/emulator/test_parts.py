@@ -117,6 +117,29 @@ def test_operations_end_as_their_work_does(tmp_path):
         route(operations.routes(), "GET", results)
 
 
+def test_answers_tell_pollers_where_to_ask(tmp_path):
+    store = Store(tmp_path / "s")
+    names = {"subscription": "s", "group": "g", "workspace": "w"}
+    asked = Call("PUT", "/e", names, {"api-version": "v"}, {}, None, "https://localhost:1")
+    store.put(asked.workspace_id, "workspace", {"location": "eastus2"})
+    operations = Operations(store, Faults(), poll_ms=10)
+    begun = operations.begun(asked, {"name": "e"}, True, "oe:1", located=True)
+    place = "/subscriptions/s/providers/Microsoft.MachineLearningServices/locations/eastus2"
+    assert (begun.status, begun.body) == (201, {"name": "e"})
+    assert begun.headers == {
+        "x-ms-async-operation-timeout": "PT30M",
+        "retry-after-ms": "10",
+        "Azure-AsyncOperation": f"https://localhost:1{place}/mfeOperationsStatus/oe:1?api-version=v",
+        "Location": "https://localhost:1/e",
+    }
+    changed = operations.begun(asked, {}, False, "oe:1")
+    assert (changed.status, "Location" in changed.headers) == (200, False)
+    accepted = operations.accepted(asked, "oe:1")
+    where = f"https://localhost:1{place}/mfeOperationResults/oe:1?api-version=v"
+    assert (accepted.status, accepted.body, accepted.headers["Location"]) == (202, None, where)
+    assert operations.accepted(asked, None) == Reply(status=204)
+
+
 def test_an_operation_that_a_restart_cut_off_has_failed(tmp_path):
     faults = Faults()
     table = faults.routes()

@@ -7,6 +7,7 @@ from mlflow_phi3.data.messages import Conversation, Message
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 from mlflow_phi3.foundry.submission import (
     Lesson,
+    check_demo,
     choose_base,
     model_of,
     plan_job,
@@ -139,11 +140,16 @@ def test_the_same_conversations_make_the_same_bytes(tmp_path):
 
 
 def test_the_demo_is_tuned_by_the_emulator_alone():
-    assert choose_base("demo", local=True).name == "Phi-4-mini-instruct"
-    assert choose_base("microsoft/Phi-4-mini-instruct", local=False).name == "Phi-4-mini-instruct"
+    check_demo("demo", emulated=True)
+    check_demo("microsoft/Phi-4-mini-instruct", emulated=False)
     with pytest.raises(PreflightError, match="P771"):
-        choose_base("demo", local=False)
+        check_demo("demo", emulated=False)
+
+
+def test_what_foundry_does_not_tune_is_no_base():
+    assert choose_base("demo").name == "Phi-4-mini-instruct"
+    assert choose_base("microsoft/Phi-4-mini-instruct").name == "Phi-4-mini-instruct"
     with pytest.raises(PreflightError, match="retired in Foundry on 2025-08-30"):
-        choose_base("microsoft/Phi-3-mini-4k-instruct", local=False)
+        choose_base("microsoft/Phi-3-mini-4k-instruct")
     with pytest.raises(UsageError, match="U032"):
-        choose_base("Phi-9", local=False)
+        choose_base("Phi-9")

@@ -61,6 +61,7 @@ def test_a_machine_without_a_price_is_told_what_there_is():
         catalog.machine_price("standard_nc24ads_a100_v3")
     with pytest.raises(UsageError, match="give usd_per_hour; or one of Standard_NC24ads_A100_v4, "):
         catalog.machine_price("my box")
+    assert catalog.find_machine_price("my box") is None
 
 
 def test_rates_are_ordered():

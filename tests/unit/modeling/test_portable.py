@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mlflow_phi3.azure.portable import check_portable
+from mlflow_phi3.deployment.mlmodel import check_portable
 from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.base import load_base

@@ -9,6 +9,7 @@ from mlflow_phi3.azure.metrics import Minute
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.monitoring.calls import Call
 from mlflow_phi3.monitoring.limits import find_exceeded, parse_limits
+from mlflow_phi3.monitoring.measure import describe, figure_names, measure
 from mlflow_phi3.monitoring.traffic import (
     Tariff,
     from_calls,
@@ -16,7 +17,6 @@ from mlflow_phi3.monitoring.traffic import (
     joined,
     with_cost,
 )
-from mlflow_phi3.monitoring.watch import describe, figure_names, watch
 
 AT = dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
 
@@ -90,7 +90,7 @@ def test_a_cost_of_tokens_that_nobody_counted_is_not_known():
 
 
 def test_nothing_was_asked():
-    found = watch([], [], None, Tariff(), hours=24)
+    found = measure([], [], None, Tariff(), hours=24)
     assert found.traffic.requests == 0
     assert "monitor/error_rate" not in found.figures()
     assert describe(found)["traffic"]["error_rate"] is None

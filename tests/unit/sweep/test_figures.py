@@ -15,8 +15,9 @@ from mlflow_phi3.sweep.figures import (
     draw_slices,
     least_width,
 )
-from mlflow_phi3.sweep.results import SweepResult, TrialResult
+from mlflow_phi3.sweep.results import TrialResult
 from mlflow_phi3.training.spec import TrialSpec
+from tests.unit.sweep.made import make_result
 
 NAN = math.nan
 
@@ -66,7 +67,7 @@ def test_a_long_value_is_short_on_the_axis_and_whole_in_the_tooltip():
 
 
 def test_one_that_diverged_does_not_flatten_the_others():
-    result = SweepResult("s", tuple(DIVERGED), DIVERGED[2], "n_trials")
+    result = make_result(DIVERGED, DIVERGED[2])
     trials = tuple(dataclasses.replace(one, costs={"s": 1.0}) for one in DIVERGED)
     paid = dataclasses.replace(result, trials=trials, costs=("s",))
     curves = {t.number: {1: t.loss + 0.1, 2: t.loss} for t in DIVERGED}

@@ -11,8 +11,9 @@ from mlflow_phi3.evaluation.compare import Comparison
 from mlflow_phi3.evaluation.notation import NONE
 from mlflow_phi3.sweep.confidence import tell_confidence
 from mlflow_phi3.sweep.report import weigh_parameters, write_report
-from mlflow_phi3.sweep.results import SweepResult, TrialResult
+from mlflow_phi3.sweep.results import TrialResult
 from mlflow_phi3.training.spec import TrialSpec
+from tests.unit.sweep.made import make_result
 
 
 def trial(number, loss, state="complete", **facts):
@@ -41,7 +42,7 @@ def result():
         trial(4, 1.01, shared_with=1),
         trial(5, 1.7),
     )
-    return SweepResult("s<1>", trials, trials[1], "n_trials")
+    return make_result(trials, trials[1], study="s<1>")
 
 
 @pytest.fixture
@@ -106,7 +107,7 @@ def test_importance_needs_some_trials(study):
 
 
 def test_a_single_trial_has_a_report_too(result):
-    only = SweepResult("s", result.trials[:1], result.trials[0], "grid")
+    only = make_result(result.trials[:1], result.trials[0], stopped_because="grid")
     assert "is the only complete trial" in write_report(optuna.create_study(), only, {}).html
 
 
@@ -163,7 +164,7 @@ def test_several_objectives_have_a_column_each_and_the_front_is_marked(study, re
 
 
 def test_one_trial_is_no_plural(result):
-    only = SweepResult("s", result.trials[:1], result.trials[0], "grid")
+    only = make_result(result.trials[:1], result.trials[0], stopped_because="grid")
     html = write_report(optuna.create_study(), only, {}).html
     assert "1 trial:" in html
     assert "Every trial, and the best so far" not in html

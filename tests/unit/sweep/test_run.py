@@ -19,6 +19,7 @@ from mlflow_phi3.sweep.driving import open_ledger
 from mlflow_phi3.sweep.reseed import tell_reseeded
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.sweep.space import build_space
+from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport
 
@@ -254,8 +255,8 @@ def test_a_spent_budget_trains_no_winner_again(sweep, tracker, parent, caplog):
 
 
 def test_a_seed_with_which_the_winner_fails_is_told(sweep, tracker, parent, monkeypatch):
-    seen = []
-    train = LocalTraining.reports
+    seen, ended = [], []
+    train, end = LocalTraining.reports, Run.end
 
     def failing(training):
         for report in train(training):
@@ -263,7 +264,12 @@ def test_a_seed_with_which_the_winner_fails_is_told(sweep, tracker, parent, monk
             bad = {"outcome": "failed", "reason": "PHI3-T003 it diverged"} if fails else {}
             yield replace(report, **bad)
 
+    def ending(run, status):
+        ended.append((run.name, status))
+        end(run, status)
+
     monkeypatch.setattr(LocalTraining, "reports", failing)
+    monkeypatch.setattr(Run, "end", ending)
     result = sweep(n_trials="2", winner_seeds="2", on_progress=seen.append)
     assert math.isfinite(result.reseeded[0])
     assert math.isnan(result.reseeded[1])
@@ -273,6 +279,7 @@ def test_a_seed_with_which_the_winner_fails_is_told(sweep, tracker, parent, monk
     failed = runs[f"{result.winner.name}-seed-2"]
     assert failed.info.status == "FAILED"
     assert failed.data.tags["phi3.reason"] == "PHI3-T003 it diverged"
+    assert [status for name, status in ended if name == failed.info.run_name] == ["FAILED"]
 
 
 def test_a_study_goes_on_without_the_runs_that_somebody_deleted(sweep, tracker, parent):

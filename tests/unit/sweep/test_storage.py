@@ -5,16 +5,16 @@ import optuna
 import pytest
 
 from mlflow_phi3.errors import PreflightError, UsageError
-from mlflow_phi3.sweep.storage import default_storage, open_storage
+from mlflow_phi3.sweep.storage import find_storage, open_storage
 from mlflow_phi3.tracking.uris import hide_password
 
 
 def test_a_study_lies_beside_its_tracking_store(tmp_path, monkeypatch):
     beside = f"sqlite:///{tmp_path}/optuna.db"
-    assert default_storage(f"sqlite:///{tmp_path}/mlflow.db") == beside
-    assert default_storage((tmp_path / "mlruns").as_uri()) == beside
+    assert find_storage("", f"sqlite:///{tmp_path}/mlflow.db") == beside
+    assert find_storage("", (tmp_path / "mlruns").as_uri()) == beside
     monkeypatch.chdir(tmp_path)
-    assert default_storage("http://127.0.0.1:5000") == beside
+    assert find_storage("", "http://127.0.0.1:5000") == beside
 
 
 def test_what_is_no_storage_is_refused():

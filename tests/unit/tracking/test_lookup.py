@@ -11,8 +11,10 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import PreflightError, UsageError
-from mlflow_phi3.tracking.deployed import DeploymentRegistry, find_version, opened_model
+from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
 from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
+from mlflow_phi3.tracking.model_files import opened_model, read_example
+from mlflow_phi3.tracking.versions import Version, find_version
 
 
 @pytest.mark.parametrize("run_id", ["abc", "0" * 32, "../x"])
@@ -98,6 +100,16 @@ def test_a_model_that_is_not_there_is_told_by_its_name(tmp_path):
         pass
 
 
+def test_the_example_of_a_version_is_read_from_the_store(tracker, tmp_path):
+    (tmp_path / "MLmodel").write_text("saved_input_example_info: {artifact_path: example.json}")
+    (tmp_path / "example.json").write_text('{"messages": []}')
+    tracker.client.create_registered_model("exampled")
+    tracker.client.create_model_version("exampled", tmp_path.as_uri())
+
+    assert read_example(Version("exampled", "1")) == {"messages": []}
+    assert read_example(Version()) is None
+
+
 def test_a_full_disk_is_not_a_wrong_name(tmp_path, monkeypatch):
     def refuse(*_arguments, **_named):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -117,6 +129,7 @@ def test_a_full_disk_is_not_a_wrong_name(tmp_path, monkeypatch):
     [
         lambda: find_version("models:/chat@champion"),
         lambda: opened_model("models:/chat/1").__enter__(),
+        lambda: read_example(Version("chat", "1")),
         lambda: DeploymentRegistry().get_champion("chat"),
         lambda: DeploymentRegistry().set_champion("chat", "2", "1"),
         lambda: DeploymentRegistry().tag_version("chat", "1", {"azure.state": "deployed"}),

@@ -4,8 +4,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.tracking.deployed import find_version
-from mlflow_phi3.tracking.registry import create_version, ensure_registered
+from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
+from mlflow_phi3.tracking.registry import create_version, crown, ensure_registered
+from mlflow_phi3.tracking.versions import find_version
 
 
 def test_a_versions_figures_stand_beside_its_model_too(tracker):
@@ -22,9 +23,29 @@ def test_a_versions_figures_stand_beside_its_model_too(tracker):
     )
 
     assert version.tags == {"test/loss": "1.5", "phi3.trial_run": "t"}
+    assert aliases(tracker, "figures") == {"challenger": "1"}
     (metric,) = tracker.client.get_logged_model(model.model_id).metrics
     assert (metric.key, metric.value) == ("test/loss", 1.5)
     assert tracker.client.get_run(run.run_id).data.metrics == {"test/loss": 1.5}
+
+
+def aliases(tracker, name):
+    known = tracker.client.get_registered_model(name).aliases
+    return {alias: str(version) for alias, version in known.items()}
+
+
+def test_who_takes_over_from_a_champion_leaves_it_the_alias_previous(tracker, tmp_path):
+    ensure_registered(tracker.client, "reign")
+    versions = [tracker.client.create_model_version("reign", tmp_path.as_uri()) for _ in range(2)]
+    crown(tracker.client, versions[0])
+    assert aliases(tracker, "reign") == {"champion": "1"}
+    crown(tracker.client, versions[1])
+    crown(tracker.client, versions[1])
+    assert aliases(tracker, "reign") == {"champion": "2", "previous": "1"}
+
+    registry = DeploymentRegistry(tracker.client)
+    registry.set_champion("reign", "1", "")
+    assert aliases(tracker, "reign") == {"champion": "1"}
 
 
 def test_a_name_with_a_quote_is_found_again(tracker):

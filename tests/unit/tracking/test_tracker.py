@@ -124,6 +124,22 @@ def test_a_run_given_by_mlflow_run_is_taken_up_and_named(tracker):
     assert names == ["main-now", "mine"]
 
 
+def test_an_artifact_is_known_by_its_name_with_its_folder(tracker):
+    run = tracker.start("train", stage="train")
+    run.log_text("{}", "azure/model.json")
+    asked = ("azure/model.json", "azure/events.jsonl", "model.json", "eval/model.json")
+    assert [run.has_artifact(name) for name in asked] == [True, False, False, False]
+
+
+def test_runs_are_found_by_a_tag_whatever_it_says_oldest_first(tracker):
+    runs = [
+        tracker.start("train", stage="train", tags={"colour": colour}) for colour in ("red", "blue")
+    ]
+    tracker.start("train", stage="train")
+    found = [run.info.run_id for run in tracker.find_tagged("colour")]
+    assert found == [run.run_id for run in runs]
+
+
 def test_an_orphan_is_closed_and_an_ended_run_left_alone(tracker):
     orphan = tracker.start("main", stage="main")
     close_orphan(orphan.run_id, "KILLED")

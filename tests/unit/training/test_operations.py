@@ -107,7 +107,7 @@ def naive_attention(qkv, heads, arrangement):
     return torch.einsum("khts,ksha->ktha", shares, v).flatten(2)
 
 
-def naive_varlen(q, k, v, ends_q, ends_k, *_, window_size, enable_gqa):
+def naive_varlen(q, k, v, ends_q, ends_k, *_, window_size, enable_gqa=False):
     """What flash's variable-length kernel computes: its masks are aligned to the end."""
     out = []
     if enable_gqa:

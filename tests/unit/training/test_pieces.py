@@ -24,7 +24,7 @@ from mlflow_phi3.training.capacity import choose_concurrency, measure_trial_byte
 from mlflow_phi3.training.choice import choose_engine
 from mlflow_phi3.training.fused import FusedEngine
 from mlflow_phi3.training.loss import get_loss
-from mlflow_phi3.training.memory import free_bytes
+from mlflow_phi3.training.memory import free_bytes, is_out_of_memory
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
 from mlflow_phi3.training.peft_files import load_adapter, load_lora_spec, save_adapter
 from mlflow_phi3.training.plugins import find_named
@@ -223,6 +223,28 @@ def test_memory_that_a_container_can_have_back_is_free(monkeypatch, tmp_path):
     assert free_bytes(torch.device("cpu")) == 6_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert free_bytes(torch.device("cpu")) > 9_000_000
+
+
+def test_what_torch_holds_of_a_gpu_unused_is_free(monkeypatch):
+    of_card = {"mem_get_info": (2, 140), "memory_reserved": 137, "memory_allocated": 8}
+    for name, value in of_card.items():
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert free_bytes(torch.device("cuda")) == 2 + 137 - 8
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("CUDA error: out of memory"), False),
+    ],
+)
+def test_which_errors_say_that_memory_is_short(error, short):
+    assert is_out_of_memory(error) is short
 
 
 def test_capacity_holds_no_more_rows_than_a_batch(new_base, new_examples):

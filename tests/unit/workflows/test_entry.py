@@ -39,7 +39,7 @@ def test_a_mistake_is_told_before_anything_heavy_is_imported():
 def test_the_hub_is_out_of_reach_when_all_is_on_this_machine(monkeypatch, model, data, offline):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
 
-    entry.settle(model, [data, ""])
+    entry.quieten_libraries(model, [data, ""])
 
     assert entry.os.environ.get("HF_HUB_OFFLINE") == offline
     assert entry.os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"

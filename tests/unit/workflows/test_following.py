@@ -11,9 +11,10 @@ from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.errors import AzureError, Interrupted, TrainingError, UsageError
 from mlflow_phi3.foundry.follower import follow
 from mlflow_phi3.foundry.submission import Lesson
-from mlflow_phi3.tracking.deployed import DeploymentRegistry
+from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
 from mlflow_phi3.tracking.registry import CHALLENGER, set_challenger
-from mlflow_phi3.tracking.tuned import TUNED_STATE_TAG, TUNED_TAG, find_tuned, mark_deleted
+from mlflow_phi3.tracking.tags import STATE_TAG, TUNED_STATE_TAG, TUNED_TAG
+from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
 from mlflow_phi3.workflows import following, foundry_sweep
 from mlflow_phi3.workflows.context import Context
 from mlflow_phi3.workflows.screen import Screen
@@ -110,7 +111,7 @@ def search(context, tmp_path, monkeypatch):
         monkeypatch.setattr(foundry_sweep, "limits_of", lambda *_: limits)
         told = {"backend": "foundry", "learning_rate": "1e-5..1e-4", "pruner": "none", **values}
         config = parse_values(SweepWord, {**told, "storage": f"sqlite:///{tmp_path}/study.db"})
-        return foundry_sweep.search(context, config, None, run)
+        return foundry_sweep.search(context, config, None, run, None)
 
     return go
 
@@ -147,14 +148,26 @@ def test_jobs_that_outlasted_the_wait_for_them_count_in_the_budget(search, sweep
     assert len(service.submitted) == 3
 
 
-def test_what_the_service_does_not_tell_is_not_logged(search, sweep_run, context):
-    class Terse(Project):
-        def get(self, name):
-            if name in self.jobs:
-                self.jobs[name] = state(name, "Completed")
-                self.models[name] = TunedModel("phi3-chat", "1", "azureml://...", name)
-            return self.jobs.get(name)
+class Terse(Project):
+    def get(self, name):
+        if name in self.jobs:
+            self.jobs[name] = state(name, "Completed")
+            self.models[name] = TunedModel("phi3-chat", "1", "azureml://...", name)
+        return self.jobs.get(name)
 
+
+def test_a_sweep_says_on_its_run_which_study_it_is_and_where_that_is_kept(
+    search, sweep_run, tmp_path
+):
+    """A repair asks for both."""
+    search(Terse(points=POINTS), sweep_run, n_trials="1", epochs="1", study="kept")
+
+    tags = sweep_run.tags()
+    kept = (tags["phi3.study"], tags["phi3.storage"])
+    assert kept == ("kept", f"sqlite:///{tmp_path}/study.db")
+
+
+def test_what_the_service_does_not_tell_is_not_logged(search, sweep_run, context):
     search(Terse(points=POINTS), sweep_run, n_trials="1", epochs="1", study="terse")
 
     (trial,) = context.tracker.children(sweep_run.run_id)
@@ -180,7 +193,7 @@ def test_a_model_that_is_deleted_is_registered_anew(context):
     follow_in(context, service)
 
     found = find_tuned(run.client, service.models[NAME].id)
-    for tag in (TUNED_STATE_TAG, "azure.state"):
+    for tag in (TUNED_STATE_TAG, STATE_TAG):
         assert sorted((v.tags.get(tag) for v in found), key=str) == [None, "deleted"]
     assert all(TUNED_TAG in v.tags for v in found)
 

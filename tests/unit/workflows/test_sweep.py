@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 from mlflow_phi3.evaluation.notation import NONE
-from mlflow_phi3.sweep.results import SweepResult, TrialResult, trial_name
+from mlflow_phi3.sweep.results import TrialResult, trial_name
 from mlflow_phi3.training.spec import TrialSpec
 from mlflow_phi3.workflows.context import Context
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.sweep import show_trials
+from tests.unit.sweep.made import make_result
 
 
 def trial(number, loss, state):
@@ -22,7 +23,7 @@ def test_trials_are_shown_best_first_also_where_some_have_no_loss(capsys):
     none = math.nan
     trials = [trial(0, 3.0, "complete"), trial(1, none, "failed"), trial(2, 1.0, "pruned")]
     trials += [trial(3, none, "failed"), trial(4, 2.0, "complete"), trial(5, 0.5, "pruned")]
-    result = SweepResult("s", tuple(trials), trials[4], "n_trials")
+    result = make_result(trials, trials[4])
     show_trials(Context(None, Screen("plain"), Path(), None), result)
     shown = capsys.readouterr().out
     order = sorted(range(6), key=lambda number: shown.index(trial_name(number)))
@@ -33,11 +34,9 @@ def test_each_objective_has_its_column_and_the_front_is_marked(capsys):
     costs = {"cost/seconds": 12.5, "cost/epochs": 3.0}
     trials = [trial(0, 3.0, "complete"), trial(1, 1e6, "complete"), trial(2, math.nan, "failed")]
     trials[:2] = [dataclasses.replace(one, costs=costs) for one in trials[:2]]
-    result = SweepResult(
-        "s",
-        tuple(trials),
+    result = make_result(
+        trials,
         trials[0],
-        "n_trials",
         costs=("cost/seconds", "cost/epochs"),
         front=frozenset({0, 1}),
     )
@@ -54,6 +53,6 @@ def test_each_objective_has_its_column_and_the_front_is_marked(capsys):
 
 def test_one_trial_is_no_plural(capsys):
     only = trial(0, 3.0, "complete")
-    result = SweepResult("s", (only,), only, "n_trials")
+    result = make_result([only], only)
     show_trials(Context(None, Screen("plain"), Path(), None), result)
     assert capsys.readouterr().out.split("\n")[0].strip() == "Study s: 1 trial"

@@ -18,7 +18,7 @@ from mlflow_phi3.monitoring.traffic import (
 
 
 @dataclass(frozen=True, slots=True)
-class Watched:
+class Measured:
     """What was found.
 
     Args:
@@ -51,14 +51,14 @@ def figure_names() -> tuple[str, ...]:
     )
 
 
-def watch(
+def measure(
     minutes: Sequence[Minute] | None,
     calls: Sequence[Call],
     trained: Sequence[str] | None,
     tariff: Tariff,
     *,
     hours: float,
-) -> Watched:
+) -> Measured:
     """Put a window's figures together.
 
     Args:
@@ -72,10 +72,10 @@ def watch(
     traffic = joined(measured, from_calls(calls, hours=hours))
     prompts = [prompt for call in calls for prompt in call.prompts if prompt.strip()]
     drifts = () if trained is None else tuple(measure_drift(prompts, trained))
-    return Watched(with_cost(traffic, tariff, hours=hours), drifts, len(calls), len(prompts))
+    return Measured(with_cost(traffic, tariff, hours=hours), drifts, len(calls), len(prompts))
 
 
-def describe(watched: Watched) -> Mapping[str, object]:
+def describe(measured: Measured) -> Mapping[str, object]:
     """The same, ready for JSON; what is not known is null."""
 
     def plain(values: Mapping[str, object]) -> dict[str, object]:
@@ -85,8 +85,8 @@ def describe(watched: Watched) -> Mapping[str, object]:
         }
 
     return {
-        "calls": watched.calls,
-        "prompts": watched.prompts,
-        "traffic": plain(asdict(watched.traffic)),
-        "drift": [plain(asdict(drift)) for drift in watched.drifts],
+        "calls": measured.calls,
+        "prompts": measured.prompts,
+        "traffic": plain(asdict(measured.traffic)),
+        "drift": [plain(asdict(drift)) for drift in measured.drifts],
     }

@@ -1,22 +1,26 @@
-"""What only all rows together can tell: duplicates, leaks, sides, and whether to go on."""
+"""What only all rows together can tell: duplicates, leaks, and sides."""
 
 import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from mlflow_phi3.data.decided import Collected, Decided, Table
-from mlflow_phi3.data.findings import RULES, Finding, Tally, join_findings, join_parts, show
+from mlflow_phi3.config.prepare import SPLITS
+from mlflow_phi3.data.collected import Collected, Decided, Table
+from mlflow_phi3.data.findings import Finding, Tally, join_findings, join_parts, show
 from mlflow_phi3.data.labels import find_alike, find_untaught
-from mlflow_phi3.data.relations import Kind, Pair, find_exact, find_leaks, find_near, group_rows
-from mlflow_phi3.data.rows import OVERLENGTH
+from mlflow_phi3.data.messages import to_dicts
+from mlflow_phi3.data.relations import (
+    LEAK_CODES,
+    Pair,
+    find_exact,
+    find_leaks,
+    find_near,
+    group_rows,
+)
 from mlflow_phi3.data.similarity import BINS, count_bands, near_pairs
-from mlflow_phi3.data.sources import Planned
 from mlflow_phi3.data.split import (
-    SPLITS,
     TEST,
     TRAIN,
     VALIDATION,
@@ -28,14 +32,12 @@ from mlflow_phi3.data.split import (
     place_by_label,
 )
 from mlflow_phi3.data.tasks import find_task
+from mlflow_phi3.data.verdict import stop_on_errors
 from mlflow_phi3.data.weights import Weights, count_shows, is_shown, weigh_rows
-from mlflow_phi3.errors import DataError
 
-LEAK_CODES: dict[Kind, str] = {"exact": "PHI3-D045", "prompt": "PHI3-D046", "near": "PHI3-D047"}
 _AZURE_BYTES = 512 << 20
 _AZURE_ROWS = 50
 _OUT = np.int8(-1)
-_USES = {"train": "train on", "validation": "validate with", "test": "test with"}
 Ints = npt.NDArray[np.int64]
 Tell = Callable[[str, float | None], None]
 
@@ -73,7 +75,7 @@ def decide(given: Collected, tell: Tell) -> Decided:
     _reject(given, decided)
     join_parts(given.settings.folder, "rejected", given.folder / "rejected.jsonl")
     _write_duplicates(given, decided)
-    _stop_on_errors(given, decided)
+    stop_on_errors(given, decided)
     return decided
 
 
@@ -250,7 +252,7 @@ def _check_split(given: Collected, decided: Decided, wanted: Mapping[int, float]
         rows, of = (int(np.count_nonzero(some)) for some in (sides == side, sides != _OUT))
         if is_far(rows, of, share):
             text = f"{SPLITS[side]} has {rows} of {of} rows; asked were {share:.0%}"
-            found.append(Finding("PHI3-D044", _names(given.planned, "train"), 0, text))
+            found.append(Finding("PHI3-D044", given.names("train"), 0, text))
     if find_task(given.settings.config.task).classifies:
         found += _untaught(table, sides, "PHI3-D039")[1]
     return found
@@ -272,7 +274,7 @@ def _check_limits(given: Collected, decided: Decided) -> list[Finding]:
             )
     rows = np.count_nonzero(decided.sides == TRAIN)
     if rows < _AZURE_ROWS:
-        name = _names(given.planned, "train")
+        name = given.names("train")
         found.append(Finding("PHI3-D038", name, 0, f"{rows} rows to train on"))
     return found
 
@@ -290,12 +292,13 @@ def _reject(given: Collected, decided: Decided) -> None:
     with (given.settings.folder / "all.rejected").open("w", encoding="utf-8") as out:
         for row in decided.rejected:
             talk = table.store.conversation(int(table.addresses[row]))
-            messages = [{"role": turn.role, "content": turn.content} for turn in talk.messages]
             facts = {
                 "place": talk.place,
                 "codes": ["PHI3-D048"],
                 "reasons": [f"{show(talk.label)} labels no row to train on"],
-                "row": json.dumps({**talk.extra, "messages": messages, "label": talk.label}),
+                "row": json.dumps(
+                    {**talk.extra, "messages": to_dicts(talk.messages), "label": talk.label}
+                ),
             }
             out.write(json.dumps(facts) + "\n")
 
@@ -306,60 +309,3 @@ def _write_duplicates(given: Collected, decided: Decided) -> None:
             place, same_as = (decided.table.place(at) for at in (pair.row, pair.other))
             facts = {"place": place, "same_as": same_as, "kind": pair.kind}
             out.write(json.dumps(facts, ensure_ascii=False) + "\n")
-
-
-def _stop_on_errors(given: Collected, decided: Decided) -> None:
-    config, tally = given.settings.config, decided.tally
-    errors = {code for code in tally.counts if RULES[code].severity == "error"}
-    leaks = set(LEAK_CODES.values())
-    if config.on_error == "reject":
-        # Long rows and leaks have settings of their own, whose word is final.
-        errors &= leaks | ({OVERLENGTH} if config.overlength == "error" else set())
-    elif config.overlength == "drop":
-        errors -= {OVERLENGTH}
-    if config.leaks != "error":
-        errors -= leaks
-    if errors:
-        raise tally.error(errors, _keep_findings(given))
-    for split, use in _USES.items():
-        brought = split == "train" or any(p.source.split == split for p in given.planned)
-        if brought and not len(decided.splits[split]):
-            raise DataError(
-                "PHI3-D040",
-                f"no row is left to {use}{_where_they_went(given, decided, split)} "
-                f"(findings: {_keep_findings(given)})",
-                where=_names(given.planned, split) or f"{split}_data",
-                fix="give more rows (50 are a beginning), or mend the rejected ones",
-            )
-
-
-def _where_they_went(given: Collected, decided: Decided, split: str) -> str:
-    """What took the rows, where nothing was left."""
-    config = given.settings.config
-    own = {"validation": config.validation_data, "test": config.test_data}
-    taken = {
-        name: len(decided.splits[name])
-        for name, files in own.items()
-        if split == "train" and not files
-    }
-    went = "".join(f"; {n} went to the {name} split" for name, n in taken.items() if n)
-    rejected = sum(
-        outcome.rejected
-        for piece, outcome in zip(given.pieces, given.outcomes, strict=True)
-        if piece.source.split == split
-    ) + int(np.count_nonzero(decided.table.origin[decided.rejected] == SPLITS.index(split)))
-    went += f"; {rejected} rejected" if rejected else ""
-    left_out = f"; the weights leave {decided.left_out} out" if decided.left_out else ""
-    return went + left_out
-
-
-def _names(planned: Sequence[Planned], split: str) -> str:
-    return ", ".join(p.source.name for p in planned if p.source.split == split)
-
-
-def _keep_findings(given: Collected) -> Path:
-    given.failed.mkdir(parents=True, exist_ok=True)
-    names: Iterable[str] = ("findings.jsonl", "rejected.jsonl", "duplicates.jsonl")
-    for name in names:
-        shutil.copy(given.folder / name, given.failed / name)
-    return given.failed / "findings.jsonl"

@@ -1,8 +1,9 @@
-"""What a managed fine-tuning job of the emulator runs: ``python -m mlflow_phi3.workflows.hosted``.
+"""What a fine-tuning job of the emulator runs, as a program of its own.
 
-The emulator puts ``order.json`` and the data into a folder and starts this program on it; it
-leaves ``metrics.jsonl``, which grows while it trains, and ``model``, an MLflow model. No tracking
-server is spoken to: the metrics of a managed job are the service's, which tells them when asked.
+The emulator puts ``order.json`` and the data into a folder and starts
+``python -m mlflow_phi3.workflows.emulated_training`` on it. That leaves ``metrics.jsonl``, which
+grows while it trains, and ``model``, an MLflow model. No tracking server is spoken to: the metrics
+of a managed job are the service's, which tells them when asked.
 
 Foundry's base models do not fit the machines that the emulator runs on: the demo model stands for
 each of them.
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_phi3.errors import Phi3Error, TrainingError
-from mlflow_phi3.workflows.entry import settle
+from mlflow_phi3.workflows.entry import quieten_libraries
 
 if TYPE_CHECKING:
     from mlflow_phi3.data.pipeline import PreparedData
@@ -28,7 +29,7 @@ _BASE = "demo"
 
 def main(folder: Path) -> int:
     """Train as ordered; return the exit code."""
-    settle(_BASE)
+    quieten_libraries(_BASE)
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
     try:
         with (folder / "metrics.jsonl").open("w", encoding="utf-8") as metrics:

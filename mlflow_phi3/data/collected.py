@@ -37,6 +37,10 @@ class Collected:
     pieces: tuple[Piece, ...]
     outcomes: tuple[Outcome, ...]
 
+    def names(self, split: str) -> str:
+        """The sources that were given for a split."""
+        return ", ".join(p.source.name for p in self.planned if p.source.split == split)
+
     def store(self) -> ShardStore:
         """The rows that the pieces kept."""
         return ShardStore(

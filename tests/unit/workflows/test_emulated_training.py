@@ -3,7 +3,7 @@
 import json
 
 from mlflow_phi3.modeling.base import load_tokenizer
-from mlflow_phi3.workflows.hosted import read
+from mlflow_phi3.workflows.emulated_training import read
 
 
 def test_what_only_the_demo_has_no_room_for_fails_no_job(tmp_path):

@@ -1,0 +1,80 @@
+"""Versions of registered models, as a URI names them."""
+
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.missing import asking, is_missing
+
+_REGISTERED = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/]+)|/(?P<version>\d+|latest))")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of a registered model; all of it is empty where a URI names none.
+
+    Args:
+        name: Registered model.
+        version: Its version.
+        tags: Of the version.
+        run_id: The run that logged it.
+    """
+
+    name: str = ""
+    version: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    run_id: str = ""
+
+
+def find_version(uri: str) -> Version:
+    """Return the version that a URI names; an empty one when it names none.
+
+    Raises:
+        UsageError: There is no such version.
+        PreflightError: The store does not answer, or refuses.
+    """
+    found = _find_version(connect(), uri)
+    return Version() if found is None else to_version(found)
+
+
+def to_version(found: ModelVersion) -> Version:
+    """Return a version as the registry tells it."""
+    return Version(found.name, str(found.version), dict(found.tags), found.run_id or "")
+
+
+def connect() -> MlflowClient:
+    """A client of the store that MLflow itself would use."""
+    # MLflow draws its bar anew for each file: a help on a terminal, 300 lines in a log.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()))
+    with asking(mlflow.get_tracking_uri()):
+        return MlflowClient()
+
+
+def _find_version(client: MlflowClient, uri: str) -> ModelVersion | None:
+    named = _REGISTERED.fullmatch(uri)
+    if named is None:
+        return None
+    with asking(client.tracking_uri):
+        try:
+            if named["alias"]:
+                return client.get_model_version_by_alias(named["name"], named["alias"])
+            # MLflow's own reading of "latest", which its registries know each in their way.
+            return client.get_model_version(*get_model_name_and_version(client, uri))
+        except MlflowException as missing:
+            if not is_missing(missing):
+                raise
+            raise UsageError(
+                "PHI3-U733",
+                "no such registered model, version or alias",
+                where=uri,
+                fix="list them in the UI, or register one by mlflow-phi3 register",
+            ) from missing
