@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlflow_phi3.azure.safety import ContentSafety
-from mlflow_phi3.serving.local import Checkpoint, LocalModel
+from mlflow_phi3.serving.local import Checkpoint, LocalModel, Prompt
 from mlflow_phi3.serving.protocol import completion, parse_request
+from mlflow_phi3.serving.rows import check_rows
 
 
 class Chat:
@@ -34,23 +35,22 @@ class Chat:
         """A completion for one request, a list of them for several.
 
         Raises:
-            UsageError: A request is not one.
-        """
-        replies = [self.complete(body) for body in requests]
-        return replies[0] if len(replies) == 1 else replies
-
-    def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The completion of one request.
-
-        Raises:
-            UsageError: It is not a request, its messages fill the context, or content safety
-                refuses them.
+            UsageError: Before anything is generated: a request is not one, its messages fill the
+                context, or content safety refuses them.
             AzureError: Content safety gives no verdict.
         """
-        request = parse_request({**body, "stream": False})
+        replies = [self._complete(prompt) for prompt in check_rows(requests, self._prepare)]
+        return replies[0] if len(replies) == 1 else replies
+
+    def _prepare(self, body: Mapping[str, Any]) -> Prompt:
+        prompt = self._model.prepare(parse_request({**body, "stream": False}))
         if self._safety:
-            self._safety.check_prompt(message.content for message in request.to_messages())
-        reply = self._model.answer(request)
+            messages = prompt.request.to_messages()
+            self._safety.check_prompt(message.content for message in messages)
+        return prompt
+
+    def _complete(self, prompt: Prompt) -> dict[str, Any]:
+        request, reply = prompt.request, self._model.answer(prompt)
         answer = completion(
             request,
             reply.answers,

@@ -5,41 +5,20 @@ import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mlflow_phi3.errors import Phi3Error
-from mlflow_phi3.modeling.generate import (
-    context_length,
-    original_context,
-    render_prompt,
-    stop_ids,
-)
+from mlflow_phi3.modeling.generate import original_context, stop_ids
 from mlflow_phi3.serving.batching import Batcher
-from mlflow_phi3.serving.local import Checkpoint, LocalModel, Reply
+from mlflow_phi3.serving.local import Checkpoint, LocalModel, Prompt, Reply
 from mlflow_phi3.serving.protocol import (
     Answer,
     ChatRequest,
     FinishReason,
     TokenLogprob,
-    allowed_tokens,
 )
 from mlflow_phi3.serving.text import TextStream
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A request whose prompt fits.
-
-    Args:
-        request: As it was asked.
-        ids: Of the rendered messages.
-        length: Tokens of the answer, at most.
-    """
-
-    request: ChatRequest
-    ids: list[int]
-    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +67,11 @@ class ConcurrentModel:
         interval_s: float = 0.0,
     ) -> None:
         self._checkpoint = checkpoint
-        self._default = default_max_tokens
         self._cache_tokens = cache_tokens
         self._ends = set(stop_ids(checkpoint.model, checkpoint.tokenizer))
-        self._single = LocalModel(checkpoint, default_max_tokens=default_max_tokens)
+        self._single = LocalModel(
+            checkpoint, default_max_tokens=default_max_tokens, cache_tokens=cache_tokens
+        )
         self._interval_s = interval_s
         # Of its own: those who wait here for their turn must not keep others from being prepared.
         self._turns = ThreadPoolExecutor(1, thread_name_prefix="alone")
@@ -119,20 +99,13 @@ class ConcurrentModel:
         Raises:
             UsageError: The messages fill the context, or the cache.
         """
-        ids = render_prompt(self._checkpoint.tokenizer, request.to_messages())
-        context, bound = context_length(self._checkpoint.model), "the model's context is"
-        if self._cache_tokens < context:
-            context, bound = self._cache_tokens, "the server's cache_tokens are"
-        length = allowed_tokens(
-            request, prompt=len(ids), context=context, default=self._default, bound=bound
-        )
-        return Prompt(request, ids, length)
+        return self._single.prepare(request)
 
     async def answer(self, prompt: Prompt) -> Reply:
         """All answers of one request; cancelling the task stops generation."""
         request = prompt.request
         if self._goes_alone(prompt):
-            return await self._answer_alone(request)
+            return await self._answer_alone(prompt)
         # Greedy answers are all the same: one is generated, and given n times.
         count = request.n if request.temperature else 1
         tasks = [asyncio.ensure_future(self._collect(prompt, index)) for index in range(count)]
@@ -142,9 +115,8 @@ class ConcurrentModel:
 
     async def pieces(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         """The answers as they come, interleaved; leaving early stops generation."""
-        request = prompt.request
         if self._goes_alone(prompt):
-            reply = await self._answer_alone(request)
+            reply = await self._answer_alone(prompt)
             for index, one in enumerate(reply.answers):
                 yield Piece(index, one.text, one.tokens, one.finish, one.logprobs)
             return
@@ -155,7 +127,14 @@ class ConcurrentModel:
     def _together(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         if prompt.request.n == 1:  # nearly all requests; nothing has to be interleaved
             return self._stream(prompt, 0, live=True)
-        return self._interleave(prompt)
+        return self._interleave(prompt) if prompt.request.temperature else self._repeat(prompt)
+
+    async def _repeat(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
+        """One greedy answer as all of them: each piece ``n`` times."""
+        async with contextlib.aclosing(self._stream(prompt, 0, live=True)) as pieces:
+            async for piece in pieces:
+                for index in range(prompt.request.n):
+                    yield replace(piece, index=index)
 
     async def _interleave(self, prompt: Prompt) -> AsyncGenerator[Piece, None]:
         request = prompt.request
@@ -218,11 +197,11 @@ class ConcurrentModel:
         seeded = request.seed is not None and request.temperature > 0
         return request.logprobs or seeded or last > original_context(self._checkpoint.model)
 
-    async def _answer_alone(self, request: ChatRequest) -> Reply:
+    async def _answer_alone(self, prompt: Prompt) -> Reply:
         left = threading.Event()
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._turns, self._single.answer, request, left)
+            return await loop.run_in_executor(self._turns, self._single.answer, prompt, left)
         except asyncio.CancelledError:
             left.set()
             raise

@@ -7,6 +7,7 @@ from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.classify import classify, prompt_of
 from mlflow_phi3.modeling.generate import context_length, render_prompt
 from mlflow_phi3.serving.local import Checkpoint
+from mlflow_phi3.serving.rows import check_rows
 
 
 class Labeller:
@@ -33,24 +34,22 @@ class Labeller:
             UsageError: A request has no text, or one that is longer than the context.
         """
         model, labels = self._checkpoint.model, self.labels
-        prompts = [self._encode(request) for request in requests]
+        prompts = check_rows(requests, self._encode)
         return [
             {"label": labels[int(shares.argmax())], "score": math.exp(float(shares.max()))}
             for shares in classify(model, prompts)
         ]
 
     def _encode(self, request: dict[str, Any]) -> list[int]:
-        text = request.get("text")
-        if not isinstance(text, str) or set(request) != {"text"}:
-            given = ", ".join(sorted(map(str, request))) or "nothing"
-            if given == "text":
-                given = "null" if text is None else type(text).__name__
-            raise UsageError(
-                "PHI3-U047",
-                f"got {given}, not a text",
-                where="text",
-                fix='give {"text": "..."}',
-            )
+        unknown = sorted(str(name) for name in request if name != "text")
+        if unknown:
+            raise _refused("unknown field", unknown[0])
+        if "text" not in request:
+            raise _refused("got nothing, not a text")
+        text = request["text"]
+        if not isinstance(text, str):
+            kind = "null" if text is None else type(text).__name__
+            raise _refused(f"got {kind}, not a text")
         prompt = render_prompt(self._checkpoint.tokenizer, prompt_of(text))
         room = context_length(self._checkpoint.model)
         if len(prompt) > room:
@@ -61,3 +60,7 @@ class Labeller:
                 fix="shorten the text",
             )
         return prompt
+
+
+def _refused(problem: str, where: str = "text") -> UsageError:
+    return UsageError("PHI3-U047", problem, where=where, fix='give {"text": "..."} alone')

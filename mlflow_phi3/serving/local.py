@@ -7,7 +7,6 @@ from typing import Literal
 
 import torch
 from transformers import (
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     StoppingCriteria,
@@ -16,9 +15,12 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.modeling.base import load_tokenizer
 from mlflow_phi3.modeling.generate import context_length, padding_id, render_prompt, stop_ids
 from mlflow_phi3.modeling.hardware import choose_device, has_bfloat16
 from mlflow_phi3.modeling.kinds import choose_class, is_pinned, labels_of
+from mlflow_phi3.modeling.reading import reading
+from mlflow_phi3.serving.package import CHECKPOINT
 from mlflow_phi3.serving.protocol import (
     Answer,
     ChatRequest,
@@ -64,7 +66,8 @@ def load_checkpoint(
 
     Raises:
         PreflightError: There is no checkpoint, or an adapter's base is another than it was.
-        UsageError: No such device on this machine.
+        UsageError: The folder is not whole, its tokenizer has no chat template, or there is no such
+            device on this machine.
     """
     device = choose_device(device)
     if is_pinned(folder):
@@ -74,25 +77,42 @@ def load_checkpoint(
         base = load_portable(folder, device=device)
         return Checkpoint(base.model, base.tokenizer)
     if not (folder / "config.json").is_file():
+        within = folder / CHECKPOINT
         raise PreflightError(
             "PHI3-P040",
             "no config.json: this is not a checkpoint",
             where=str(folder),
-            fix="name the folder of a merged model",
+            fix=f"name {within}" if within.is_dir() else "name the folder of a merged model",
         )
+    tokenizer = load_tokenizer(str(folder.resolve()))
     emulated = not has_bfloat16(device)
-    model = choose_class(str(folder)).from_pretrained(
-        folder,
-        # Every bfloat16 is a float32: these are the same weights, and less is rounded on the way.
-        dtype="float32" if dtype == "auto" and emulated else dtype,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        attn_implementation="sdpa",
-    )
+    with reading(str(folder)):
+        model = choose_class(str(folder)).from_pretrained(
+            folder,
+            # Every bfloat16 is a float32: these are the same weights, and less is rounded.
+            dtype="float32" if dtype == "auto" and emulated else dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+        )
     model.to(device).eval().requires_grad_(requires_grad=False)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     return Checkpoint(model, tokenizer)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A request whose prompt fits.
+
+    Args:
+        request: As it was asked.
+        ids: Of the rendered messages.
+        length: Tokens of the answer, at most.
+    """
+
+    request: ChatRequest
+    ids: list[int]
+    length: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,62 +134,80 @@ class LocalModel:
     Args:
         checkpoint: What answers.
         default_max_tokens: Length of an answer when the request names none.
+        cache_tokens: Tokens of prompt and answer together, at most, where that is less than the
+            model's context; None leaves it at that.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, default_max_tokens: int = 512) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        default_max_tokens: int = 512,
+        cache_tokens: int | None = None,
+    ) -> None:
         self._model, self._tokenizer = checkpoint.model, checkpoint.tokenizer
         self._vocabulary = Vocabulary(checkpoint.tokenizer)
         self._default = default_max_tokens
+        self._cache_tokens = cache_tokens
         # A seed sets torch's global generator: two requests at once would disturb each other.
         self._turn = threading.Lock()
 
-    def answer(self, request: ChatRequest, left: threading.Event | None = None) -> Reply:
-        """Answer ``request``; greedy at temperature 0, otherwise sampled, repeatably with a seed.
-
-        Args:
-            request: What is asked.
-            left: Set by another thread when nobody waits any more; ends the generation.
+    def prepare(self, request: ChatRequest) -> Prompt:
+        """Render the messages and see whether they fit.
 
         Raises:
-            UsageError: The messages fill the context.
+            UsageError: The messages fill the context, or the cache.
         """
-        prompt = render_prompt(self._tokenizer, request.to_messages())
+        ids = render_prompt(self._tokenizer, request.to_messages())
+        context, bound = context_length(self._model), "the model's context is"
+        if self._cache_tokens is not None and self._cache_tokens < context:
+            context, bound = self._cache_tokens, "the server's cache_tokens are"
         length = allowed_tokens(
-            request,
-            prompt=len(prompt),
-            context=context_length(self._model),
-            default=self._default,
+            request, prompt=len(ids), context=context, default=self._default, bound=bound
         )
+        return Prompt(request, ids, length)
+
+    def answer(self, prompt: Prompt, left: threading.Event | None = None) -> Reply:
+        """Answer ``prompt``; greedy at temperature 0, otherwise sampled, repeatably with a seed.
+
+        Args:
+            prompt: What is asked.
+            left: Set by another thread when nobody waits any more; ends the generation.
+        """
+        request = prompt.request
         with self._turn, torch.random.fork_rng(), torch.inference_mode():
-            if request.seed is not None:
+            if request.seed is None:
+                torch.seed()  # else all would be alike: the block takes the generator back
+            else:
                 torch.manual_seed(request.seed)
-            rows, logits = self._generate(request, prompt, length, left)
+            rows, logits = self._generate(prompt, left)
         answers = tuple(
             self._to_answer(request, row, logits[index] if request.logprobs else None)
             for index, row in enumerate(rows)
         )
-        return Reply(answers, len(prompt))
+        return Reply(answers, len(prompt.ids))
 
     def _generate(
-        self, request: ChatRequest, prompt: list[int], length: int, left: threading.Event | None
+        self, prompt: Prompt, left: threading.Event | None
     ) -> tuple[list[list[int]], torch.Tensor]:
         """``n`` rows of generated ids, and logits ``[n, generated, vocabulary]``."""
-        ids = torch.tensor([prompt], device=self._model.device)
+        request = prompt.request
+        ids = torch.tensor([prompt.ids], device=self._model.device)
         # Greedy answers are all the same: one is generated, and given n times.
         sampled = request.temperature > 0
         stops = StoppingCriteriaList()
         if request.stop:
-            stops.append(_StopText(self._tokenizer, request.stop, len(prompt)))
+            stops.append(_StopText(self._tokenizer, request.stop, len(prompt.ids)))
         if left:
             stops.append(_StopWhenLeft(left))
         output = self._model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
-            generation_config=self._generation_config(request, length),
+            generation_config=self._generation_config(request, prompt.length),
             stopping_criteria=stops,
         )
         copies = 1 if sampled else request.n
-        rows = [list(map(int, row)) for row in output.sequences[:, len(prompt) :]]
+        rows = [list(map(int, row)) for row in output.sequences[:, len(prompt.ids) :]]
         if not request.logprobs:
             return rows * copies, torch.empty(0)
         return rows * copies, torch.stack(output.logits, dim=1).repeat(copies, 1, 1)

@@ -16,10 +16,19 @@ CHECKPOINT = "artifacts/checkpoint"
 """Where the weights lie within a logged model."""
 
 # What loading and answering import, no more: a serving image need not hold the training stack.
-_REQUIRED = ("mlflow", "torch", "transformers", "safetensors", "pydantic", "numpy", "pandas")
+_REQUIRED = (
+    "mlflow",
+    "torch",
+    "transformers",
+    "safetensors",
+    "pydantic",
+    "numpy",
+    "pandas",
+    "rapidfuzz",
+)
 
 # What putting an adapter on its base imports beside it.
-_FOR_ADAPTERS = ("peft", "rapidfuzz")
+_FOR_ADAPTERS = ("peft",)
 
 # What reading a base in four bits imports beside them.
 _FOR_FOUR_BITS = ("bitsandbytes", "accelerate")

@@ -10,7 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mlflow_phi3.config.parse import first_fault
 from mlflow_phi3.data.messages import Message
@@ -23,45 +30,65 @@ FinishReason = Literal["stop", "length"]
 _LEAST_TEMPERATURE = 1e-5
 
 
-class TextPart(BaseModel):
-    """One part of a message's content; only text is understood."""
+class _Shape(BaseModel):
+    """A JSON object whose keys are all known; those whose value is null count as absent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class TextPart(_Shape):
+    """One part of a message's content; only text is understood."""
 
     type: Literal["text"]
     text: str
 
+    @field_validator("type", mode="before")
+    @classmethod
+    def _text_alone(cls, value: object) -> object:
+        if value != "text":
+            raise ValueError(f"got {value!r:.40}, and only text parts are taken")
+        return value
 
-class ChatMessage(BaseModel):
+
+class ChatMessage(_Shape):
     """One turn as the API has it; ``developer`` is the newer word for ``system``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | tuple[TextPart, ...]
+    content: tuple[TextPart, ...]
+    """In JSON also one bare text."""
     name: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _text_or_parts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return ({"type": "text", "text": value},)
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"got {type(value).__name__}, not a text or a list of text parts")  # noqa: TRY004 - pydantic's way to say so
+        return value
 
     def to_message(self) -> Message:
         """The turn as the chat template takes it."""
         role = "system" if self.role == "developer" else self.role
-        if isinstance(self.content, str):
-            return Message(role, self.content)
         return Message(role, "".join(part.text for part in self.content))
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(_Shape):
     """What a stream tells beside text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(_Shape):
     """One request; a name that is not here is refused, not dropped."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     messages: Annotated[tuple[ChatMessage, ...], Field(min_length=1)]
     model: str = ""
@@ -147,16 +174,15 @@ class Answer:
 
 
 def parse_request(body: object) -> ChatRequest:
-    """Turn a decoded JSON body into a request; keys whose value is null count as absent.
+    """Turn a decoded JSON body into a request.
 
     Raises:
         UsageError: It is not one; the message names the first field that is wrong.
     """
     if not isinstance(body, Mapping):
         raise UsageError("PHI3-U040", f"the body is {type(body).__name__}, not a JSON object")
-    given = {name: value for name, value in body.items() if value is not None}
     try:
-        return ChatRequest.model_validate(given)
+        return ChatRequest.model_validate(body)
     except ValidationError as error:
         place, problem = first_fault(error)
         raise UsageError(

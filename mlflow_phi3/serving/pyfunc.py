@@ -1,8 +1,9 @@
 """What MLflow loads: a chat model or a classifier, as the checkpoint says."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
@@ -11,10 +12,20 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from mlflow_phi3.azure.payload import to_plain
 from mlflow_phi3.azure.safety import safety_from
+from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.errors import AzureError, UsageError
+from mlflow_phi3.modeling.hardware import choose_device
 from mlflow_phi3.serving.chat import Chat
 from mlflow_phi3.serving.labels import Labeller
-from mlflow_phi3.serving.local import ServedDtype, load_checkpoint
+from mlflow_phi3.serving.local import load_checkpoint
+
+# A logged model's words for fields of ServeConfig.
+_SETTINGS = {
+    "device": "serve_device",
+    "dtype": "serve_dtype",
+    "default_max_tokens": "default_max_tokens",
+}
 
 
 class Answering(Protocol):
@@ -35,21 +46,25 @@ class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not fol
     _skip_type_hint_validation = True
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Load the checkpoint that lies in the artifact ``checkpoint``."""
-        settings = context.model_config or {}
-        folder = Path(context.artifacts["checkpoint"])
+        """Load the checkpoint that lies in the artifact ``checkpoint``.
+
+        Raises:
+            MlflowException: A setting cannot be meant: HTTP status 400.
+        """
+        given = context.model_config or {}
+        settings = read_settings(given)
         checkpoint = load_checkpoint(
-            folder,
-            device=str(settings.get("device", "auto")),
-            dtype=cast("ServedDtype", settings.get("dtype", "auto")),
+            Path(context.artifacts["checkpoint"]),
+            device=settings.serve_device,
+            dtype=settings.serve_dtype,
         )
         self._model: Answering = (
             Labeller(checkpoint)
             if checkpoint.labels
             else Chat(
                 checkpoint,
-                name=str(settings.get("model_name", "phi")),
-                default_max_tokens=int(settings.get("default_max_tokens", 512)),
+                name=str(given.get("model_name", "phi")),
+                default_max_tokens=settings.default_max_tokens,
                 safety=safety_from(os.environ),
             )
         )
@@ -68,6 +83,27 @@ class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not fol
             raise MlflowException(str(error), error_code=BAD_REQUEST) from error
         except AzureError as error:
             raise MlflowException(str(error), error_code=TEMPORARILY_UNAVAILABLE) from error
+
+
+def read_settings(given: Mapping[str, Any]) -> ServeConfig:
+    """What a model's ``model_config`` says of how it is served.
+
+    Raises:
+        MlflowException: A value cannot be meant: HTTP status 400.
+    """
+    named = {_SETTINGS[name]: value for name, value in given.items() if name in _SETTINGS}
+    try:
+        settings = parse_values(ServeConfig, named)
+        choose_device(settings.serve_device, where="serve_device")
+    except UsageError as error:
+        told = UsageError(
+            error.code,
+            error.problem,
+            where=f"model_config.{error.where.removeprefix('serve_')}",
+            fix=error.fix,
+        )
+        raise MlflowException(str(told), error_code=BAD_REQUEST) from error
+    return settings
 
 
 def read_requests(model_input: Any) -> list[dict[str, Any]]:

@@ -17,11 +17,11 @@ from starlette.routing import Route
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.hardware import choose_device
-from mlflow_phi3.serving.concurrent import ConcurrentModel, Prompt
+from mlflow_phi3.serving.concurrent import ConcurrentModel
 from mlflow_phi3.serving.door import Door, Visit
 from mlflow_phi3.serving.label_server import build_label_app
 from mlflow_phi3.serving.labels import Labeller
-from mlflow_phi3.serving.local import load_checkpoint
+from mlflow_phi3.serving.local import Prompt, load_checkpoint
 from mlflow_phi3.serving.measures import Measures
 from mlflow_phi3.serving.protocol import (
     completion,
@@ -34,6 +34,9 @@ from mlflow_phi3.serving.refusal import fault_body, read_json
 from mlflow_phi3.serving.status import add_status
 from mlflow_phi3.serving.vllm import run_vllm
 
+_GRACE_S = 30
+"""How long those inside are waited for when the server is told to end."""
+
 
 def serve(
     folder: Path,
@@ -43,6 +46,8 @@ def serve(
     told: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Serve the portable checkpoint in ``folder`` until SIGINT or SIGTERM.
+
+    Those who are inside then are answered, unless that takes longer than ``_GRACE_S``.
 
     Args:
         folder: Of a model that chats, or of a classifier, which answers ``/invocations`` alone.
@@ -72,9 +77,11 @@ def serve(
             stack.callback(model.stop)  # its thread would keep the process
             app = build_app(model, config, name=name)
         told(f"http://{config.host}:{listening.getsockname()[1]}")
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        settings = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE_S
+        )
         with contextlib.suppress(KeyboardInterrupt):  # it has ended in order, and says so again
-            server.run(sockets=[listening])
+            uvicorn.Server(settings).run(sockets=[listening])
 
 
 def listen(config: ServeConfig) -> socket.socket:

@@ -73,4 +73,8 @@ def ask(content, **more):
 
 
 def expected(local, content, **more):
-    return local.answer(parse_request(ask(content, **more)))
+    return reply_to(local, ask(content, **more))
+
+
+def reply_to(local, body):
+    return local.answer(local.prepare(parse_request(body)))

@@ -50,7 +50,7 @@ def test_trained_merged_and_endpoint_are_one_model(forms):
 
     def ask_local(body):
         request = parse_request(body)
-        reply = local.answer(request)
+        reply = local.answer(local.prepare(request))
         return completion(request, reply.answers, prompt_tokens=reply.prompt_tokens, model="m")
 
     with Server(checkpoint) as server:

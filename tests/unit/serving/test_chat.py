@@ -1,6 +1,7 @@
 """The logged model as MLflow sees it: logged, loaded, and served in another process."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,10 +12,13 @@ import pandas as pd
 import pytest
 from mlflow.exceptions import MlflowException
 
+from mlflow_phi3.errors import UsageError
+from mlflow_phi3.serving.chat import Chat
 from mlflow_phi3.serving.package import CHECKPOINT, package_chat, requirements, stage_code
 from mlflow_phi3.serving.pyfunc import read_requests
 from mlflow_phi3.tracking.registry import save_model
 from tests.running import free_port, running
+from tests.unit.serving.running import reply_to
 
 HELLO = [{"role": "user", "content": "hold the light"}]
 
@@ -44,10 +48,8 @@ def test_no_pickle_and_no_weights_of_the_package_in_the_logged_model(model_path)
 
 
 def test_pyfunc_answers_as_the_local_model(pyfunc, local):
-    from mlflow_phi3.serving.protocol import parse_request
-
     body = {"messages": HELLO, "max_tokens": 8}
-    expected = local.answer(parse_request(body)).answers[0]
+    expected = reply_to(local, body).answers[0]
     found = pyfunc.predict(body)
     assert text(found) == expected.text
     assert found["usage"]["completion_tokens"] == 8
@@ -84,6 +86,30 @@ def test_a_wrong_request_is_a_400_with_its_name(pyfunc):
     assert told.value.get_http_status_code() == 400
 
 
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ({"messages": HELLO, "temperature": 9.0}, "PHI3-U041 row 1: temperature: "),
+        ({"messages": [{"role": "user", "content": "x" * 300}]}, "PHI3-U042 row 1: messages: "),
+    ],
+)
+def test_a_wrong_row_is_named_before_any_is_answered(checkpoint, monkeypatch, bad, told):
+    chat, answered = Chat(checkpoint, name="phi", default_max_tokens=2), []
+    monkeypatch.setattr(chat._model, "answer", answered.append)
+    with pytest.raises(UsageError, match=told):
+        chat.answer([{"messages": HELLO}, bad])
+    assert not answered
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("dtype", "float16"), ("default_max_tokens", 0), ("device", "elsewhere")]
+)
+def test_a_setting_that_cannot_be_meant_is_a_400_on_loading(model_path, name, value):
+    with pytest.raises(MlflowException, match=f"model_config.{name}: .*{value}") as told:
+        mlflow.pyfunc.load_model(str(model_path), model_config={name: value})
+    assert told.value.get_http_status_code() == 400
+
+
 def test_staged_code_is_the_whole_package_without_data(tmp_path):
     staged = stage_code(tmp_path)
     assert (staged / "serving" / "chat.py").is_file()
@@ -96,6 +122,30 @@ def test_requirements_are_pinned_without_local_parts():
     pinned = dict(item.split("==") for item in requirements())
     assert {"mlflow", "torch", "transformers"} <= set(pinned)
     assert not [version for version in pinned.values() if "+" in version]
+
+
+# Prints what files of ours import at the top of what is loaded with a model.
+_WATCH = """
+import builtins, sys
+found, plain = set(), builtins.__import__
+
+def watched(name, globals=None, *rest, **more):
+    if globals and str(globals.get("__name__")).startswith("mlflow_phi3."):
+        found.add(name.partition(".")[0])
+    return plain(name, globals, *rest, **more)
+
+builtins.__import__ = watched
+import mlflow_phi3.serving.pyfunc
+print(*found - sys.stdlib_module_names - {"mlflow_phi3"})
+"""
+
+
+def test_what_loading_imports_is_required():
+    told = subprocess.run(
+        [sys.executable, "-c", _WATCH], capture_output=True, text=True, check=True
+    )
+    brought = {"pydantic_core", "tokenizers", "urllib3"}  # by pydantic, transformers and MLflow
+    assert set(told.stdout.split()) - brought <= {one.split("==")[0] for one in requirements()}
 
 
 @pytest.fixture(scope="module")

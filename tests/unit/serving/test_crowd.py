@@ -1,6 +1,7 @@
 """Who gets in, who waits, who leaves: the server under many clients, and its sockets."""
 
 import json
+import queue
 import re
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import time
 from unittest.mock import Mock
 
 import pytest
+import uvicorn
 
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.serving.server import listen, serve
@@ -89,9 +91,9 @@ def test_a_long_prompt_keeps_nobody_waiting(server, monkeypatch):
 def test_those_who_wait_for_a_turn_alone_keep_nobody_from_being_prepared(server, monkeypatch):
     answer, going_on = server.model._single.answer, threading.Event()
 
-    def slowly(request, left):
+    def slowly(prompt, left):
         assert going_on.wait(60)
-        return answer(request, left)
+        return answer(prompt, left)
 
     monkeypatch.setattr(server.model._single, "answer", slowly)
     alone = ask("x", max_tokens=1, temperature=1, seed=1)
@@ -145,6 +147,28 @@ def test_a_server_whose_port_is_taken_says_so_and_ends(folder):
         ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 4
     assert re.search(rf"PHI3-P045 port: .* port {port}: .* Fix: ", ended.stderr)
+
+
+def test_a_client_that_stalls_holds_up_the_end_only_so_long(folder, monkeypatch):
+    made, plain = [], uvicorn.Server
+    monkeypatch.setattr(uvicorn, "Server", lambda settings: made.append(plain(settings)) or made[0])
+    monkeypatch.setattr("mlflow_phi3.serving.server._GRACE_S", 1)
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+    config = ServeConfig(port=0, serve_device="cpu")
+    serving = threading.Thread(
+        target=serve, args=(folder, config), kwargs={"told": told.put}, daemon=True
+    )
+    serving.start()
+    host, port = told.get(timeout=60).removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as stalls:
+        stalls.sendall(b"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{")
+        deadline = time.monotonic() + 60
+        while not (made and made[0].server_state.tasks):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        made[0].should_exit = True
+        serving.join(30)
+        assert not serving.is_alive()
 
 
 def test_no_thread_of_a_server_that_does_not_come_up_stays(folder):

@@ -78,7 +78,8 @@ def test_mlflows_shapes_are_answered_as_mlflow_does(app, labeller, body):
         ({"text": "\ud800"}, "no character"),
         ({"text": 3}, "PHI3-U047 text: got int,"),
         ({"text": None}, "PHI3-U047 text: got null,"),
-        ({"text": "x", "temperature": 1}, "PHI3-U047 text: got temperature, text,"),
+        ({"text": "x", "id": 1}, "PHI3-U047 id: unknown field"),
+        ({"inputs": [{}]}, "PHI3-U047 text: got nothing,"),
         ({"text": "light " * 300}, "context is 256 tokens"),
     ],
 )

@@ -43,6 +43,11 @@ def test_a_text_beyond_the_context_is_a_400_with_both_numbers(pyfunc):
     assert told.value.get_http_status_code() == 400
 
 
+def test_a_row_of_several_is_named(pyfunc):
+    with pytest.raises(MlflowException, match="PHI3-U048 row 1: text: "):
+        pyfunc.predict(pd.DataFrame({"text": ["blue", "light " * 400]}))
+
+
 @pytest.mark.parametrize(("version", "last"), [(__version__, True), ("0.0.1", False)])
 def test_an_installed_package_of_the_same_version_wins(tmp_path, monkeypatch, version, last):
     code = tmp_path / "code"

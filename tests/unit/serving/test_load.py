@@ -7,8 +7,7 @@ import httpx
 import psutil
 import pytest
 
-from mlflow_phi3.serving.protocol import parse_request
-from tests.unit.serving.running import QUESTIONS, Server, ask
+from tests.unit.serving.running import QUESTIONS, Server, ask, reply_to
 
 CLIENTS = 32
 
@@ -52,9 +51,7 @@ async def storm(server, answers, requests):
 
 
 def run_storm(checkpoint, local, requests):
-    answers = {
-        json.dumps(body): local.answer(parse_request(body)).answers[0].text for body in bodies()
-    }
+    answers = {json.dumps(body): reply_to(local, body).answers[0].text for body in bodies()}
     with Server(checkpoint) as server:
         asyncio.run(storm(server, answers, requests // 4))  # what is made once is made now
         before = psutil.Process().memory_info().rss

@@ -1,4 +1,5 @@
 import math
+import shutil
 
 import pytest
 import torch
@@ -8,14 +9,16 @@ from mlflow_phi3.data.messages import Message
 from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.modeling.generate import generate, render_prompt
 from mlflow_phi3.serving.local import load_checkpoint
+from mlflow_phi3.serving.package import CHECKPOINT
 from mlflow_phi3.serving.protocol import parse_request
 from mlflow_phi3.serving.server import serve
+from tests.unit.serving.running import reply_to
 
 HELLO = [{"role": "user", "content": "hold the light"}]
 
 
 def ask(local, **more):
-    return local.answer(parse_request({"messages": HELLO} | more))
+    return reply_to(local, {"messages": HELLO} | more)
 
 
 def test_greedy_equals_the_evaluations_generate(local, base):
@@ -40,11 +43,17 @@ def test_a_seed_repeats_and_another_does_not(local):
     assert len({answer.text for answer in first}) > 1
 
 
-def test_a_seed_leaves_the_global_generator_alone(local):
+def test_without_a_seed_no_two_samples_are_the_same(local):
+    first, other = (ask(local, temperature=1.5, n=3, max_tokens=10).answers for _ in range(2))
+    assert first != other
+
+
+@pytest.mark.parametrize("seed", [1, None])
+def test_sampling_leaves_the_global_generator_alone(local, seed):
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    ask(local, temperature=1, seed=1, max_tokens=2)
+    ask(local, temperature=1, seed=seed, max_tokens=2)
     assert torch.equal(torch.rand(1), expected)
 
 
@@ -93,12 +102,55 @@ def test_logprobs_are_of_the_text_before_a_stop_sequence(local):
 def test_messages_past_the_context_are_refused_with_numbers(local):
     request = parse_request({"messages": [{"role": "user", "content": "x" * 300}]})
     with pytest.raises(UsageError, match=r"PHI3-U042 .* \d+ tokens .* context is 256"):
-        local.answer(request)
+        local.prepare(request)
 
 
 def test_an_empty_folder_is_no_checkpoint(tmp_path):
     with pytest.raises(PreflightError, match="PHI3-P040"):
         load_checkpoint(tmp_path)
+
+
+def test_a_logged_models_folder_is_told_where_its_checkpoint_lies(tmp_path):
+    within = tmp_path / CHECKPOINT
+    within.mkdir(parents=True)
+    with pytest.raises(PreflightError) as told:
+        load_checkpoint(tmp_path)
+    assert (told.value.code, told.value.fix) == ("PHI3-P040", f"name {within}")
+
+
+def _cut_weights(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def _without_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+
+
+def _without_vocabulary(folder):
+    (folder / "tokenizer.json").unlink()
+
+
+def _without_template(folder):
+    (folder / "chat_template.jinja").unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (_cut_weights, "PHI3-U013"),
+        (_without_tokenizer, "PHI3-U013"),
+        (_without_vocabulary, "PHI3-U013"),
+        (_without_template, "PHI3-U011"),
+    ],
+)
+def test_a_folder_that_is_not_whole_is_told_before_it_serves(folder, tmp_path, spoil, code):
+    spoilt = tmp_path / "checkpoint"
+    shutil.copytree(folder, spoilt)
+    spoil(spoilt)
+    with pytest.raises(UsageError, match=f"{code} .*{spoilt}"):
+        load_checkpoint(spoilt, device="cpu")
 
 
 def test_a_device_that_is_not_there_is_told_by_its_option(folder):

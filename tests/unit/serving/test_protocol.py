@@ -47,15 +47,29 @@ def test_what_openai_clients_send_is_understood():
     assert request.stop == ("END",)
 
 
+def test_what_is_null_counts_as_absent_within_a_message_too():
+    request = parse_request(
+        {
+            "messages": [*HELLO, {"role": "assistant", "content": "x", "tool_calls": None}],
+            "stream_options": {"include_usage": True, "include_obfuscation": None},
+        }
+    )
+    assert request.to_messages()[1] == Message("assistant", "x")
+    assert request.stream_options.include_usage
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"messages": []}, "messages: .*at least 1"),
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+        ({"messages": [PICTURE]}, r"messages.0.content.0.type: got 'image_url', and only text"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
-            "messages.0.content",
+            {"messages": [{"role": "user", "content": [{"type": "text"}]}]},
+            "messages.0.content.0.text",
         ),
+        ({"messages": [{"role": "user", "content": 3}]}, "messages.0.content: got int, not a text"),
+        ({"messages": [{"role": "user"}]}, "messages.0.content: field required"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": 2.5}, "temperature"),
         ({"temperature": "hot"}, "temperature"),

@@ -25,23 +25,23 @@ def chat(checkpoint, service):
 
 
 def test_question_and_answer_are_both_asked_about(chat, service, checkpoint):
-    answer = chat.complete(asking("hello"))
+    answer = chat.answer([asking("hello")])
     told = answer["choices"][0]["message"]["content"]
     assert service.asked == ["hello", told]
-    plain = Chat(checkpoint, name="phi", default_max_tokens=5).complete(asking("hello"))
+    plain = Chat(checkpoint, name="phi", default_max_tokens=5).answer([asking("hello")])
     assert plain["choices"] == answer["choices"]
 
 
 def test_a_harmful_answer_is_held_back(chat, service):
-    told = chat.complete(asking("hello"))["choices"][0]["message"]["content"]
+    told = chat.answer([asking("hello")])["choices"][0]["message"]["content"]
     service.harmful = told
-    choice = chat.complete(asking("hello"))["choices"][0]
+    choice = chat.answer([asking("hello")])["choices"][0]
     assert (choice["message"]["content"], choice["finish_reason"]) == ("", "content_filter")
 
 
 def test_a_harmful_question_is_not_answered(chat, service):
     with pytest.raises(UsageError, match="content_filter"):
-        chat.complete(asking(HARMFUL))
+        chat.answer([asking(HARMFUL)])
     assert service.asked == [HARMFUL]
 
 
@@ -49,4 +49,4 @@ def test_nothing_passes_without_a_verdict(chat, service, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda _: None)
     service.refusals = [500] * 10
     with pytest.raises(AzureError, match="PHI3-A709"):
-        chat.complete(asking("hello"))
+        chat.answer([asking("hello")])

@@ -12,7 +12,7 @@ from mlflow_phi3.serving.concurrent import ConcurrentModel
 from mlflow_phi3.serving.local import Checkpoint, LocalModel
 from mlflow_phi3.serving.protocol import parse_request
 from tests.tiny_phi3 import with_longrope
-from tests.unit.serving.running import QUESTIONS, ask, expected
+from tests.unit.serving.running import QUESTIONS, ask, expected, reply_to
 
 HELLO = [{"role": "user", "content": "hold the light"}]
 
@@ -53,6 +53,13 @@ def test_openai_client_streams_the_same_text(client, local):
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_an_answer_can_be_sent_back_as_the_client_holds_it(client):
+    first = client.chat.completions.create(model="m", messages=HELLO, max_tokens=2)
+    kept = [*HELLO, first.choices[0].message.model_dump(), HELLO[0]]
+    again = client.chat.completions.create(model="m", messages=kept, max_tokens=2)
+    assert again.usage.prompt_tokens > 2 * first.usage.prompt_tokens
+
+
 def test_concurrent_greedy_requests_each_get_their_own_answer(server, local):
     bodies = [ask(QUESTIONS[n % len(QUESTIONS)], max_tokens=4 + n % 9) for n in range(24)]
 
@@ -63,7 +70,7 @@ def test_concurrent_greedy_requests_each_get_their_own_answer(server, local):
             )
 
     for body, found in zip(bodies, asyncio.run(all_at_once()), strict=True):
-        reply = local.answer(parse_request(body))
+        reply = reply_to(local, body)
         assert text(found) == reply.answers[0].text
         assert found.json()["usage"]["completion_tokens"] == reply.answers[0].tokens
 
@@ -112,6 +119,28 @@ def test_streamed_answers_keep_their_index(client):
     )
     ends = [c.choices[0].index for c in stream if c.choices[0].finish_reason]
     assert sorted(ends) == [0, 1]
+
+
+def test_greedy_answers_of_a_stream_are_generated_once(checkpoint, local, monkeypatch):
+    model = ConcurrentModel(checkpoint, cache_tokens=4096)
+    stream, begun = model._stream, []
+    monkeypatch.setattr(
+        model, "_stream", lambda *asked, live: begun.append(asked) or stream(*asked, live=live)
+    )
+    body = ask("x", n=3, max_tokens=6)
+
+    async def read():
+        return [piece async for piece in model.pieces(model.prepare(parse_request(body)))]
+
+    try:
+        pieces = asyncio.run(read())
+    finally:
+        model.stop()
+    assert len(begun) == 1
+    for index, answer in enumerate(reply_to(local, body).answers):
+        mine = [piece for piece in pieces if piece.index == index]
+        assert "".join(piece.text for piece in mine) == answer.text
+        assert sum(piece.tokens for piece in mine) == answer.tokens
 
 
 def test_logprobs_come_with_alternatives(client):
@@ -224,14 +253,15 @@ def test_a_request_past_the_context_is_a_400_with_the_numbers(client):
     assert told.value.param == "messages"
 
 
-def test_a_prompt_that_leaves_the_cache_room_for_one_token_gets_it(checkpoint, local):
+@pytest.mark.parametrize("more", [{}, {"logprobs": True}])
+def test_a_prompt_that_leaves_the_cache_room_for_one_token_gets_it(checkpoint, local, more):
     model = ConcurrentModel(checkpoint, cache_tokens=64)
     try:
-        asked = (parse_request(ask("x" * count)) for count in range(64))
+        asked = (parse_request(ask("x" * count, **more)) for count in range(64))
         prompt = next(p for p in map(model.prepare, asked) if len(p.ids) == 63)
         (found,) = asyncio.run(model.answer(prompt)).answers
         one = prompt.request.model_copy(update={"max_tokens": 1})
-        assert found == local.answer(one).answers[0]
+        assert found == local.answer(local.prepare(one)).answers[0]
         with pytest.raises(UsageError, match=r"\d+ tokens and the server's cache_tokens are 64"):
             model.prepare(parse_request(ask("x" * 64)))
         assert model.alive
@@ -251,7 +281,7 @@ def test_what_goes_beyond_longropes_original_context_is_answered_as_by_generate(
     try:
         assert len(model.prepare(requests[0]).ids) + 12 < 40 < len(model.prepare(requests[1]).ids)
         found = asyncio.run(both())
-        assert found == [plain.answer(one) for one in requests]
+        assert found == [plain.answer(plain.prepare(one)) for one in requests]
         streamed = asyncio.run(anext(model.pieces(model.prepare(requests[1]))))
         assert streamed.text == found[1].answers[0].text
     finally:
