@@ -110,6 +110,21 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         return result
 
 
+def check_backend(backend: str) -> None:
+    """Refuse a backend that the installed packages do not have.
+
+    Raises:
+        PreflightError: A package is missing.
+    """
+    if backend == "ray" and importlib.util.find_spec("ray") is None:
+        raise PreflightError(
+            "PHI3-P084",
+            "the package ray is not installed",
+            where="backend",
+            fix="pip install 'mlflow-phi3[ray]', or choose backend=local",
+        )
+
+
 def name_study(given: str, parent: Run) -> str:
     """The study that the sweep's run ``parent`` works on: the one that was named, or its own."""
     return given or parent.run_id[:12]
@@ -172,13 +187,7 @@ def _log_spent(parent: Run, budget: Budget, seconds: float) -> None:
 def _opened(config: SweepConfig, work: Workload, folder: Path) -> closing[Backend]:
     if config.backend == "local":
         return closing(LocalBackend(work, folder=folder))
-    if importlib.util.find_spec("ray") is None:
-        raise PreflightError(
-            "PHI3-P084",
-            "the package ray is not installed",
-            where="backend",
-            fix="pip install 'mlflow-phi3[ray]', or choose backend=local",
-        )
+    check_backend(config.backend)
     from mlflow_phi3.backends.ray import RayBackend  # an optional package
 
     return closing(RayBackend(work, folder=folder, address=config.ray_address))
