@@ -110,21 +110,6 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         return result
 
 
-def check_backend(backend: str) -> None:
-    """Refuse a backend that the installed packages do not have.
-
-    Raises:
-        PreflightError: A package is missing.
-    """
-    if backend == "ray" and importlib.util.find_spec("ray") is None:
-        raise PreflightError(
-            "PHI3-P084",
-            "the package ray is not installed",
-            where="backend",
-            fix="pip install 'mlflow-phi3[ray]', or choose backend=local",
-        )
-
-
 def name_study(given: str, parent: Run) -> str:
     """The study that the sweep's run ``parent`` works on: the one that was named, or its own."""
     return given or parent.run_id[:12]
@@ -182,6 +167,21 @@ def _log_spent(parent: Run, budget: Budget, seconds: float) -> None:
     if budget.usd_per_hour:
         parent.log_metrics({"cost/usd": budget.usd(seconds)})
         parent.set_tags({"phi3.price": f"{budget.usd_per_hour:g} USD an hour, {budget.source}"})
+
+
+def check_backend(backend: str) -> None:
+    """Refuse a backend that the installed packages do not have.
+
+    Raises:
+        PreflightError: A package is missing.
+    """
+    if backend == "ray" and importlib.util.find_spec("ray") is None:
+        raise PreflightError(
+            "PHI3-P084",
+            "the package ray is not installed",
+            where="backend",
+            fix="pip install 'mlflow-phi3[ray]', or choose backend=local",
+        )
 
 
 def _opened(config: SweepConfig, work: Workload, folder: Path) -> closing[Backend]:

@@ -24,6 +24,7 @@ RUN = {"main": main.run, "sweep": sweep.run, "train": train.run, "register": reg
         ("sweep", {"sampler_options": "n_startup_trials=abc"}, "PHI3-U085 sampler_options"),
         ("sweep", {"device": "elsewhere"}, "PHI3-U051 device"),
         ("sweep", {"storage": "study.txt"}, "PHI3-U086 storage"),
+        ("sweep", {"storage": "study.txt", "backend": "foundry"}, "PHI3-U086 storage"),
         ("main", {"storage": "sqlite://"}, "PHI3-U087 storage"),
         ("sweep", {"storage": "nonsense://here/a"}, "PHI3-U087 storage"),
         ("train", {"device": "elsewhere"}, "PHI3-U051 device"),
