@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -75,12 +76,16 @@ def test_a_machine_is_told_of_a_failure_by_an_event(asked, told, monkeypatch, ca
     assert [json.loads(line) for line in shown.out.splitlines()] == [event] * told
 
 
-def test_one_warning_of_peft_is_silenced_and_no_other():
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.simplefilter("always")
-        entry.settle("demo")
+def test_one_warning_of_peft_is_silenced_and_no_other(monkeypatch):
+    def warn(_):
         for text in ("`is_gradient_checkpointing` is deprecated and", "another is deprecated"):
             warnings.warn(text, FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr(entry, "find_launcher", lambda: None)
+    monkeypatch.setattr(entry, "import_large", lambda _: SimpleNamespace(run=warn))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert entry.run("train", []) == 0
 
     assert [str(one.message) for one in heard] == ["another is deprecated"]
 
