@@ -71,5 +71,5 @@ def main() -> None:
     try:
         app()
     except Phi3Error as error:
-        tell(error)
+        tell(error, sys.argv[1:])
         sys.exit(error.exit_code)

@@ -1,5 +1,6 @@
 """Orders to stop (Ctrl-C, SIGTERM), as the commands that keep a run take them."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,5 +22,5 @@ def told_to_stop() -> Iterator[None]:
         with stoppable(None):
             yield
     except Interrupted as stop:
-        tell(stop)
+        tell(stop, sys.argv[1:])
         raise typer.Exit(stop.exit_code) from None

@@ -14,4 +14,5 @@ class ContextConfig(Config):
 
     output: Literal["auto", "plain", "json"] = "auto"
     """How progress is told: `auto` draws one live line on a terminal and plain lines elsewhere;
-    `plain` never draws; `json` writes one JSON object a line."""
+    `plain` never draws; `json` writes one JSON object a line, and when the command fails a last one
+    whose `event` is `error`, with `code`, `where`, `problem` and `fix`."""

@@ -47,6 +47,24 @@ class FourBit:
         return weights.view(self.state.shape)
 
 
+def check_quantization(quantization: Quantization) -> None:
+    """Refuse what the installed packages cannot do.
+
+    Raises:
+        UsageError: A package is missing.
+    """
+    if quantization == "none":
+        return
+    missing = [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            "PHI3-U012",
+            f"quantization={quantization} needs {' and '.join(missing)}",
+            where="quantization",
+            fix="pip install 'mlflow-phi3[quantization]', or leave quantization out",
+        )
+
+
 def loading_options(quantization: Quantization, dtype: torch.dtype, device: str) -> dict[str, Any]:
     """What ``from_pretrained`` is told, so that each weight is quantised as it is read.
 
@@ -58,16 +76,9 @@ def loading_options(quantization: Quantization, dtype: torch.dtype, device: str)
     Raises:
         UsageError: A package is missing.
     """
+    check_quantization(quantization)
     if quantization == "none":
         return {}
-    missing = [name for name in ("bitsandbytes", "accelerate") if find_spec(name) is None]
-    if missing:
-        raise UsageError(
-            "PHI3-U012",
-            f"quantization={quantization} needs {' and '.join(missing)}",
-            where="quantization",
-            fix="pip install 'mlflow-phi3[quantization]', or leave quantization out",
-        )
     how = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization,

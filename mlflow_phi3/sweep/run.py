@@ -158,16 +158,25 @@ def _log_spent(parent: Run, budget: Budget, seconds: float) -> None:
         parent.set_tags({"phi3.price": f"{budget.usd_per_hour:g} USD an hour, {budget.source}"})
 
 
-def _opened(config: SweepConfig, work: Workload, folder: Path) -> closing[Backend]:
-    if config.backend == "local":
-        return closing(LocalBackend(work, folder=folder))
-    if importlib.util.find_spec("ray") is None:
+def check_backend(backend: str) -> None:
+    """Refuse a backend that the installed packages do not have.
+
+    Raises:
+        PreflightError: A package is missing.
+    """
+    if backend == "ray" and importlib.util.find_spec("ray") is None:
         raise PreflightError(
             "PHI3-P084",
             "the package ray is not installed",
             where="backend",
             fix="pip install 'mlflow-phi3[ray]', or choose backend=local",
         )
+
+
+def _opened(config: SweepConfig, work: Workload, folder: Path) -> closing[Backend]:
+    if config.backend == "local":
+        return closing(LocalBackend(work, folder=folder))
+    check_backend(config.backend)
     from mlflow_phi3.backends.ray import RayBackend  # an optional package
 
     return closing(RayBackend(work, folder=folder, address=config.ray_address))

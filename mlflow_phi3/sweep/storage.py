@@ -12,7 +12,7 @@ import optuna
 import tenacity
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError
@@ -103,12 +103,12 @@ def is_missing(url: str) -> bool:
     return not Path(url.removeprefix(SCHEME)).exists()
 
 
-def open_storage(url: str) -> BaseStorage:
-    """Connect to a study's storage: a database by URL, or a journal file by path.
+def check_storage(url: str) -> None:
+    """Refuse a storage that nothing could open here; whether it answers is not asked.
 
     Raises:
-        UsageError: It is neither.
-        PreflightError: It does not answer, cannot be read or made, or its driver is missing.
+        UsageError: It is neither a database's URL nor a journal file, or gone with this process.
+        PreflightError: The database's driver is missing.
     """
     if "://" not in url and not url.endswith(_JOURNAL_SUFFIX):
         raise UsageError(
@@ -124,8 +124,10 @@ def open_storage(url: str) -> BaseStorage:
             where="storage",
             fix="name a file, as in sqlite:///study.db",
         )
+    if "://" not in url:
+        return
     try:
-        return _open_database(url) if "://" in url else _open_journal(Path(url))
+        create_engine(_name_driver(url))  # connects when it is used
     except ArgumentError as error:
         raise UsageError(
             "PHI3-U087", str(error), where="storage", fix="see docs/sweep.md"
@@ -137,6 +139,18 @@ def open_storage(url: str) -> BaseStorage:
             where=hide_password(url),
             fix="for PostgreSQL: pip install 'mlflow-phi3[postgres]'",
         ) from None
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Connect to a study's storage: a database by URL, or a journal file by path.
+
+    Raises:
+        UsageError: It is neither.
+        PreflightError: It does not answer, cannot be read or made, or its driver is missing.
+    """
+    check_storage(url)
+    try:
+        return _open_database(url) if "://" in url else _open_journal(Path(url))
     # What is no database, a folder that cannot be made, a line that is no journal's; and Optuna's
     # RuntimeError about tables of another version.
     except (DatabaseError, OSError, ValueError, RuntimeError) as error:

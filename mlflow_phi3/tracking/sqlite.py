@@ -2,12 +2,21 @@
 
 import sqlite3
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 SCHEME = "sqlite:///"
+
+
+def path_of(uri: str) -> Path | None:
+    """The file of a SQLite database; None for what is none, or lives in memory."""
+    named = uri.removeprefix(SCHEME)
+    if not uri.startswith(SCHEME) or named in ("", ":memory:") or "?" in named:
+        return None
+    return Path(named).resolve()
 
 
 def write_ahead(engine: Engine) -> None:

@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.tracking.creation import make_whole
 from mlflow_phi3.tracking.missing import asking, briefly, is_missing, unless_missing
 from mlflow_phi3.tracking.run import Pace, Run, Status
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
@@ -193,16 +194,24 @@ def open_tracker(*, uri: str | None = None, experiment: str | None = None) -> Tr
     Raises:
         PreflightError: The store does not answer, or refuses, or has no such experiment.
     """
-    found = absolute_uri(uri or mlflow.get_tracking_uri())
+    given = uri or mlflow.get_tracking_uri()
+    found = absolute_uri(given)
     # A server's client would ask for each run that ends, and print two lines of addresses.
     os.environ.setdefault(MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.name, "true")
     mlflow.set_tracking_uri(found)
     observe_transactions()
-    with asking(found):
+    with asking(found, given=given):
+        make_whole(found, _make_store)
         client = MlflowClient(tracking_uri=found)
         if found.startswith(SCHEME):
             write_ahead(client._tracking_client.store.engine)  # noqa: SLF001 - MLflow takes no options of SQLAlchemy's
         return Tracker(client, found, _find_experiment(client, experiment))
+
+
+def _make_store(uri: str) -> None:
+    """Let MLflow make its tables, and the default experiment, in a database."""
+    store = MlflowClient(tracking_uri=uri)._tracking_client.store  # noqa: SLF001 - as above
+    store.engine.dispose()
 
 
 def _find_experiment(client: MlflowClient, name: str | None) -> str:

@@ -35,13 +35,7 @@ def make_adamw_8bit(parameters: Iterable[Tensor], rate: float, decay: float) -> 
     Raises:
         UsageError: bitsandbytes is missing.
     """
-    if find_spec("bitsandbytes") is None:
-        raise UsageError(
-            "PHI3-U068",
-            "adamw_8bit needs bitsandbytes",
-            where="optimizer",
-            fix="pip install 'mlflow-phi3[quantization]', or take optimizer=adamw",
-        )
+    check_installed("adamw_8bit")
     from bitsandbytes.optim import AdamW8bit  # optional
 
     made: Optimizer = AdamW8bit(parameters, lr=rate, weight_decay=decay)
@@ -54,6 +48,21 @@ BUILT_IN: dict[str, Make] = {
     "sgd": make_sgd,
     "adamw_8bit": make_adamw_8bit,
 }
+
+
+def check_installed(name: str) -> None:
+    """Refuse an optimizer of ours whose package is missing.
+
+    Raises:
+        UsageError: bitsandbytes is missing.
+    """
+    if name == "adamw_8bit" and find_spec("bitsandbytes") is None:
+        raise UsageError(
+            "PHI3-U068",
+            "adamw_8bit needs bitsandbytes",
+            where="optimizer",
+            fix="pip install 'mlflow-phi3[quantization]', or take optimizer=adamw",
+        )
 
 
 def find_optimizer(name: str) -> Make:

@@ -6,25 +6,32 @@ from mlflow_phi3.config.hyperparameters import UNWEIGHTED, Hyperparameters
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.sweep import SweepConfig
-from mlflow_phi3.config.swept import Pin
+from mlflow_phi3.config.swept import Pin, values_of
 from mlflow_phi3.config.words import SweepWord, TrainWord
 from mlflow_phi3.evaluation.golden import load_golden
 from mlflow_phi3.modeling.hardware import choose_device
+from mlflow_phi3.modeling.quantization import check_quantization
 from mlflow_phi3.sweep.pruners import build_pruner
+from mlflow_phi3.sweep.run import check_backend
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import build_space, pinned_spec
+from mlflow_phi3.sweep.storage import check_storage
 from mlflow_phi3.tracking.registry import check_name
+from mlflow_phi3.training.optimizer import check_installed
 
 
 def check_search(config: SweepWord) -> None:
-    """Refuse a device, a space, a sampler or a pruner that cannot be.
+    """Refuse a device, a space, a sampler, a pruner, a storage or a backend that cannot be.
 
     Raises:
         UsageError: It cannot be; the message names the parameter.
-        PreflightError: The sampler's library is not installed.
+        PreflightError: A library that it needs is not installed.
     """
     choose_device(config.device)
     settings = narrow(config, SweepConfig)
+    check_backend(settings.backend)
+    if settings.storage:
+        check_storage(settings.storage)
     space = build_space(settings, model=config.model, seed=config.seed)
     if settings.sampler == "grid":
         next(space.grid())
@@ -32,18 +39,20 @@ def check_search(config: SweepWord) -> None:
         settings.sampler, settings.sampler_options, seed=0, number=0, n_trials=settings.n_trials
     )
     build_pruner(settings.pruner, settings.pruner_options, epochs=space.most_epochs)
+    _check_packages(config)
 
 
 def check_training(config: TrainWord) -> None:
-    """Refuse a device that is not there, and what no single training can be made of.
+    """Refuse a device or package that is not there, and what no single training can be made of.
 
     Raises:
-        UsageError: Such a device, a range, a list, or a layer that is none.
+        UsageError: Such a device or package, a range, a list, or a layer that is none.
     """
     choose_device(config.device)
     # Balanced weights are counted in the data, which is not read yet.
     settings = narrow(config, Hyperparameters).model_copy(update={"class_weights": Pin(UNWEIGHTED)})
     pinned_spec(settings, model=config.model, seed=config.seed)
+    _check_packages(config)
 
 
 def check_registration(config: RegisterConfig) -> None:
@@ -57,3 +66,10 @@ def check_registration(config: RegisterConfig) -> None:
         check_name(config.registered_model, where="registered_model")
     if config.golden:
         load_golden(Path(config.golden))
+
+
+def _check_packages(config: SweepWord | TrainWord) -> None:
+    """Refuse a quantization, or one of several optimizers, whose package is not installed."""
+    check_quantization(config.quantization)
+    for name in values_of(config.optimizer) or ():
+        check_installed(str(name))

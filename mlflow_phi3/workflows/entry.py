@@ -1,9 +1,12 @@
 """Where ``mlflow run`` enters: text to schema, surroundings, workflow, exit code."""
 
 import importlib
+import itertools
+import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,7 +53,7 @@ def run(word: str, arguments: Sequence[str]) -> int:
             quieten_libraries(str(getattr(config, "model", "")), sources_of(config))
             import_large(f"mlflow_phi3.workflows.{word}").run(config)
     except (Phi3Error, Interrupted) as error:
-        return _end_badly(error, launcher)
+        return _end_badly(error, arguments, launcher)
     return 0
 
 
@@ -68,6 +71,10 @@ def quieten_libraries(model: str, data: Sequence[str] = ()) -> None:
     """
     # On a CPU it asks for the package `kernels` whenever it is imported, which PEFT always does.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # PEFT asks for what transformers has renamed (5.24); nobody who trains can mend that.
+    warnings.filterwarnings(
+        "ignore", r".*is_gradient_checkpointing.* is deprecated", category=FutureWarning
+    )
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     # A hub id is "owner/name"; whatever else names a model lies on this machine.
@@ -78,14 +85,30 @@ def quieten_libraries(model: str, data: Sequence[str] = ()) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def tell(error: BaseException) -> None:
-    """Print an error's message, and what was noted on it on its way up."""
+def tell(error: Phi3Error | Interrupted, arguments: Sequence[str]) -> None:
+    """Print an error's message, and what was noted on it on its way up.
+
+    Args:
+        error: What ended the command.
+        arguments: Of the command; where they ask for JSON lines, the standard output gets an event.
+    """
     print(error, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)  # noqa: T201 - the last word belongs on the terminal
+    if _ask_for_json(arguments):
+        facts = {name: getattr(error, name) for name in ("code", "where", "problem", "fix")}
+        print(json.dumps({"event": "error", "text": str(error), **facts}), flush=True)  # noqa: T201 - as the events before it
 
 
-def _end_badly(error: Phi3Error | Interrupted, launcher: psutil.Process | None) -> int:
+def _ask_for_json(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON lines; it may be one that cannot be parsed."""
+    words = [part for word in arguments for part in word.split("=", 1)]
+    return "--json" in words or ("--output", "json") in itertools.pairwise(words)
+
+
+def _end_badly(
+    error: Phi3Error | Interrupted, arguments: Sequence[str], launcher: psutil.Process | None
+) -> int:
     """Say why it ended, and close the run that a dead ``mlflow run`` left to nobody."""
-    tell(error)
+    tell(error, arguments)
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id and not is_alive(launcher):
         tracker = importlib.import_module("mlflow_phi3.tracking.tracker")

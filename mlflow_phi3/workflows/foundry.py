@@ -31,6 +31,7 @@ from mlflow_phi3.foundry.submission import (
 )
 from mlflow_phi3.modeling.catalog import PhiModel, training_price
 from mlflow_phi3.sweep.space import flat_params, pinned_spec
+from mlflow_phi3.sweep.storage import check_storage
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tags import PROJECT_TAG
@@ -81,6 +82,8 @@ def check(config: TrainWord | SweepWord) -> Destination:
     check_expressible(config.model_fields_set)
     most, times = _most(config.per_device_batch_size), _most(config.batch_size_multiplier)
     check_range(epochs=_most(config.epochs), batch_size=most * times)
+    if isinstance(config, SweepWord) and config.storage:
+        check_storage(config.storage)
     check_asset_name(config.tuned_model, "tuned_model")
     base = choose_base(config.model)
     if config.task != "chat-completion":

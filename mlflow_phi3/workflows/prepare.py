@@ -74,11 +74,13 @@ def prepare_data(config: PrepareWord, workspace: Path, screen: Screen) -> Prepar
     """Check, clean, split and tokenise; what lies in ``workspace`` already is not done again."""
     revision = config.model_revision or None
     with screen.stage("prepare") as update:
+        # Before the tokenizer: for one, transformers asks a hub that is away twice over.
+        length = read_context_length(config.model, revision=revision)
         return pipeline.prepare(
             narrow(config, PrepareConfig),
             load_tokenizer(config.model, revision=revision),
             folder=workspace / "prepared",
-            context_length=read_context_length(config.model, revision=revision),
+            context_length=length,
             on_progress=update,
         )
 

@@ -5,11 +5,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.modeling.base import load_base, load_tokenizer
 from mlflow_phi3.modeling.demo import checkpoint_path
+from mlflow_phi3.modeling.reading import reading
 
 
 def _empty(folder: Path) -> None:
@@ -52,3 +55,21 @@ def test_a_hub_model_without_the_network_is_told_with_its_mend(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UsageError, match=r"PHI3-U013 model nobody/never-made: .*network"):
         load_tokenizer("nobody/never-made")
+
+
+def test_a_hub_that_is_away_is_no_wrong_name() -> None:
+    away = LocalEntryNotFoundError("nothing in the cache")
+    away.__cause__ = httpx.ConnectError("Connection refused")
+    with (
+        pytest.raises(PreflightError, match=r"PHI3-P092 model a/b: .*the network") as told,
+        reading("a/b"),
+    ):
+        raise OSError("We couldn't connect to 'https://huggingface.co'.") from away
+    assert told.value.exit_code == 4
+
+
+def test_a_name_that_the_hub_does_not_know_is_a_wrong_name() -> None:
+    request = httpx.Request("HEAD", "https://huggingface.co/a/b")
+    unknown = RepositoryNotFoundError("404", response=httpx.Response(404, request=request))
+    with pytest.raises(UsageError, match="PHI3-U013 model a/b"), reading("a/b"):
+        raise OSError("a/b is no model") from unknown

@@ -1,6 +1,7 @@
 """What cannot be meant leaves no run behind."""
 
 import os
+import sys
 
 import pytest
 
@@ -22,6 +23,10 @@ RUN = {"main": main.run, "sweep": sweep.run, "train": train.run, "register": reg
         ("sweep", {"pruner_options": "n_warmups=3"}, "PHI3-U084 pruner_options"),
         ("sweep", {"sampler_options": "n_startup_trials=abc"}, "PHI3-U085 sampler_options"),
         ("sweep", {"device": "elsewhere"}, "PHI3-U051 device"),
+        ("sweep", {"storage": "study.txt"}, "PHI3-U086 storage"),
+        ("sweep", {"storage": "study.txt", "backend": "foundry"}, "PHI3-U086 storage"),
+        ("main", {"storage": "sqlite://"}, "PHI3-U087 storage"),
+        ("sweep", {"storage": "nonsense://here/a"}, "PHI3-U087 storage"),
         ("train", {"device": "elsewhere"}, "PHI3-U051 device"),
         ("train", {"epochs": "1,2"}, "PHI3-U081 epochs"),
         ("train", {"learning_rate": "1e-5..1e-4"}, "PHI3-U081 learning_rate"),
@@ -37,6 +42,34 @@ RUN = {"main": main.run, "sweep": sweep.run, "train": train.run, "register": reg
 def test_it_is_refused_before_anything_runs(word, values, code, tracker, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiment_id)
+
+    with pytest.raises(Phi3Error, match=code):
+        RUN[word](parse_values(WORDS[word], values))
+
+    assert tracker.client.search_runs([tracker.experiment_id]) == []
+
+
+@pytest.mark.parametrize(
+    ("word", "values", "code"),
+    [
+        ("train", {"quantization": "nf4"}, "PHI3-U012 quantization"),
+        ("main", {"quantization": "nf4"}, "PHI3-U012 quantization"),
+        ("train", {"optimizer": "adamw_8bit"}, "PHI3-U068 optimizer"),
+        ("sweep", {"optimizer": "adamw,adamw_8bit"}, "PHI3-U068 optimizer"),
+        ("sweep", {"backend": "ray"}, "PHI3-P084 backend"),
+        ("main", {"storage": "postgresql://me:secret@here/a"}, r"PHI3-P082 .*me:\*\*\*@here"),
+    ],
+)
+def test_a_package_that_is_missing_is_told_before_anything_runs(
+    word, values, code, tracker, monkeypatch
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiment_id)
+    for room in ("modeling.quantization", "training.optimizer"):
+        monkeypatch.setattr(f"mlflow_phi3.{room}.find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    for driver in ("psycopg", "psycopg2"):
+        monkeypatch.setitem(sys.modules, driver, None)
 
     with pytest.raises(Phi3Error, match=code):
         RUN[word](parse_values(WORDS[word], values))

@@ -1,5 +1,8 @@
+import json
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -43,6 +46,48 @@ def test_the_hub_is_out_of_reach_when_all_is_on_this_machine(monkeypatch, model,
 
     assert entry.os.environ.get("HF_HUB_OFFLINE") == offline
     assert entry.os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (["--output", "json"], True),
+        (["--output=json"], True),
+        (["--output", "plain"], False),
+        ([], False),
+    ],
+)
+def test_a_machine_is_told_of_a_failure_by_an_event(asked, told, monkeypatch, capsys):
+    monkeypatch.setattr(entry, "find_launcher", lambda: None)
+
+    assert entry.run("train", ["--epoch", "5", *asked]) == 2
+
+    shown = capsys.readouterr()
+    message = "PHI3-U004 epoch: unknown parameter. Fix: did you mean 'epochs'?"
+    assert shown.err == f"{message}\n"
+    event = {
+        "event": "error",
+        "text": message,
+        "code": "PHI3-U004",
+        "where": "epoch",
+        "problem": "unknown parameter",
+        "fix": "did you mean 'epochs'?",
+    }
+    assert [json.loads(line) for line in shown.out.splitlines()] == [event] * told
+
+
+def test_one_warning_of_peft_is_silenced_and_no_other(monkeypatch):
+    def warn(_):
+        for text in ("`is_gradient_checkpointing` is deprecated and", "another is deprecated"):
+            warnings.warn(text, FutureWarning, stacklevel=1)
+
+    monkeypatch.setattr(entry, "find_launcher", lambda: None)
+    monkeypatch.setattr(entry, "import_large", lambda _: SimpleNamespace(run=warn))
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert entry.run("train", []) == 0
+
+    assert [str(one.message) for one in heard] == ["another is deprecated"]
 
 
 def test_paths_mean_where_the_launcher_was_started(tmp_path, monkeypatch, capsys):

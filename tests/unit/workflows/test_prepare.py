@@ -7,6 +7,7 @@ from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.config.words import PrepareWord
 from mlflow_phi3.data import pipeline
+from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.base import DEMO, load_tokenizer
 from mlflow_phi3.workflows import prepare as workflow
 from mlflow_phi3.workflows.screen import Screen
@@ -57,3 +58,13 @@ def test_the_step_tells_its_warnings_and_logs_their_number(tracker, tmp_path, ca
         workflow.prepare(context, config, run)
     assert run.client.get_run(run.run_id).data.metrics["data/warnings"] == 13
     assert "warning 12 x PHI3-D016, first at train.jsonl:1" in capsys.readouterr().out
+
+
+def test_a_hub_that_is_away_is_asked_once(tmp_path, monkeypatch):
+    def away(*_, **__):
+        raise PreflightError("PHI3-P092", "the hub cannot be reached")
+
+    monkeypatch.setattr(workflow, "read_context_length", away)
+    monkeypatch.setattr(workflow, "load_tokenizer", lambda *_, **__: pytest.fail("asked again"))
+    with pytest.raises(PreflightError):
+        workflow.prepare_data(PrepareWord(model="a/b"), tmp_path, Screen("plain"))
