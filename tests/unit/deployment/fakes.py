@@ -98,3 +98,37 @@ class MemoryService:
 
 def refused(status=500):
     return AzureError("PHI3-A701", "a bad day", status=status)
+
+
+class MemoryServerless:
+    """Keeps one endpoint; ``fault`` is raised by the next put, before or after it is done."""
+
+    def __init__(self, known=None):
+        self.known = known and replace(known, state="Succeeded", uri="u")
+        self.fault, self.late, self.puts = None, False, 0
+        self.stuck = None  # raised by each delete
+
+    def get(self, _name):
+        return self.known
+
+    await_idle = get
+
+    def list_endpoints(self):
+        return [self.known] if self.known else []
+
+    def renewed(self):
+        return self
+
+    def put(self, wanted, *, wait=True):
+        self.puts += 1
+        fault, self.fault = self.fault, None
+        if fault is not None and not self.late:
+            raise fault
+        self.known = replace(wanted, state="Succeeded" if wait else "Creating", uri="u")
+        if fault is not None:
+            raise fault
+
+    def delete(self, _name):
+        if self.stuck is not None:
+            raise self.stuck
+        self.known = None
