@@ -71,8 +71,9 @@ class SweepConfig(ModelConfig, Hyperparameters):
     """Name of the study. Give the name of an earlier one to continue it; empty begins a new one."""
 
     storage: str = ""
-    """Optuna's storage: a database URL (`sqlite:///study.db`, `postgresql://...`) or the path of a
-    journal file ending in `.log`. Empty: an SQLite file beside the tracking store."""
+    """Optuna's storage: a database URL (`sqlite:///study.db`, `postgresql://user@host/name`, its
+    password in `PGPASSWORD`: MLflow logs what follows `-P`) or the path of a journal file ending in
+    `.log`. Empty: an SQLite file beside the tracking store."""
 
     budget_hours: float = Field(default=0.0, ge=0)
     """Begin no further trial after so many hours, and stop those that run; 0 sets no limit. The

@@ -113,9 +113,9 @@ def check_storage(url: str) -> None:
     if "://" not in url and not url.endswith(_JOURNAL_SUFFIX):
         raise UsageError(
             "PHI3-U086",
-            f"{url!r} is neither a database URL nor a journal file",
+            f"{hide_password(url)!r} is neither a database URL nor a journal file",
             where="storage",
-            fix="sqlite:///study.db, postgresql://user:password@host/name, or study.log",
+            fix="sqlite:///study.db, postgresql://user@host/name, or study.log",
         )
     if url in _IN_MEMORY:
         raise UsageError(
@@ -127,11 +127,11 @@ def check_storage(url: str) -> None:
     if "://" not in url:
         return
     try:
-        create_engine(_name_driver(url))  # connects when it is used
+        host = create_engine(_name_driver(url)).url.host  # connects when it is used
     except ArgumentError as error:
-        raise UsageError(
-            "PHI3-U087", str(error), where="storage", fix="see docs/sweep.md"
-        ) from None
+        raise _no_address(url, str(error)) from None
+    except ValueError:  # whose message may hold the rest of a password
+        raise _no_address(url, "its port is no number") from None
     except ImportError:
         raise PreflightError(
             "PHI3-P082",
@@ -139,6 +139,17 @@ def check_storage(url: str) -> None:
             where=hide_password(url),
             fix="for PostgreSQL: pip install 'mlflow-phi3[postgres]'",
         ) from None
+    if "@" in (host or ""):  # the rest of a password, which the driver would name
+        raise _no_address(url, "an @ stands in its host or password")
+
+
+def _no_address(url: str, problem: str) -> UsageError:
+    return UsageError(
+        "PHI3-U087",
+        f"{hide_password(url)}: {problem}",
+        where="storage",
+        fix="see docs/sweep.md; in a password, @ is written %40",
+    )
 
 
 def open_storage(url: str) -> BaseStorage:

@@ -1,12 +1,14 @@
 """Where stores are: the same from every folder, and fit to be shown."""
 
+import re
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 from mlflow_phi3.tracking.sqlite import SCHEME
 
 # Stores that MLflow knows by a word.
 _NAMED = frozenset({"databricks", "databricks-uc", "uc"})
+_BEFORE_HOST = re.compile(r"^([\w+.-]+:?/{1,2}[^:/@]*:).*@", re.DOTALL)
+_IN_QUERY = re.compile(r"([?&]\w*password=)[^&]*", re.IGNORECASE)
 
 
 def absolute_uri(uri: str) -> str:
@@ -19,11 +21,9 @@ def absolute_uri(uri: str) -> str:
 
 
 def hide_password(url: str) -> str:
-    """The URL as it may be shown."""
-    if "://" not in url:
-        return url
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    netloc = parts.netloc.replace(f":{parts.password}@", ":***@")
-    return urlunsplit(parts._replace(netloc=netloc))
+    """The URL as it may be shown, though it be mistyped; what no URL is stays as it is.
+
+    As SQLAlchemy reads it (``sqlalchemy/engine/url.py``), whose passwords may hold ``/``, ``?`` and
+    ``#``; and up to the last ``@``, as a person may have left one in the password.
+    """
+    return _IN_QUERY.sub(r"\1***", _BEFORE_HOST.sub(r"\1***@", url))

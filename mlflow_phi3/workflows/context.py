@@ -22,6 +22,7 @@ from mlflow_phi3.modeling.base import DEMO, Base, load_base
 from mlflow_phi3.modeling.hardware import choose_device
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tracker import Tracker, open_tracker
+from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.task import shape_base
 
@@ -132,7 +133,8 @@ def stamp() -> str:
 def _log_config(run: Run, word: str, config: Config) -> None:
     """Log what a word takes of a configuration, as it was understood, defaults included.
 
-    :func:`mlflow_phi3.config.parse.parse_values` reads it back.
+    :func:`mlflow_phi3.config.parse.parse_values` reads it back, but for passwords in addresses.
     """
-    values = config.model_dump(mode="json", include=set(WORDS[word].model_fields))
+    found = config.model_dump(mode="json", include=set(WORDS[word].model_fields))
+    values = {k: hide_password(v) if isinstance(v, str) else v for k, v in found.items()}
     run.log_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), RESOLVED)

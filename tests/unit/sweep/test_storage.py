@@ -5,7 +5,7 @@ import optuna
 import pytest
 
 from mlflow_phi3.errors import PreflightError, UsageError
-from mlflow_phi3.sweep.storage import find_storage, open_storage
+from mlflow_phi3.sweep.storage import check_storage, find_storage, open_storage
 from mlflow_phi3.tracking.uris import hide_password
 
 
@@ -29,6 +29,39 @@ def test_passwords_are_hidden():
     assert hide_password("sqlite:////a/b.db") == "sqlite:////a/b.db"
     with pytest.raises(PreflightError) as caught:
         open_storage("postgresql://nobody:secret@127.0.0.1:1/none")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:se/cr?e#t[@host/db", "postgresql://me:***@host/db"),
+        ("postgresql://me:se@cret@host/db", "postgresql://me:***@host/db"),
+        ("postgresql//me:secret@host/db", "postgresql//me:***@host/db"),
+        (
+            "postgresql://host/db?user=me&password=secret",
+            "postgresql://host/db?user=me&password=***",
+        ),
+        ("http://host:5000/#/experiments/1", "http://host:5000/#/experiments/1"),
+    ],
+)
+def test_passwords_are_hidden_however_they_are_written(url, shown):
+    assert hide_password(url) == shown
+
+
+@pytest.mark.parametrize("host", ["rest@host", "host:port", "re:st@host"])
+def test_an_address_that_cannot_be_read_is_refused_without_its_password(host):
+    with pytest.raises(
+        UsageError, match=r"PHI3-U087 storage: postgresql://me:\*\*\*@host"
+    ) as caught:
+        check_storage(f"postgresql://me:secret@{host}/db")
+    assert "secret" not in str(caught.value)
+    assert "rest" not in str(caught.value)
+
+
+def test_a_mistyped_address_is_refused_without_its_password():
+    with pytest.raises(UsageError, match="PHI3-U086") as caught:
+        check_storage("postgresql//me:secret@host/db")
     assert "secret" not in str(caught.value)
 
 

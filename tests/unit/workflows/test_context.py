@@ -33,3 +33,12 @@ def test_a_sweep_within_another_run_is_named_by_its_study(tracker, tmp_path):
                 pass
     names = [child.info.run_name for child in tracker.children(root.run_id)]
     assert names == ["sweep-nightly", "sweep"]
+
+
+def test_no_password_of_an_address_is_logged(tracker, tmp_path):
+    config = parse_arguments(MainWord, ["--storage=postgresql://me:secret@host/db"])
+    context = Context(tracker, Screen("plain"), tmp_path, None)
+    with context.root("main", config) as root, context.child("sweep", config, root) as child:
+        pass
+    for run in (root, child):
+        assert load_config(context, run.run_id)["storage"] == "postgresql://me:***@host/db"
