@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 
 from rich.markup import escape
 
@@ -45,7 +46,7 @@ def run(config: MainWord) -> None:
         root.log_metrics({f"base/{k}": v for k, v in measured.base.metrics.items()})
     show_trials(context, result)
     show_measures(context, measured)
-    _show_next(context, registered, root)
+    show_next(context, registered, root)
 
 
 def how_to_look(store: str, run: Run) -> str:
@@ -56,18 +57,21 @@ def how_to_look(store: str, run: Run) -> str:
     return f"mlflow ui --backend-store-uri {hide_password(store)}"
 
 
-def _show_next(context: Context, registered: Registered, root: Run) -> None:
+def show_next(context: Context, registered: Registered, root: Run) -> None:
     """Say how to look at the runs, and how to deploy the winner."""
     say = context.screen.say
+    uri = escape(registered.uri)
     say(
-        f"\n[bold green]{registered.winner} is {registered.uri}[/]: {escape(registered.why)}",
+        f"\n[bold green]{registered.winner} is {uri}[/]: {escape(registered.why)}",
         event="registered",
         winner=registered.winner,
         model=registered.uri,
         champion=registered.champion,
     )
     name = endpoint_for(registered.name)
-    create = f"mlflow deployments create --name {name} -m {registered.uri} -t azure-foundry"
-    say(f"  Look     {escape(how_to_look(context.tracker.uri, root))}   [dim]({root.name})[/]")
+    model = escape(shlex.quote(registered.uri))
+    create = f"mlflow deployments create --name {name} -m {model} -t azure-foundry"
+    look = escape(how_to_look(context.tracker.uri, root))
+    say(f"  Look     {look}   [dim]({escape(root.name)})[/]")
     say(f"  Deploy   {create}")
     say(f"  Rehearse {create}:/local   [dim](an emulator; needs no account)[/]")

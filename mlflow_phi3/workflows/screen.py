@@ -46,7 +46,8 @@ class Screen:
         self._live = output == "auto" and sys.stdout.isatty()
         # Without a terminal there is no width to keep to; a table cut at 80 letters helps nobody.
         width = None if sys.stdout.isatty() else _PLAIN_WIDTH
-        self.console = Console(highlight=False, soft_wrap=True, width=width)
+        # No emoji: they would be made of row 100 in ``chats.jsonl:100: ...``.
+        self.console = Console(highlight=False, soft_wrap=True, width=width, emoji=False)
 
     def say(self, text: str, *, event: str = "message", **facts: object) -> None:
         """Print a line, or ``facts`` as a JSON object of kind ``event``.

@@ -3,7 +3,10 @@
 import pytest
 
 from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.workflows.main import how_to_look
+from mlflow_phi3.workflows.context import Context
+from mlflow_phi3.workflows.main import how_to_look, show_next
+from mlflow_phi3.workflows.register import Registered
+from mlflow_phi3.workflows.screen import Screen
 
 
 @pytest.mark.parametrize(
@@ -17,3 +20,13 @@ from mlflow_phi3.workflows.main import how_to_look
 )
 def test_how_to_look_opens_that_store_and_tells_no_password(store, told):
     assert how_to_look(store, Run(None, "abc", "7", "main", "")) == told
+
+
+def test_names_that_people_give_are_no_markup(tracker, tmp_path, capsys):
+    run = tracker.start("rates [/2] [v2]", stage="main")
+    registered = Registered("phi3 [v2]", "1", "trial-001", champion=True, why="it is [better]")
+    show_next(Context(tracker, Screen("plain"), tmp_path, None), registered, run)
+    said = capsys.readouterr().out
+    assert "trial-001 is models:/phi3 [v2]@champion: it is [better]" in said
+    assert "(rates [/2] [v2])" in said
+    assert "-m 'models:/phi3 [v2]@champion' -t azure-foundry" in said

@@ -19,6 +19,14 @@ def test_plain_lines_tell_a_stage_without_a_terminal(capsys):
     assert len(lines) == 2
 
 
+def test_no_word_between_colons_becomes_a_picture(capsys):
+    Screen("plain").say("first at chats.jsonl:100: in /data/a:b:c")
+    Screen("json").say("first at chats.jsonl:100: in /data/a:b:c")
+
+    plain, machine = capsys.readouterr().out.splitlines()
+    assert plain == json.loads(machine)["text"] == "first at chats.jsonl:100: in /data/a:b:c"
+
+
 def test_plain_lines_go_on_when_time_has_passed(capsys, monkeypatch):
     monkeypatch.setattr(screen, "_PLAIN_EVERY_S", 0.0)
     with Screen("plain").stage("sweep") as update:
