@@ -69,11 +69,13 @@ def serve(settings: Settings) -> None:
     """Run the emulator until the process is told to stop.
 
     Raises:
-        PreflightError: Another one runs in this home, or storage cannot be started.
+        PreflightError: Another one runs in this home, it holds files of others, or storage cannot
+            be started.
     """
+    settings.check_home()
     os.umask(0o077)  # the home holds secrets
     settings.home.mkdir(parents=True, exist_ok=True)
-    with (settings.home / "emulator.lock").open("w") as lock:
+    with settings.lock.open("w") as lock:
         _hold(lock, settings)
         save_certificates(settings.home, dt.datetime.now(dt.UTC))
         # A signal may come while the parts are being started: SystemExit unwinds them.

@@ -39,13 +39,14 @@ def start_emulator(settings: Settings) -> Running:
     """Return the running emulator, starting one in the background when there is none.
 
     Raises:
-        PreflightError: It did not start; its log says why.
+        PreflightError: Its home holds files of others, or it did not start; its log says why.
     """
     known = find_emulator(settings)
     if known is not None:
         return known
+    settings.check_home()
     settings.home.mkdir(parents=True, exist_ok=True)
-    log = settings.home / "emulator.log"
+    log = settings.log
     homes = {HOME_VARIABLE: str(settings.home), CACHE_VARIABLE: str(settings.cache)}
     with log.open("ab") as output:
         child = subprocess.Popen(
@@ -97,10 +98,9 @@ def stop_emulator(settings: Settings) -> bool:
 
 def _is_locked(settings: Settings) -> bool:
     """Tell whether a process holds this home: unlike a process id, a lock is never stale."""
-    path = settings.home / "emulator.lock"
-    if not path.exists():
+    if not settings.lock.exists():
         return False
-    with path.open("r+") as lock:
+    with settings.lock.open("r+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

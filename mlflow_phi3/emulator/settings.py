@@ -9,6 +9,8 @@ from typing import Any
 
 import psutil
 
+from mlflow_phi3.errors import PreflightError
+
 HOME_VARIABLE = "MLFLOW_PHI3_EMULATOR_HOME"
 """Names the folder of the emulator's state; by default one beneath the cache folder."""
 CACHE_VARIABLE = "MLFLOW_PHI3_CACHE"
@@ -43,6 +45,32 @@ class Settings:
     def record(self) -> Path:
         """File that says how a running emulator is reached."""
         return self.home / "emulator.json"
+
+    @property
+    def log(self) -> Path:
+        """File of what an emulator in the background prints."""
+        return self.home / "emulator.log"
+
+    @property
+    def lock(self) -> Path:
+        """File that a running emulator holds; it stays, and tells an emulator's home."""
+        return self.home / "emulator.lock"
+
+    def check_home(self) -> None:
+        """Refuse a folder with files of others: the emulator writes and deletes in its home.
+
+        Raises:
+            PreflightError: It is neither empty nor an emulator's.
+        """
+        if self.home.is_dir() and not self.lock.exists():
+            others = sorted(path.name for path in self.home.iterdir() if path != self.log)
+            if others:
+                raise PreflightError(
+                    "PHI3-P712",
+                    f"it holds other files, such as {others[0]!r}, and is no emulator's",
+                    where=f"{HOME_VARIABLE}={self.home}",
+                    fix="name a folder that is empty or not there yet",
+                )
 
     def running(self) -> dict[str, Any] | None:
         """Return the record of the emulator that was started here last, or None."""

@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from mlflow_phi3.cli.deployment import app as deployment
 from mlflow_phi3.cli.emulator import app as emulator_app
-from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION, WORKSPACE
+from mlflow_phi3.emulator.host import serve
+from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION, WORKSPACE, settings_from
+from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.plugins.deployments import target_help
 
 
@@ -42,6 +44,18 @@ def test_emulator_status_and_stop_when_none_runs(monkeypatch, tmp_path):
     told = CliRunner().invoke(emulator_app, ["status"])
     assert (told.exit_code, told.output) == (1, "not running\n")
     assert CliRunner().invoke(emulator_app, ["stop"]).output == "it did not run\n"
+
+
+def test_the_emulator_takes_no_folder_of_others_for_its_home(monkeypatch, tmp_path):
+    notes = tmp_path / "deployments" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    monkeypatch.setenv("MLFLOW_PHI3_EMULATOR_HOME", str(tmp_path))
+    told = CliRunner().invoke(emulator_app, ["start"])
+    assert "PHI3-P712" in str(told.exception), told
+    with pytest.raises(PreflightError, match="PHI3-P712"):
+        serve(settings_from(os.environ))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [notes]
 
 
 def test_nothing_expired(emulator):
