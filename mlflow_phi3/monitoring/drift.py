@@ -29,6 +29,8 @@ DRIFTS = ("length", "vocabulary", "language", "distinguishable")
 """What is measured, by name."""
 LEAST = 20
 """Prompts of either side below which nothing is concluded."""
+_SHARED = 5
+"""Prompts that words must stand in to be told: those of fewer may name a person."""
 _DEALS = 199
 _LEVEL = 0.95
 _MOST = 5000
@@ -154,10 +156,11 @@ def _distinguish(now: Sequence[str], before: Sequence[str], random: np.random.Ge
     ranks = (rankdata(scores, axis=0) * labels).sum(axis=0)
     areas = (ranks / len(now) - (len(now) + 1) / 2) / len(before)
     found = np.maximum(0.0, 2 * areas - 1).tolist()
-    lead = weights[: len(now)].mean(axis=0) - weights[len(now) :].mean(axis=0)
+    lead = np.ravel(weights[: len(now)].mean(axis=0) - weights[len(now) :].mean(axis=0))
+    shared = np.ravel((weights[: len(now)] > 0).sum(axis=0)) >= _SHARED
     names = vectorizer.get_feature_names_out()
-    top = ", ".join(str(names[at]) for at in np.argsort(-np.ravel(lead))[:6])
-    return _read(name, found[0], found[1:], f"by: {top}")
+    top = [str(names[at]) for at in np.argsort(-lead) if lead[at] > 0 and shared[at]]
+    return _read(name, found[0], found[1:], f"by: {', '.join(top[:6])}" if top else "")
 
 
 def _held_out_scores(kernel: Floats, labels: Floats, folds: npt.NDArray[np.int64]) -> Floats:
@@ -203,8 +206,9 @@ def _new_words(words: Sequence[Sequence[str]], size: int) -> str:
     known, sent = set(_count(words[size:])), _count(words[:size])
     new = Counter({word: count for word, count in sent.items() if word not in known})
     share = sum(new.values()) / max(sum(sent.values()), 1)
-    most = ", ".join(word for word, _ in new.most_common(6))
-    return f"{share:.0%} of words are new" + (f": {most}" if most else "")
+    prompts = _count(map(set, words[:size]))
+    most = [word for word, _ in new.most_common() if prompts[word] >= _SHARED]
+    return f"{share:.0%} of words are new" + (f": {', '.join(most[:6])}" if most else "")
 
 
 def _languages(languages: Sequence[Sequence[str]], size: int) -> str:
@@ -215,7 +219,7 @@ def _languages(languages: Sequence[Sequence[str]], size: int) -> str:
     return f"{told(languages[:size])}; trained {told(languages[size:])}"
 
 
-def _count(bags: Iterable[Sequence[str]]) -> Counter[str]:
+def _count(bags: Iterable[Iterable[str]]) -> Counter[str]:
     return Counter(word for bag in bags for word in bag)
 
 

@@ -11,6 +11,7 @@ from scipy.stats import ks_2samp
 from sklearn.linear_model import Ridge
 
 from mlflow_phi3.data.sample import __file__ as sample
+from mlflow_phi3.evaluation.words import split_words
 from mlflow_phi3.monitoring.drift import (
     LEAST,
     _held_out_scores,
@@ -59,6 +60,15 @@ def test_each_measure_sees_its_own_kind(prompts):
     assert found["language"].reading == "moved"
     assert "mr" in found["language"].note
     assert found["language"].excess > 0.1
+
+
+def test_what_few_say_is_not_told(prompts):
+    sent = [*prompts[:40], *["my name is Anna Schmidtova, call 0170 1234567"] * 4]
+    found = by_name(measure_drift(sent, prompts))
+    told = " ".join(drift.note for drift in found.values())
+    assert "words are new" in told
+    assert found["distinguishable"].note.startswith("by: ")
+    assert not {"anna", "schmidtova", "0170", "1234567"} & set(split_words(told))
 
 
 def test_too_few_prompts_conclude_nothing(prompts):
