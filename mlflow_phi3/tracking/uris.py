@@ -7,7 +7,7 @@ from mlflow_phi3.tracking.sqlite import SCHEME
 
 # Stores that MLflow knows by a word.
 _NAMED = frozenset({"databricks", "databricks-uc", "uc"})
-_BEFORE_HOST = re.compile(r"^([\w+.-]+:?/{1,2}[^:/@]*:).*@", re.DOTALL)
+_BEFORE_HOST = re.compile(r"^([\w+.-]+:?/{1,2}[^:/@\s]*:)\S*@")
 _IN_QUERY = re.compile(r"([?&]\w*password=)[^&]*", re.IGNORECASE)
 
 

@@ -136,5 +136,5 @@ def _log_config(run: Run, word: str, config: Config) -> None:
     :func:`mlflow_phi3.config.parse.parse_values` reads it back, but for passwords in addresses.
     """
     found = config.model_dump(mode="json", include=set(WORDS[word].model_fields))
-    values = {k: hide_password(v) if isinstance(v, str) else v for k, v in found.items()}
+    values = {k: hide_password(v) if "://" in str(v) else v for k, v in found.items()}
     run.log_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), RESOLVED)
