@@ -28,6 +28,7 @@ from mlflow_phi3.sweep.study import check_runs, open_study
 from mlflow_phi3.sweep.trial_run import STORAGE, STUDY
 from mlflow_phi3.tracking.missing import logging_to
 from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tags import DATASET_TAG, TEMPLATE_TAG
 from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.tracking.uris import hide_password
 
@@ -38,9 +39,9 @@ EXAMPLES = "phi3.examples_sha256"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 # Tags of a run, and that, by which its numbers are comparable.
 _COMPARABLE = (
-    "phi3.dataset_sha256",
+    DATASET_TAG,
     EXAMPLES,
-    "phi3.template_sha256",
+    TEMPLATE_TAG,
     "phi3.base_revision",
     "phi3.base_precision",
     "phi3.base_quantization",

@@ -34,9 +34,16 @@ from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.sweep.storage import check_storage
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.tracking.tags import PROJECT_TAG
+from mlflow_phi3.tracking.tags import (
+    DATASET_TAG,
+    JOB_STATUS_TAG,
+    JOB_TAG,
+    JOB_URL_TAG,
+    PROJECT_TAG,
+    TARGET_TAG,
+)
 from mlflow_phi3.workflows.context import Context, greet, open_context
-from mlflow_phi3.workflows.following import JOB, JOB_URL, STATUS, TARGET, follow_job, watch_command
+from mlflow_phi3.workflows.following import follow_job, watch_command
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
 
 
@@ -139,9 +146,9 @@ def send(
     run.set_tags(
         {
             "phi3.base_model": base.name,
-            "phi3.dataset_sha256": data.manifest.sha256,
+            DATASET_TAG: data.manifest.sha256,
             PROJECT_TAG: workspace.target.path,
-            TARGET: config.azure_target,
+            TARGET_TAG: config.azure_target,
         }
     )
     log_datasets(run, dataset_facts(data, ("train", "validation")))
@@ -181,7 +188,8 @@ def _write_down(config: TrainWord, data: PreparedData, lesson: Lesson, run: Run)
     run.log_metrics({"cost/estimated_usd": cost_usd})
     run.log_text(to_yaml(wanted), "azure/job.yaml")
     run.log_json(asdict(wanted), "azure/request.json")
-    run.set_tags({JOB: wanted.name})  # before it is submitted: it can be found, whatever happens
+    # Before it is submitted: it can be found, whatever happens.
+    run.set_tags({JOB_TAG: wanted.name})
     return wanted
 
 
@@ -193,7 +201,7 @@ def _submit(
     except AzureError as error:
         error.add_note("Running the same command again submits nothing twice.")
         raise
-    run.set_tags({JOB: state.name, STATUS: state.status, JOB_URL: state.url})
+    run.set_tags({JOB_TAG: state.name, JOB_STATUS_TAG: state.status, JOB_URL_TAG: state.url})
     what = "submitted" if new else f"was submitted before and is {state.status}"
     context.screen.say(f"  job [bold]{state.name}[/] {what}; {config.tuned_model} comes out of it")
     return state

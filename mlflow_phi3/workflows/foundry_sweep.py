@@ -15,15 +15,21 @@ from mlflow_phi3.sweep.run import log_result, work_through
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.trial_run import NUMBER, STUDY
 from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.tracking.tags import PROJECT_TAG
+from mlflow_phi3.tracking.tags import (
+    DATASET_TAG,
+    JOB_STATUS_TAG,
+    JOB_TAG,
+    JOB_URL_TAG,
+    PROJECT_TAG,
+)
 from mlflow_phi3.workflows.context import Context, greet, open_context
-from mlflow_phi3.workflows.following import JOB, JOB_URL, STATUS, register
+from mlflow_phi3.workflows.following import register
 from mlflow_phi3.workflows.foundry import Destination, check, limits_of, send
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import show_trials, teller
 
 # Tags of the sweep's run that every trial's has too.
-_TOLD = ("phi3.base_model", "phi3.dataset_sha256", PROJECT_TAG)
+_TOLD = ("phi3.base_model", DATASET_TAG, PROJECT_TAG)
 
 
 def run(config: SweepWord) -> None:
@@ -88,7 +94,7 @@ def _tagger(context: Context, study: str) -> Callable[[str, JobState], None]:
             number = int(trial.rpartition("-")[2])
             found = context.tracker.find({STUDY: study, NUMBER: number})
             runs[trial] = found[-1].info.run_id
-        told = {JOB: state.name, STATUS: state.status, JOB_URL: state.url}
+        told = {JOB_TAG: state.name, JOB_STATUS_TAG: state.status, JOB_URL_TAG: state.url}
         context.tracker.get(runs[trial]).set_tags(told)
 
     return tag

@@ -13,7 +13,13 @@ from mlflow_phi3.foundry.follower import follow
 from mlflow_phi3.foundry.submission import Lesson
 from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
 from mlflow_phi3.tracking.registry import CHALLENGER, set_challenger
-from mlflow_phi3.tracking.tags import STATE_TAG, TUNED_STATE_TAG, TUNED_TAG
+from mlflow_phi3.tracking.tags import (
+    JOB_TAG,
+    STATE_TAG,
+    TARGET_TAG,
+    TUNED_STATE_TAG,
+    TUNED_TAG,
+)
 from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
 from mlflow_phi3.workflows import following, foundry_sweep
 from mlflow_phi3.workflows.context import Context
@@ -40,7 +46,7 @@ def project(*script):
 
 
 def follow_in(context, service, config=None, run_id=None):
-    tags = {following.JOB: NAME, following.TARGET: "azure-foundry"}
+    tags = {JOB_TAG: NAME, TARGET_TAG: "azure-foundry"}
     with context.tracker.stage("train-1", stage="train", run_id=run_id, tags=tags) as run:
         following.follow_job(context, service, run, NAME, config or FoundryConfig(tuned_model="f"))
     return run
@@ -73,7 +79,7 @@ def test_taking_it_up_again_writes_nothing_twice(context):
     service = project(("Running", POINTS[:2]), Interrupted("PHI3-T001", "stopped by SIGINT"))
     with pytest.raises(Interrupted, match="T001"):
         follow_in(context, service)
-    (first,) = context.tracker.find({following.JOB: NAME})
+    (first,) = context.tracker.find({JOB_TAG: NAME})
     assert first.info.status == "KILLED"
     service.script = [("Running", []), ("Completed", POINTS[2:])]
 
@@ -181,7 +187,7 @@ def test_cancelled_in_azure_is_killed_and_failed_says_why(context):
     with pytest.raises(AzureError, match="Failed: no more machines"):
         follow_in(context, project(("Failed", [])))
 
-    statuses = [run.info.status for run in context.tracker.find({following.JOB: NAME})]
+    statuses = [run.info.status for run in context.tracker.find({JOB_TAG: NAME})]
     assert statuses == ["KILLED", "FAILED"]
 
 
@@ -218,7 +224,7 @@ def test_a_job_is_found_by_its_name_its_run_or_as_the_newest(context):
     first = follow_in(context, project(("Completed", [])))
     with pytest.raises(UsageError, match="U775"):
         _find(context, "")
-    later = context.tracker.start("train-2", stage="trial", tags={following.JOB: NAME})
+    later = context.tracker.start("train-2", stage="trial", tags={JOB_TAG: NAME})
 
     for name in ("", NAME, later.run_id):
         found = _find(context, name)
