@@ -46,7 +46,7 @@ def remove(shelf: Shelf, removal: Removal, told: Callable[[str], None]) -> None:
     """
     shelf.remove(removal, told)
     if removal.model is not None:
-        mark_deleted(open_tracker().client, removal.model.id)
+        mark_deleted(open_tracker(), removal.model.id)
 
 
 def _job_facts(shelf: Shelf, job: JobState) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def _job_facts(shelf: Shelf, job: JobState) -> dict[str, Any]:
 
 def _model_facts(shelf: Shelf, model: TunedModel) -> dict[str, Any]:
     deployed = shelf.deployed(model)
-    versions = find_tuned(open_tracker().client, model.id)
+    versions = find_tuned(open_tracker(), model.id)
     return {
         "model": f"{model.name}:{model.version}",
         "id": model.id,

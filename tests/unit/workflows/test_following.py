@@ -70,7 +70,7 @@ def test_status_metrics_and_model_go_to_the_run(context, capsys):
         "Finalizing",
         "Completed",
     ]
-    (version,) = find_tuned(run.client, service.models[NAME].id)
+    (version,) = find_tuned(context.tracker, service.models[NAME].id)
     assert version.run_id == run.run_id
     assert f"models:/f/{version.version}" in capsys.readouterr().out
 
@@ -88,7 +88,7 @@ def test_taking_it_up_again_writes_nothing_twice(context):
 
     assert history(run, "train/loss") == [(1, 3.0), (2, 2.0)]
     assert history(again, "eval/loss") == [(2, 2.5)]
-    assert len(find_tuned(run.client, service.models[NAME].id)) == 1
+    assert len(find_tuned(context.tracker, service.models[NAME].id)) == 1
 
 
 @pytest.mark.parametrize(("what", "cancelled"), [("leave", []), ("cancel", [NAME])])
@@ -193,12 +193,12 @@ def test_cancelled_in_azure_is_killed_and_failed_says_why(context):
 
 def test_a_model_that_is_deleted_is_registered_anew(context):
     service = project(("Completed", []))
-    run = follow_in(context, service)
-    mark_deleted(run.client, service.models[NAME].id)
+    follow_in(context, service)
+    mark_deleted(context.tracker, service.models[NAME].id)
 
     follow_in(context, service)
 
-    found = find_tuned(run.client, service.models[NAME].id)
+    found = find_tuned(context.tracker, service.models[NAME].id)
     for tag in (TUNED_STATE_TAG, STATE_TAG):
         assert sorted((v.tags.get(tag) for v in found), key=str) == [None, "deleted"]
     assert all(TUNED_TAG in v.tags for v in found)
@@ -207,14 +207,14 @@ def test_a_model_that_is_deleted_is_registered_anew(context):
 def test_a_model_whose_deployment_is_gone_is_not_registered_anew(context):
     service, config = project(("Completed", [])), FoundryConfig(tuned_model="undeployed")
     client = follow_in(context, service, config).client
-    (version,) = find_tuned(client, service.models[NAME].id)
+    (version,) = find_tuned(context.tracker, service.models[NAME].id)
     newer = client.create_model_version("undeployed", "/nowhere")
     set_challenger(client, newer)
     DeploymentRegistry(client).note_deleted("undeployed", version.version, {})
 
     follow_in(context, service, config)
 
-    assert len(find_tuned(client, service.models[NAME].id)) == 1
+    assert len(find_tuned(context.tracker, service.models[NAME].id)) == 1
     assert client.get_model_version_by_alias("undeployed", CHALLENGER).version == newer.version
 
 
