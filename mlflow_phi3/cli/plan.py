@@ -2,7 +2,7 @@
 
 import typer
 
-from mlflow_phi3.cli.elsewhere import HELP_OPTIONS, PASS_THROUGH
+from mlflow_phi3.cli.lazy import HELP_OPTIONS, PASS_THROUGH
 from mlflow_phi3.cli.parameter_help import show_help
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.plan import PlanWord
