@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mlflow_phi3.cli.target import TARGET
+from mlflow_phi3.cli.options import TARGET
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.deployment.promote import Moved, promote, rollback

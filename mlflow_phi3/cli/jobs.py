@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from mlflow_phi3.azure.finetuning import base_name
-from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.project import open_project
 from mlflow_phi3.foundry.tuned import Removal, Shelf

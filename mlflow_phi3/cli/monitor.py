@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from mlflow_phi3.azure.target import flag
+from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.cli.stopping import told_to_stop
-from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.errors import GateError

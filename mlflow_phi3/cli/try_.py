@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from mlflow_phi3.azure.target import flag
-from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.deployment.serverless import FLAVOR as SERVERLESS

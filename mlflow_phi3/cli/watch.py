@@ -4,8 +4,8 @@ from typing import Literal
 
 import typer
 
+from mlflow_phi3.cli.options import TARGET
 from mlflow_phi3.cli.stopping import told_to_stop
-from mlflow_phi3.cli.target import TARGET
 from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.parse import parse_values
