@@ -9,7 +9,8 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.foundry.submission import was_submitted
-from mlflow_phi3.sweep.driving import begin_study, driving
+from mlflow_phi3.sweep.driving import driving
+from mlflow_phi3.sweep.opening import begin_study
 from mlflow_phi3.sweep.results import SweepResult
 from mlflow_phi3.sweep.run import log_result, work_through
 from mlflow_phi3.sweep.space import build_space
