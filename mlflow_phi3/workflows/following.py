@@ -47,10 +47,10 @@ def follow_job(
     state = news.job
     if state.status == "Canceled":
         raise Interrupted("PHI3-T009", f"the job {name} was cancelled in Azure")
-    register(context, run, model_of(service, state), config.tuned_model)
+    register_tuned_model(context, run, model_of(service, state), config.tuned_model)
 
 
-def register(context: Context, run: Run, model: TunedModel, name: str) -> None:
+def register_tuned_model(context: Context, run: Run, model: TunedModel, name: str) -> None:
     """Make a model in Azure a version of the registered model ``name``, and say how to serve it."""
     run.log_json(asdict(model), "azure/model.json")
     version = register_tuned(

@@ -12,7 +12,7 @@ from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.tags import TARGET_TAG
 from mlflow_phi3.workflows.context import greet, open_context
-from mlflow_phi3.workflows.following import register
+from mlflow_phi3.workflows.following import register_tuned_model
 from mlflow_phi3.workflows.foundry import check
 from mlflow_phi3.workflows.foundry_sweep import search
 from mlflow_phi3.workflows.prepare import prepare_as_child
@@ -40,7 +40,7 @@ def run(config: MainWord) -> None:
             result, model = search(context, narrow(config, SweepWord), data, run, destination)
         with context.tracker.stage("register", stage="register", parent=root) as run:
             run.set_tags({TARGET_TAG: config.azure_target})
-            register(context, run, model, config.tuned_model)
+            register_tuned_model(context, run, model, config.tuned_model)
         root.log_metrics({"eval/loss": result.winner.loss})
         root.set_tags({LEFT_OUT: "evaluate", TARGET_TAG: config.azure_target})
     show_trials(context, result)

@@ -24,7 +24,7 @@ from mlflow_phi3.tracking.tags import (
     PROJECT_TAG,
 )
 from mlflow_phi3.workflows.context import Context, greet, open_context
-from mlflow_phi3.workflows.following import register
+from mlflow_phi3.workflows.following import register_tuned_model
 from mlflow_phi3.workflows.foundry import Destination, check, limits_of, send
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import show_trials, teller
@@ -45,7 +45,7 @@ def run(config: SweepWord) -> None:
     with context.root("sweep", config) as root:
         data = prepare_as_child(context, config, root)
         result, model = search(context, config, data, root, destination)
-        register(context, root, model, config.tuned_model)
+        register_tuned_model(context, root, model, config.tuned_model)
     show_trials(context, result)
 
 
