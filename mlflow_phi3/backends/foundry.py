@@ -11,7 +11,7 @@ from mlflow_phi3.azure.finetuning import NO_MODEL, FineTuning, JobService, JobSt
 from mlflow_phi3.backends.base import Job
 from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.foundry.follower import Follower, News
-from mlflow_phi3.foundry.submission import Lesson, model_of, plan_job, submit_once, why_failed
+from mlflow_phi3.foundry.submission import JobTemplate, model_of, plan_job, submit_once, why_failed
 from mlflow_phi3.training.reports import (
     EndReport,
     EvaluationReport,
@@ -70,7 +70,7 @@ class FoundryBackend:
 
     Args:
         service: The remote calls.
-        lesson: What all jobs share.
+        template: What all jobs share.
         limits: How much may go on.
         cancel: Whether leaving early cancels what runs; else it trains on.
         on_job: Told the trial and how its job stands, at each change.
@@ -81,7 +81,7 @@ class FoundryBackend:
     def __init__(
         self,
         service: JobService,
-        lesson: Lesson,
+        template: JobTemplate,
         limits: Limits,
         *,
         cancel: bool,
@@ -90,7 +90,7 @@ class FoundryBackend:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.service = service
-        self.lesson = lesson
+        self.template = template
         self.limits = limits
         self.cancel = cancel
         self.on_job = on_job
@@ -121,7 +121,7 @@ class FoundryBackend:
 
     def plan(self, spec: TrialSpec) -> FineTuning:
         """The job of a trial."""
-        return plan_job(self.lesson, spec)
+        return plan_job(self.template, spec)
 
     def model(self, spec: TrialSpec) -> TunedModel:
         """What the job of a completed trial made; no other job is submitted for it.

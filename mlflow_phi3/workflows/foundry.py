@@ -21,7 +21,7 @@ from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.foundry.project import Place, find_place
 from mlflow_phi3.foundry.submission import (
-    Lesson,
+    JobTemplate,
     check_demo,
     choose_base,
     find_base_version,
@@ -67,8 +67,8 @@ def run(config: TrainWord) -> None:
     greet(context, config)
     with context.root("train", config) as root:
         data = prepare_as_child(context, config, root)
-        service, lesson = send(context, config, data, root, destination)
-        wanted = _write_down(config, data, lesson, root)
+        service, template = send(context, config, data, root, destination)
+        wanted = _write_down(config, data, template, root)
         state = _submit(context, config, service, wanted, root)
         if not config.detach:
             follow_job(context, service, root, state.name, config)
@@ -127,7 +127,7 @@ def send(
     data: PreparedData,
     run: Run,
     destination: Destination,
-) -> tuple[JobService, Lesson]:
+) -> tuple[JobService, JobTemplate]:
     """Bring the data to Azure; what all jobs share is told on ``run``."""
     base = destination.base
     with context.screen.stage("upload") as update, tempfile.TemporaryDirectory() as folder:
@@ -152,10 +152,10 @@ def send(
         }
     )
     log_datasets(run, dataset_facts(data, ("train", "validation")))
-    lesson = Lesson(
+    template = JobTemplate(
         base.name, version, addresses["train"], addresses["validation"], config.tuned_model
     )
-    return service, lesson
+    return service, template
 
 
 def limits_of(config: TrainWord | SweepWord, data: PreparedData) -> Limits:
@@ -172,7 +172,9 @@ def limits_of(config: TrainWord | SweepWord, data: PreparedData) -> Limits:
     )
 
 
-def _write_down(config: TrainWord, data: PreparedData, lesson: Lesson, run: Run) -> FineTuning:
+def _write_down(
+    config: TrainWord, data: PreparedData, template: JobTemplate, run: Run
+) -> FineTuning:
     """The job that is wanted, written into the run before it is submitted.
 
     Raises:
@@ -182,7 +184,7 @@ def _write_down(config: TrainWord, data: PreparedData, lesson: Lesson, run: Run)
     limits = limits_of(config, data)
     cost_usd = limits.cost_usd(spec)
     limits.check_cost(cost_usd)
-    wanted = plan_job(lesson, spec)
+    wanted = plan_job(template, spec)
     known = {f"resolved.{name}": value for name, value in flat_params(spec).items()}
     run.log_params({name: known[name] for name in known if name.split(".")[1] in _TOLD})
     run.log_metrics({"cost/estimated_usd": cost_usd})

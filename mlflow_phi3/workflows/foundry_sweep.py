@@ -57,7 +57,7 @@ def search(
     Raises:
         TrainingError: No trial was completed.
     """
-    service, lesson = send(context, config, data, run, destination)
+    service, template = send(context, config, data, run, destination)
     # A job leaves one model, that of its last epoch: trials cannot be read off each other's way.
     settings = narrow(config, SweepConfig).model_copy(update={"share_epochs": False})
     space = build_space(settings, model=config.model, seed=config.seed)
@@ -67,11 +67,11 @@ def search(
     known = [
         spec
         for spec, failed in study.ledger.finished()
-        if not failed or was_submitted(service, lesson, spec)
+        if not failed or was_submitted(service, template, spec)
     ]
     backend = FoundryBackend(
         service,
-        lesson,
+        template,
         limits_of(config, data),
         cancel=config.on_interrupt == "cancel",
         on_job=_tagger(context, study.name),

@@ -10,7 +10,7 @@ from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.errors import AzureError, Interrupted, TrainingError, UsageError
 from mlflow_phi3.foundry.follower import follow
-from mlflow_phi3.foundry.submission import Lesson
+from mlflow_phi3.foundry.submission import JobTemplate
 from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
 from mlflow_phi3.tracking.registry import CHALLENGER, set_challenger
 from mlflow_phi3.tracking.tags import (
@@ -112,8 +112,8 @@ def search(context, tmp_path, monkeypatch):
     """Search with the jobs of a project; trials cost a dollar each."""
 
     def go(service, run, limits=LIMITS, **values):
-        lesson = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
-        monkeypatch.setattr(foundry_sweep, "send", lambda *_: (service, lesson))
+        template = JobTemplate("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
+        monkeypatch.setattr(foundry_sweep, "send", lambda *_: (service, template))
         monkeypatch.setattr(foundry_sweep, "limits_of", lambda *_: limits)
         told = {"backend": "foundry", "learning_rate": "1e-5..1e-4", "pruner": "none", **values}
         config = parse_values(SweepWord, {**told, "storage": f"sqlite:///{tmp_path}/study.db"})
