@@ -20,7 +20,7 @@ app = typer.Typer()
 _NAME = typer.Argument(..., help="A job, or a tuned model as name:version.")
 _JOB = typer.Argument(..., help="A job, as `mlflow-phi3 list` names it.")
 _CASCADE = typer.Option(False, "--cascade", help="Delete what serves the model first.")
-_DRY_RUN = typer.Option(False, "--dry-run", help="Only show what would go.")
+_DRY_RUN = typer.Option(False, "--dry-run", help="Only show what would be deleted.")
 _YES = typer.Option(False, "--yes", "-y", help="Do not ask.")
 _TIMEOUT_S = typer.Option(1800.0, "--timeout-s", min=1, help="How long to wait in all, seconds.")
 

@@ -50,9 +50,11 @@ COMMANDS = (
     LazyCommand("models", "models", "List the Phi models: tuned where, at what price, until when."),
     LazyCommand("doctor", "doctor", "Check what a project needs before anything is spent."),
     LazyCommand("infra", "infra", "Create hub and project."),
-    LazyCommand("plan", "plan", "Tokens, steps, memory, disk, hours and money, before they go."),
+    LazyCommand(
+        "plan", "plan", "Tokens, steps, memory, disk, hours and money, before they are spent."
+    ),
     LazyCommand("try", "try_", "Ask a deployed endpoint; show how an application asks it."),
-    LazyCommand("monitor", "monitor", "How a deployment fares: traffic, cost and drift, as a run."),
+    LazyCommand("monitor", "monitor", "Log a deployment's traffic, cost and drift as a run."),
     LazyCommand("watch", "watch", "Follow a fine-tuning job to its end."),
     LazyCommand("list", "jobs", "List the fine-tuning jobs and the models that they made."),
     LazyCommand("show", "jobs", "Tell all that is known of a job or a tuned model."),

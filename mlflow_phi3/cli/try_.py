@@ -30,10 +30,10 @@ _GOLDEN = typer.Option(None, help="JSONL file of golden queries.")
 def try_command(
     name: str = _NAME,
     *,
-    deployment: str = typer.Option("", help="This deployment of it, whatever the traffic."),
+    deployment: str = typer.Option("", help="Ask this deployment, whatever its traffic."),
     golden: Path | None = _GOLDEN,
-    question: str = typer.Option("", help="Ask this instead."),
-    text: str = typer.Option("", help="Ask a classifier about this text instead."),
+    question: str = typer.Option("", help="Ask this question in the place of golden queries."),
+    text: str = typer.Option("", help="Ask a classifier about this text, likewise."),
     log: Path | None = _LOG,
     target: str = TARGET,
     as_json: bool = AS_JSON,

@@ -27,7 +27,9 @@ def watch_command(
     target: str = TARGET,
     on_interrupt: str = _ON_INTERRUPT,
     job_timeout_hours: float = _HOURS,
-    output: Literal["auto", "plain", "json"] = typer.Option("auto", help="As of `train`."),
+    output: Literal["auto", "plain", "json"] = typer.Option(
+        "auto", help="How progress is told: auto, plain or json."
+    ),
 ) -> None:
     """Follow a job to its end: its status and metrics go to its run, its model to the registry."""
     quieten_libraries("demo")
