@@ -27,8 +27,8 @@ from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
-from mlflow_phi3.sweep.driving import open_ledger
 from mlflow_phi3.sweep.ledger import Ledger
+from mlflow_phi3.sweep.opening import open_ledger
 from mlflow_phi3.sweep.space import build_space, flat_params
 from mlflow_phi3.tracking.tracker import open_tracker
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Outcome, Report, StepReport

@@ -13,7 +13,7 @@ from mlflow_phi3.azure.permissions import STEPS, missing_actions
 
 State = Literal["ok", "failed", "fixed", "skipped"]
 
-REMOTE = ("infra", "train", "deploy", "monitor", "delete")
+REMOTE = tuple(STEPS)
 """Steps that ask Azure for something."""
 _SKEW_S = 300.0
 """Sign-in refuses tokens that are older or newer than its clock by more (Entra: five minutes)."""

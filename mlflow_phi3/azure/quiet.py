@@ -1,4 +1,7 @@
-"""What the SDK prints (dots, warnings of experimental classes, log lines) stays in here."""
+"""The process while the SDK works: with its settings, and without what it would print.
+
+That is dots, warnings of experimental classes and log lines.
+"""
 
 import contextlib
 import io

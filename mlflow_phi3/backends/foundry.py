@@ -11,7 +11,7 @@ from mlflow_phi3.azure.finetuning import NO_MODEL, FineTuning, JobService, JobSt
 from mlflow_phi3.backends.base import Job
 from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.foundry.follower import Follower, News
-from mlflow_phi3.foundry.submission import Lesson, model_of, plan_job, submit_once, why_failed
+from mlflow_phi3.foundry.submission import JobTemplate, model_of, plan_job, submit_once, why_failed
 from mlflow_phi3.training.reports import (
     EndReport,
     EvaluationReport,
@@ -70,7 +70,7 @@ class FoundryBackend:
 
     Args:
         service: The remote calls.
-        lesson: What all jobs share.
+        template: What all jobs share.
         limits: How much may go on.
         cancel: Whether leaving early cancels what runs; else it trains on.
         on_job: Told the trial and how its job stands, at each change.
@@ -81,7 +81,7 @@ class FoundryBackend:
     def __init__(
         self,
         service: JobService,
-        lesson: Lesson,
+        template: JobTemplate,
         limits: Limits,
         *,
         cancel: bool,
@@ -90,7 +90,7 @@ class FoundryBackend:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.service = service
-        self.lesson = lesson
+        self.template = template
         self.limits = limits
         self.cancel = cancel
         self.on_job = on_job
@@ -121,7 +121,7 @@ class FoundryBackend:
 
     def plan(self, spec: TrialSpec) -> FineTuning:
         """The job of a trial."""
-        return plan_job(self.lesson, spec)
+        return plan_job(self.template, spec)
 
     def model(self, spec: TrialSpec) -> TunedModel:
         """What the job of a completed trial made; no other job is submitted for it.
@@ -160,7 +160,7 @@ class FoundryBackend:
 
 
 @dataclass(slots=True)
-class _Course:
+class _LiveTrial:
     """A trial whose job is under way."""
 
     job: Job
@@ -182,7 +182,7 @@ class FoundryTraining:
 
     backend: FoundryBackend
     waiting: list[Job]
-    running: list[_Course] = field(default_factory=list)
+    running: list[_LiveTrial] = field(default_factory=list)
     dropped: set[str] = field(default_factory=set)
 
     def reports(self) -> Iterator[Report]:
@@ -190,46 +190,46 @@ class FoundryTraining:
         while self.waiting or self.running:
             while self.waiting and len(self.running) < self.backend.slots:
                 yield from self._submit(self.waiting.pop(0))
-            for course in [course for course in self.running if course.pause_s <= 0]:
-                yield from self._listen(course)
+            for live in [live for live in self.running if live.pause_s <= 0]:
+                yield from self._listen(live)
             self._rest()
 
     def drop(self, trial: str) -> None:
         """Cancel a trial's job; one that waits is not submitted."""
         self.dropped.add(trial)
-        for course in self.running:
-            if course.job.trial == trial:
-                self._cancel(course)
+        for live in self.running:
+            if live.job.trial == trial:
+                self._cancel(live)
 
     def leave(self) -> None:
         """Stop listening; cancel what runs where that is wanted."""
         if self.backend.cancel:
-            self.dropped.update(course.job.trial for course in self.running)
-            for course in self.running:
-                self._cancel(course)
+            self.dropped.update(live.job.trial for live in self.running)
+            for live in self.running:
+                self._cancel(live)
         self.running.clear()
         self.waiting.clear()
 
     def _rest(self) -> None:
         """Wait until the next look at a job is due."""
-        pause_s = min((course.pause_s for course in self.running), default=0.0)
+        pause_s = min((live.pause_s for live in self.running), default=0.0)
         if pause_s > 0:
             self.backend.sleep(pause_s)
-        for course in self.running:
-            course.pause_s -= pause_s
+        for live in self.running:
+            live.pause_s -= pause_s
 
-    def _cancel(self, course: _Course) -> None:
+    def _cancel(self, live: _LiveTrial) -> None:
         """Cancel a job for which no other trial waits; what Azure refuses is told, and stays."""
-        sharing = [other for other in self.running if other.name == course.name]
+        sharing = [other for other in self.running if other.name == live.name]
         if any(c.cancelled or c.job.trial not in self.dropped for c in sharing):
             return
         try:
-            self.backend.service.cancel(course.name)
+            self.backend.service.cancel(live.name)
         except AzureError as error:
             told = "%s could not be cancelled: it trains on, and costs: %s"
-            logger.warning(told, course.name, error)
+            logger.warning(told, live.name, error)
         else:
-            course.cancelled = True
+            live.cancelled = True
 
     def _submit(self, job: Job) -> Iterator[Report]:
         backend = self.backend
@@ -242,63 +242,63 @@ class FoundryTraining:
             yield _end(job, "failed", str(error))
             return
         follower = Follower(backend.service, state.name, timeout_s=backend.limits.timeout_s)
-        self.running.append(_Course(job, state.name, follower, time.monotonic()))
+        self.running.append(_LiveTrial(job, state.name, follower, time.monotonic()))
         backend.on_job(job.trial, state)
 
-    def _listen(self, course: _Course) -> Iterator[Report]:
+    def _listen(self, live: _LiveTrial) -> Iterator[Report]:
         try:
-            news = course.follower.look()
+            news = live.follower.look()
             if news is None or not news.job.ended:
-                course.pause_s = course.follower.pause_s()
+                live.pause_s = live.follower.pause_s()
         except AzureError as error:  # the job may go on; its trial is over
-            self.running.remove(course)
-            yield _end(course.job, "failed", str(error), course)
+            self.running.remove(live)
+            yield _end(live.job, "failed", str(error), live)
             return
         if news is None:
             return
-        if news.job.status != course.status:
-            course.status = news.job.status
-            self.backend.on_job(course.job.trial, news.job)
-        yield from self._retell(course, news)
+        if news.job.status != live.status:
+            live.status = news.job.status
+            self.backend.on_job(live.job.trial, news.job)
+        yield from self._retell(live, news)
         if not news.job.ended:
-            if course.job.trial in self.dropped:  # Azure may have refused it before
-                self._cancel(course)
+            if live.job.trial in self.dropped:  # Azure may have refused it before
+                self._cancel(live)
             return
-        self.running.remove(course)
+        self.running.remove(live)
         if news.job.status == "Completed":
-            if course.evaluated < course.job.spec.epochs and "eval_loss" in course.values:
-                yield _evaluation(course, course.values["eval_loss"], course.job.spec.epochs)
-            yield _end(course.job, "complete", news.untold, course)
-        elif course.job.trial in self.dropped:
-            yield _end(course.job, "dropped", "", course)
+            if live.evaluated < live.job.spec.epochs and "eval_loss" in live.values:
+                yield _evaluation(live, live.values["eval_loss"], live.job.spec.epochs)
+            yield _end(live.job, "complete", news.untold, live)
+        elif live.job.trial in self.dropped:
+            yield _end(live.job, "dropped", "", live)
         else:
-            why = why_failed(self.backend.service, course.name)
-            yield _end(course.job, "failed", f"{course.name} {news.job.status}: {why}", course)
+            why = why_failed(self.backend.service, live.name)
+            yield _end(live.job, "failed", f"{live.name} {news.job.status}: {why}", live)
 
-    def _retell(self, course: _Course, news: News) -> Iterator[Report]:
+    def _retell(self, live: _LiveTrial, news: News) -> Iterator[Report]:
         """A job's metrics as reports, in the order of their steps."""
         for point in sorted(news.points, key=lambda p: (p.step, _ORDER.get(p.key, 9))):
-            course.values[point.key] = point.value
-            course.step = max(course.step, point.step)
+            live.values[point.key] = point.value
+            live.step = max(live.step, point.step)
             if point.key == "loss":
-                yield self._step(course, point.value, point.step)
+                yield self._step(live, point.value, point.step)
             elif point.key == "eval_loss":
                 # One evaluation an epoch is what counts; further ones in between do not.
-                epoch = round(course.values.get("epoch", course.evaluated + 1))
-                if course.evaluated < epoch <= course.job.spec.epochs:
-                    yield _evaluation(course, point.value, epoch)
+                epoch = round(live.values.get("epoch", live.evaluated + 1))
+                if live.evaluated < epoch <= live.job.spec.epochs:
+                    yield _evaluation(live, point.value, epoch)
 
-    def _step(self, course: _Course, loss: float, step: int) -> StepReport:
-        spec = course.job.spec
+    def _step(self, live: _LiveTrial, loss: float, step: int) -> StepReport:
+        spec = live.job.spec
         total = math.ceil(self.backend.limits.train_rows / spec.batch_size) * spec.epochs
         return StepReport(
-            trial=course.job.trial,
+            trial=live.job.trial,
             step=step,
             total_steps=max(total, step),
-            epoch=course.values.get("epoch", step * spec.epochs / max(total, step)),
+            epoch=live.values.get("epoch", step * spec.epochs / max(total, step)),
             loss=loss,
-            learning_rate=course.values.get("learning_rate"),
-            grad_norm=course.values.get("grad_norm"),
+            learning_rate=live.values.get("learning_rate"),
+            grad_norm=live.values.get("grad_norm"),
             tokens=None,  # the service does not tell
             supervised_tokens=None,
             tokens_per_second=None,
@@ -310,13 +310,13 @@ class FoundryTraining:
 _ORDER: Mapping[str, int] = {"learning_rate": 0, "grad_norm": 0, "epoch": 0, "loss": 1}
 
 
-def _evaluation(course: _Course, loss: float, epoch: int) -> EvaluationReport:
-    course.evaluated = epoch
-    best = loss < course.best
-    course.best = min(course.best, loss)
+def _evaluation(live: _LiveTrial, loss: float, epoch: int) -> EvaluationReport:
+    live.evaluated = epoch
+    best = loss < live.best
+    live.best = min(live.best, loss)
     return EvaluationReport(
-        trial=course.job.trial,
-        step=course.step,
+        trial=live.job.trial,
+        step=live.step,
         epoch=epoch,
         loss=loss,
         perplexity=perplexity(loss),
@@ -326,13 +326,13 @@ def _evaluation(course: _Course, loss: float, epoch: int) -> EvaluationReport:
     )
 
 
-def _end(job: Job, outcome: Outcome, reason: str, course: _Course | None = None) -> EndReport:
+def _end(job: Job, outcome: Outcome, reason: str, live: _LiveTrial | None = None) -> EndReport:
     return EndReport(
         trial=job.trial,
         outcome=outcome,
         reason=reason,
-        steps=0 if course is None else course.step,
-        best_loss=math.nan if course is None or math.isinf(course.best) else course.best,
+        steps=0 if live is None else live.step,
+        best_loss=math.nan if live is None or math.isinf(live.best) else live.best,
         best_checkpoint=None,
-        seconds=0.0 if course is None else time.monotonic() - course.began,
+        seconds=0.0 if live is None else time.monotonic() - live.began,
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from mlflow_phi3.cli.target import TARGET
+from mlflow_phi3.cli.options import TARGET
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.deployment.promote import Moved, promote, rollback
@@ -24,10 +24,14 @@ _NAME = typer.Argument(..., help="The endpoint.")
 def promote_command(
     name: str = _NAME,
     *,
-    deployment: str = typer.Option("", help="Which one; by default the one without all traffic."),
+    deployment: str = typer.Option(
+        "", help="Which deployment; by default the one that does not have all traffic."
+    ),
     golden: str = typer.Option("", help="Golden queries that it has to answer first, JSONL."),
     verify: bool = typer.Option(True, help="Check its answers before traffic moves."),
-    parity: bool = typer.Option(True, help="Hold them against its version's certificate too."),
+    parity: bool = typer.Option(
+        True, help="Compare them with those of the version's certificate too."
+    ),
     target: str = TARGET,
     timeout_s: float = _TIMEOUT_S,
 ) -> None:
@@ -54,7 +58,7 @@ def reap_command(
     *,
     target: str = TARGET,
     timeout_s: float = _TIMEOUT_S,
-    dry_run: bool = typer.Option(False, "--dry-run", help="Only tell what would go."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Only tell what would be deleted."),
 ) -> None:
     """Delete the endpoints whose ttl_hours are over."""
     deployer = _deployer(target)

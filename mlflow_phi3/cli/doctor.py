@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from mlflow_phi3.azure.checks import Check
-from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.modeling.catalog import describe

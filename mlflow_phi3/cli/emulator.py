@@ -32,7 +32,9 @@ def stop() -> None:
 
 
 @app.command()
-def status(*, as_json: bool = typer.Option(False, "--json", help="For machines.")) -> None:
+def status(
+    *, as_json: bool = typer.Option(False, "--json", help="Print JSON, for programs.")
+) -> None:
     """Tell whether it runs, and where; exit code 1 when it does not."""
     running = find_emulator(settings_from(os.environ))
     if as_json:

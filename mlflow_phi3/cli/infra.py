@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from mlflow_phi3.azure.infra_wanted import CREATE, SKIP, WantedInfra
 from mlflow_phi3.azure.target import Target
-from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.workflows.infra import build_project
 from mlflow_phi3.workflows.screen import Screen

@@ -8,10 +8,10 @@ from typing import Any
 import typer
 
 from mlflow_phi3.azure.finetuning import base_name
-from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.project import open_project
-from mlflow_phi3.foundry.tuned import Removal, Shelf
+from mlflow_phi3.foundry.tuned import Inventory, Removal
 from mlflow_phi3.workflows.jobs import describe, find_removal, remove
 from mlflow_phi3.workflows.screen import Screen
 
@@ -20,7 +20,7 @@ app = typer.Typer()
 _NAME = typer.Argument(..., help="A job, or a tuned model as name:version.")
 _JOB = typer.Argument(..., help="A job, as `mlflow-phi3 list` names it.")
 _CASCADE = typer.Option(False, "--cascade", help="Delete what serves the model first.")
-_DRY_RUN = typer.Option(False, "--dry-run", help="Only show what would go.")
+_DRY_RUN = typer.Option(False, "--dry-run", help="Only show what would be deleted.")
 _YES = typer.Option(False, "--yes", "-y", help="Do not ask.")
 _TIMEOUT_S = typer.Option(1800.0, "--timeout-s", min=1, help="How long to wait in all, seconds.")
 
@@ -28,9 +28,9 @@ _TIMEOUT_S = typer.Option(1800.0, "--timeout-s", min=1, help="How long to wait i
 @app.command("list")
 def list_command(*, target: str = TARGET, as_json: bool = AS_JSON) -> None:
     """List the fine-tuning jobs and the models that they made, newest first."""
-    shelf = Shelf(open_project(target))
-    jobs, models = shelf.service.list_jobs(), shelf.service.tuned_models()
-    served = {model.id: [str(place) for place in shelf.deployed(model)] for model in models}
+    inventory = Inventory(open_project(target))
+    jobs, models = inventory.service.list_jobs(), inventory.service.tuned_models()
+    served = {model.id: [str(place) for place in inventory.deployed(model)] for model in models}
     if as_json:
         rows = [{**asdict(model), "served_by": served[model.id]} for model in models]
         typer.echo(json.dumps({"jobs": [asdict(job) for job in jobs], "models": rows}, indent=2))
@@ -59,7 +59,7 @@ def list_command(*, target: str = TARGET, as_json: bool = AS_JSON) -> None:
 @app.command("show")
 def show_command(name: str = _NAME, *, target: str = TARGET, as_json: bool = AS_JSON) -> None:
     """Tell all that is known of a job or a tuned model."""
-    facts = describe(Shelf(open_project(target)), name)
+    facts = describe(Inventory(open_project(target)), name)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
         return
@@ -78,23 +78,23 @@ def delete_command(
     timeout_s: float = _TIMEOUT_S,
 ) -> None:
     """Delete a job, or a tuned model: not while it is served, unless --cascade lets that go too."""
-    shelf = Shelf(open_project(target), timeout_s=timeout_s)
-    removal = find_removal(shelf, name, cascade=cascade)
+    inventory = Inventory(open_project(target), timeout_s=timeout_s)
+    removal = find_removal(inventory, name, cascade=cascade)
     typer.echo("\n".join(removal.lines()))
     if dry_run:
         return
     if removal.model is not None and not yes:
         _ask(removal)
-    remove(shelf, removal, lambda line: typer.echo(line, err=True))
+    remove(inventory, removal, lambda line: typer.echo(line, err=True))
 
 
 @app.command("cancel")
 def cancel_command(name: str = _JOB, *, target: str = TARGET) -> None:
     """Ask Azure to stop a job; what it trained so far is lost."""
-    shelf = Shelf(open_project(target))
-    shelf.service.require(name)
-    shelf.service.cancel(name)
-    state = shelf.service.get(name)
+    inventory = Inventory(open_project(target))
+    inventory.service.require(name)
+    inventory.service.cancel(name)
+    state = inventory.service.get(name)
     typer.echo(f"{name}: {state.status if state else 'gone'}")
 
 

@@ -6,7 +6,7 @@ import typer
 
 from mlflow_phi3 import __version__
 from mlflow_phi3.cli import emulator
-from mlflow_phi3.cli.elsewhere import HELP_OPTIONS, PASS_THROUGH, REPAIR, add_commands
+from mlflow_phi3.cli.lazy import HELP_OPTIONS, PASS_THROUGH, REPAIR, add_commands
 from mlflow_phi3.cli.parameter_help import show_help
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.errors import Phi3Error

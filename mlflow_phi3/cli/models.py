@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from mlflow_phi3.azure.registry import Offer, look_up_offers
-from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.errors import AzureError, PreflightError
 from mlflow_phi3.foundry.offers import Tuning, tuning_of
 from mlflow_phi3.foundry.project import find_place

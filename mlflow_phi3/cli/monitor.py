@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from mlflow_phi3.azure.target import flag
+from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.cli.stopping import told_to_stop
-from mlflow_phi3.cli.target import AS_JSON, TARGET
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.errors import GateError
@@ -32,12 +32,12 @@ def monitor_command(  # noqa: PLR0913 - one option each
     name: str = _NAME,
     *,
     deployment: str = typer.Option("", help="Only this deployment of it."),
-    hours: float = typer.Option(24.0, help="How far back to look."),
+    hours: float = typer.Option(24.0, help="How far back to look, hours."),
     log: str = typer.Option("", help="JSONL file of calls that an application wrote down."),
     train_data: str = typer.Option("", help="Training data to measure drift against."),
     limit: list[str] = _LIMIT,
     price_model: str = typer.Option("", help="Model whose price per token it has."),
-    usd_per_hour: float = typer.Option(0.0, help="What an hour of it costs in all."),
+    usd_per_hour: float = typer.Option(0.0, help="What an hour of it costs in all, US dollars."),
     target: str = TARGET,
     as_json: bool = AS_JSON,
 ) -> None:

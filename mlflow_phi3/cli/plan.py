@@ -2,7 +2,7 @@
 
 import typer
 
-from mlflow_phi3.cli.elsewhere import HELP_OPTIONS, PASS_THROUGH
+from mlflow_phi3.cli.lazy import HELP_OPTIONS, PASS_THROUGH
 from mlflow_phi3.cli.parameter_help import show_help
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.plan import PlanWord
@@ -19,7 +19,7 @@ def plan_command(context: typer.Context) -> None:
     """
     if HELP_OPTIONS & set(context.args):
         summary = "Tokens, steps, memory, disk, hours and money of a sweep."
-        show_help("plan", summary, PlanWord, "For machines: mlflow-phi3 plan --json")
+        show_help("plan", summary, PlanWord, "As JSON, for programs: mlflow-phi3 plan --json")
         return
     arguments = ["--output=json" if word == "--json" else word for word in context.args]
     config = parse_arguments(PlanWord, arguments)

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from mlflow_phi3.azure.target import flag
-from mlflow_phi3.cli.target import AS_JSON, TARGET
+from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.deployment.serverless import FLAVOR as SERVERLESS
@@ -30,10 +30,10 @@ _GOLDEN = typer.Option(None, help="JSONL file of golden queries.")
 def try_command(
     name: str = _NAME,
     *,
-    deployment: str = typer.Option("", help="This deployment of it, whatever the traffic."),
+    deployment: str = typer.Option("", help="Ask this deployment, whatever its traffic."),
     golden: Path | None = _GOLDEN,
-    question: str = typer.Option("", help="Ask this instead."),
-    text: str = typer.Option("", help="Ask a classifier about this text instead."),
+    question: str = typer.Option("", help="Ask this question in the place of golden queries."),
+    text: str = typer.Option("", help="Ask a classifier about this text, likewise."),
     log: Path | None = _LOG,
     target: str = TARGET,
     as_json: bool = AS_JSON,

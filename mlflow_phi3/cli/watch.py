@@ -4,8 +4,8 @@ from typing import Literal
 
 import typer
 
+from mlflow_phi3.cli.options import TARGET
 from mlflow_phi3.cli.stopping import told_to_stop
-from mlflow_phi3.cli.target import TARGET
 from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.parse import parse_values
@@ -27,7 +27,9 @@ def watch_command(
     target: str = TARGET,
     on_interrupt: str = _ON_INTERRUPT,
     job_timeout_hours: float = _HOURS,
-    output: Literal["auto", "plain", "json"] = typer.Option("auto", help="As of `train`."),
+    output: Literal["auto", "plain", "json"] = typer.Option(
+        "auto", help="How progress is told: auto, plain or json."
+    ),
 ) -> None:
     """Follow a job to its end: its status and metrics go to its run, its model to the registry."""
     quieten_libraries("demo")

@@ -1,14 +1,14 @@
 """What a training is made of; each of it may be swept."""
 
 import math
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from pydantic import field_validator
 
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.swept import Auto, Choices, Element, Pin, Swept, values_of
 
-SCHEDULERS = ("constant", "linear", "cosine", "wsd")
+Scheduler = Literal["constant", "linear", "cosine", "wsd"]
 UNWEIGHTED = "none"
 BALANCED = "balanced"
 
@@ -48,7 +48,7 @@ class Hyperparameters(Config):
     dora: Annotated[Swept, Element(bool)] = Pin(value=False)
     """Weight-decomposed adapter."""
 
-    scheduler: Annotated[Swept, Element(str, words=SCHEDULERS)] = Pin("constant")
+    scheduler: Annotated[Swept, Element(str, words=get_args(Scheduler))] = Pin("constant")
     """Learning rate after the warm-up: `constant` (trials that differ in `epochs` alone then share
     one training), `linear`, `cosine`, or `wsd` (stable, then a decay over the last fifth)."""
 

@@ -78,11 +78,6 @@ class Encoder:
         self._check_every = check_every
         self._seen = 0
 
-    @property
-    def is_fast(self) -> bool:
-        """Whether the word lane is in use."""
-        return self._lane is not None
-
     def find_special(self, text: str) -> str | None:
         """The first special-token text within ``text``, if there is one."""
         found = self._specials.search(text)

@@ -14,10 +14,10 @@ from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.reap import Gone, find_expired, note_deleted
 from mlflow_phi3.deployment.serverless import (
-    check_kind,
     check_splits,
     describe_serverless,
     find_mode,
+    name_taken,
 )
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError
@@ -69,8 +69,8 @@ class Deployer:
         version = find_version(model_uri)
         if find_mode(version.tags, config, model_uri) == "managed":
             return self.managed.deploy(names, model_uri, config, new=new)
-        there = self.managed.service(config.timeout_s).get_endpoint(names.endpoint) is not None
-        check_kind(names.endpoint, "managed", there=there)
+        if self.managed.service(config.timeout_s).get_endpoint(names.endpoint) is not None:
+            raise name_taken(names.endpoint, "managed")
         return self.serverless.deploy(names, version, version.tags[TUNED_TAG], config, new=new)
 
     def remove(self, names: Names, config: DeployConfig) -> None:
@@ -149,8 +149,8 @@ class Deployer:
         Raises:
             UsageError: There is one.
         """
-        there = self.serverless.service(timeout_s).get(endpoint) is not None
-        check_kind(endpoint, "serverless", there=there)
+        if self.serverless.service(timeout_s).get(endpoint) is not None:
+            raise name_taken(endpoint, "serverless")
 
     def _find_billed(self, endpoint: str, timeout_s: float) -> ServerlessEndpoint | None:
         """Return the serverless endpoint of a name, unless a managed one has it."""

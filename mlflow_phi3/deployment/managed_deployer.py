@@ -55,7 +55,7 @@ from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.files import folder_bytes
 from mlflow_phi3.serving.certificate import ARTIFACT, Certificate
 from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
-from mlflow_phi3.tracking.model_files import DeployedModel, opened_model, read_example
+from mlflow_phi3.tracking.model_files import OpenedModel, opened_model, read_example
 
 
 class ManagedDeployer:
@@ -282,7 +282,7 @@ class ManagedDeployer:
             keep=keep,
         )
 
-    def _upload(self, model: DeployedModel, asset: ModelAsset) -> None:
+    def _upload(self, model: OpenedModel, asset: ModelAsset) -> None:
         self._told(f"upload model {asset.name}:{asset.version}")
         with upload_bar(folder_bytes(model.folder)) as progress:
             sent = upload_model(

@@ -60,21 +60,21 @@ def check_whole(names: Names) -> None:
         )
 
 
-def check_kind(endpoint: str, other: str, *, there: bool) -> None:
-    """Refuse a name under which an endpoint of the other kind is there: one would be out of reach.
+def name_taken(endpoint: str, other: str) -> UsageError:
+    """Return the refusal of a name that an endpoint of the other kind has.
+
+    With two of one name, one would be out of reach.
 
     Args:
         endpoint: The name.
         other: The other kind.
-        there: Whether there is one.
     """
-    if there:
-        raise UsageError(
-            "PHI3-U753",
-            f"there is a {other} endpoint of this name",
-            where=f"endpoint {endpoint}",
-            fix=f"choose another name, or first mlflow deployments delete --name {endpoint}",
-        )
+    return UsageError(
+        "PHI3-U753",
+        f"there is a {other} endpoint of this name",
+        where=f"endpoint {endpoint}",
+        fix=f"choose another name, or first mlflow deployments delete --name {endpoint}",
+    )
 
 
 def check_splits(endpoint: str, known: ServerlessEndpoint | None) -> None:

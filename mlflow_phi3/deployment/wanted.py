@@ -16,7 +16,7 @@ from mlflow_phi3.deployment.traffic import to_text
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.evaluation.golden import GoldenQuery, load_golden
 from mlflow_phi3.files import folder_bytes
-from mlflow_phi3.tracking.model_files import DeployedModel
+from mlflow_phi3.tracking.model_files import OpenedModel
 from mlflow_phi3.tracking.tags import (
     ASSET_TAG,
     DEPLOYMENT_TAG,
@@ -34,7 +34,7 @@ def to_wanted(
     names: Names,
     config: DeployConfig,
     target: Target,
-    model: DeployedModel,
+    model: OpenedModel,
     asset: ModelAsset,
 ) -> Wanted:
     """Return what a caller's config means for a model."""
@@ -173,7 +173,7 @@ def variables_of(config: DeployConfig) -> dict[str, str] | None:
     return found
 
 
-def model_tags(model: DeployedModel) -> dict[str, str]:
+def model_tags(model: OpenedModel) -> dict[str, str]:
     """Return the tags by which an Azure model leads back to MLflow."""
     tags = {MODEL_TAG: model.name, VERSION_TAG: model.version, "mlflow.run_id": model.run_id}
     return {name: value for name, value in tags.items() if value}

@@ -6,7 +6,7 @@ from mlflow_phi3.azure.finetuning import to_yaml
 from mlflow_phi3.azure.hyperparameters import TABLE
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.foundry.submission import STAND_IN, Lesson, plan_job, write_split
+from mlflow_phi3.foundry.submission import STAND_IN, JobTemplate, plan_job, write_split
 from mlflow_phi3.modeling.catalog import find, refusal
 from mlflow_phi3.training.spec import TrialSpec
 
@@ -27,9 +27,9 @@ def repeat_yaml(spec: TrialSpec, model: str) -> str:
         model: Its base model: ``demo``, a hub id or a folder.
     """
     base, lines = _base(model)
-    lesson = Lesson(base, "1", "./train.jsonl", "./validation.jsonl", output="phi3-chat")
+    template = JobTemplate(base, "1", "./train.jsonl", "./validation.jsonl", output="phi3-chat")
     try:
-        wanted = plan_job(lesson, spec)
+        wanted = plan_job(template, spec)
     except UsageError as refused:
         return f"# Foundry cannot repeat this trial: {refused}\n"
     silent = ", ".join(row.ours for row in TABLE if not row.azure)

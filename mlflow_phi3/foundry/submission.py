@@ -33,7 +33,7 @@ _MOST_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class JobTemplate:
     """What the jobs of a training or a sweep share.
 
     Args:
@@ -154,7 +154,7 @@ def write_split(file: Path, conversations: Iterable[Conversation]) -> int:
     return count
 
 
-def plan_job(lesson: Lesson, spec: TrialSpec) -> FineTuning:
+def plan_job(template: JobTemplate, spec: TrialSpec) -> FineTuning:
     """Return the job that trains ``spec``; its name is made of all that decides what it learns.
 
     So a retry of whatever kind names the same job, and Azure is not asked for a second one.
@@ -166,32 +166,38 @@ def plan_job(lesson: Lesson, spec: TrialSpec) -> FineTuning:
         epochs=spec.epochs, learning_rate=spec.learning_rate, batch_size=spec.batch_size
     )
     facts = [
-        *(lesson.base, lesson.base_version, lesson.train, lesson.validation, lesson.output),
+        *(
+            template.base,
+            template.base_version,
+            template.train,
+            template.validation,
+            template.output,
+        ),
         sorted(hyperparameters.items()),
     ]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
-    stem = "".join(c if c.isalnum() else "-" for c in lesson.output)[:40].strip("-") or "phi"
+    stem = "".join(c if c.isalnum() else "-" for c in template.output)[:40].strip("-") or "phi"
     return FineTuning(
         name=f"{stem}-{digest[:12]}",
-        base=lesson.base,
-        base_version=lesson.base_version,
+        base=template.base,
+        base_version=template.base_version,
         task="chat-completion",
-        train=lesson.train,
-        validation=lesson.validation,
+        train=template.train,
+        validation=template.validation,
         hyperparameters=hyperparameters,
-        output=lesson.output,
+        output=template.output,
         tags={"phi3.hyperparameters_of": "mlflow-phi3"},
     )
 
 
-def was_submitted(service: JobService, lesson: Lesson, spec: TrialSpec) -> bool:
+def was_submitted(service: JobService, template: JobTemplate, spec: TrialSpec) -> bool:
     """Whether the project has a job that trains or trained ``spec``, however it ended.
 
     Raises:
         AzureError: No answer.
     """
     try:
-        wanted = plan_job(lesson, spec)
+        wanted = plan_job(template, spec)
     except UsageError:  # what Foundry does not take was never sent
         return False
     jobs, _ = _attempts(service, wanted.name)

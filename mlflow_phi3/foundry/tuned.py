@@ -99,7 +99,7 @@ def plan_removal(
     return Removal(deployments=tuple(deployed), model=found)
 
 
-class Shelf:
+class Inventory:
     """The jobs and tuned models of one project.
 
     Args:

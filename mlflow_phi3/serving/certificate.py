@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from mlflow_phi3.data.messages import Message, to_dicts
 from mlflow_phi3.data.replies import Ask, answer_text
 from mlflow_phi3.errors import GateError
@@ -114,15 +116,7 @@ class Certificate:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> "Certificate":
         """A certificate from its artifact."""
-        kept = {name: found[name] for name in ("model", "made_at", "max_tokens")}
-        return cls(
-            **kept,
-            prompts=tuple(tuple(Message(**turn) for turn in talk) for talk in found["prompts"]),
-            answers=tuple(found["answers"]),
-            stages=tuple(_to_stage(stage) for stage in found["stages"]),
-            served=tuple(found["served"]),
-            labels=tuple(found["labels"]),
-        )
+        return TypeAdapter(cls).validate_python(found)
 
     def to_json(self) -> dict[str, Any]:
         """The certificate as an artifact holds it."""
@@ -239,14 +233,3 @@ def ask_all(
             )
         answers.append(text)
     return answers
-
-
-def _to_stage(found: Mapping[str, Any]) -> Stage:
-    logits = found["logits"]
-    return Stage(
-        name=found["name"],
-        answers_equal=found["answers_equal"],
-        differing=tuple(found["differing"]),
-        logits=None if logits is None else Parity(**logits),
-        tolerance=found["tolerance"],
-    )

@@ -9,7 +9,7 @@ from starlette.routing import Route
 
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.serving.door import Door, Visit
+from mlflow_phi3.serving.admission import Admission, Exchange
 from mlflow_phi3.serving.labels import Labeller
 from mlflow_phi3.serving.measures import Measures
 from mlflow_phi3.serving.refusal import read_json
@@ -26,14 +26,14 @@ def build_label_app(labeller: Labeller, config: ServeConfig, *, name: str = "phi
     """
     app = FastAPI(title="mlflow-phi3", docs_url=None, redoc_url=None)
     measures = Measures()
-    desk = _Desk(labeller, config)
+    handlers = _Handlers(labeller, config)
     for path, work in (
-        ("/invocations", desk.classify),
-        ("/v1/chat/completions", desk.chat),
-        ("/chat/completions", desk.chat),
+        ("/invocations", handlers.classify),
+        ("/v1/chat/completions", handlers.chat),
+        ("/chat/completions", handlers.chat),
     ):
-        door = Door(work, measures, config.max_waiting)
-        app.router.routes.append(Route(path, door, methods=["POST"]))
+        admission = Admission(work, measures, config.max_waiting)
+        app.router.routes.append(Route(path, admission, methods=["POST"]))
     add_status(app, measures, name=name)
     return app
 
@@ -72,27 +72,27 @@ def _is_table(columns: list[Any], rows: list[Any]) -> bool:
     return named and all(isinstance(row, list) and len(row) == len(columns) for row in rows)
 
 
-class _Desk:
+class _Handlers:
     """Takes texts in; they are classified one request after the other."""
 
     def __init__(self, labeller: Labeller, config: ServeConfig) -> None:
         self._labeller, self._config = labeller, config
         self._turn = asyncio.Lock()
 
-    async def classify(self, visit: Visit) -> Response:
+    async def classify(self, exchange: Exchange) -> Response:
         """``label`` and ``score`` of a bare text, else ``predictions`` of all, as MLflow answers.
 
         Raises:
             Refused: The body is too large, or no JSON.
             UsageError: It holds no texts, or one that is longer than the context.
         """
-        texts, bare = read_texts(await read_json(visit.request, self._config.max_body_bytes))
+        texts, bare = read_texts(await read_json(exchange.request, self._config.max_body_bytes))
         async with self._turn:
             found = await asyncio.to_thread(self._labeller.answer, texts)
-        visit.status = 200
+        exchange.status = 200
         return JSONResponse(found[0] if bare else {"predictions": found})
 
-    async def chat(self, _: Visit) -> Response:
+    async def chat(self, _: Exchange) -> Response:
         """Tell a client that wants to chat what this model does.
 
         Raises:

@@ -37,7 +37,7 @@ class Measures:
         answered: Requests by HTTP status; 499 is a client that left.
         prompt_tokens: Tokens read.
         completion_tokens: Tokens generated.
-        inside: Requests in the house now.
+        inside: Requests that are being answered, or wait, now.
         first_token: Time to the first piece of streamed answers.
         duration: Time to the whole answer.
     """

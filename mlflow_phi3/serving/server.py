@@ -17,8 +17,8 @@ from starlette.routing import Route
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.hardware import choose_device
+from mlflow_phi3.serving.admission import Admission, Exchange
 from mlflow_phi3.serving.concurrent import ConcurrentModel
-from mlflow_phi3.serving.door import Door, Visit
 from mlflow_phi3.serving.label_server import build_label_app
 from mlflow_phi3.serving.labels import Labeller
 from mlflow_phi3.serving.local import Prompt, load_checkpoint
@@ -123,15 +123,17 @@ def build_app(model: ConcurrentModel, config: ServeConfig, *, name: str = "phi")
 
     app = FastAPI(title="mlflow-phi3", lifespan=lifespan, docs_url=None, redoc_url=None)
     measures = Measures()
-    door = Door(_Desk(model, config, measures, name).chat, measures, config.max_waiting)
+    admission = Admission(
+        _Handlers(model, config, measures, name).chat, measures, config.max_waiting
+    )
     # The first is OpenAI's path, the second what Azure AI Inference clients append to an endpoint.
     for path in ("/v1/chat/completions", "/chat/completions", "/invocations"):
-        app.router.routes.append(Route(path, door, methods=["POST"]))
+        app.router.routes.append(Route(path, admission, methods=["POST"]))
     add_status(app, measures, name=name, is_alive=lambda: model.alive)
     return app
 
 
-class _Desk:
+class _Handlers:
     """Takes requests in, and sees each to its end."""
 
     def __init__(
@@ -139,7 +141,7 @@ class _Desk:
     ) -> None:
         self._model, self._config, self._measures, self._name = model, config, measures, name
 
-    async def chat(self, visit: Visit) -> Response:
+    async def chat(self, exchange: Exchange) -> Response:
         """Answer one chat completion.
 
         Raises:
@@ -147,18 +149,18 @@ class _Desk:
             UsageError: It is not a request, or the messages fill the context.
             Phi3Error: Generation failed.
         """
-        body = await read_json(visit.request, self._config.max_body_bytes)
+        body = await read_json(exchange.request, self._config.max_body_bytes)
         # In a thread: to tokenise a megabyte takes seconds, in which all others would stand still.
         prompt = await asyncio.to_thread(lambda: self._model.prepare(parse_request(body)))
         self._measures.prompt_tokens += len(prompt.ids)
         if prompt.request.stream:
-            return StreamingResponse(self._events(visit, prompt), media_type="text/event-stream")
-        return await self._whole(visit, prompt)
+            return StreamingResponse(self._events(exchange, prompt), media_type="text/event-stream")
+        return await self._whole(exchange, prompt)
 
-    async def _whole(self, visit: Visit, prompt: Prompt) -> Response:
+    async def _whole(self, exchange: Exchange, prompt: Prompt) -> Response:
         """An answer given in one piece."""
         work = asyncio.ensure_future(self._model.answer(prompt))
-        if not await _unless_left(visit.request, work):
+        if not await _unless_left(exchange.request, work):
             return Response(status_code=500)  # nobody gets it
         reply = work.result()
         self._measures.completion_tokens += sum(answer.tokens for answer in reply.answers)
@@ -166,10 +168,10 @@ class _Desk:
         body = completion(
             prompt.request, reply.answers, prompt_tokens=reply.prompt_tokens, model=model
         )
-        visit.status = 200
+        exchange.status = 200
         return JSONResponse(body)
 
-    async def _events(self, visit: Visit, prompt: Prompt) -> AsyncIterator[str]:
+    async def _events(self, exchange: Exchange, prompt: Prompt) -> AsyncIterator[str]:
         """Server-sent events of a streamed answer."""
         request = prompt.request
         head = {
@@ -185,7 +187,7 @@ class _Desk:
         try:
             async for piece in pieces:
                 if not generated:
-                    self._measures.first_token.observe(time.perf_counter() - visit.began)
+                    self._measures.first_token.observe(time.perf_counter() - exchange.began)
                 generated += piece.tokens
                 self._measures.completion_tokens += piece.tokens
                 if piece.text or piece.logprobs:
@@ -195,14 +197,14 @@ class _Desk:
                     yield _event(head | _choice(piece.index, {}, finish=piece.finish))
         except Exception as error:  # noqa: BLE001 - the last resort: it is logged and told
             # The status line is gone: the error can only come as an event.
-            visit.status = 500
+            exchange.status = 500
             yield _event(fault_body(error))
             return
         finally:
             await pieces.aclose()
         if request.stream_options.include_usage:
             yield _event(head | {"choices": [], "usage": usage(len(prompt.ids), generated)})
-        visit.status = 200
+        exchange.status = 200
         yield "data: [DONE]\n\n"
 
 

@@ -23,7 +23,8 @@ from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.confidence import compare_with_winner
 from mlflow_phi3.sweep.drivers import worked_here
-from mlflow_phi3.sweep.driving import EXAMPLES, begin_study, driving
+from mlflow_phi3.sweep.driving import driving
+from mlflow_phi3.sweep.opening import EXAMPLES, begin_study
 from mlflow_phi3.sweep.report import write_report
 from mlflow_phi3.sweep.reseed import reseed_winner
 from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult

@@ -10,7 +10,7 @@ import mlflow
 from mlflow import MlflowClient
 
 from mlflow_phi3.tracking.missing import asking, unless_missing
-from mlflow_phi3.tracking.model_files import DeployedModel
+from mlflow_phi3.tracking.model_files import OpenedModel
 from mlflow_phi3.tracking.registry import CHAMPION, find_alias, move_champion
 from mlflow_phi3.tracking.tags import DELETED, STATE_TAG
 from mlflow_phi3.tracking.versions import Version, connect, to_version
@@ -41,7 +41,7 @@ class DeploymentRegistry:
         with self._asking():
             move_champion(self._client, name, version, previous)
 
-    def tag(self, model: DeployedModel, tags: Mapping[str, str]) -> None:
+    def tag(self, model: OpenedModel, tags: Mapping[str, str]) -> None:
         """Write tags on the version and on the run that it came from."""
         with self._asking():
             for key, value in tags.items():

@@ -25,8 +25,8 @@ _LEFT_OUT = shutil.ignore_patterns(
 
 
 @dataclass(frozen=True, slots=True)
-class DeployedModel:
-    """A model that is to be deployed.
+class OpenedModel:
+    """A model whose files were fetched, and what the registry knows of it.
 
     Args:
         uri: As the caller named it.
@@ -50,7 +50,7 @@ class DeployedModel:
 
 
 @contextlib.contextmanager
-def opened_model(uri: str) -> Iterator[DeployedModel]:
+def opened_model(uri: str) -> Iterator[OpenedModel]:
     """Yield a model's files and what the registry knows of it; the files are gone afterwards.
 
     Raises:
@@ -64,7 +64,7 @@ def opened_model(uri: str) -> Iterator[DeployedModel]:
         except (MlflowException, OSError) as error:
             raise _unread(uri, error) from error
         mlmodel = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8"))
-        yield DeployedModel(
+        yield OpenedModel(
             uri=uri,
             folder=folder,
             name=version.name,

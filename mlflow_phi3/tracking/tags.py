@@ -1,9 +1,15 @@
-"""Tags by which MLflow leads to what is in Azure, and what is in Azure leads back."""
+"""Names of tags that several rooms write or read: what leads to Azure and back, and digests."""
 
 from collections.abc import Mapping
 
 PROJECT_TAG = "azure.target"
 """Of a run or a model version: path of the project that it trained or is deployed in."""
+TARGET_TAG = "azure.target_uri"
+"""Of a run: the same project as a command names it (``--target``)."""
+JOB_TAG = "azure.job_name"
+"""Of a run: the fine-tuning job that trains for it."""
+JOB_STATUS_TAG = "azure.job_status"
+JOB_URL_TAG = "azure.job_url"
 ENDPOINT_TAG = "azure.endpoint"
 DEPLOYMENT_TAG = "azure.deployment"
 SCORING_TAG = "azure.scoring_uri"
@@ -22,6 +28,12 @@ EXPIRES_TAG = "azure.expires_at"
 MODEL_TAG = "phi3.model"
 """Of a model or a deployment in Azure: the registered model that it is."""
 VERSION_TAG = "phi3.version"
+TRIAL_RUN_TAG = "phi3.trial_run"
+"""Of a model version: the run of the training that it came from."""
+DATASET_TAG = "phi3.dataset_sha256"
+"""Of a run: digest of all rows of all splits."""
+TEMPLATE_TAG = "phi3.template_sha256"
+"""Of a run: digest of the chat template that they were rendered by."""
 
 
 def place_tags(found: Mapping[str, object], project: str) -> dict[str, str]:

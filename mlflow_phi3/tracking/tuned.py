@@ -8,6 +8,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow_phi3.tracking.registry import ensure_registered, set_challenger
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tags import DELETED, STATE_TAG, TUNED_STATE_TAG, TUNED_TAG
+from mlflow_phi3.tracking.tracker import Tracker
 
 
 def register_tuned(
@@ -24,7 +25,7 @@ def register_tuned(
         tags: Further tags of the version.
         description: For people.
     """
-    for version in find_tuned(run.client, model_id):
+    for version in _find_linked(run.client, model_id):
         if version.name == name and version.tags.get(TUNED_STATE_TAG) != DELETED:
             return version
     ensure_registered(run.client, name)
@@ -39,16 +40,20 @@ def register_tuned(
     return made
 
 
-def find_tuned(client: MlflowClient, model_id: str) -> list[ModelVersion]:
+def find_tuned(tracker: Tracker, model_id: str) -> list[ModelVersion]:
     """Return the versions that are linked to a model in Azure."""
-    return list(client.search_model_versions(f"tags.`{TUNED_TAG}` = '{model_id}'"))
+    return _find_linked(tracker.client, model_id)
 
 
-def mark_deleted(client: MlflowClient, model_id: str) -> None:
+def mark_deleted(tracker: Tracker, model_id: str) -> None:
     """Say on the versions that are linked to a model in Azure that it is gone from there.
 
     So is what served it: a model that is served cannot be deleted.
     """
-    for version in find_tuned(client, model_id):
+    for version in find_tuned(tracker, model_id):
         for tag in (TUNED_STATE_TAG, STATE_TAG):
-            client.set_model_version_tag(version.name, version.version, tag, DELETED)
+            tracker.client.set_model_version_tag(version.name, version.version, tag, DELETED)
+
+
+def _find_linked(client: MlflowClient, model_id: str) -> list[ModelVersion]:
+    return list(client.search_model_versions(f"tags.`{TUNED_TAG}` = '{model_id}'"))

@@ -18,7 +18,7 @@ from mlflow_phi3.training.forward import forward, read_frozen
 from mlflow_phi3.training.head import frozen_head_loss, measure
 from mlflow_phi3.training.linear import Adapters, Dropout
 from mlflow_phi3.training.loss import get_loss, is_plain
-from mlflow_phi3.training.memory import is_out_of_memory
+from mlflow_phi3.training.memory import OUT_OF_MEMORY, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class FusedEngine:
                 raise
             if self._recompute:
                 raise TrainingError(
-                    "PHI3-T015",
+                    OUT_OF_MEMORY,
                     f"{len(rows)} adapters with {len(batch.ids)} tokens do not fit into memory",
                     where=str(self._frozen.embedding.device),
                     fix="lower max_length or lora_r",

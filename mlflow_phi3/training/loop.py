@@ -29,8 +29,10 @@ from mlflow_phi3.training.reports import (
     StepReport,
     diverged,
 )
+from mlflow_phi3.training.rider import Rider
+from mlflow_phi3.training.sizes import measure_sizes
 from mlflow_phi3.training.spec import TrialSpec
-from mlflow_phi3.training.trajectory import Rider, Trajectory, measure_sizes
+from mlflow_phi3.training.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,8 @@ _CGROUP = Path("/sys/fs/cgroup")  # version 2, as a container sees its own
 # For these torch has no class: a CPU's allocator (c10/core/impl/alloc_cpu.cpp), and what CUDA's own
 # libraries say when they find no room beside PyTorch's.
 _TOLD = ("DefaultCPUAllocator: ", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+OUT_OF_MEMORY = "PHI3-T015"
+"""The code of our own error that says so."""
 MEMORY_ERRORS = (RuntimeError, MemoryError, TrainingError)
 """The classes of errors that may say that memory could not be had."""
 
@@ -54,5 +56,5 @@ def _group_bytes() -> int:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory could not be had."""
     told = isinstance(error, RuntimeError) and any(text in str(error) for text in _TOLD)
-    told = told or (isinstance(error, TrainingError) and error.code == "PHI3-T015")
+    told = told or (isinstance(error, TrainingError) and error.code == OUT_OF_MEMORY)
     return told or isinstance(error, MemoryError | torch.OutOfMemoryError)

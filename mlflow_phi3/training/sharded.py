@@ -26,6 +26,7 @@ import torch
 from peft import PeftModel
 from torch import distributed, nn
 
+from mlflow_phi3.config.hyperparameters import Scheduler
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.data.prepared import load_prepared
 from mlflow_phi3.errors import Phi3Error, UsageError
@@ -37,7 +38,7 @@ from mlflow_phi3.training.passes import split_by_tokens
 from mlflow_phi3.training.reference import alike, predict
 from mlflow_phi3.training.reports import EvaluationReport, StepReport, diverged, perplexity
 from mlflow_phi3.training.schedule import Schedule, order_examples
-from mlflow_phi3.training.spec import LoraSpec, Scheduler, TrialSpec
+from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 from mlflow_phi3.training.spread import Spread, gathered, spread_adapter
 
 TRIAL = "sharded"

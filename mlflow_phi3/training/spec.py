@@ -1,12 +1,12 @@
 """What one trial trains with."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+
+from mlflow_phi3.config.hyperparameters import Scheduler
 
 LINEAR_LAYERS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 ALL_LINEAR = "all-linear"
 
-Scheduler = Literal["constant", "linear", "cosine", "wsd"]
 SHAREABLE = frozenset({"constant"})
 """Schedules under which a short training is the beginning of a long one."""
 

@@ -1,9 +1,7 @@
-"""One line of weights through the data, and the trials that ride on it."""
+"""One line of weights through the data; trials that have the same beginning ride on it."""
 
-import math
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,107 +11,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mlflow_phi3.data.messages import Example
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.adapters import Layout
 from mlflow_phi3.training.choice import EngineKind
 from mlflow_phi3.training.engine import Row, Scores
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
 from mlflow_phi3.training.reports import (
-    EndReport,
     EvaluationReport,
-    Outcome,
     StepReport,
     perplexity,
 )
+from mlflow_phi3.training.rider import Rider
 from mlflow_phi3.training.schedule import Schedule, order_examples
+from mlflow_phi3.training.sizes import Sizes
 from mlflow_phi3.training.spec import TrialSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """What is counted of the training examples, once: they may lie on a disk, and be many.
-
-    Args:
-        tokens: int64 ``[examples]``.
-        supervised: int64 ``[examples]``, tokens of them that carry loss.
-        labels: int64 ``[examples]``, the class of each text; -1 for a conversation.
-    """
-
-    tokens: npt.NDArray[np.int64]
-    supervised: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def weigh(self, spec: TrialSpec, *, classifies: bool) -> npt.NDArray[np.float64]:
-        """What each example adds to the denominator of the mean loss, float64 ``[examples]``."""
-        if not classifies:
-            return self.supervised.astype(np.float64)
-        if spec.class_weights:
-            return np.array(spec.class_weights, dtype=np.float64)[self.labels]
-        return np.ones(len(self))
-
-
-def measure_sizes(examples: Sequence[Example]) -> Sizes:
-    """Count the tokens of ``examples``."""
-    each = [
-        (len(e.input_ids), np.count_nonzero(e.supervised), -1 if e.label is None else e.label)
-        for e in examples
-    ]
-    return Sizes(*np.array(each, dtype=np.int64).reshape(-1, 3).T)
-
-
-@dataclass(slots=True)
-class Rider:
-    """A trial: where it gets off, where its files lie, and the best it has seen."""
-
-    trial: str
-    spec: TrialSpec
-    folder: Path
-    shared_with: str | None = None
-    best_loss: float = float("inf")
-    best_before: float = float("inf")  # the last evaluation
-    steps: int = 0
-    dropped: bool = False
-    began: float = field(default_factory=time.perf_counter)
-
-    def hear(self, loss: float | None) -> bool:
-        """Take in an evaluation; whether it is the best so far, as all are that measure nothing."""
-        self.best_before = self.best_loss
-        if loss is None:
-            return True
-        self.best_loss = min(loss, self.best_loss)
-        return loss < self.best_before
-
-    def own_step(self, told: StepReport, examples: int) -> StepReport:
-        """A step of its trajectory as one of its own; ``examples`` are trained on."""
-        total = Schedule(self.spec, examples).total_steps
-        return replace(told, trial=self.trial, total_steps=total)
-
-    def own_evaluation(self, told: EvaluationReport, *, best: bool) -> EvaluationReport:
-        """An evaluation of its trajectory as one of its own."""
-        return replace(told, trial=self.trial, best=best)
-
-    def take_up(self, progress: disk.Progress) -> None:
-        """Stand where a checkpoint stood."""
-        self.steps = progress.step
-        self.best_loss, self.best_before = progress.best_loss, progress.best_before
-
-    def report_end(self, outcome: Outcome, reason: str) -> EndReport:
-        """Its last word."""
-        best = self.folder / "best"
-        return EndReport(
-            trial=self.trial,
-            outcome=outcome,
-            reason=reason,
-            steps=self.steps,
-            best_loss=self.best_loss if math.isfinite(self.best_loss) else math.nan,
-            best_checkpoint=best if disk.is_adapter(best) else None,
-            seconds=time.perf_counter() - self.began,
-            shared_with=self.shared_with,
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,15 @@ from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.adapter import check_adapter
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.tracking.lookup import find_run
+from mlflow_phi3.tracking.tags import JOB_TAG, TRIAL_RUN_TAG
 from mlflow_phi3.tracking.versions import find_version
 from mlflow_phi3.training.peft_files import load_lora_spec
 from mlflow_phi3.training.spec import TrialSpec
 from mlflow_phi3.workflows.context import Context
-from mlflow_phi3.workflows.following import JOB
 from mlflow_phi3.workflows.sweep import fetch_adapter
 
 LATEST = "latest"
 _PARAMETER = "continue_from"
-_TRIAL_RUN = "phi3.trial_run"
 _REVISION = "phi3.base_revision"
 _QUANTIZATION = "phi3.base_quantization"
 
@@ -37,11 +36,11 @@ def find_start(context: Context, base: Base, source: str) -> Path:
     """
     if source == LATEST:
         # What Foundry trained stays in Azure.
-        here = context.tracker.latest("train", where=_PARAMETER, without=JOB)
+        here = context.tracker.latest("train", where=_PARAMETER, without=JOB_TAG)
         source = f"runs:/{here.info.run_id}"
     if source.startswith("models:/"):
         tags = find_version(source).tags
-        if _TRIAL_RUN not in tags:
+        if TRIAL_RUN_TAG not in tags:
             raise UsageError(
                 "PHI3-U768",
                 "the version does not tell which training it came from",
@@ -49,7 +48,7 @@ def find_start(context: Context, base: Base, source: str) -> Path:
                 fix="name a version that mlflow-phi3 register made, or runs:/<id of the training>",
             )
         _check_base(tags, base, source)
-        folder = fetch_adapter(context, tags[_TRIAL_RUN], where=_PARAMETER)
+        folder = fetch_adapter(context, tags[TRIAL_RUN_TAG], where=_PARAMETER)
     elif source.startswith("runs:/"):
         run_id = source.removeprefix("runs:/").split("/")[0]
         _check_base(find_run(context.tracker, run_id, where=_PARAMETER).tags(), base, source)

@@ -62,7 +62,7 @@ def train(
     Raises:
         Phi3Error: The data or the training is at fault.
     """
-    from mlflow_phi3.modeling.base import load_base  # after settling
+    from mlflow_phi3.modeling.base import load_base  # after the libraries were quietened
     from mlflow_phi3.training.loop import Session
     from mlflow_phi3.training.reports import EndReport
     from mlflow_phi3.training.spec import TrialSpec

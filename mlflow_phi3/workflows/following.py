@@ -14,14 +14,11 @@ from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.foundry.follower import METRICS, News, follow
 from mlflow_phi3.foundry.submission import model_of
 from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tags import JOB_STATUS_TAG, JOB_TAG, TARGET_TAG
 from mlflow_phi3.tracking.tuned import register_tuned
 from mlflow_phi3.training.reports import perplexity
 from mlflow_phi3.workflows.context import Context
 
-JOB = "azure.job_name"
-STATUS = "azure.job_status"
-JOB_URL = "azure.job_url"
-TARGET = "azure.target_uri"
 EVENTS = "azure/events.jsonl"
 
 
@@ -50,23 +47,23 @@ def follow_job(
     state = news.job
     if state.status == "Canceled":
         raise Interrupted("PHI3-T009", f"the job {name} was cancelled in Azure")
-    register(context, run, model_of(service, state), config.tuned_model)
+    register_tuned_model(context, run, model_of(service, state), config.tuned_model)
 
 
-def register(context: Context, run: Run, model: TunedModel, name: str) -> None:
+def register_tuned_model(context: Context, run: Run, model: TunedModel, name: str) -> None:
     """Make a model in Azure a version of the registered model ``name``, and say how to serve it."""
     run.log_json(asdict(model), "azure/model.json")
     version = register_tuned(
         run,
         name=name,
         model_id=model.id,
-        tags={JOB: model.job, "phi3.base_model": base_name(model.base)},
+        tags={JOB_TAG: model.job, "phi3.base_model": base_name(model.base)},
         description=f"{model.name}:{model.version} in Azure, made by the job {model.job}",
     )
     uri = f"models:/{version.name}/{version.version}"
     context.screen.say(f"[bold green]{uri}[/] is {model.name}:{model.version} in Azure")
     create = f"mlflow deployments create --name {endpoint_for(name)} -m {uri}"
-    context.screen.say(f"  Deploy   {create} -t {run.tags().get(TARGET, '')}")
+    context.screen.say(f"  Deploy   {create} -t {run.tags().get(TARGET_TAG, '')}")
 
 
 def watch_command(name: str, config: FoundryConfig) -> str:
@@ -111,7 +108,7 @@ class _Log:
             self._events.append({"at": now, "status": self._status})
             lines = "".join(json.dumps(event) + "\n" for event in self._events)
             self._run.log_text(lines, EVENTS)
-            self._run.set_tags({STATUS: self._status})
+            self._run.set_tags({JOB_STATUS_TAG: self._status})
         self._run.flush()
 
     def line(self) -> str:

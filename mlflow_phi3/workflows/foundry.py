@@ -21,7 +21,7 @@ from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.foundry.project import Place, find_place
 from mlflow_phi3.foundry.submission import (
-    Lesson,
+    JobTemplate,
     check_demo,
     choose_base,
     find_base_version,
@@ -34,9 +34,16 @@ from mlflow_phi3.sweep.space import flat_params, pinned_spec
 from mlflow_phi3.sweep.storage import check_storage
 from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.tracking.tags import PROJECT_TAG
+from mlflow_phi3.tracking.tags import (
+    DATASET_TAG,
+    JOB_STATUS_TAG,
+    JOB_TAG,
+    JOB_URL_TAG,
+    PROJECT_TAG,
+    TARGET_TAG,
+)
 from mlflow_phi3.workflows.context import Context, greet, open_context
-from mlflow_phi3.workflows.following import JOB, JOB_URL, STATUS, TARGET, follow_job, watch_command
+from mlflow_phi3.workflows.following import follow_job, watch_command
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
 
 
@@ -60,8 +67,8 @@ def run(config: TrainWord) -> None:
     greet(context, config)
     with context.root("train", config) as root:
         data = prepare_as_child(context, config, root)
-        service, lesson = send(context, config, data, root, destination)
-        wanted = _write_down(config, data, lesson, root)
+        service, template = send(context, config, data, root, destination)
+        wanted = _write_down(config, data, template, root)
         state = _submit(context, config, service, wanted, root)
         if not config.detach:
             follow_job(context, service, root, state.name, config)
@@ -120,7 +127,7 @@ def send(
     data: PreparedData,
     run: Run,
     destination: Destination,
-) -> tuple[JobService, Lesson]:
+) -> tuple[JobService, JobTemplate]:
     """Bring the data to Azure; what all jobs share is told on ``run``."""
     base = destination.base
     with context.screen.stage("upload") as update, tempfile.TemporaryDirectory() as folder:
@@ -139,16 +146,16 @@ def send(
     run.set_tags(
         {
             "phi3.base_model": base.name,
-            "phi3.dataset_sha256": data.manifest.sha256,
+            DATASET_TAG: data.manifest.sha256,
             PROJECT_TAG: workspace.target.path,
-            TARGET: config.azure_target,
+            TARGET_TAG: config.azure_target,
         }
     )
     log_datasets(run, dataset_facts(data, ("train", "validation")))
-    lesson = Lesson(
+    template = JobTemplate(
         base.name, version, addresses["train"], addresses["validation"], config.tuned_model
     )
-    return service, lesson
+    return service, template
 
 
 def limits_of(config: TrainWord | SweepWord, data: PreparedData) -> Limits:
@@ -165,7 +172,9 @@ def limits_of(config: TrainWord | SweepWord, data: PreparedData) -> Limits:
     )
 
 
-def _write_down(config: TrainWord, data: PreparedData, lesson: Lesson, run: Run) -> FineTuning:
+def _write_down(
+    config: TrainWord, data: PreparedData, template: JobTemplate, run: Run
+) -> FineTuning:
     """The job that is wanted, written into the run before it is submitted.
 
     Raises:
@@ -175,13 +184,14 @@ def _write_down(config: TrainWord, data: PreparedData, lesson: Lesson, run: Run)
     limits = limits_of(config, data)
     cost_usd = limits.cost_usd(spec)
     limits.check_cost(cost_usd)
-    wanted = plan_job(lesson, spec)
+    wanted = plan_job(template, spec)
     known = {f"resolved.{name}": value for name, value in flat_params(spec).items()}
     run.log_params({name: known[name] for name in known if name.split(".")[1] in _TOLD})
     run.log_metrics({"cost/estimated_usd": cost_usd})
     run.log_text(to_yaml(wanted), "azure/job.yaml")
     run.log_json(asdict(wanted), "azure/request.json")
-    run.set_tags({JOB: wanted.name})  # before it is submitted: it can be found, whatever happens
+    # Before it is submitted: it can be found, whatever happens.
+    run.set_tags({JOB_TAG: wanted.name})
     return wanted
 
 
@@ -193,7 +203,7 @@ def _submit(
     except AzureError as error:
         error.add_note("Running the same command again submits nothing twice.")
         raise
-    run.set_tags({JOB: state.name, STATUS: state.status, JOB_URL: state.url})
+    run.set_tags({JOB_TAG: state.name, JOB_STATUS_TAG: state.status, JOB_URL_TAG: state.url})
     what = "submitted" if new else f"was submitted before and is {state.status}"
     context.screen.say(f"  job [bold]{state.name}[/] {what}; {config.tuned_model} comes out of it")
     return state

@@ -10,8 +10,9 @@ from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.words import MainWord, SweepWord
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.tracking.tags import TARGET_TAG
 from mlflow_phi3.workflows.context import greet, open_context
-from mlflow_phi3.workflows.following import TARGET, register
+from mlflow_phi3.workflows.following import register_tuned_model
 from mlflow_phi3.workflows.foundry import check
 from mlflow_phi3.workflows.foundry_sweep import search
 from mlflow_phi3.workflows.prepare import prepare_as_child
@@ -38,10 +39,10 @@ def run(config: MainWord) -> None:
         with context.child("sweep", config, root, name=name_child(config.study)) as run:
             result, model = search(context, narrow(config, SweepWord), data, run, destination)
         with context.tracker.stage("register", stage="register", parent=root) as run:
-            run.set_tags({TARGET: config.azure_target})
-            register(context, run, model, config.tuned_model)
+            run.set_tags({TARGET_TAG: config.azure_target})
+            register_tuned_model(context, run, model, config.tuned_model)
         root.log_metrics({"eval/loss": result.winner.loss})
-        root.set_tags({LEFT_OUT: "evaluate", TARGET: config.azure_target})
+        root.set_tags({LEFT_OUT: "evaluate", TARGET_TAG: config.azure_target})
     show_trials(context, result)
     context.screen.say(
         "The test split was not measured: the weights stay in Foundry. Once it is deployed, "

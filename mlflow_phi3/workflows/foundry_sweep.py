@@ -9,21 +9,28 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
 from mlflow_phi3.foundry.submission import was_submitted
-from mlflow_phi3.sweep.driving import begin_study, driving
+from mlflow_phi3.sweep.driving import driving
+from mlflow_phi3.sweep.opening import begin_study
 from mlflow_phi3.sweep.results import SweepResult
 from mlflow_phi3.sweep.run import log_result, work_through
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.trial_run import NUMBER, STUDY
 from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.tracking.tags import PROJECT_TAG
+from mlflow_phi3.tracking.tags import (
+    DATASET_TAG,
+    JOB_STATUS_TAG,
+    JOB_TAG,
+    JOB_URL_TAG,
+    PROJECT_TAG,
+)
 from mlflow_phi3.workflows.context import Context, greet, open_context
-from mlflow_phi3.workflows.following import JOB, JOB_URL, STATUS, register
+from mlflow_phi3.workflows.following import register_tuned_model
 from mlflow_phi3.workflows.foundry import Destination, check, limits_of, send
 from mlflow_phi3.workflows.prepare import prepare_as_child
 from mlflow_phi3.workflows.sweep import show_trials, teller
 
 # Tags of the sweep's run that every trial's has too.
-_TOLD = ("phi3.base_model", "phi3.dataset_sha256", PROJECT_TAG)
+_TOLD = ("phi3.base_model", DATASET_TAG, PROJECT_TAG)
 
 
 def run(config: SweepWord) -> None:
@@ -38,7 +45,7 @@ def run(config: SweepWord) -> None:
     with context.root("sweep", config) as root:
         data = prepare_as_child(context, config, root)
         result, model = search(context, config, data, root, destination)
-        register(context, root, model, config.tuned_model)
+        register_tuned_model(context, root, model, config.tuned_model)
     show_trials(context, result)
 
 
@@ -50,7 +57,7 @@ def search(
     Raises:
         TrainingError: No trial was completed.
     """
-    service, lesson = send(context, config, data, run, destination)
+    service, template = send(context, config, data, run, destination)
     # A job leaves one model, that of its last epoch: trials cannot be read off each other's way.
     settings = narrow(config, SweepConfig).model_copy(update={"share_epochs": False})
     space = build_space(settings, model=config.model, seed=config.seed)
@@ -60,11 +67,11 @@ def search(
     known = [
         spec
         for spec, failed in study.ledger.finished()
-        if not failed or was_submitted(service, lesson, spec)
+        if not failed or was_submitted(service, template, spec)
     ]
     backend = FoundryBackend(
         service,
-        lesson,
+        template,
         limits_of(config, data),
         cancel=config.on_interrupt == "cancel",
         on_job=_tagger(context, study.name),
@@ -88,7 +95,7 @@ def _tagger(context: Context, study: str) -> Callable[[str, JobState], None]:
             number = int(trial.rpartition("-")[2])
             found = context.tracker.find({STUDY: study, NUMBER: number})
             runs[trial] = found[-1].info.run_id
-        told = {JOB: state.name, STATUS: state.status, JOB_URL: state.url}
+        told = {JOB_TAG: state.name, JOB_STATUS_TAG: state.status, JOB_URL_TAG: state.url}
         context.tracker.get(runs[trial]).set_tags(told)
 
     return tag

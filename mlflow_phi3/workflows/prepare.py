@@ -15,6 +15,7 @@ from mlflow_phi3.foundry.repeat import write_repeat_data
 from mlflow_phi3.modeling.base import load_tokenizer, read_context_length
 from mlflow_phi3.tracking.datasets import DatasetFacts, log_datasets
 from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tags import DATASET_TAG, TEMPLATE_TAG
 from mlflow_phi3.workflows.context import Context, greet, open_context
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.task import show_balance
@@ -119,8 +120,8 @@ def _log(run: Run, data: PreparedData) -> None:
     manifest = data.manifest
     run.set_tags(
         {
-            "phi3.dataset_sha256": manifest.sha256,
-            "phi3.template_sha256": manifest.template_sha256,
+            DATASET_TAG: manifest.sha256,
+            TEMPLATE_TAG: manifest.template_sha256,
         }
     )
     log_datasets(run, dataset_facts(data))

@@ -35,6 +35,7 @@ from mlflow_phi3.serving.package import CHECKPOINT, package_chat, package_labels
 from mlflow_phi3.tracking import registry
 from mlflow_phi3.tracking.lookup import find_finished
 from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tags import TRIAL_RUN_TAG
 from mlflow_phi3.workflows.certify import certify_winner
 from mlflow_phi3.workflows.check import check_registration
 from mlflow_phi3.workflows.context import Context, open_base, open_context
@@ -149,7 +150,7 @@ def register(
         name=config.registered_model or _NAMES[bool(base.labels)],
         model_uri=model_uri,
         metrics={f"test/{k}": v for k, v in {**tuned.metrics, **stored.metrics}.items()},
-        tags={**base.tags, "phi3.trial_run": winner.run_id},
+        tags={**base.tags, TRIAL_RUN_TAG: winner.run_id},
         description=f"{winner.name} of sweep run {winner.sweep_run}: {verdict.why}",
         promote=verdict.promote,
     )

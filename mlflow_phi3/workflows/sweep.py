@@ -21,6 +21,7 @@ from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.lookup import fetch, find_finished, find_run
 from mlflow_phi3.tracking.missing import unless_missing
 from mlflow_phi3.tracking.run import Run
+from mlflow_phi3.tracking.tags import DATASET_TAG, TEMPLATE_TAG
 from mlflow_phi3.workflows.check import check_search
 from mlflow_phi3.workflows.context import (
     Context,
@@ -81,8 +82,8 @@ def sweep(
     """Search; the winner is named on ``run``."""
     tags = {
         **base.tags,
-        "phi3.template_sha256": base.template_sha256,
-        "phi3.dataset_sha256": data.manifest.sha256,
+        TEMPLATE_TAG: base.template_sha256,
+        DATASET_TAG: data.manifest.sha256,
         "phi3.task": config.task,
     }
     run.set_tags(tags)
@@ -104,7 +105,7 @@ def sweep(
     if config.task == "chat-completion":
         log_repeats(context, result, config.model)
     best = result.winner
-    run.set_tags({WINNER_RUN: best.run_id, "phi3.study": result.study})
+    run.set_tags({WINNER_RUN: best.run_id})
     assert best.adapter is not None  # noqa: S101 - run_sweep has fetched it
     return result, Winner(run.run_id, best.run_id, best.name, best.adapter, config)
 

@@ -6,9 +6,10 @@ from mlflow_phi3.azure.finetuning import ENDED, JobService
 from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.project import open_project
+from mlflow_phi3.tracking.tags import JOB_STATUS_TAG, JOB_TAG, TARGET_TAG
 from mlflow_phi3.tracking.tracker import STAGE, close_orphan
 from mlflow_phi3.workflows.context import Context, stamp
-from mlflow_phi3.workflows.following import JOB, STATUS, TARGET, follow_job
+from mlflow_phi3.workflows.following import follow_job
 
 
 def watch(name: str, config: FoundryConfig, context: Context) -> None:
@@ -27,7 +28,7 @@ def watch(name: str, config: FoundryConfig, context: Context) -> None:
     service = JobService(open_project(target))
     state = service.require(found.name)
     settings = config.model_copy(update={"tuned_model": state.output})
-    title, tags = f"train-{stamp()}", {JOB: found.name, TARGET: target}
+    title, tags = f"train-{stamp()}", {JOB_TAG: found.name, TARGET_TAG: target}
     run_id = found.runs[-1] if found.runs else None
     with context.tracker.stage(title, stage=found.stage, run_id=run_id, tags=tags) as run:
         follow_job(context, service, run, found.name, settings)
@@ -58,9 +59,9 @@ def _find(context: Context, name: str) -> _Found:
     Raises:
         UsageError: None goes on.
     """
-    runs = context.tracker.find_tagged(JOB)
+    runs = context.tracker.find_tagged(JOB_TAG)
     if not name:
-        open_ones = [r for r in runs if r.data.tags.get(STATUS) not in ENDED]
+        open_ones = [r for r in runs if r.data.tags.get(JOB_STATUS_TAG) not in ENDED]
         if not open_ones:
             raise UsageError(
                 "PHI3-U775",
@@ -69,10 +70,10 @@ def _find(context: Context, name: str) -> _Found:
                 fix="name one: mlflow-phi3 list",
             )
         name = open_ones[-1].info.run_id
-    meant = [r for r in runs if name in {r.info.run_id, r.data.tags[JOB]}]
+    meant = [r for r in runs if name in {r.info.run_id, r.data.tags[JOB_TAG]}]
     if not meant:
         return _Found(name)
     tags = meant[-1].data.tags
-    same = [r.info.run_id for r in runs if r.data.tags[JOB] == tags[JOB] and r not in meant]
+    same = [r.info.run_id for r in runs if r.data.tags[JOB_TAG] == tags[JOB_TAG] and r not in meant]
     own = [r.info.run_id for r in meant]
-    return _Found(tags[JOB], (*same, *own), tags.get(TARGET, ""), tags.get(STAGE, "train"))
+    return _Found(tags[JOB_TAG], (*same, *own), tags.get(TARGET_TAG, ""), tags.get(STAGE, "train"))

@@ -27,10 +27,10 @@ def text(answer):
 
 
 def scoring_processes(emulator):
-    """Those that the nursery has forked."""
+    """Those that the fork server has forked."""
     children = psutil.Process(emulator.running.pid).children()
-    (nursery,) = [child for child in children if "nursery.py" in " ".join(child.cmdline())]
-    return [child for child in nursery.children() if is_alive(child)]
+    (server,) = [child for child in children if "fork_server.py" in " ".join(child.cmdline())]
+    return [child for child in server.children() if is_alive(child)]
 
 
 class Load(threading.Thread):

@@ -78,10 +78,10 @@ class Cloud:
         return [state for state in ("leased", "breaking") if state in blobs.text + containers.text]
 
     def scoring_processes(self):
-        """Those that the emulator's nursery has forked."""
+        """Those that the emulator's fork server has forked."""
         children = psutil.Process(self.running.pid).children()
-        (nursery,) = [child for child in children if "nursery.py" in " ".join(child.cmdline())]
-        return [child for child in nursery.children() if is_alive(child)]
+        (server,) = [child for child in children if "fork_server.py" in " ".join(child.cmdline())]
+        return [child for child in server.children() if is_alive(child)]
 
 
 class Load(threading.Thread):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from mlflow_phi3.emulator.endpoints.forking import Forked, Nursery
+from mlflow_phi3.emulator.endpoints.forking import Forked, ForkServer
 from mlflow_phi3.emulator.operation import OperationFailed
 from mlflow_phi3.emulator.process import free_port, last_lines
 from mlflow_phi3.emulator.storage.datastore import Datastore
@@ -59,9 +59,9 @@ class Fleet:
         self._closed = False
         shutil.rmtree(folder, ignore_errors=True)  # what a killed emulator left
         folder.mkdir(parents=True)
-        self._nursery = Nursery(
+        self._fork_server = ForkServer(
             [_APPLICATION.rsplit(".", 1)[0], "uvicorn"],
-            log=folder / "nursery.log",
+            log=folder / "fork_server.log",
             # A thread of MLflow's telemetry would not survive the fork.
             environment={**_environment(), "MLFLOW_DISABLE_TELEMETRY": "true"},
             folder=folder,
@@ -159,14 +159,14 @@ class Fleet:
             thread.start()
         for thread in threads:
             thread.join()
-        self._nursery.close()
+        self._fork_server.close()
 
     def _launch(
         self, deployment_id: str, folder: Path, model: Path, variables: dict[str, str]
     ) -> Server:
         port = free_port()
         log = self._folder / f"{folder.name}.log"
-        pid = self._nursery.start(
+        pid = self._fork_server.start(
             log=str(log),
             folder=str(folder),
             port=port,
@@ -179,7 +179,7 @@ class Fleet:
             },
         )
         if pid is None:
-            raise OperationFailed("InternalServerError", self._nursery.tail())
+            raise OperationFailed("InternalServerError", self._fork_server.tail())
         process = Forked(pid, log)
         server = Server(process, port, folder)
         with self._lock:

@@ -1,4 +1,4 @@
-"""The nursery, and the scoring processes forked from it, as the emulator holds them."""
+"""The fork server, and the scoring processes forked from it, as the emulator holds them."""
 
 import contextlib
 import json
@@ -11,13 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mlflow_phi3.emulator.endpoints import nursery
+from mlflow_phi3.emulator.endpoints import fork_server
 from mlflow_phi3.emulator.process import last_lines
 from mlflow_phi3.emulator.settings import is_alive
 
 
-class Nursery:
-    """A process that scoring processes are forked from; see :mod:`.nursery`.
+class ForkServer:
+    """A process that scoring processes are forked from; see :mod:`.fork_server`.
 
     Args:
         modules: What it imports beforehand, in the background.
@@ -33,7 +33,7 @@ class Nursery:
         self._lock = threading.Lock()
         with log.open("ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - a program of ours
-                [sys.executable, "-P", nursery.__file__, *modules],
+                [sys.executable, "-P", fork_server.__file__, *modules],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -43,10 +43,10 @@ class Nursery:
             )
 
     def start(self, **order: object) -> int | None:
-        """Start a process; return its id, None when the nursery has ended.
+        """Start a process; return its id, None when the fork server has ended.
 
         Args:
-            order: As :mod:`.nursery` takes it.
+            order: As :mod:`.fork_server` takes it.
         """
         asked, told = self._process.stdin, self._process.stdout
         if asked is None or told is None:
@@ -70,11 +70,11 @@ class Nursery:
             if pipe is not None:
                 with contextlib.suppress(BrokenPipeError):  # it did not live to read an order
                     pipe.close()
-        self._process.wait(nursery.GRACE_S + 5)
+        self._process.wait(fork_server.GRACE_S + 5)
 
 
 class Forked:
-    """A process that a nursery has started.
+    """A process that a fork server has started.
 
     Args:
         pid: Its id, and its group's.
@@ -95,7 +95,7 @@ class Forked:
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has."""
-        deadline = time.monotonic() + nursery.GRACE_S
+        deadline = time.monotonic() + fork_server.GRACE_S
         self._signal(signal.SIGTERM)
         while self.is_running():
             if time.monotonic() > deadline:

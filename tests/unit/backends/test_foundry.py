@@ -7,12 +7,12 @@ from mlflow_phi3.azure.finetuning import Point
 from mlflow_phi3.backends.base import Job
 from mlflow_phi3.backends.foundry import FoundryBackend, Limits
 from mlflow_phi3.errors import AzureError
-from mlflow_phi3.foundry.submission import Lesson
+from mlflow_phi3.foundry.submission import JobTemplate
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import TrialSpec
 from tests.unit.foundry.project import Project, model, state
 
-LESSON = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
+TEMPLATE = JobTemplate("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
 LIMITS = Limits(2, 0.0, 2.0, train_tokens=500_000, train_rows=16, timeout_s=60)
 SPEC = TrialSpec(learning_rate=1e-4, epochs=1, per_device_batch_size=8)
 
@@ -62,7 +62,7 @@ def ignore(*_told):
 def backend(project, *, limits=LIMITS, cancel=False, told=None, known=(), sleep=ignore):
     on_job = (lambda trial, job: told.append((trial, job.status))) if told is not None else ignore
     more = {"cancel": cancel, "on_job": on_job, "known": known, "sleep": sleep}
-    return FoundryBackend(project, LESSON, limits, **more)
+    return FoundryBackend(project, TEMPLATE, limits, **more)
 
 
 def everything(one, wanted):

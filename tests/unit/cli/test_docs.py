@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from mlflow_phi3.cli.elsewhere import COMMANDS
+from mlflow_phi3.cli.lazy import COMMANDS
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_arguments, parse_values
 from mlflow_phi3.config.words import WORDS

@@ -21,7 +21,7 @@ def delete(monkeypatch, tracker):
 
     def go(found, *, deployed=(), answer="", terminal=True, yes=False):
         gone = []
-        shelf = SimpleNamespace(
+        inventory = SimpleNamespace(
             find=lambda _name: found,
             deployed=lambda _model: list(deployed),
             remove=lambda removal, _told: gone.append(removal.model or removal.job),
@@ -30,7 +30,7 @@ def delete(monkeypatch, tracker):
         stdin.isatty = lambda: terminal
         monkeypatch.setattr("sys.stdin", stdin)
         monkeypatch.setattr(jobs, "open_project", lambda _target: None)
-        monkeypatch.setattr(jobs, "Shelf", lambda _project, **_more: shelf)
+        monkeypatch.setattr(jobs, "Inventory", lambda _project, **_more: inventory)
         more = {"dry_run": False, "target": "azure-foundry", "timeout_s": 1}
         try:
             jobs.delete_command(found.name, cascade=True, yes=yes, **more)

@@ -6,7 +6,7 @@ import pytest
 from mlflow_phi3.data.messages import Conversation, Message
 from mlflow_phi3.errors import AzureError, PreflightError, UsageError
 from mlflow_phi3.foundry.submission import (
-    Lesson,
+    JobTemplate,
     check_demo,
     choose_base,
     model_of,
@@ -18,30 +18,30 @@ from mlflow_phi3.foundry.submission import (
 from mlflow_phi3.training.spec import TrialSpec
 from tests.unit.foundry.project import Project, model, state
 
-LESSON = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
+TEMPLATE = JobTemplate("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
 SPEC = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=4)
 
 
 def test_the_same_training_has_the_same_name_and_another_has_another():
-    name = plan_job(LESSON, SPEC).name
+    name = plan_job(TEMPLATE, SPEC).name
 
-    assert plan_job(LESSON, SPEC).name == name
+    assert plan_job(TEMPLATE, SPEC).name == name
     same = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=2, batch_size_multiplier=2)
-    assert plan_job(LESSON, same).name == name  # the effective batch is what Foundry is told
+    assert plan_job(TEMPLATE, same).name == name  # the effective batch is what Foundry is told
     changes = [
-        (LESSON, replace(SPEC, epochs=3)),
-        (LESSON, replace(SPEC, learning_rate=3e-5)),
-        (replace(LESSON, train="train@2"), SPEC),
-        (replace(LESSON, output="other"), SPEC),
-        (replace(LESSON, base_version="2"), SPEC),
+        (TEMPLATE, replace(SPEC, epochs=3)),
+        (TEMPLATE, replace(SPEC, learning_rate=3e-5)),
+        (replace(TEMPLATE, train="train@2"), SPEC),
+        (replace(TEMPLATE, output="other"), SPEC),
+        (replace(TEMPLATE, base_version="2"), SPEC),
     ]
-    names = {plan_job(lesson, spec).name for lesson, spec in changes}
+    names = {plan_job(template, spec).name for template, spec in changes}
     assert len(names) == len(changes)
     assert name not in names
 
 
 def test_a_retry_submits_nothing():
-    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project, wanted = Project(), plan_job(TEMPLATE, SPEC)
 
     first, new = submit_once(project, wanted)
     again, submitted_again = submit_once(project, wanted)
@@ -53,7 +53,7 @@ def test_a_retry_submits_nothing():
 
 @pytest.mark.parametrize("status", ["Failed", "Canceled"])
 def test_what_ended_badly_gets_a_successor(status):
-    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project, wanted = Project(), plan_job(TEMPLATE, SPEC)
     project.jobs[wanted.name] = state(wanted.name, status)
 
     found, new = submit_once(project, wanted)
@@ -63,7 +63,7 @@ def test_what_ended_badly_gets_a_successor(status):
 
 
 def test_a_deleted_job_hides_none_of_its_successors():
-    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project, wanted = Project(), plan_job(TEMPLATE, SPEC)
     second, third = f"{wanted.name}-2", f"{wanted.name}-3"
     project.jobs = {
         second: state(second, "Completed"),
@@ -72,14 +72,14 @@ def test_a_deleted_job_hides_none_of_its_successors():
     project.models[second] = model(second)
 
     assert submit_once(project, wanted) == (project.jobs[second], False)
-    assert was_submitted(project, LESSON, SPEC)
+    assert was_submitted(project, TEMPLATE, SPEC)
 
     del project.models[second]  # its number is not given anew either
     assert submit_once(project, wanted)[0].name == third
 
 
 def test_a_job_that_is_not_listed_yet_is_taken_up():
-    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project, wanted = Project(), plan_job(TEMPLATE, SPEC)
     project.jobs[wanted.name] = state(wanted.name, "Failed")
     submit_once(project, wanted)
     for listed in ([], [project.jobs[wanted.name]]):
@@ -88,7 +88,7 @@ def test_a_job_that_is_not_listed_yet_is_taken_up():
 
 
 def test_a_finished_job_counts_while_its_model_is_there():
-    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project, wanted = Project(), plan_job(TEMPLATE, SPEC)
     project.jobs[wanted.name] = state(wanted.name, "Completed")
     project.models[wanted.name] = model(wanted.name)
     assert submit_once(project, wanted)[1] is False
@@ -99,7 +99,7 @@ def test_a_finished_job_counts_while_its_model_is_there():
 
 
 def test_no_second_job_because_azure_did_not_answer():
-    project, wanted = Project(), plan_job(LESSON, SPEC)
+    project, wanted = Project(), plan_job(TEMPLATE, SPEC)
     project.jobs[wanted.name] = state(wanted.name, "Completed")
 
     def away(_job):
@@ -122,11 +122,11 @@ def test_a_job_without_a_model_says_why():
 
 def test_a_job_was_submitted_when_the_project_has_it():
     project = Project()
-    assert not was_submitted(project, LESSON, SPEC)
-    name = plan_job(LESSON, SPEC).name
+    assert not was_submitted(project, TEMPLATE, SPEC)
+    name = plan_job(TEMPLATE, SPEC).name
     project.jobs[name] = state(name, "Running")
-    assert was_submitted(project, LESSON, SPEC)
-    assert not was_submitted(project, LESSON, replace(SPEC, epochs=99))  # Foundry takes ten
+    assert was_submitted(project, TEMPLATE, SPEC)
+    assert not was_submitted(project, TEMPLATE, replace(SPEC, epochs=99))  # Foundry takes ten
 
 
 def test_the_same_conversations_make_the_same_bytes(tmp_path):

@@ -2,7 +2,7 @@ import pytest
 
 from mlflow_phi3.azure.finetuning import JobState, TunedModel
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.foundry.tuned import Deployed, Removal, Shelf, plan_removal
+from mlflow_phi3.foundry.tuned import Deployed, Inventory, Removal, plan_removal
 
 MODEL = TunedModel("phi3-chat", "2", "azureml://locations/x/workspaces/y/models/...", "job-1")
 SERVERLESS = Deployed("chat")
@@ -61,11 +61,11 @@ def test_removal_keeps_its_order_and_stops_at_the_first_failure():
         def delete_model(self, model):
             done.append(model.name)
 
-    shelf = object.__new__(Shelf)
-    shelf.service = shelf._online = shelf._serverless = Service()
-    shelf.remove(Removal((SERVERLESS, ALONE, SHARED), MODEL), lambda _line: None)
+    inventory = object.__new__(Inventory)
+    inventory.service = inventory._online = inventory._serverless = Service()
+    inventory.remove(Removal((SERVERLESS, ALONE, SHARED), MODEL), lambda _line: None)
     assert done == ["chat", "big", ("busy", "green"), "phi3-chat"]
     done.clear()
     with pytest.raises(RuntimeError):
-        shelf.remove(Removal((Deployed("stuck"),), MODEL), lambda _line: None)
+        inventory.remove(Removal((Deployed("stuck"),), MODEL), lambda _line: None)
     assert done == ["stuck"]

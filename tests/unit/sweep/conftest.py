@@ -14,7 +14,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
-from mlflow_phi3.sweep.driving import open_ledger
+from mlflow_phi3.sweep.opening import open_ledger
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.storage import open_storage
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport

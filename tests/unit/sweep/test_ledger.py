@@ -9,7 +9,7 @@ import pytest
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.drivers import Driver, beating
-from mlflow_phi3.sweep.driving import open_ledger
+from mlflow_phi3.sweep.opening import open_ledger
 from mlflow_phi3.sweep.space import build_space
 
 VALUES = {"learning_rate": "1e-4..1e-1", "epochs": "3", "pruner": "none", "n_trials": "4"}

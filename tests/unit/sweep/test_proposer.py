@@ -8,7 +8,7 @@ import pytest
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.drivers import beating
-from mlflow_phi3.sweep.driving import open_ledger
+from mlflow_phi3.sweep.opening import open_ledger
 from mlflow_phi3.sweep.proposer import Proposer
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import build_space

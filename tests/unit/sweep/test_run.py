@@ -15,7 +15,7 @@ from mlflow_phi3.backends.local import LocalBackend, LocalTraining
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
-from mlflow_phi3.sweep.driving import open_ledger
+from mlflow_phi3.sweep.opening import open_ledger
 from mlflow_phi3.sweep.reseed import tell_reseeded
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.sweep.space import build_space

@@ -10,10 +10,16 @@ from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.errors import AzureError, Interrupted, TrainingError, UsageError
 from mlflow_phi3.foundry.follower import follow
-from mlflow_phi3.foundry.submission import Lesson
+from mlflow_phi3.foundry.submission import JobTemplate
 from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
 from mlflow_phi3.tracking.registry import CHALLENGER, set_challenger
-from mlflow_phi3.tracking.tags import STATE_TAG, TUNED_STATE_TAG, TUNED_TAG
+from mlflow_phi3.tracking.tags import (
+    JOB_TAG,
+    STATE_TAG,
+    TARGET_TAG,
+    TUNED_STATE_TAG,
+    TUNED_TAG,
+)
 from mlflow_phi3.tracking.tuned import find_tuned, mark_deleted
 from mlflow_phi3.workflows import following, foundry_sweep
 from mlflow_phi3.workflows.context import Context
@@ -40,7 +46,7 @@ def project(*script):
 
 
 def follow_in(context, service, config=None, run_id=None):
-    tags = {following.JOB: NAME, following.TARGET: "azure-foundry"}
+    tags = {JOB_TAG: NAME, TARGET_TAG: "azure-foundry"}
     with context.tracker.stage("train-1", stage="train", run_id=run_id, tags=tags) as run:
         following.follow_job(context, service, run, NAME, config or FoundryConfig(tuned_model="f"))
     return run
@@ -64,7 +70,7 @@ def test_status_metrics_and_model_go_to_the_run(context, capsys):
         "Finalizing",
         "Completed",
     ]
-    (version,) = find_tuned(run.client, service.models[NAME].id)
+    (version,) = find_tuned(context.tracker, service.models[NAME].id)
     assert version.run_id == run.run_id
     assert f"models:/f/{version.version}" in capsys.readouterr().out
 
@@ -73,7 +79,7 @@ def test_taking_it_up_again_writes_nothing_twice(context):
     service = project(("Running", POINTS[:2]), Interrupted("PHI3-T001", "stopped by SIGINT"))
     with pytest.raises(Interrupted, match="T001"):
         follow_in(context, service)
-    (first,) = context.tracker.find({following.JOB: NAME})
+    (first,) = context.tracker.find({JOB_TAG: NAME})
     assert first.info.status == "KILLED"
     service.script = [("Running", []), ("Completed", POINTS[2:])]
 
@@ -82,7 +88,7 @@ def test_taking_it_up_again_writes_nothing_twice(context):
 
     assert history(run, "train/loss") == [(1, 3.0), (2, 2.0)]
     assert history(again, "eval/loss") == [(2, 2.5)]
-    assert len(find_tuned(run.client, service.models[NAME].id)) == 1
+    assert len(find_tuned(context.tracker, service.models[NAME].id)) == 1
 
 
 @pytest.mark.parametrize(("what", "cancelled"), [("leave", []), ("cancel", [NAME])])
@@ -106,8 +112,8 @@ def search(context, tmp_path, monkeypatch):
     """Search with the jobs of a project; trials cost a dollar each."""
 
     def go(service, run, limits=LIMITS, **values):
-        lesson = Lesson("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
-        monkeypatch.setattr(foundry_sweep, "send", lambda *_: (service, lesson))
+        template = JobTemplate("Phi-4-mini-instruct", "1", "train@1", "validation@1", "phi3-chat")
+        monkeypatch.setattr(foundry_sweep, "send", lambda *_: (service, template))
         monkeypatch.setattr(foundry_sweep, "limits_of", lambda *_: limits)
         told = {"backend": "foundry", "learning_rate": "1e-5..1e-4", "pruner": "none", **values}
         config = parse_values(SweepWord, {**told, "storage": f"sqlite:///{tmp_path}/study.db"})
@@ -181,18 +187,18 @@ def test_cancelled_in_azure_is_killed_and_failed_says_why(context):
     with pytest.raises(AzureError, match="Failed: no more machines"):
         follow_in(context, project(("Failed", [])))
 
-    statuses = [run.info.status for run in context.tracker.find({following.JOB: NAME})]
+    statuses = [run.info.status for run in context.tracker.find({JOB_TAG: NAME})]
     assert statuses == ["KILLED", "FAILED"]
 
 
 def test_a_model_that_is_deleted_is_registered_anew(context):
     service = project(("Completed", []))
-    run = follow_in(context, service)
-    mark_deleted(run.client, service.models[NAME].id)
+    follow_in(context, service)
+    mark_deleted(context.tracker, service.models[NAME].id)
 
     follow_in(context, service)
 
-    found = find_tuned(run.client, service.models[NAME].id)
+    found = find_tuned(context.tracker, service.models[NAME].id)
     for tag in (TUNED_STATE_TAG, STATE_TAG):
         assert sorted((v.tags.get(tag) for v in found), key=str) == [None, "deleted"]
     assert all(TUNED_TAG in v.tags for v in found)
@@ -201,14 +207,14 @@ def test_a_model_that_is_deleted_is_registered_anew(context):
 def test_a_model_whose_deployment_is_gone_is_not_registered_anew(context):
     service, config = project(("Completed", [])), FoundryConfig(tuned_model="undeployed")
     client = follow_in(context, service, config).client
-    (version,) = find_tuned(client, service.models[NAME].id)
+    (version,) = find_tuned(context.tracker, service.models[NAME].id)
     newer = client.create_model_version("undeployed", "/nowhere")
     set_challenger(client, newer)
     DeploymentRegistry(client).note_deleted("undeployed", version.version, {})
 
     follow_in(context, service, config)
 
-    assert len(find_tuned(client, service.models[NAME].id)) == 1
+    assert len(find_tuned(context.tracker, service.models[NAME].id)) == 1
     assert client.get_model_version_by_alias("undeployed", CHALLENGER).version == newer.version
 
 
@@ -218,7 +224,7 @@ def test_a_job_is_found_by_its_name_its_run_or_as_the_newest(context):
     first = follow_in(context, project(("Completed", [])))
     with pytest.raises(UsageError, match="U775"):
         _find(context, "")
-    later = context.tracker.start("train-2", stage="trial", tags={following.JOB: NAME})
+    later = context.tracker.start("train-2", stage="trial", tags={JOB_TAG: NAME})
 
     for name in ("", NAME, later.run_id):
         found = _find(context, name)

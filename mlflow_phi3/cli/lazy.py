@@ -14,7 +14,7 @@ HELP_OPTIONS = frozenset({"--help", "-h"})
 
 
 @dataclass(frozen=True, slots=True)
-class Elsewhere:
+class LazyCommand:
     """One command.
 
     Args:
@@ -47,23 +47,25 @@ class Elsewhere:
 
 
 COMMANDS = (
-    Elsewhere("models", "models", "List the Phi models: tuned where, at what price, until when."),
-    Elsewhere("doctor", "doctor", "Check what a project needs before anything is spent."),
-    Elsewhere("infra", "infra", "Create hub and project."),
-    Elsewhere("plan", "plan", "Tokens, steps, memory, disk, hours and money, before they go."),
-    Elsewhere("try", "try_", "Ask a deployed endpoint; show how an application asks it."),
-    Elsewhere("monitor", "monitor", "How a deployment fares: traffic, cost and drift, as a run."),
-    Elsewhere("watch", "watch", "Follow a fine-tuning job to its end."),
-    Elsewhere("list", "jobs", "List the fine-tuning jobs and the models that they made."),
-    Elsewhere("show", "jobs", "Tell all that is known of a job or a tuned model."),
-    Elsewhere("delete", "jobs", "Delete a job, or a tuned model that nothing serves."),
-    Elsewhere("cancel", "jobs", "Stop a job."),
-    Elsewhere("promote", "deployment", "Give a deployment all traffic, and its model the alias."),
-    Elsewhere("rollback", "deployment", "Take the last move of traffic back."),
-    Elsewhere("reap", "deployment", "Delete the endpoints whose time is over."),
+    LazyCommand("models", "models", "List the Phi models: tuned where, at what price, until when."),
+    LazyCommand("doctor", "doctor", "Check what a project needs before anything is spent."),
+    LazyCommand("infra", "infra", "Create hub and project."),
+    LazyCommand(
+        "plan", "plan", "Tokens, steps, memory, disk, hours and money, before they are spent."
+    ),
+    LazyCommand("try", "try_", "Ask a deployed endpoint; show how an application asks it."),
+    LazyCommand("monitor", "monitor", "Log a deployment's traffic, cost and drift as a run."),
+    LazyCommand("watch", "watch", "Follow a fine-tuning job to its end."),
+    LazyCommand("list", "jobs", "List the fine-tuning jobs and the models that they made."),
+    LazyCommand("show", "jobs", "Tell all that is known of a job or a tuned model."),
+    LazyCommand("delete", "jobs", "Delete a job, or a tuned model that nothing serves."),
+    LazyCommand("cancel", "jobs", "Stop a job."),
+    LazyCommand("promote", "deployment", "Give a deployment all traffic, and its model the alias."),
+    LazyCommand("rollback", "deployment", "Take the last move of traffic back."),
+    LazyCommand("reap", "deployment", "Delete the endpoints whose time is over."),
 )
 # Stands behind the word that it repairs: `mlflow-phi3 sweep repair STUDY`.
-REPAIR = Elsewhere("sweep repair", "repair", "Close what a dead machine left of a study.")
+REPAIR = LazyCommand("sweep repair", "repair", "Close what a dead machine left of a study.")
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -72,7 +74,7 @@ def add_commands(app: typer.Typer) -> None:
         _add(app, one)
 
 
-def _add(app: typer.Typer, one: Elsewhere) -> None:
+def _add(app: typer.Typer, one: LazyCommand) -> None:
     @app.command(one.name, help=one.summary, context_settings=PASS_THROUGH)
     def command(context: typer.Context) -> None:
         raise typer.Exit(one.call(context.args))

@@ -1,4 +1,4 @@
-"""The way in: so many at a time, and everyone who comes is answered and counted, once."""
+"""Admission: so many requests at a time, and each one is answered and counted, once."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -18,8 +18,8 @@ _CLIENT_LEFT = 499
 
 
 @dataclass(slots=True)
-class Visit:
-    """One request on its way through the house.
+class Exchange:
+    """One request, and how it ends.
 
     Args:
         request: What came in.
@@ -32,42 +32,42 @@ class Visit:
     status: int = _CLIENT_LEFT
 
 
-class Door:
+class Admission:
     """An ASGI application around ``work``.
 
-    A visit is inside from before its body is read until the last of its answer is sent.
+    A request is inside from before its body is read until the last of its answer is sent.
 
     Args:
-        work: Answers a visit and sets its status; what it raises is answered here.
-        measures: Where visits are counted.
-        most: Visits inside at a time; further ones get status 429.
+        work: Answers an exchange and sets its status; what it raises is answered here.
+        measures: Where exchanges are counted.
+        most: Requests inside at a time; further ones get status 429.
     """
 
     def __init__(
-        self, work: Callable[[Visit], Awaitable[Response]], measures: Measures, most: int
+        self, work: Callable[[Exchange], Awaitable[Response]], measures: Measures, most: int
     ) -> None:
         self._work, self._measures, self._most = work, measures, most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        visit = Visit(Request(scope, receive))
+        exchange = Exchange(Request(scope, receive))
         has_room = self._measures.inside < self._most
         self._measures.inside += has_room
         try:
-            response = await self._answer(visit, has_room=has_room)
+            response = await self._answer(exchange, has_room=has_room)
             await response(scope, receive, send)
         except ClientDisconnect:
             pass  # in the midst of its body: there is nobody to answer
         finally:
             self._measures.inside -= has_room
-            self._measures.answered[visit.status] += 1
-            if visit.status == 200:
-                self._measures.duration.observe(time.perf_counter() - visit.began)
+            self._measures.answered[exchange.status] += 1
+            if exchange.status == 200:
+                self._measures.duration.observe(time.perf_counter() - exchange.began)
 
-    async def _answer(self, visit: Visit, *, has_room: bool) -> Response:
+    async def _answer(self, exchange: Exchange, *, has_room: bool) -> Response:
         try:
             if has_room:
-                return await self._work(visit)
+                return await self._work(exchange)
             told = f"{self._most} requests are being answered already"
             refusal = Refused(429, told, headers={"Retry-After": "1"})
         except Refused as error:
@@ -77,7 +77,7 @@ class Door:
         except ClientDisconnect:
             raise
         except Exception as error:  # noqa: BLE001 - the last resort: it is logged and told
-            visit.status = 500
+            exchange.status = 500
             return JSONResponse(fault_body(error), 500)
-        visit.status = refusal.status
+        exchange.status = refusal.status
         return refusal.to_response()

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from mlflow_phi3.emulator.endpoints.forking import Forked, Nursery
+from mlflow_phi3.emulator.endpoints.forking import Forked, ForkServer
 from mlflow_phi3.emulator.process import free_port
 
 APPLICATION = """
@@ -29,21 +29,21 @@ async def app(scope, receive, send):
 
 
 @pytest.fixture
-def nursery(tmp_path, monkeypatch):
+def server(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "the emulator's")
-    made = Nursery(["uvicorn"], log=tmp_path / "log", environment=os.environ, folder=tmp_path)
+    made = ForkServer(["uvicorn"], log=tmp_path / "log", environment=os.environ, folder=tmp_path)
     yield made
     made.close()
 
 
 @pytest.fixture
-def start(nursery, tmp_path):
+def start(server, tmp_path):
     def begin(who, **variables):
         folder = tmp_path / who
         folder.mkdir()
         (folder / "told.py").write_text(APPLICATION)
         port, log = free_port(), tmp_path / f"{who}.log"
-        pid = nursery.start(
+        pid = server.start(
             log=str(log),
             folder=str(folder),
             port=port,
@@ -87,17 +87,17 @@ def test_one_that_cannot_start_ends_and_says_why(start):
     assert "no weights" in broken.tail()
 
 
-def test_they_end_with_the_nursery(start, nursery):
+def test_they_end_with_the_fork_server(start, server):
     one, port, _ = start("one")
     wait_for(lambda: asked(port))
-    nursery.close()
+    server.close()
     assert not one.is_running()
     one.stop()
-    assert nursery.start(log="x") is None
+    assert server.start(log="x") is None
 
 
-def test_a_nursery_that_cannot_import_starts_nothing(tmp_path):
-    empty = Nursery(["no_such_module"], log=tmp_path / "log", environment={}, folder=tmp_path)
+def test_a_fork_server_that_cannot_import_starts_nothing(tmp_path):
+    empty = ForkServer(["no_such_module"], log=tmp_path / "log", environment={}, folder=tmp_path)
     assert empty.start(log="x") is None
     empty._process.wait(30)
     assert empty.start(log="x") is None

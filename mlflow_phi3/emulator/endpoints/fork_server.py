@@ -1,10 +1,10 @@
 """Starts scoring processes in a moment: imports once what they all need, and forks each from there.
 
-Run by its path, with the modules to import: ``python -P nursery.py MODULE...``. The package itself
-is not imported, so that a model's own copy of its code is what a scoring process loads. Standard
-input brings orders, one JSON object a line (``log``, ``folder``, ``environment``, ``port``,
-``application``); standard output answers each by the process's id. When the input closes (asked to
-stop, or the emulator was killed) all are told to end, then made to.
+Run by its path, with the modules to import: ``python -P fork_server.py MODULE...``. The package
+itself is not imported, so that a model's own copy of its code is what a scoring process loads.
+Standard input brings orders, one JSON object a line (``log``, ``folder``, ``environment``,
+``port``, ``application``); standard output answers each by the process's id. When the input closes
+(asked to stop, or the emulator was killed) all are told to end, then made to.
 """
 
 import contextlib

@@ -6,7 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from mlflow_phi3.cli.elsewhere import COMMANDS
+from mlflow_phi3.cli.lazy import COMMANDS
 from mlflow_phi3.cli.main import app
 
 
