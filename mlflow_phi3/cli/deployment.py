@@ -24,7 +24,9 @@ _NAME = typer.Argument(..., help="The endpoint.")
 def promote_command(
     name: str = _NAME,
     *,
-    deployment: str = typer.Option("", help="Which one; by default the one without all traffic."),
+    deployment: str = typer.Option(
+        "", help="Which one; by default the one that does not have all traffic."
+    ),
     golden: str = typer.Option("", help="Golden queries that it has to answer first, JSONL."),
     verify: bool = typer.Option(True, help="Check its answers before traffic moves."),
     parity: bool = typer.Option(True, help="Hold them against its version's certificate too."),

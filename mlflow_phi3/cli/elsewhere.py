@@ -34,8 +34,9 @@ class Elsewhere:
 
     def call(self, given: list[str]) -> int:
         """Run the command with what was typed behind it; its exit code."""
-        # Without the options by which a program of its own would install its completion.
-        found = typer.Typer(add_completion=False)
+        # Without the options by which a program of its own would install its completion; and with
+        # the paragraphs of docstrings filled, which only markdown does.
+        found = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         found.registered_commands = self.app().registered_commands
         several = len(found.registered_commands) > 1
         program = "mlflow-phi3" if several else f"mlflow-phi3 {self.name}"
@@ -47,20 +48,26 @@ class Elsewhere:
 
 
 COMMANDS = (
-    Elsewhere("models", "models", "List the Phi models: tuned where, at what price, until when."),
+    Elsewhere(
+        "models", "models", "List the Phi models: who tunes each, its price, its retirement."
+    ),
     Elsewhere("doctor", "doctor", "Check what a project needs before anything is spent."),
-    Elsewhere("infra", "infra", "Create hub and project."),
-    Elsewhere("plan", "plan", "Tokens, steps, memory, disk, hours and money, before they go."),
-    Elsewhere("try", "try_", "Ask a deployed endpoint; show how an application asks it."),
-    Elsewhere("monitor", "monitor", "How a deployment fares: traffic, cost and drift, as a run."),
+    Elsewhere("infra", "infra", "Create the hub and the project, as far as they are missing."),
+    Elsewhere("plan", "plan", "Estimate tokens, steps, memory, disk, hours and money first."),
+    Elsewhere("try", "try_", "Ask a deployed endpoint; show how your application asks it."),
+    Elsewhere(
+        "monitor", "monitor", "Log traffic, latency, cost and drift of an endpoint as a run."
+    ),
     Elsewhere("watch", "watch", "Follow a fine-tuning job to its end."),
     Elsewhere("list", "jobs", "List the fine-tuning jobs and the models that they made."),
-    Elsewhere("show", "jobs", "Tell all that is known of a job or a tuned model."),
+    Elsewhere("show", "jobs", "Show all that is known of a job or a tuned model."),
     Elsewhere("delete", "jobs", "Delete a job, or a tuned model that nothing serves."),
     Elsewhere("cancel", "jobs", "Stop a job."),
-    Elsewhere("promote", "deployment", "Give a deployment all traffic, and its model the alias."),
-    Elsewhere("rollback", "deployment", "Take the last move of traffic back."),
-    Elsewhere("reap", "deployment", "Delete the endpoints whose time is over."),
+    Elsewhere(
+        "promote", "deployment", "Give a deployment all traffic; its model becomes champion."
+    ),
+    Elsewhere("rollback", "deployment", "Undo the last move of traffic, and of the champion."),
+    Elsewhere("reap", "deployment", "Delete the endpoints whose ttl_hours are over."),
 )
 # Stands behind the word that it repairs: `mlflow-phi3 sweep repair STUDY`.
 REPAIR = Elsewhere("sweep repair", "repair", "Close what a dead machine left of a study.")

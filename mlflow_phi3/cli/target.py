@@ -2,5 +2,7 @@
 
 import typer
 
-TARGET = typer.Option("azure-foundry", "--target", "-t", help="As of `mlflow deployments`.")
-AS_JSON = typer.Option(False, "--json", help="For machines.")
+TARGET = typer.Option(
+    "azure-foundry", "--target", "-t", help="Which project, as in `mlflow deployments -t`."
+)
+AS_JSON = typer.Option(False, "--json", help="Print JSON.")

@@ -33,7 +33,7 @@ class ServeConfig(Config):
     """Tokens of an answer, at most, when the request names none."""
 
     max_waiting: int = Field(default=128, ge=1)
-    """Requests in the house, answered or waiting; further ones get status 429."""
+    """Requests that may be inside at once, answered or waiting; further ones get status 429."""
 
     cache_tokens: int = Field(default=16384, ge=256)
     """Tokens that the key-value cache holds on a CPU, for all requests together; a GPU takes what
