@@ -37,7 +37,9 @@ def monitor_command(  # noqa: PLR0913 - one option each
     train_data: str = typer.Option("", help="Training data to measure drift against."),
     limit: list[str] = _LIMIT,
     price_model: str = typer.Option("", help="Model in the catalog whose price per token it has."),
-    usd_per_hour: float = typer.Option(0.0, help="What an hour of the endpoint costs, US dollars."),
+    usd_per_hour: float = typer.Option(
+        0.0, help="What an hour of the whole endpoint costs, US dollars."
+    ),
     target: str = TARGET,
     as_json: bool = AS_JSON,
 ) -> None:
