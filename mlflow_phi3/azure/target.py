@@ -1,6 +1,7 @@
 """Where a deployment goes: a project of Azure AI Foundry, or the emulator on this machine."""
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,15 @@ def is_local(uri: str) -> bool:
 def flag(uri: str) -> str:
     """What leads another command to the same project: nothing where the environment does."""
     return "" if uri == SCHEME else f" -t {uri}"
+
+
+def shell_settings(target: Target, *, emulated: bool) -> str:
+    """What a shell reads so that the target is the one that commands mean by themselves."""
+    # The emulator's own settings name a project too, so that the target's come behind them.
+    lines = ['eval "$(mlflow-phi3 emulator env)"'] if emulated else []
+    for field, (variable, *_) in _VARIABLES.items():
+        lines.append(f"export {variable}={shlex.quote(getattr(target, field))}")
+    return "\n".join(lines)
 
 
 def find_target(uri: str, environment: Mapping[str, str], folder: Path) -> Target:

@@ -25,9 +25,9 @@ _MARKS = {"ok": "[green]✓[/]", "failed": "[red]✗[/]", "fixed": "[green]✓[/
 def doctor_command(
     *,
     target: str = TARGET,
-    model: str = typer.Option("Phi-4-mini-instruct", help="The model to be tuned by Foundry."),
+    model: str = typer.Option("Phi-4-mini-instruct", help="Model that Foundry shall tune."),
     instance_type: str = typer.Option(
-        "Standard_NC24ads_A100_v4", help="Machine type to be deployed on."
+        "Standard_NC24ads_A100_v4", help="Machine type of a managed deployment."
     ),
     instance_count: int = typer.Option(1, min=1, help="How many machines."),
     fix: bool = typer.Option(False, "--fix", help="Register missing resource providers."),

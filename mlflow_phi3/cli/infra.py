@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import shlex
 from dataclasses import replace
 
 import typer
 from rich.markup import escape
 
 from mlflow_phi3.azure.infra_wanted import CREATE, SKIP, WantedInfra
-from mlflow_phi3.azure.target import Target
+from mlflow_phi3.azure.target import shell_settings
 from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.foundry.project import find_place
 from mlflow_phi3.workflows.infra import build_project
@@ -25,7 +24,8 @@ def infra_command(  # noqa: PLR0913 - one option each
     project: str = typer.Option("", help="Name of the project; by default the target's."),
     group: str = typer.Option("", help="Resource group; by default the target's."),
     hub: str = typer.Option(
-        "", help="Name of its hub; by default the one that it is in, else <project>-hub."
+        "",
+        help="Name of its hub; by default the one that it is in, else the project's with `-hub`.",
     ),
     location: str = typer.Option("", help="Azure region; by default that of what is there."),
     ai_services: str = typer.Option(
@@ -36,10 +36,10 @@ def infra_command(  # noqa: PLR0913 - one option each
     dry_run: bool = typer.Option(False, "--dry-run", help="Only tell what would be created."),
     as_json: bool = AS_JSON,
 ) -> None:
-    """Create what is missing of: resource group, AI Services, hub, connections, project.
+    """Create resource group, AI Services, hub, connections and project, where they are missing.
 
-    What is there is left as it is, and what is still being made is waited for, so that the command
-    can be run again, also after a failure.
+    What exists is left as it is, and what Azure is still creating is waited for: the command can
+    be run again, also after a failure.
     """
     place = find_place(target)
     found = replace(
@@ -65,15 +65,4 @@ def infra_command(  # noqa: PLR0913 - one option each
     if not steps:
         screen.say("Nothing to do: hub and project are there.")
     if not dry_run:
-        screen.say("\n" + escape("\n".join(_settings(found, emulated=place.emulated))))
-
-
-def _settings(target: Target, *, emulated: bool) -> list[str]:
-    """What a shell reads so that the target is the one that commands mean by themselves."""
-    names = {
-        "AZURE_SUBSCRIPTION_ID": target.subscription,
-        "AZURE_RESOURCE_GROUP": target.group,
-        "AZUREML_WORKSPACE_NAME": target.project,
-    }
-    way = ['eval "$(mlflow-phi3 emulator env)"'] if emulated else []
-    return way + [f"export {name}={shlex.quote(value)}" for name, value in names.items()]
+        screen.say("\n" + escape(shell_settings(found, emulated=place.emulated)))

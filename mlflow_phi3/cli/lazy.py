@@ -34,8 +34,9 @@ class LazyCommand:
 
     def call(self, given: list[str]) -> int:
         """Run the command with what was typed behind it; its exit code."""
-        # Without the options by which a program of its own would install its completion.
-        found = typer.Typer(add_completion=False)
+        # Without the options by which a program of its own would install its completion; and with
+        # the paragraphs of docstrings filled, which only markdown does.
+        found = typer.Typer(add_completion=False, rich_markup_mode="markdown")
         found.registered_commands = self.app().registered_commands
         several = len(found.registered_commands) > 1
         program = "mlflow-phi3" if several else f"mlflow-phi3 {self.name}"
@@ -47,22 +48,26 @@ class LazyCommand:
 
 
 COMMANDS = (
-    LazyCommand("models", "models", "List the Phi models: tuned where, at what price, until when."),
-    LazyCommand("doctor", "doctor", "Check what a project needs before anything is spent."),
-    LazyCommand("infra", "infra", "Create hub and project."),
     LazyCommand(
-        "plan", "plan", "Tokens, steps, memory, disk, hours and money, before they are spent."
+        "models", "models", "List the Phi models: who tunes each, its price, its retirement."
     ),
-    LazyCommand("try", "try_", "Ask a deployed endpoint; show how an application asks it."),
-    LazyCommand("monitor", "monitor", "Log a deployment's traffic, cost and drift as a run."),
+    LazyCommand("doctor", "doctor", "Check what a project needs before anything is spent."),
+    LazyCommand("infra", "infra", "Create the hub and the project, as far as they are missing."),
+    LazyCommand("plan", "plan", "Estimate tokens, steps, memory, disk, hours and money first."),
+    LazyCommand("try", "try_", "Ask a deployed endpoint; show how your application asks it."),
+    LazyCommand(
+        "monitor", "monitor", "Log traffic, latency, cost and drift of an endpoint as a run."
+    ),
     LazyCommand("watch", "watch", "Follow a fine-tuning job to its end."),
     LazyCommand("list", "jobs", "List the fine-tuning jobs and the models that they made."),
-    LazyCommand("show", "jobs", "Tell all that is known of a job or a tuned model."),
+    LazyCommand("show", "jobs", "Show all that is known of a job or a tuned model."),
     LazyCommand("delete", "jobs", "Delete a job, or a tuned model that nothing serves."),
     LazyCommand("cancel", "jobs", "Stop a job."),
-    LazyCommand("promote", "deployment", "Give a deployment all traffic, and its model the alias."),
-    LazyCommand("rollback", "deployment", "Take the last move of traffic back."),
-    LazyCommand("reap", "deployment", "Delete the endpoints whose time is over."),
+    LazyCommand(
+        "promote", "deployment", "Give a deployment all traffic; its model becomes champion."
+    ),
+    LazyCommand("rollback", "deployment", "Undo the last move of traffic, and of the champion."),
+    LazyCommand("reap", "deployment", "Delete the endpoints whose ttl_hours are over."),
 )
 # Stands behind the word that it repairs: `mlflow-phi3 sweep repair STUDY`.
 REPAIR = LazyCommand("sweep repair", "repair", "Close what a dead machine left of a study.")

@@ -22,10 +22,12 @@ from mlflow_phi3.workflows.screen import Screen
 
 app = typer.Typer()
 
-_NAME = typer.Argument("", help="One model, with everything known of it; empty lists them all.")
+_NAME = typer.Argument(
+    "", help="One model, with all that is known of it; without a name, the list."
+)
 _FOR = typer.Option("", "--for", help="Only what `local` or `foundry` can tune.")
 _LIVE = typer.Option(
-    None, "--live/--no-live", help="Ask the registry; by default where a project is told."
+    None, "--live/--no-live", help="Ask Azure's registry; the default where a project is known."
 )
 ADAPTER = "LoRA on all linear layers"
 """What both ways train: Foundry's managed tuning is LoRA as well."""
@@ -40,7 +42,7 @@ def models_command(
     target: str = TARGET,
     as_json: bool = AS_JSON,
 ) -> None:
-    """List the Phi models: tuned locally or by Foundry, where, at what price, retired when.
+    """List the Phi models: what can tune each (here, Foundry), regions, price, retirement.
 
     With `--for foundry` a named model that Foundry does not tune is refused (exit code 4), with
     the date and the replacement of a retired one.

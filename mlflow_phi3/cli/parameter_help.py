@@ -6,10 +6,11 @@ from rich.console import Console
 from rich.text import Text
 
 from mlflow_phi3.config.base import Config
+from mlflow_phi3.config.comparison import ComparisonConfig
 from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.describe import Parameter, parameters, wrapped
 from mlflow_phi3.config.evaluate import EvaluateConfig
-from mlflow_phi3.config.foundry import FoundryJobConfig
+from mlflow_phi3.config.foundry import FoundryConfig
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.config.prepare import PrepareConfig
@@ -24,8 +25,9 @@ _SECTIONS: dict[str, type[Config]] = {
     "Model": ModelConfig,
     "Training": Hyperparameters,
     "Search": SweepConfig,
-    "Azure AI Foundry": FoundryJobConfig,
+    "Azure AI Foundry": FoundryConfig,
     "Evaluation": EvaluateConfig,
+    "Comparison": ComparisonConfig,
     "Registration": RegisterConfig,
     "Run": ContextConfig,
 }
@@ -59,7 +61,12 @@ def show_help(name: str, summary: str, schema: type[Config], *also: str) -> None
 def _sections(schema: type[Config]) -> Iterator[tuple[str, list[Parameter]]]:
     """Titles and their parameters: first what this command alone knows."""
     known = {parameter.name: parameter for parameter in parameters(schema)}
-    general = {name: title for title, one in _SECTIONS.items() for name in one.__annotations__}
+    general = {
+        name: title
+        for title, one in _SECTIONS.items()
+        if issubclass(schema, one)
+        for name in one.__annotations__
+    }
     for title in (_OWN, *_SECTIONS):
         several = [one for name, one in known.items() if general.get(name, _OWN) == title]
         if several:

@@ -9,7 +9,7 @@ from mlflow_phi3.workflows.entry import quieten_libraries
 app = typer.Typer()
 
 _STUDY = typer.Argument(..., help="Name of the study.")
-_STORAGE = typer.Option("", "--storage", help="Where the study is kept; as `storage` of a sweep.")
+_STORAGE = typer.Option("", "--storage", help="The `storage` that the sweep was given.")
 
 
 @app.command("repair")

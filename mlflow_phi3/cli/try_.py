@@ -30,7 +30,7 @@ _GOLDEN = typer.Option(None, help="JSONL file of golden queries.")
 def try_command(
     name: str = _NAME,
     *,
-    deployment: str = typer.Option("", help="Ask this deployment, whatever its traffic."),
+    deployment: str = typer.Option("", help="Ask this deployment, whatever its share of traffic."),
     golden: Path | None = _GOLDEN,
     question: str = typer.Option("", help="Ask this question in the place of golden queries."),
     text: str = typer.Option("", help="Ask a classifier about this text, likewise."),
@@ -38,7 +38,7 @@ def try_command(
     target: str = TARGET,
     as_json: bool = AS_JSON,
 ) -> None:
-    """Ask golden queries of a deployed endpoint; print latency, tokens, and how others ask it.
+    """Ask golden queries of a deployed endpoint; print latency, tokens and code for an application.
 
     Exit code 6 when an answer is not as a golden query demands.
     """

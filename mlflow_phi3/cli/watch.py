@@ -17,7 +17,7 @@ app = typer.Typer()
 
 _JOB = typer.Argument("", help="The job, or its run; empty takes the newest that is not over.")
 _ON_INTERRUPT = typer.Option("leave", help="What Ctrl-C does to the job: leave or cancel.")
-_HOURS = typer.Option(24.0, help="How long to follow it.")
+_HOURS = typer.Option(24.0, help="Hours to follow it; the job goes on after that.")
 
 
 @app.command("watch")

@@ -13,6 +13,6 @@ class ContextConfig(Config):
     logged to MLflow as well, so the folder may be deleted between runs."""
 
     output: Literal["auto", "plain", "json"] = "auto"
-    """How progress is told: `auto` draws one live line on a terminal and plain lines elsewhere;
-    `plain` never draws; `json` writes one JSON object a line, and when the command fails a last one
-    whose `event` is `error`, with `code`, `where`, `problem` and `fix`."""
+    """How progress is shown: `auto` draws one live line on a terminal and plain lines elsewhere;
+    `plain` never draws; `json` writes one JSON object a line; if the command fails, `event` of the
+    last one is `error`, with `code`, `where`, `problem` and `fix`."""

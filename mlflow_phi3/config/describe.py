@@ -51,6 +51,15 @@ def wrapped(meaning: str, width: int) -> str:
     )
 
 
+def listed(schema: type[Config], width: int) -> str:
+    """Every parameter of a schema, its default and, below, its meaning."""
+    lines = []
+    for parameter in parameters(schema):
+        default = f" (default {parameter.default})" if parameter.default else ""
+        lines += [f"  {parameter.name}{default}", wrapped(parameter.meaning, width)]
+    return "\n".join(lines) + "\n"
+
+
 def _meaning(field: FieldInfo) -> str:
     """Its documentation, with the words that it may be where that does not name them all."""
     meaning = " ".join((field.description or "").split())

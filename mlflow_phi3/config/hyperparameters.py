@@ -22,7 +22,8 @@ class Hyperparameters(Config):
     when training once, its geometric middle."""
 
     batch_size_multiplier: Annotated[Swept, Element(int, least=1)] = Choices((1, 2))
-    """Times `per_device_batch_size`, by accumulation: examples of one optimizer step."""
+    """Micro-batches of `per_device_batch_size` examples that make one optimizer step (gradient
+    accumulation), at least 1."""
 
     epochs: Annotated[Swept, Element(int, least=1)] = Choices((2, 3))
     """Passes over the training examples, at least 1."""

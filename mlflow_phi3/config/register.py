@@ -29,13 +29,13 @@ class RegisterConfig(ComparisonConfig):
     """Test conversations on which the two are compared."""
 
     certificate_tokens: int = Field(default=24, ge=1)
-    """Tokens of the answers to fixed prompts by which the trained, reloaded, merged and logged
-    model are held to be one."""
+    """Tokens of an answer to each of the fixed prompts, which the trained, reloaded, merged and
+    logged model must answer alike."""
 
     golden: str = ""
     """JSONL file of questions whose answers must hold before anything is registered; see
     docs/metrics.md."""
 
     promote: Literal["better", "always", "never"] = "better"
-    """When the new version becomes `champion`: `better` than the one that is, beyond noise, on the
-    same test rows (or there is none), `always`, or `never`."""
+    """When the new version becomes `champion`: when it is `better` than the present one beyond
+    noise on the same test rows (or there is none), `always`, or `never`."""

@@ -29,7 +29,7 @@ class SweepConfig(ModelConfig, Hyperparameters):
     """Trials of the study in total, also after it was continued."""
 
     objective: str = LOSS
-    """What is made small: `eval/loss`, alone or with costs after commas (`cost/seconds` of
+    """What is minimised: `eval/loss`, alone or with costs after commas (`cost/seconds` of
     training, `cost/epochs`, `cost/adapter_bytes`). With costs the report shows the Pareto front,
     nothing is pruned, and the winner is still the trial with the lowest loss."""
 
@@ -80,7 +80,7 @@ class SweepConfig(ModelConfig, Hyperparameters):
     hours of every command and machine that worked on the study count."""
 
     budget_cost: float = Field(default=0.0, ge=0)
-    """The same after so many US dollars at the price of `machine`, or at `usd_per_hour`; 0 sets no
+    """As `budget_hours`, in US dollars, at the price of `machine` or at `usd_per_hour`; 0 sets no
     limit."""
 
     machine: str = ""

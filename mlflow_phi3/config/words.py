@@ -35,7 +35,8 @@ class TrainWord(FoundryJobConfig, Hyperparameters, PrepareWord):
 
     # A single training needs single values where a sweep has choices.
     batch_size_multiplier: Annotated[Swept, Element(int, least=1)] = Pin(1)
-    """Times `per_device_batch_size`, by accumulation: examples of one optimizer step."""
+    """Micro-batches of `per_device_batch_size` examples that make one optimizer step (gradient
+    accumulation), at least 1."""
 
     epochs: Annotated[Swept, Element(int, least=1)] = Pin(3)
     """Passes over the training examples, at least 1."""

@@ -1,7 +1,8 @@
 """The text of ``mlflow deployments help``: made from the schema, so that it cannot lag behind."""
 
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.config.describe import parameters, wrapped
+from mlflow_phi3.config.describe import listed
+from mlflow_phi3.config.serve import ServeConfig
 
 _WIDTH = 100
 _HEAD = """\
@@ -19,14 +20,11 @@ Names
   --name chat                    a service: the endpoint "chat"; new versions come by blue/green
   --endpoint chat --name blue    one deployment of an endpoint, by hand
 
-Config (-C name=value)
+Config of create, update and delete (-C name=value)
 """
 
 
 def help_text() -> str:
     """Return the whole text."""
-    lines = [_HEAD]
-    for parameter in parameters(DeployConfig):
-        default = f" (default {parameter.default})" if parameter.default else ""
-        lines += [f"  {parameter.name}{default}", wrapped(parameter.meaning, _WIDTH)]
-    return "\n".join(lines) + "\n"
+    deploy, serve = (listed(schema, _WIDTH) for schema in (DeployConfig, ServeConfig))
+    return f"{_HEAD}\n{deploy}\nConfig of run-local (-C name=value)\n\n{serve}"

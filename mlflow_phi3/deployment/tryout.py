@@ -10,7 +10,7 @@ from typing import Any
 
 from mlflow_phi3.azure.payload import to_request
 from mlflow_phi3.azure.serverless import CHAT
-from mlflow_phi3.azure.target import Target
+from mlflow_phi3.azure.target import Target, shell_settings
 from mlflow_phi3.data.replies import answer_text
 from mlflow_phi3.deployment.examination import HELLO
 from mlflow_phi3.evaluation.golden import GoldenQuery, judge
@@ -56,7 +56,7 @@ class Samples:
         curl: A command.
         key: Command that prints the key.
         links: Pages of the portal by what they show; none for the emulator.
-        before: Command that a shell needs first; empty for Azure.
+        before: Commands that a shell needs first; empty for Azure.
     """
 
     python: str
@@ -129,7 +129,7 @@ def make_samples(
         ),
         key=(_key_of_azure if portal else _key_of_emulator)(name, target, serverless=serverless),
         links=links,
-        before="" if portal else 'eval "$(mlflow-phi3 emulator env)"',
+        before="" if portal else shell_settings(target, emulated=True),
     )
 
 

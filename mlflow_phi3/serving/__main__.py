@@ -3,18 +3,24 @@
 import sys
 from pathlib import Path
 
+from mlflow_phi3.config.describe import listed
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.serving.server import serve
 
+_USAGE = "python -m mlflow_phi3.serving FOLDER [--name value ...]"
+
 
 def main(arguments: list[str]) -> int:
     """Serve until a signal comes; the exit status."""
+    if {"--help", "-h"} & set(arguments):
+        sys.stdout.write(f"{_USAGE}\n\n{listed(ServeConfig, width=100)}")
+        return 0
     try:
         if not arguments or arguments[0].startswith("-"):
             raise UsageError(
-                "PHI3-U043", "no checkpoint folder", fix="python -m mlflow_phi3.serving FOLDER"
+                "PHI3-U043", "no checkpoint folder", fix=f"{_USAGE}; --help lists them"
             )
         config = parse_arguments(ServeConfig, arguments[1:])
         serve(Path(arguments[0]), config, told=lambda url: _tell(f"answers at {url}"))

@@ -38,6 +38,12 @@ def test_help_and_arguments_reach_the_command():
     assert all(one.name in told.output for one in COMMANDS)
 
 
+def test_the_paragraphs_of_help_are_filled():
+    told = CliRunner(env={"COLUMNS": "80"}).invoke(app, ["models", "--help"]).output
+    assert "(exit code 4), with" in " ".join(told.split())
+    assert not [line for line in told.splitlines() if line.strip() in {"code 4), with", "4), with"}]
+
+
 @pytest.mark.parametrize("name", ["version", "emulator", *sorted(one.name for one in COMMANDS)])
 def test_every_command_takes_the_short_form_of_help(name):
     short, long = (CliRunner().invoke(app, [name, option]) for option in ("-h", "--help"))

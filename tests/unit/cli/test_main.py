@@ -40,6 +40,23 @@ def test_plan_tells_its_own_parameters_first():
     assert told.output.index("--probe_steps") < told.output.index("--train_data")
 
 
+@pytest.mark.parametrize("word", ["main", "train", "sweep", "register"])
+def test_help_sorts_parameters_by_what_they_are_about(word):
+    told = CliRunner().invoke(app, [word, "--help"]).output
+    sections = {part.split("\n")[0]: part for part in told.split("\n\n")}
+
+    if word != "register":
+        assert "--azure_target" in sections["Azure AI Foundry"]
+        assert "--tuned_model" in sections["Azure AI Foundry"]
+    if word != "train":
+        assert "--backend" not in sections.get("This command", "")
+    else:
+        assert "Search" not in sections
+        assert "--backend" in sections["This command"]
+    if word in {"main", "register"}:
+        assert "--confidence" in sections["Comparison"]
+
+
 def test_help_names_no_entry_point_that_the_project_has_not():
     entries = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
     for word in (*WORDS, "plan"):
@@ -73,6 +90,6 @@ def test_the_version_is_told_both_ways(arguments):
 
 def test_only_a_job_can_be_cancelled():
     told = CliRunner().invoke(app, ["cancel", "--help"]).output
-    assert "A job, as `mlflow-phi3 list` names it." in told
+    assert "A job, as mlflow-phi3 list names it." in told
     assert "name:version" not in told
     assert "name:version" in CliRunner().invoke(app, ["show", "--help"]).output

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_values
+from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.deployment import help as deployment_help
 from mlflow_phi3.deployment.help import help_text
 from mlflow_phi3.deployment.names import Names, names_of
@@ -90,8 +91,8 @@ def test_every_key_is_described():
     text = help_text()
     assert max(map(len, text.splitlines())) <= 100
     assert "dry_run (default false)" in text
-    for name, field in DeployConfig.model_fields.items():
-        assert name in text
+    for name, field in (DeployConfig.model_fields | ServeConfig.model_fields).items():
+        assert f"\n  {name}" in text
         assert field.description
 
 
@@ -101,9 +102,7 @@ def test_the_words_that_a_key_may_be_are_named(monkeypatch):
         """How `fast` it is."""
 
     monkeypatch.setattr(deployment_help, "DeployConfig", Small)
-    assert help_text().endswith(
-        "  mode (default fast)\n      How `fast` it is. One of `fast`, `slow`.\n"
-    )
+    assert "  mode (default fast)\n      How `fast` it is. One of `fast`, `slow`.\n" in help_text()
 
 
 def test_names():

@@ -16,4 +16,10 @@ def test_only_what_asks_the_emulator_trusts_its_certificate(kind):
     local = make_samples("e", kind, "https://localhost:1/score", target, ASKED, portal=False)
     assert local.curl.startswith('curl --cacert "$REQUESTS_CA_BUNDLE" https://localhost:1/score ')
     assert "get_keys('e').primary_key" in local.key
-    assert local.before == 'eval "$(mlflow-phi3 emulator env)"'
+    # What is pasted leaves the shell at the project that it was about.
+    assert local.before.splitlines() == [
+        'eval "$(mlflow-phi3 emulator env)"',
+        "export AZURE_SUBSCRIPTION_ID=s",
+        "export AZURE_RESOURCE_GROUP=g",
+        "export AZUREML_WORKSPACE_NAME=p",
+    ]

@@ -140,6 +140,12 @@ def test_a_token_does_not_wait_for_the_last_ones_acknowledgement():
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+def test_the_program_tells_its_settings():
+    command = [sys.executable, "-m", "mlflow_phi3.serving", "--help"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert all(f"\n  {name} (default " in told.stdout for name in ServeConfig.model_fields)
+
+
 def test_a_server_whose_port_is_taken_says_so_and_ends(folder):
     with listen(ServeConfig(port=0)) as taken:
         port = taken.getsockname()[1]
