@@ -44,6 +44,8 @@ _FIXES_BY_CODE = {
     "DeploymentLimitReached": "delete the deployment that this model has, or deploy another "
     "version (mlflow deployments list shows what runs)",
     "ModelInUse": "delete the deployments of the model first (mlflow deployments list shows them)",
+    "OutOfQuota": "take fewer or smaller machines (-C instance_count=, -C instance_type=), delete "
+    "an idle deployment (mlflow deployments list shows what runs), or ask Azure for more quota",
     "ModelNotFound": "the model is gone from the project: deploy another version, or make it again",
 }
 """By the service's own code, where the status says too little."""

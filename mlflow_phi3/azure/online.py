@@ -1,8 +1,8 @@
 """Managed online endpoints and deployments, through the SDK."""
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
@@ -12,7 +12,17 @@ from mlflow_phi3.azure.kept import (
     kept_of_endpoint,
     name_assets,
 )
-from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, beginning, finish
+from mlflow_phi3.azure.operation import (
+    CHANGING,
+    RUNS,
+    Deadline,
+    Refused,
+    await_idle,
+    beginning,
+    finish,
+    is_uncertain,
+)
+from mlflow_phi3.errors import AzureError
 
 _READS_SECRETS = "enforce_access_to_default_secret_stores"
 """Property of an endpoint by which its identity may read the project's connections."""
@@ -55,6 +65,11 @@ class Endpoint:
     reads_secrets: bool = False
     mirror: Mapping[str, int] = field(default_factory=dict)
     kept: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it has come to be: one whose creation failed has no address."""
+        return bool(self.scoring_uri)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +165,30 @@ class OnlineService:
             Refused: It was not begun.
             AzureError: It failed, or nobody knows how far it came.
         """
-        where = f"endpoint {endpoint.name}"
-        with beginning(), self._workspace.session(where) as ml:
-            poller = ml.online_endpoints.begin_create_or_update(endpoint_entity(endpoint))
-        with self._workspace.session(where):
-            finish(poller, self._deadline, where=where)
+        where, wanted = f"endpoint {endpoint.name}", (dict(endpoint.traffic), dict(endpoint.tags))
+
+        def state() -> str:
+            found = self.get_endpoint(endpoint.name)
+            return found.state if found and (found.traffic, found.tags) == wanted else ""
+
+        with self._looking(endpoint.name, state, where):
+            with beginning(), self._workspace.session(where) as ml:
+                poller = ml.online_endpoints.begin_create_or_update(endpoint_entity(endpoint))
+            with self._workspace.session(where):
+                finish(poller, self._deadline, where=where)
 
     def delete_endpoint(self, name: str) -> None:
         """Delete an endpoint and its deployments; one that is gone is no error."""
         where = f"endpoint {name}"
-        with self._workspace.session(where) as ml, _absent():
+
+        def state() -> str:
+            return _state_of_deletion(self.get_endpoint(name))
+
+        with (
+            self._looking(name, state, where),
+            self._workspace.session(where) as ml,
+            _absent(),
+        ):
             finish(ml.online_endpoints.begin_delete(name), self._deadline, where=where)
 
     def put_deployment(self, endpoint: str, deployment: Deployment) -> None:
@@ -169,10 +198,17 @@ class OnlineService:
             Refused: It was not begun.
             AzureError: It failed, or nobody knows how far it came.
         """
-        operation = self.begin_deployment(endpoint, deployment)
         where = f"deployment {endpoint}/{deployment.name}"
-        with self._workspace.session(where):
-            finish(operation, self._deadline, where=where)
+
+        def state() -> str:
+            found = self._find_deployment(endpoint, deployment.name)
+            return found.state if found and replace(found, state="") == wanted else ""
+
+        wanted = replace(deployment, state="")
+        with self._looking(endpoint, state, where):
+            operation = self.begin_deployment(endpoint, deployment)
+            with self._workspace.session(where):
+                finish(operation, self._deadline, where=where)
 
     def begin_deployment(self, endpoint: str, deployment: Deployment) -> Any:
         """Begin to create or change a deployment; return the SDK's operation.
@@ -189,7 +225,15 @@ class OnlineService:
     def delete_deployment(self, endpoint: str, name: str) -> None:
         """Delete a deployment; one that is gone is no error."""
         where = f"deployment {endpoint}/{name}"
-        with self._workspace.session(where) as ml, _absent():
+
+        def state() -> str:
+            return _state_of_deletion(self._find_deployment(endpoint, name))
+
+        with (
+            self._looking(endpoint, state, where),
+            self._workspace.session(where) as ml,
+            _absent(),
+        ):
             poller = ml.online_deployments.begin_delete(name, endpoint)
             finish(poller, self._deadline, where=where)
 
@@ -209,6 +253,39 @@ class OnlineService:
             if hasattr(rest, "serialize"):
                 return dict(rest.serialize())
             return dict(rest.as_dict(exclude_readonly=True))
+
+    @contextlib.contextmanager
+    def _looking(self, endpoint: str, state: Callable[[], str], where: str) -> Iterator[None]:
+        """Look at what became of a change, where its answer was lost or it cannot be followed.
+
+        The SDK sends a change again whose answer was lost: what refuses that is the change itself.
+
+        Args:
+            endpoint: What is waited for.
+            state: Returns the state of what was asked for; empty where it is not there.
+            where: For messages.
+
+        Raises:
+            AzureError: It was not begun, or it failed.
+        """
+        try:
+            yield
+        except AzureError as lost:
+            found = state() if is_uncertain(lost) else ""
+            if not found or (isinstance(lost, Refused) and found not in {RUNS, *CHANGING}):
+                raise
+            self.await_idle(endpoint)
+            if (ended := state()) != RUNS:
+                raise AzureError(
+                    "PHI3-A714",
+                    f"it did not succeed (state {ended or 'unknown'}); why could not be asked: "
+                    f"{lost.problem}",
+                    where=where,
+                    fix="run the same command again",
+                ) from lost
+
+    def _find_deployment(self, endpoint: str, name: str) -> Deployment | None:
+        return next((d for d in self.list_deployments(endpoint) if d.name == name), None)
 
     def _busy(self, endpoint: str) -> str:
         found = self.get_endpoint(endpoint)
@@ -255,6 +332,13 @@ def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
             collects=deployment.collect_data,
         ),
     )
+
+
+def _state_of_deletion(found: Endpoint | Deployment | None) -> str:
+    """Return the state of a deletion: of one that was not begun, an empty text."""
+    if found is None:
+        return RUNS
+    return found.state if found.state == "Deleting" else ""
 
 
 def _absent() -> contextlib.suppress:

@@ -9,11 +9,15 @@ from mlflow_phi3.errors import AzureError
 
 CHANGING = frozenset({"Creating", "Updating", "Deleting", "Scaling"})
 """States in which Azure refuses further changes."""
+RUNS = "Succeeded"
+"""State of what is as it was asked for."""
 LONGER = "with a longer -C timeout_s= or --timeout-s"
 """How a command that ran out of time is given more: each has one of the two."""
 READ_TIMEOUT_S = 300.0
 """How long a command that only looks may wait in all, seconds."""
 _REFUSED, _FAILED = 400, 500
+_UNCERTAIN = frozenset({401, 408, 409, 429})
+"""After these, a change that is followed goes on, or the one that is in its way is itself."""
 _SLICE_S = 0.25
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
@@ -62,6 +66,13 @@ def beginning() -> Iterator[None]:
         if _REFUSED <= (error.status or 0) < _FAILED:
             raise Refused.of(error) from error
         raise
+
+
+def is_uncertain(error: AzureError) -> bool:
+    """Whether a change may have been begun, or go on, although asking for it came to this."""
+    if isinstance(error, DeadlinePassed):
+        return False
+    return error.status is None or error.status in _UNCERTAIN or error.status >= _FAILED
 
 
 def await_idle(busy: Callable[[], str], deadline: Deadline, *, where: str) -> None:

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mlflow_phi3.azure.online import Endpoint
+from mlflow_phi3.azure.operation import RUNS
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_values, suggest
 from mlflow_phi3.deployment.actions import CreateEndpoint, ShiftTraffic
 from mlflow_phi3.deployment.deployer import Deployer
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.plan import RUNS, Plan
+from mlflow_phi3.deployment.plan import Plan
 from mlflow_phi3.deployment.reap import ending, expiry
 from mlflow_phi3.deployment.report import describe_plan, requests_of
 from mlflow_phi3.deployment.rollout import get_current, shifted
@@ -45,7 +46,7 @@ def create_endpoint(
     settings = _parsed(config, _KEYS_OF_NEW)
     service = deployer.managed.service(settings.timeout_s)
     actions: tuple[CreateEndpoint, ...] = ()
-    if get_current(service, names.endpoint).endpoint is None:
+    if not get_current(service, names.endpoint).is_made:
         deployer.check_free(names.endpoint, settings.timeout_s)
         tags = {}
         if settings.ttl_hours is not None:

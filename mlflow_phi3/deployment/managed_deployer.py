@@ -131,8 +131,11 @@ class ManagedDeployer:
         """
         service = self.service(config.timeout_s)
         current = get_current(service, names.endpoint)
-        examination = Examination(golden_queries(config, None))
-        plan = plan_deployment(current, to_changed(names, config, current))
+        wanted = to_changed(names, config, current)
+        examination = Examination()
+        if wanted.verify:
+            examination = self._examination_of(current.find(wanted.deployment), config)
+        plan = plan_deployment(current, wanted)
         if not (names.deployment or config.keep_previous):
             plan = without_idle(plan, current)
         if config.dry_run:
@@ -151,9 +154,7 @@ class ManagedDeployer:
             GateError: An answer is not as it has to be.
         """
         if config.verify:
-            version = self.registry.find(*version_of(deployment))
-            example = None if config.golden else read_example(version)
-            examination = self._examination(config, example, version.run_id)
+            examination = self._examination_of(deployment, config)
             self._callers.examine(Names(endpoint, deployment.name), examination, self._told)
 
     def remove(self, names: Names, config: DeployConfig) -> list[Gone]:
@@ -269,6 +270,12 @@ class ManagedDeployer:
         else:
             self._callers.forget(names.endpoint)
         return find_gone(names.endpoint, current.deployments, left)
+
+    def _examination_of(self, deployment: Deployment | None, config: DeployConfig) -> Examination:
+        """Return what a deployment that is there is asked: as when it was made."""
+        version = self.registry.find(*version_of(deployment))
+        example = None if config.golden else read_example(version)
+        return self._examination(config, example, version.run_id)
 
     def _examination(self, config: DeployConfig, example: Any, run_id: str) -> Examination:
         """Return what a deployment of a model is asked."""

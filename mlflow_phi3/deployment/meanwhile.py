@@ -9,7 +9,7 @@ from typing import Protocol
 
 from mlflow_phi3.azure.assets import short_name
 from mlflow_phi3.azure.online import Deployment, Endpoint
-from mlflow_phi3.azure.operation import Refused
+from mlflow_phi3.azure.operation import CHANGING, RUNS, Refused
 from mlflow_phi3.deployment.actions import (
     Action,
     CreateEndpoint,
@@ -20,7 +20,7 @@ from mlflow_phi3.deployment.actions import (
     ShiftTraffic,
     Verify,
 )
-from mlflow_phi3.deployment.plan import RUNS, Plan
+from mlflow_phi3.deployment.plan import Plan
 from mlflow_phi3.deployment.traffic import to_text
 
 
@@ -51,7 +51,8 @@ def check_unchanged(action: Action, plan: Plan, service: Readable) -> None:
     """
     match action:
         case CreateEndpoint(Endpoint(name)):
-            if service.get_endpoint(name) is not None:
+            found = service.get_endpoint(name)
+            if found is not None and (found.is_made or found.state in CHANGING):
                 raise _overtaken(f"endpoint {name}", "it was created meanwhile")
         case PutDeployment(endpoint, wanted, before):
             if change := _change(endpoint, wanted, before, service):

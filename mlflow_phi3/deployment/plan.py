@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.azure.operation import RUNS
 from mlflow_phi3.azure.safety import SAFETY_VARIABLES
 from mlflow_phi3.deployment.actions import (
     Action,
@@ -19,7 +20,6 @@ from mlflow_phi3.errors import UsageError
 
 SLOTS = ("blue", "green")
 """Names of a service's deployments: a new version takes the one that is free."""
-RUNS = "Succeeded"
 _REQUEST_TIMEOUT_S = 90
 
 
@@ -48,6 +48,11 @@ class Current:
     def traffic(self) -> Mapping[str, int]:
         """Percent by deployment; none where there is no endpoint."""
         return self.endpoint.traffic if self.endpoint else {}
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is an endpoint that can have deployments."""
+        return self.endpoint is not None and self.endpoint.is_made
 
     def active(self) -> Deployment | None:
         """Return the deployment that gets most of the traffic."""
@@ -181,7 +186,7 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
     ready = next((d for d in current.deployments if _is_ready(d, wanted, active)), None)
     name = slot if ready is None else ready.name
     actions: list[Action] = []
-    if current.endpoint is None:
+    if not current.is_made:
         actions.append(_new_endpoint(wanted))
     before = dict(current.traffic)
     if ready is None and current.find(slot) is not None:
@@ -227,7 +232,7 @@ def _plan_named(current: Current, wanted: Wanted) -> Plan:
     name = wanted.deployment
     known = current.find(name)
     actions: list[Action] = []
-    if current.endpoint is None:
+    if not current.is_made:
         actions.append(_new_endpoint(wanted))
     if known is not None and known.state != RUNS and not current.traffic.get(name):
         actions.append(RemoveDeployment(wanted.endpoint, name))  # a failed one is not repaired

@@ -7,11 +7,13 @@ moves the alias first, and the same command run again does no more than that.
 """
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
+from mlflow_phi3.azure.operation import RUNS
+from mlflow_phi3.deployment.actions import ShiftTraffic
 from mlflow_phi3.deployment.ledger import (
     Entry,
     find_lost,
@@ -20,7 +22,8 @@ from mlflow_phi3.deployment.ledger import (
     settled,
     with_entries,
 )
-from mlflow_phi3.deployment.plan import RUNS, Current
+from mlflow_phi3.deployment.meanwhile import check_unchanged
+from mlflow_phi3.deployment.plan import Current, Plan
 from mlflow_phi3.deployment.rollout import Service, get_current
 from mlflow_phi3.deployment.traffic import WHOLE, to_text
 from mlflow_phi3.errors import AzureError, UsageError
@@ -114,6 +117,7 @@ def promote(
 
     Raises:
         UsageError: There is none, or several.
+        Overtaken: Another command has moved the traffic, or changed what shall get it, meanwhile.
     """
     standing = _settle(service, registry, endpoint, told)
     ended = standing.ended
@@ -196,7 +200,7 @@ def _move(
     told: Callable[[str], None],
     undone: Entry | None = None,
 ) -> Moved:
-    endpoint = standing.endpoint
+    endpoint = _unchanged(service, standing, traffic)
     entry = Entry(
         at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         before=dict(endpoint.traffic),
@@ -216,16 +220,38 @@ def _move(
         return moved
     # A rollback takes its entry out, so that the next rollback goes one further back.
     entries = [e for e in read_ledger(endpoint.tags) if e != undone] + [entry]
-    begun = replace(endpoint, traffic=traffic, tags=with_entries(endpoint.tags, entries))
-    service.put_endpoint(begun)
+    service.put_endpoint(
+        replace(endpoint, traffic=traffic, tags=with_entries(endpoint.tags, entries))
+    )
     if alias.moves:
         try:
             registry.set_champion(alias.model, alias.new, alias.old)
         except Exception:
-            service.put_endpoint(endpoint)  # whatever it was: traffic and alias stay together
+            _put_back(service, endpoint, traffic)  # traffic and alias stay together
             raise
-    _unmark(service, begun, told)
+    _unmark(service, endpoint.name, told)
     return moved
+
+
+def _unchanged(service: Service, standing: Standing, traffic: Mapping[str, int]) -> Endpoint:
+    """Return the endpoint as it is now; what was decided on may be another's by then.
+
+    Raises:
+        Overtaken: Its traffic, or what shall get more of it, is not as it was.
+    """
+    endpoint = _find_standing(service, standing.endpoint.name).endpoint
+    shift = ShiftTraffic(endpoint.name, traffic, standing.endpoint.traffic)
+    for deployment in standing.current.deployments:
+        check_unchanged(shift, Plan(deployment.name, (), deployment.model), service)
+    return endpoint
+
+
+def _put_back(service: Service, before: Endpoint, after: Mapping[str, int]) -> None:
+    """Give an endpoint the traffic and ledger of before, unless others have moved it since."""
+    found = service.get_endpoint(before.name)
+    if found is not None and found.traffic == after:
+        tags = with_entries(found.tags, read_ledger(before.tags))
+        service.put_endpoint(replace(found, traffic=before.traffic, tags=tags))
 
 
 def _to_moved(entry: Entry) -> Moved:
@@ -253,7 +279,7 @@ def _settle(
             registry.set_champion(ended.model, ended.new_version, ended.old_version)
         else:
             ended = replace(ended, model="")
-    _unmark(service, standing.endpoint, told)
+    _unmark(service, endpoint, told)
     return replace(_find_standing(service, endpoint), ended=ended)
 
 
@@ -269,14 +295,15 @@ def _find_standing(service: Service, endpoint: str) -> Standing:
     return Standing(current.endpoint, current)
 
 
-def _unmark(service: Service, endpoint: Endpoint, told: Callable[[str], None]) -> None:
+def _unmark(service: Service, name: str, told: Callable[[str], None]) -> None:
     """Write into the ledger that its moves are through: they are, whatever becomes of this."""
-    entries = [settled(entry) for entry in read_ledger(endpoint.tags)]
     try:
+        endpoint = _find_standing(service, name).endpoint
+        entries = [settled(entry) for entry in read_ledger(endpoint.tags)]
         service.put_endpoint(replace(endpoint, tags=with_entries(endpoint.tags, entries)))
     except AzureError as failed:
         told(
-            f"it is done, but not noted as done on endpoint {endpoint.name} ({failed.problem}): "
+            f"it is done, but not noted as done on endpoint {name} ({failed.problem}): "
             "the next promote or rollback does that first"
         )
 

@@ -115,7 +115,11 @@ def roll_out(
             made = done
             if any(isinstance(d, ShiftTraffic) and d.traffic.get(plan.deployment) for d in done):
                 made = []  # requests go to the new deployment by now: it stays
-            _take_back(made, action, failed, service.renewed(), plan.deployment, told=told)
+            try:
+                _take_back(made, action, failed, service.renewed(), plan.deployment, told=told)
+            except KeyboardInterrupt:
+                told(f"{failed}\n{_interrupted([*made, action], plan.actions[number:])}")
+                raise
             raise
         done.append(action)
     return ()
@@ -287,13 +291,14 @@ def _undo(undo: Action, made: Sequence[Action], service: Service) -> None:
 
 
 def _stays(made: Sequence[Action], action: Action, name: str, service: Service) -> str:
-    """Return what to tell of a deployment that failed its check and was there before it."""
-    if any(isinstance(step, PutDeployment) for step in made):
-        return ""
+    """Return what to tell of a deployment that was there before: it failed, or could not go."""
+    put = any(isinstance(step, PutDeployment) for step in made)
     match action:
-        case Verify(endpoint, _):
+        case RemoveDeployment(endpoint, name):
             pass
-        case ShiftTraffic(endpoint, traffic) if traffic.get(name):
+        case Verify(endpoint, _) if not put:
+            pass
+        case ShiftTraffic(endpoint, traffic) if traffic.get(name) and not put:
             pass
         case _:
             return ""

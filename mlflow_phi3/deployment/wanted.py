@@ -79,6 +79,7 @@ def to_changed(names: Names, config: DeployConfig, current: Current) -> Wanted:
             fix=f"name the version by --model-uri, or one by --endpoint {names.endpoint} --name; "
             f"mlflow-phi3 promote {names.endpoint} gives the new one all of it",
         )
+    raised = (config.traffic or 0) > current.traffic.get(known.name, 0)
     return Wanted(
         endpoint=names.endpoint,
         deployment=known.name,
@@ -90,7 +91,7 @@ def to_changed(names: Names, config: DeployConfig, current: Current) -> Wanted:
         safety=safety_variables(config),
         request_timeout_s=config.request_timeout_s,
         collect_data=config.collect_data,
-        verify=config.verify and bool(config.golden),
+        verify=config.verify and (raised or bool(config.golden)),
     )
 
 

@@ -4,7 +4,9 @@ MLflow wants exactly one client class in this module, ``target_help`` and ``run_
 """
 
 import contextlib
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +23,7 @@ from mlflow_phi3.deployment.help import help_text
 from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.plugins.failures import FoundryException, as_mlflow
+from mlflow_phi3.tracking.signals import stoppable
 
 Config = Mapping[str, Any]
 
@@ -51,7 +54,7 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
         Raises:
             MlflowException: It could not be done; what was made is taken back.
         """
-        with _as_mlflow():
+        with _as_mlflow(), _told_to_stop():
             _check_flavor(flavor)
             names = names_of(name, endpoint)
             return self._deployer.deploy(names, model_uri, _parsed(config), new=True)
@@ -65,7 +68,7 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
         endpoint: str | None = None,
     ) -> dict[str, Any]:
         """Take a deployment to another model by blue/green, or change what ``config`` names."""
-        with _as_mlflow():
+        with _as_mlflow(), _told_to_stop():
             _check_flavor(flavor)
             names = names_of(name, endpoint)
             return self._deployer.deploy(names, model_uri or "", _parsed(config), new=False)
@@ -74,7 +77,7 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
         self, name: str, config: Config | None = None, endpoint: str | None = None
     ) -> None:
         """Delete a service, or one deployment of an endpoint; what is gone is no error."""
-        with _as_mlflow():
+        with _as_mlflow(), _told_to_stop():
             self._deployer.remove(names_of(name, endpoint), _parsed(config))
 
     def list_deployments(self, endpoint: str | None = None) -> list[dict[str, Any]]:
@@ -132,18 +135,18 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
 
         Takes ``ttl_hours``, ``timeout_s``, ``content_safety_connection`` and ``dry_run``.
         """
-        with _as_mlflow():
+        with _as_mlflow(), _told_to_stop():
             names = names_of(None, name)
             return create_endpoint(self._deployer, names, dict(config or {}), told=_tell)
 
     def update_endpoint(self, endpoint: str, config: Config | None = None) -> dict[str, Any]:
         """Change an endpoint's traffic (``{"traffic": "blue=90,green=10"}``) or ``ttl_hours``."""
-        with _as_mlflow():
+        with _as_mlflow(), _told_to_stop():
             return update_endpoint(self._deployer, names_of(None, endpoint), dict(config or {}))
 
     def delete_endpoint(self, endpoint: str) -> None:
         """Delete an endpoint with its deployments; one that is gone is no error."""
-        with _as_mlflow():
+        with _as_mlflow(), _told_to_stop():
             self._deployer.remove(names_of(None, endpoint), DeployConfig())
 
     def list_endpoints(self) -> list[dict[str, Any]]:
@@ -183,6 +186,20 @@ def _as_mlflow() -> Iterator[None]:
         yield
     except Phi3Error as error:
         raise as_mlflow(error) from None
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[None]:
+    """Take SIGTERM and SIGHUP as Ctrl-C, or what stays and is billed would not be said.
+
+    Not where the program has an answer of its own to them, or another thread is its main one.
+    """
+    ours = threading.current_thread() is threading.main_thread()
+    if ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        with stoppable(None):
+            yield
+    else:
+        yield
 
 
 def _parsed(config: Config | None) -> DeployConfig:

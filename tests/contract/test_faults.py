@@ -101,6 +101,37 @@ def test_an_operation_that_fails_leaves_nothing_and_another_run_completes(client
     client.delete_deployment("failing")
 
 
+@pytest.mark.parametrize(
+    ("kind", "method", "path", "values"),
+    [
+        ("drop_after", "PUT", "/unsure/deployments/", {}),
+        ("status", "GET", "mfeOperationsStatus", {"status": 401}),
+    ],
+    ids=["the answer is lost", "the token is over"],
+)
+def test_a_change_that_goes_on_is_followed(client, emulator, models, kind, method, path, values):
+    """What the SDK sends again meets its own first try, as one that is at work already."""
+    client.create_endpoint("unsure")
+    emulator.http.delete("/emulator/journal")
+    emulator.fault(kind, path, method=method, **values)
+    made = client.create_deployment("unsure", models["one"])
+    assert (made["traffic"], made["left"]) == ({"blue": 100}, [])
+    assert emulator.waiting_faults() == []
+    emulator.fault("drop_after", "/onlineEndpoints/unsure$", method="DELETE")
+    client.delete_deployment("unsure")
+    assert "unsure" not in [e["name"] for e in client.list_endpoints()]
+
+
+def test_a_change_that_failed_unseen_is_taken_back(client, emulator, models):
+    emulator.fault("status", "mfeOperationsStatus", method="GET", status=401)
+    client.create_endpoint("unseen")
+    emulator.fault("status", "mfeOperationsStatus", method="GET", status=401)
+    with pytest.raises(MlflowException, match=r"(?s)PHI3-A714 .*state Failed.*no weights"):
+        client.create_deployment("unseen", models["broken"])
+    assert "deployments" not in client.get_deployment("unseen")
+    client.delete_deployment("unseen")
+
+
 def test_an_operation_that_never_ends_is_left_by_the_deadline(client, emulator, models):
     emulator.fault("hang_operation", "/onlineEndpoints/hanging$")
     with pytest.raises(

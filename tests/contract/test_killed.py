@@ -40,16 +40,23 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def start_create(emulator, models):
+def said(tmp_path):
+    """Where the processes say what they do."""
+    return tmp_path / "said"
+
+
+@pytest.fixture
+def start_create(emulator, models, said):
     """Begin to create the deployment in a process of its own; returns its id."""
-    parent = subprocess.Popen(
-        [sys.executable, "-c", CLIENTS, models["one"]],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=dict(os.environ),
-        text=True,
-    )
+    with said.open("w") as told:
+        parent = subprocess.Popen(
+            [sys.executable, "-c", CLIENTS, models["one"]],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=told,
+            env=dict(os.environ),
+            text=True,
+        )
 
     def begin(model):
         parent.stdin.write(f"{model}\n")
@@ -94,6 +101,20 @@ def test_a_create_killed_at_each_point_is_completed_by_the_next(
     ]
     client.delete_deployment("killed")
     assert client.list_endpoints() == []
+
+
+def test_a_create_that_the_system_stops_tells_what_stays(
+    client, emulator, models, said, start_create
+):
+    emulator.fault("hold", "/listKeys", method="POST")
+    child = start_create(models["one"])
+    wait_for(lambda: emulator.waiting_faults() == [], "no key was asked for")
+    os.kill(child, signal.SIGTERM)
+    emulator.http.delete("/emulator/faults")
+    stays = "deployment killed/blue stays, and is billed: mlflow deployments delete --name killed"
+    wait_for(lambda: "interrupted" in said.read_text(), said.read_text())
+    wait_for(lambda: stays in said.read_text(), said.read_text())
+    client.delete_deployment("killed")
 
 
 def was_answered(emulator, since, method, path):

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -5,6 +6,7 @@ import pytest
 
 from mlflow_phi3.deployment import promote as promotion
 from mlflow_phi3.deployment.ledger import Entry, read_ledger, with_entries
+from mlflow_phi3.deployment.meanwhile import Overtaken
 from mlflow_phi3.deployment.plan import plan_deployment
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.errors import GateError, UsageError
@@ -42,6 +44,49 @@ def test_what_does_not_answer_well_is_not_promoted(two, registry):
     assert promote(two, registry, "chat", check=check).after == "green=100"
     promote(two, registry, "chat", check=check)  # nothing is moved: nothing is asked
     assert asked == ["green", "green"]
+
+
+def replaced(service):
+    service.deployments["chat"]["green"] = replace(
+        service.deployments["chat"]["green"], model="/m/3"
+    )
+
+
+def moved(service):
+    service.deployments["chat"]["red"] = replace(service.deployments["chat"]["blue"], name="red")
+    share = {"blue": 90, "red": 10}
+    service.endpoints["chat"] = replace(service.endpoints["chat"], traffic=share)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "told"),
+    [
+        (replaced, "chat/green: it was given /3 meanwhile"),
+        (moved, "was changed meanwhile to blue=90,red=10"),
+    ],
+)
+def test_what_another_command_has_changed_during_the_check_is_not_promoted(
+    two, registry, meanwhile, told
+):
+    with pytest.raises(Overtaken, match=f"PHI3-A713 .*{told}"):
+        promote(two, registry, "chat", check=lambda _found: meanwhile(two))
+    assert "green" not in two.endpoints["chat"].traffic
+    assert (registry.champion, read_ledger(two.endpoints["chat"].tags)) == ("1", [])
+
+
+@pytest.mark.parametrize("fault", [None, RuntimeError("registry down")])
+def test_what_another_command_has_moved_while_the_alias_moves_stays(two, registry, fault):
+    real = registry.set_champion
+
+    def overtaken(*args):
+        moved(two)
+        registry.fault = fault
+        real(*args)
+
+    registry.set_champion = overtaken
+    with pytest.raises(RuntimeError) if fault else nullcontext():
+        promote(two, registry, "chat")
+    assert two.endpoints["chat"].traffic == {"blue": 90, "red": 10}
 
 
 def test_when_the_alias_cannot_move_the_traffic_goes_back(two, registry):

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.azure.operation import DeadlinePassed
 from mlflow_phi3.deployment.actions import in_words
 from mlflow_phi3.deployment.plan import plan_deployment
@@ -258,3 +259,35 @@ def test_when_the_old_one_cannot_be_removed_the_new_one_keeps_its_traffic(servic
         roll_out(plan, service, passes, told=lambda _line: None)
     assert service.endpoints["chat"].traffic == {"green": 100}
     assert set(service.deployments["chat"]) == {"blue", "green"}
+
+
+def test_a_previous_one_that_cannot_be_removed_is_told_to_be_billed(service, refused):
+    deploy(service)
+    service.faults["delete_deployment"] = [refused()]
+    changed = replace(wanted("/m/chat/versions/2"), keep_previous=False)
+    told = r"bad day \(.*Deployment chat/blue stays, and is billed: .*--name blue removes it"
+    with pytest.raises(AzureError, match=told):
+        roll_out(
+            plan_deployment(get_current(service, "chat"), changed),
+            service,
+            passes,
+            told=lambda _line: None,
+        )
+    assert service.endpoints["chat"].traffic == {"green": 100}
+
+
+def test_an_order_to_stop_while_it_takes_back_tells_what_stays_and_why(service):
+    deploy(service)
+    lines = []
+    service.faults["delete_deployment"] = [KeyboardInterrupt()]
+    plan = plan_deployment(get_current(service, "chat"), wanted("/m/chat/versions/2"))
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(plan, service, fails, told=lines.append)
+    assert re.search("(?s)PHI3-G.*deployment chat/green stays, and is billed", lines[-1])
+
+
+def test_an_endpoint_whose_creation_failed_is_created_again(service):
+    service.endpoints["chat"] = Endpoint("chat", "Failed")
+    assert deploy(service) == ()
+    assert service.endpoints["chat"].is_made
+    assert service.endpoints["chat"].traffic == {"blue": 100}

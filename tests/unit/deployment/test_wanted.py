@@ -11,7 +11,7 @@ from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.rollout import get_current
 from mlflow_phi3.deployment.wanted import check_managed, to_changed
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import GateError, UsageError
 from tests.unit.deployment.fakes import make_wanted
 
 
@@ -46,6 +46,24 @@ def test_what_is_kept_idle_goes_without_a_new_version_too(deployer, two, names, 
 def test_a_canary_is_not_idle(deployer, canary):
     deployer.deploy(Names("chat"), "", DeployConfig(keep_previous=False), new=False)
     assert set(canary.deployments["chat"]) == {"blue", "green"}
+
+
+def test_a_share_given_by_hand_waits_for_good_answers_and_one_taken_does_not(
+    deployer, two, monkeypatch, store_uri
+):
+    def fails(names, _examination, _told):
+        raise GateError("PHI3-G701", "no text", where=names.deployment)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri)
+    deployer.callers.examine = fails
+    green = Names("chat", "green")
+    for config in (DeployConfig(traffic=100), DeployConfig(traffic=1)):
+        with pytest.raises(GateError, match=r"PHI3-G701 green.*chat/green stays, and is billed"):
+            deployer.deploy(green, "", config, new=False)
+        assert two.endpoints["chat"].traffic == {"blue": 100}
+    deployer.deploy(green, "", DeployConfig(traffic=60, verify=False), new=False)
+    deployer.deploy(green, "", DeployConfig(traffic=40), new=False)
+    assert two.endpoints["chat"].traffic == {"blue": 60, "green": 40}
 
 
 def test_a_share_of_one_of_several_is_refused_unless_it_is_named(canary):
