@@ -84,3 +84,9 @@ def test_what_the_service_adds_by_itself_is_nobodys_wish():
     found.request_settings.max_concurrent_requests_per_instance = 1
     found.environment_variables["AZUREML_MODEL_DIR"] = "/var/azureml-app/azureml-models/chat/1"
     assert _to_deployment(found) == PLAIN
+
+
+def test_a_deployment_without_a_timeout_keeps_the_services_own():
+    found = answered(PLAIN, "Enabled")
+    found.request_settings = None
+    assert _to_deployment(found).request_timeout_s == 5
