@@ -49,6 +49,14 @@ def test_jobs_and_what_they_made_are_listed_newest_first():
     assert made == ["chat:2", "other:1", "chat:1"]
 
 
+def test_the_model_of_a_job_is_the_version_that_it_made():
+    versions = [listed("2", 3, jobName="other"), listed("1", 1, jobName="j")]
+    service = JobService(MemoryClient(described(), (200, {"value": versions})))
+    service._place = "azureml://here"
+    made = service.tuned_model(service.get("j"))
+    assert (made.job, made.id.rpartition("/")[2]) == ("j", "1")
+
+
 @pytest.mark.parametrize("name", ["", "..", "j/x", "j?x", "j:1"])
 def test_what_no_job_is_called_is_not_asked_for(name):
     client = MemoryClient(described())
