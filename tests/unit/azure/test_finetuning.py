@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlflow_phi3.azure.finetuning import JobService, Point
+from mlflow_phi3.azure.finetuning import FineTuning, JobService, Point
 from mlflow_phi3.errors import UsageError
 from tests.unit.azure.test_pipeline import GONE, MemoryClient
 
@@ -25,6 +25,13 @@ def test_a_job_is_told_in_one_request_with_texts_for_hyperparameters():
     )
     assert client.urls == ["https://arm/project/jobs/j?api-version=2024-10-01-preview"]
     assert JobService(MemoryClient(GONE)).get("j") is None
+
+
+def test_a_job_that_the_project_knows_is_not_sent_again():
+    client = MemoryClient(described())
+    wanted = FineTuning("j", "phi", "1", "chat-completion", "train", "validation", {}, "tuned")
+    assert JobService(client).submit(wanted).status == "Running"
+    assert client.asked == ["GET"]
 
 
 def listed(name, day, **properties):
