@@ -8,7 +8,7 @@ that were committed and blocks that were staged before the cut are not sent agai
 import base64
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ def upload_folder(workspace: Workspace, folder: Path, digest: str, *, progress: 
     prefix = f"LocalUpload/{digest}/{folder.name}"
     with workspace.session(f"upload of {folder.name}") as ml:
         container = open_container(ml)
-        with closing(container), workers() as pool:
+        with closing(container), ThreadPoolExecutor(_WORKERS) as pool:
             there = {blob.name: blob.size for blob in container.list_blobs(name_starts_with=prefix)}
             small: list[tuple[Any, Path]] = []
             for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -66,16 +66,6 @@ def upload_folder(workspace: Workspace, folder: Path, digest: str, *, progress: 
             for size_bytes in pool.map(_send_small, small):
                 progress(size_bytes)
     return f"azureml://datastores/{_DATASTORE}/paths/{prefix}"
-
-
-@contextmanager
-def workers() -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that send; a cut leaves what has not begun, instead of sending it all first."""
-    pool = ThreadPoolExecutor(_WORKERS)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def open_container(ml: Any) -> Any:

@@ -33,6 +33,9 @@ _MODEL_FOLDER = "AZUREML_MODEL_DIR"
 TAG_LENGTH = 256
 """Characters of a tag's value, at most: the resource manager refuses more."""
 
+_REQUEST_TIMEOUT_MS = 5000
+"""What the service takes where nobody has set it (azure-ai-ml 1.35.2, OnlineRequestSettings)."""
+
 _COLLECT_TAG = "phi3.collect_data"
 """Tag of a deployment that collects, ``true``: the SDK (azure-ai-ml 1.35.2) sends the mode of a
 collection as ``enabled``, and reads it as off unless the service has made ``Enabled`` of it."""
@@ -223,7 +226,10 @@ class OnlineService:
             return ml.online_deployments.begin_create_or_update(entity)
 
     def delete_deployment(self, endpoint: str, name: str) -> None:
-        """Delete a deployment; one that is gone is no error."""
+        """Delete a deployment, and end its copies of requests; one that is gone is no error."""
+        known = self.get_endpoint(endpoint)
+        if known is not None and known.mirror.get(name):
+            self.put_endpoint(replace(known, mirror={}))
         where = f"deployment {endpoint}/{name}"
 
         def state() -> str:
@@ -305,7 +311,7 @@ def endpoint_entity(endpoint: Endpoint) -> Any:
     return ManagedOnlineEndpoint(
         name=endpoint.name,
         auth_mode=endpoint.auth_mode,
-        traffic={name: share for name, share in endpoint.traffic.items() if share},
+        traffic=dict(endpoint.traffic),
         # What gets requests itself cannot get copies of them too.
         mirror_traffic={n: s for n, s in endpoint.mirror.items() if not endpoint.traffic.get(n)},
         tags=dict(endpoint.tags),
@@ -377,7 +383,7 @@ def _to_deployment(found: Any) -> Deployment:
         instance_count=int(found.instance_count or 1),
         tags=tags,
         variables=variables,
-        request_timeout_s=int(timeout_ms or 90_000) // 1000,
+        request_timeout_s=int(timeout_ms or _REQUEST_TIMEOUT_MS) // 1000,
         collect_data=collects,
         state=_state(found),
         kept=kept_of_deployment(found, collects=collects),

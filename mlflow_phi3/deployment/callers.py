@@ -41,11 +41,10 @@ class Callers:
 
         A key that was changed, or a token that is over, is replaced once by the one of now.
         """
-        known = names.endpoint in self._clients
         try:
             return self._predict(names, inputs)
         except AzureError as refused:
-            if not known or refused.status != _UNAUTHORIZED:
+            if refused.status != _UNAUTHORIZED:
                 raise
         return self._predict(names, inputs)
 

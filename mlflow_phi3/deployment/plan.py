@@ -210,7 +210,7 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
         actions += [
             RemoveDeployment(wanted.endpoint, other.name)
             for other in current.deployments
-            if other.name != name and not (ready is None and other.name == slot)
+            if other.name != name
         ]
     return Plan(name, tuple(actions), target.model)
 

@@ -214,9 +214,6 @@ def _do(action: Action, service: Service, check: Check) -> None:
             if dict(found.traffic) != dict(failed.before):
                 service.put_endpoint(restored(found, failed))
         case RemoveDeployment(endpoint, name):
-            known = service.get_endpoint(endpoint)
-            if known is not None and known.mirror.get(name):
-                service.put_endpoint(replace(known, mirror={}))
             service.delete_deployment(endpoint, name)
         case RemoveEndpoint(name):
             service.delete_endpoint(name)

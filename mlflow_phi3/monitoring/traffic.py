@@ -102,15 +102,16 @@ def from_calls(calls: Sequence[Call], *, hours: float) -> Traffic:
 def joined(measured: Traffic | None, written: Traffic) -> Traffic:
     """The service's own figures where it counted any request, those of written calls for the rest.
 
-    Tokens are counted up to all requests, as only some calls may have been written down.
+    Tokens are counted up to all answered requests, as only some calls may have been written down.
     """
     if measured is None or not measured.requests:
         return written
-    scale = measured.requests / written.requests if written.requests else 1.0
+    answered = _answered(written)
+    scale = max(_answered(measured) / answered, 1.0) if answered else 1.0
     return replace(
         measured,
-        prompt_tokens=written.prompt_tokens * max(scale, 1.0),
-        completion_tokens=written.completion_tokens * max(scale, 1.0),
+        prompt_tokens=written.prompt_tokens * scale,
+        completion_tokens=written.completion_tokens * scale,
         refusal_rate=written.refusal_rate,
     )
 
@@ -127,6 +128,12 @@ def with_cost(traffic: Traffic, tariff: Tariff, *, hours: float) -> Traffic:
         read, written = prices
         known.append((traffic.prompt_tokens * read + traffic.completion_tokens * written) / MILLION)
     return replace(traffic, cost_usd=sum(known) if known else math.nan)
+
+
+def _answered(traffic: Traffic) -> float:
+    """How many requests were no errors: all, where nobody noted how they ended."""
+    wrong = 0.0 if math.isnan(traffic.error_rate) else traffic.error_rate
+    return traffic.requests * (1 - wrong)
 
 
 def _worst_minute(calls: Sequence[Call]) -> float:

@@ -3,6 +3,8 @@
 import base64
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,12 +16,12 @@ BLOCKS = 64
 class Blob:
     """Takes blocks as azure-storage's client does, when ``gate`` lets their numbers through."""
 
-    def __init__(self, gate):
-        self._gate = gate
+    def __init__(self, gate, *before):
+        self._gate, self._before = gate, before
         self.staged, self.committed = {}, []
 
     def get_block_list(self, _which):
-        return [], []
+        return [], self._before
 
     def stage_block(self, block_id, content, *, length):
         self._gate(int(base64.b64decode(block_id)))
@@ -41,10 +43,23 @@ def large(tmp_path, monkeypatch):
 def test_blocks_go_several_at_once_and_are_put_together_in_order(large):
     together = threading.Barrier(8)  # lets nobody through before eight are there
     blob, arrived = Blob(lambda _: together.wait(30)), []
-    with blobs.workers() as pool:
+    with ThreadPoolExecutor(8) as pool:
         blobs._send_large(blob, large, pool, arrived.append)
     assert sum(arrived) == large.stat().st_size
     assert b"".join(blob.staged[name] for name in blob.committed) == large.read_bytes()
+
+
+def test_of_the_blocks_that_are_there_only_whole_ones_are_not_sent_again(large):
+    whole, other = (base64.b64encode(f"{number:08}".encode()).decode() for number in (0, 1))
+    there = (SimpleNamespace(id=whole, size=4), SimpleNamespace(id=other, size=3))
+    blob, arrived = Blob(lambda _: None, *there), []
+    with ThreadPoolExecutor(8) as pool:
+        blobs._send_large(blob, large, pool, arrived.append)
+    assert arrived[0] == 4
+    assert sum(arrived) == large.stat().st_size
+    assert whole not in blob.staged
+    assert blob.staged[other] == (1).to_bytes(4)
+    assert len(blob.committed) == BLOCKS
 
 
 def test_a_cut_leaves_what_has_not_begun(large):
@@ -61,7 +76,7 @@ def test_a_cut_leaves_what_has_not_begun(large):
     blob = Blob(gate)
 
     def send():
-        with blobs.workers() as pool:
+        with ThreadPoolExecutor(8) as pool:
             pools.append(pool)
             blobs._send_large(blob, large, pool, cut)
 

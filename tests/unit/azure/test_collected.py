@@ -40,6 +40,7 @@ def container(monkeypatch):
         {
             f"{PLACE}/04/a.jsonl": "{}\n",
             f"{PLACE}/05/a.jsonl": '{"data": "one\u2028two\u0085three"}\r\n\n{}\n',
+            f"{PLACE}/a.jsonl": "{}\n",  # rolled by the day
             "modelDataCollector/chat/green/request/2026/02/03/05/a.jsonl": "{}\n",
         }
     )
@@ -52,6 +53,7 @@ def test_lines_of_a_deployment_since_an_hour(container):
     assert found == [
         (f"{PLACE}/05/a.jsonl:1", '{"data": "one\u2028two\u0085three"}\r'),
         (f"{PLACE}/05/a.jsonl:3", "{}"),
+        (f"{PLACE}/a.jsonl:1", "{}"),
     ]
     assert container.closed
-    assert len(list(collected.read_collected(Project(), "chat", "", START))) == 3
+    assert len(list(collected.read_collected(Project(), "chat", "", START))) == 4

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mlflow_phi3.azure.finetuning import JobService, Point
+from mlflow_phi3.azure.finetuning import FineTuning, JobService, Point
 from mlflow_phi3.errors import UsageError
 from tests.unit.azure.test_pipeline import GONE, MemoryClient
 
@@ -27,6 +27,13 @@ def test_a_job_is_told_in_one_request_with_texts_for_hyperparameters():
     assert JobService(MemoryClient(GONE)).get("j") is None
 
 
+def test_a_job_that_the_project_knows_is_not_sent_again():
+    client = MemoryClient(described())
+    wanted = FineTuning("j", "phi", "1", "chat-completion", "train", "validation", {}, "tuned")
+    assert JobService(client).submit(wanted).status == "Running"
+    assert client.asked == ["GET"]
+
+
 def listed(name, day, **properties):
     stamp = f"2025-03-{day:02}T00:00:00Z"
     return {"name": name, "properties": properties, "systemData": {"createdAt": stamp}}
@@ -47,6 +54,14 @@ def test_jobs_and_what_they_made_are_listed_newest_first():
     service._place = "azureml://here"
     made = [f"{model.name}:{model.version}" for model in service.tuned_models()]
     assert made == ["chat:2", "other:1", "chat:1"]
+
+
+def test_the_model_of_a_job_is_the_version_that_it_made():
+    versions = [listed("2", 3, jobName="other"), listed("1", 1, jobName="j")]
+    service = JobService(MemoryClient(described(), (200, {"value": versions})))
+    service._place = "azureml://here"
+    made = service.tuned_model(service.get("j"))
+    assert (made.job, made.id.rpartition("/")[2]) == ("j", "1")
 
 
 @pytest.mark.parametrize("name", ["", "..", "j/x", "j?x", "j:1"])

@@ -1,10 +1,18 @@
 """Deployments on their way to Azure's shapes and back."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from mlflow_phi3.azure.online import Deployment, _to_deployment, deployment_entity
+from mlflow_phi3.azure.online import (
+    Deployment,
+    Endpoint,
+    OnlineService,
+    _to_deployment,
+    deployment_entity,
+)
+from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
 from mlflow_phi3.azure.quiet import quiet
 
 MODEL = (
@@ -84,3 +92,17 @@ def test_what_the_service_adds_by_itself_is_nobodys_wish():
     found.request_settings.max_concurrent_requests_per_instance = 1
     found.environment_variables["AZUREML_MODEL_DIR"] = "/var/azureml-app/azureml-models/chat/1"
     assert _to_deployment(found) == PLAIN
+
+
+def test_an_endpoint_is_busy_while_a_deployment_of_it_is():
+    service = OnlineService(SimpleNamespace(target=None), Deadline(0))
+    service.get_endpoint = lambda name: Endpoint(name, "Succeeded")
+    service.list_deployments = lambda _endpoint: [replace(PLAIN, state="Updating")]
+    with pytest.raises(DeadlinePassed, match=r"blue \(Updating\) is still being changed"):
+        service.await_idle("chat")
+
+
+def test_a_deployment_without_a_timeout_keeps_the_services_own():
+    found = answered(PLAIN, "Enabled")
+    found.request_settings = None
+    assert _to_deployment(found).request_timeout_s == 5

@@ -2,6 +2,7 @@
 
 import json
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +11,7 @@ from mlflow_phi3.azure.failures import translated
 from mlflow_phi3.azure.operation import Deadline, DeadlinePassed, Refused
 from mlflow_phi3.azure.pipeline import read_list, send
 from mlflow_phi3.azure.resource_manager import ResourceManager
-from mlflow_phi3.azure.serverless import ServerlessEndpoint, ServerlessService
+from mlflow_phi3.azure.serverless import ServerlessEndpoint, ServerlessService, serverless_body
 from mlflow_phi3.errors import AzureError
 
 
@@ -82,11 +83,19 @@ def test_a_serverless_endpoint_of_a_model_that_is_gone_is_not_made():
     service.delete("chat")
 
 
-def test_what_may_have_been_begun_is_no_refusal():
-    service = ServerlessService(MemoryClient((500, {})), Deadline(5))
+@pytest.mark.parametrize("safe", [True, False])
+def test_content_safety_is_read_as_it_was_sent(safe):
+    wanted = replace(WANTED, content_safety=safe, tags={"team": "x"})
+    answer = 200, {"name": "chat", **serverless_body(wanted, "eastus2")}
+    assert ServerlessService(MemoryClient(answer), Deadline(5)).get("chat") == wanted
+
+
+@pytest.mark.parametrize(("status", "refused"), [(400, True), (499, True), (500, False)])
+def test_what_may_have_been_begun_is_no_refusal(status, refused):
+    service = ServerlessService(MemoryClient((status, {})), Deadline(5))
     with pytest.raises(AzureError) as failed:
         service.put(WANTED)
-    assert not isinstance(failed.value, Refused)
+    assert isinstance(failed.value, Refused) is refused
 
 
 def test_the_key_of_an_endpoint_that_is_gone():

@@ -31,6 +31,7 @@ ITEMS = [
     item(3.5, "2025-01-01"),
     item(0.9, "2026-01-01", skuName="NC24ads A100 v4 Spot"),
     item(9.0, "2026-01-01", productName="Virtual Machines NCadsA100v4 Series Windows"),
+    item(2500.0, "2026-01-01", unitOfMeasure="1/Month"),
 ]
 
 

@@ -1,6 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 
 from mlflow_phi3.azure.online import Endpoint
+from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from tests.unit.deployment import fakes
 
 
@@ -48,3 +52,13 @@ def two(service, registry):
         for name, version in (("blue", "1"), ("green", "2"))
     }
     return service
+
+
+@pytest.fixture
+def deployer(two, monkeypatch):
+    monkeypatch.setattr(ManagedDeployer, "service", lambda _self, _timeout_s: two)
+    workspace = SimpleNamespace(target=SimpleNamespace(path="/project"))
+    monkeypatch.setattr(Deployer, "_open", lambda _self: workspace)
+    made = Deployer("azure-foundry:/local", told=lambda _line: None)
+    made.registry.note_deleted = lambda *_noted: None
+    return made

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from mlflow_phi3.azure.online import Deployment
+from mlflow_phi3.azure.operation import CHANGING
 from mlflow_phi3.deployment.plan import Wanted
 from mlflow_phi3.errors import AzureError
 
@@ -93,7 +94,8 @@ class MemoryService:
 
     def await_idle(self, endpoint):
         for name, found in self.deployments.get(endpoint, {}).items():
-            self.deployments[endpoint][name] = replace(found, state="Succeeded")
+            if found.state in CHANGING:
+                self.deployments[endpoint][name] = replace(found, state="Succeeded")
 
 
 def refused(status=500):

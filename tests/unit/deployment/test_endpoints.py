@@ -1,5 +1,7 @@
 """An endpoint's traffic and end of life, changed by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from mlflow_phi3.azure.online import Endpoint
@@ -62,6 +64,14 @@ def update(service):
 def test_values_that_cannot_be_are_refused_with_the_mend(update, service, config, code):
     with pytest.raises(UsageError, match=code):
         update(config)
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+
+
+def test_what_failed_gets_no_traffic_by_hand(update, service):
+    green = service.deployments["chat"]["green"]
+    service.deployments["chat"]["green"] = replace(green, state="Failed")
+    with pytest.raises(UsageError, match="PHI3-U745 endpoint chat: green does not run"):
+        update({"traffic": "green=100"})
     assert service.endpoints["chat"].traffic == {"blue": 100}
 
 

@@ -74,6 +74,8 @@ def test_without_keep_previous_the_old_one_goes_last():
     plan = plan_deployment(there, wanted(keep_previous=False))
     assert kinds(plan)[-2:] == [ShiftTraffic, RemoveDeployment]
     assert plan.actions[-1].deployment == "blue"
+    beside_a_canary = plan_deployment(there, wanted(keep_previous=False, traffic=10))
+    assert kinds(beside_a_canary) == [PutDeployment, Verify, ShiftTraffic]
 
 
 def test_a_share_of_the_traffic_makes_a_canary():
@@ -145,6 +147,8 @@ def test_a_canary_is_changed_in_place_and_the_previous_one_goes_when_told():
     plan = plan_deployment(there, wanted(instance_count=3, keep_previous=False))
     assert kinds(plan) == [PutDeployment, Verify, ShiftTraffic, RemoveDeployment]
     assert (plan.actions[0].deployment.name, plan.actions[-1].deployment) == ("green", "blue")
+    dark = plan_deployment(there, wanted(traffic=0, keep_previous=False))
+    assert kinds(dark) == [ShiftTraffic]
 
 
 def test_an_idle_version_gets_the_machines_of_the_one_that_it_takes_over_from():
@@ -170,6 +174,11 @@ def test_a_failed_slot_is_replaced():
         Verify,
         ShiftTraffic,
     ]
+
+
+def test_a_failed_one_that_gets_requests_is_changed_where_it_is():
+    there = current({"blue": 100}, deployment("blue", NEW, state="Failed"))
+    assert kinds(plan_deployment(there, wanted(deployment="blue"))) == [PutDeployment, Verify]
 
 
 def test_an_update_without_values_keeps_what_is_there():

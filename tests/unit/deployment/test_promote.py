@@ -21,6 +21,7 @@ def test_promotion_moves_traffic_and_champion_and_rollback_takes_both_back(two, 
     assert (moved.deployment, moved.model, moved.version) == ("green", "chat", "2")
     assert two.endpoints["chat"].traffic == {"green": 100}
     assert (registry.champion, registry.previous) == ("2", "1")
+    assert read_ledger(two.endpoints["chat"].tags)[0].at.endswith("+00:00")
     moved = rollback(two, registry, "chat")
     assert (moved.before, moved.after, moved.version) == ("green=100", "blue=100", "1")
     assert (registry.champion, registry.previous) == ("1", "2")
@@ -230,6 +231,19 @@ def test_which_deployment_must_be_clear(two, registry):
         promote(two, registry, "chat", "red")
     with pytest.raises(UsageError, match="PHI3-U727"):
         promote(two, registry, "shop")
+
+
+def test_what_failed_gets_no_traffic_by_either_way(two, registry):
+    def fail(name):
+        two.deployments["chat"][name] = replace(two.deployments["chat"][name], state="Failed")
+
+    promote(two, registry, "chat")
+    fail("blue")
+    with pytest.raises(UsageError, match="PHI3-U724 deployment chat/blue: it is in state Failed"):
+        promote(two, registry, "chat", "blue")
+    with pytest.raises(UsageError, match="PHI3-U726"):
+        rollback(two, registry, "chat")
+    assert two.endpoints["chat"].traffic == {"green": 100}
 
 
 def test_the_only_one_that_has_all_traffic_is_promoted_as_before(two, registry):

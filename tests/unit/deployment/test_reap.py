@@ -55,6 +55,11 @@ def reaper(two, monkeypatch):
     return Deployer("azure-foundry:/local", told=lambda _line: None)
 
 
+def test_a_dry_run_names_what_is_over_and_leaves_it(two, reaper):
+    assert reaper.reap(NOW, dry_run=True, timeout_s=1) == ["chat", "other"]
+    assert set(two.endpoints) == {"chat", "other"}
+
+
 @pytest.fixture(params=["http", "postgresql+psycopg2"])
 def store_away(request, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -15,6 +15,7 @@ from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.modeling.catalog import find
 from mlflow_phi3.tracking.tags import TUNED_TAG
 from mlflow_phi3.tracking.versions import Version
 from tests.unit.deployment.fakes import MemoryServerless, make_deployment
@@ -70,6 +71,8 @@ def test_the_version_of_a_serverless_endpoint_is_known_and_noted_when_it_goes(de
     assert deployer.registry.tagged[0][:2] == ("phi-ft", "2")
 
     deployer.deploy(Names("chat"), "", config.model_copy(update={"ttl_hours": 1.0}), new=False)
+    deployer.remove(Names("chat", "green"), config)  # there is none such, and so none to delete
+    assert deployer.serverless.service(1).known is not None
     deployer.remove(Names("chat"), config)
 
     assert deployer.registry.deleted == [("phi-ft", "1", place), ("phi-ft", "2", place)]
@@ -124,8 +127,11 @@ def test_a_dry_run_tells_the_action_and_what_it_costs(deployer, monkeypatch):
         "  1. update serverless endpoint chat",
         "  cost: 0.74 USD an hour, also when idle (as given)",
     ]
-    assert lines[3].startswith("  cost: tokens on top, at ")
-    assert " USD per 1M in/out (2026-02, " in lines[3]
+    price = find("Phi-4-mini-instruct").price
+    tokens = (
+        f"  cost: tokens on top, at {price.input:g}/{price.output:g} USD per 1M in/out (2026-02, "
+    )
+    assert lines[3].startswith(tokens)
     assert lines[4:6] == ["PUT /project/serverlessEndpoints/chat", "{"]
 
     billed.known = None

@@ -1,17 +1,17 @@
 """What a caller's words mean for what is there, and what is refused."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
+from mlflow_phi3.azure.assets import ModelAsset
+from mlflow_phi3.azure.target import Target
 from mlflow_phi3.config.deploy import DeployConfig
-from mlflow_phi3.deployment.deployer import Deployer
-from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.rollout import get_current
-from mlflow_phi3.deployment.wanted import check_managed, to_changed
+from mlflow_phi3.deployment.wanted import check_managed, to_changed, to_wanted
 from mlflow_phi3.errors import GateError, UsageError
+from mlflow_phi3.tracking.model_files import OpenedModel
 from tests.unit.deployment.fakes import make_wanted
 
 
@@ -20,16 +20,6 @@ def canary(two):
     """Version 1 is blue, and green, version 2, gets a tenth of the traffic."""
     two.endpoints["chat"] = replace(two.endpoints["chat"], traffic={"blue": 90, "green": 10})
     return two
-
-
-@pytest.fixture
-def deployer(two, monkeypatch):
-    monkeypatch.setattr(ManagedDeployer, "service", lambda _self, _timeout_s: two)
-    workspace = SimpleNamespace(target=SimpleNamespace(path="/project"))
-    monkeypatch.setattr(Deployer, "_open", lambda _self: workspace)
-    made = Deployer("azure-foundry:/local", told=lambda _line: None)
-    made.registry.note_deleted = lambda *_noted: None
-    return made
 
 
 @pytest.mark.parametrize(
@@ -82,6 +72,19 @@ def test_create_does_not_take_the_traffic_of_a_canary(canary):
         with pytest.raises(UsageError, match="PHI3-U738 deployment chat: it exists and serves"):
             check_managed(current, make_wanted(model=model), new=True)
         check_managed(current, make_wanted(model=model), new=False)
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "machine"),
+    [(2 * 10**9 - 1, "Standard_DS3_v2"), (2 * 10**9, "Standard_NC24ads_A100_v4")],
+)
+def test_only_a_large_model_gets_a_gpu_unasked(tmp_path, size_bytes, machine):
+    with (tmp_path / "weights").open("wb") as file:
+        file.truncate(size_bytes)
+    model = OpenedModel("models:/chat/1", tmp_path, "chat", "1", "", {}, {}, None)
+    asset, target = ModelAsset("chat", "1", ""), Target("s", "g", "p")
+    wanted = to_wanted(Names("chat"), DeployConfig(), target, model, asset)
+    assert wanted.default_instance_type == machine
 
 
 def test_update_makes_no_deployment_of_a_mistyped_name(two):

@@ -123,6 +123,25 @@ def test_what_runs_is_cancelled_and_not_deleted(home):
     assert trainer.forgotten == ["j"]
 
 
+def test_who_is_cancelled_may_fall_over_and_runs_no_more(home):
+    jobs, trainer, seen = open_jobs(home), home[2], []
+    job_id = f"{WORKSPACE}/jobs/j"
+
+    def falls_over(_job, _training, _data, *, told, canceled):
+        assert canceled.wait(20)
+        told("Running")
+        seen.append(jobs.get(job_id)["properties"]["status"])
+        raise OperationFailed("UserError", "it was killed")
+
+    trainer.train = falls_over
+    jobs.put(job_id, home[1].get_workspace(WORKSPACE), {"properties": body()})
+    jobs.cancel(job_id)
+
+    assert await_end(jobs, job_id) == "Canceled"
+    assert seen == ["CancelRequested"]
+    assert jobs.error(job_id) is None
+
+
 def test_a_failure_is_kept_with_its_reason(home):
     jobs, trainer = open_jobs(home), home[2]
     trainer.outcome = OperationFailed("UserError", "PHI3-D001 data.jsonl:1: not JSON.")

@@ -76,6 +76,8 @@ def test_a_deleted_job_hides_none_of_its_successors():
 
     del project.models[second]  # its number is not given anew either
     assert submit_once(project, wanted)[0].name == third
+    project.jobs = {third: state(third, "Failed")}
+    assert submit_once(project, wanted)[0].name == f"{wanted.name}-4"
 
 
 def test_a_job_that_is_not_listed_yet_is_taken_up():

@@ -1,6 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 
 from mlflow_phi3.azure.finetuning import JobState, TunedModel
+from mlflow_phi3.azure.online import Endpoint
+from mlflow_phi3.azure.serverless import ServerlessEndpoint
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.tuned import Deployed, Inventory, Removal, plan_removal
 
@@ -42,6 +46,27 @@ def test_a_job_goes_when_it_is_over():
     assert plan_removal(job("Completed"), [], cascade=False).lines() == ["1. delete job job-1"]
     with pytest.raises(UsageError, match="it is Running"):
         plan_removal(job("Running"), [], cascade=True)
+
+
+def test_what_another_model_shares_is_not_taken_for_alone():
+    path = "/subscriptions/s/models/Phi3-Chat/versions"
+    running = {
+        "big": [SimpleNamespace(name="blue", model=f"{path}/2")],
+        "busy": [
+            SimpleNamespace(name="blue", model=f"{path}/22"),
+            SimpleNamespace(name="green", model=f"{path}/2"),
+        ],
+    }
+    shelf = object.__new__(Shelf)
+    shelf._serverless = SimpleNamespace(
+        list_endpoints=lambda: [ServerlessEndpoint("chat", f"azureml:/{path}/2")]
+    )
+    shelf._online = SimpleNamespace(
+        list_endpoints=lambda: [Endpoint(name, traffic={"blue": 100}) for name in running],
+        list_deployments=running.get,
+    )
+    alone = Deployed("big", "blue", traffic=100)
+    assert shelf.deployed(MODEL) == [SERVERLESS, alone, SHARED]
 
 
 def test_removal_keeps_its_order_and_stops_at_the_first_failure():

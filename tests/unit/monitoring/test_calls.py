@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import time
 
 import pytest
 
@@ -112,6 +113,17 @@ def test_a_request_that_was_none_is_a_call_all_the_same(data):
     assert (call.status, "".join(call.prompts), call.refused) == (400, "", False)
 
 
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """A machine whose clock shows India's time."""
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize("at", [1770091500, 1770091500000, "2026-02-03T04:05:00", "1770091500"])
 def test_times_as_other_logs_have_them(at):
     (call,) = read(json.dumps({"at": at, "request": CHAT, "response": ANSWER}))

@@ -72,8 +72,9 @@ def test_what_few_say_is_not_told(prompts):
 
 
 def test_too_few_prompts_conclude_nothing(prompts):
-    found = measure_drift(prompts[: LEAST - 1], prompts)
-    assert {drift.reading for drift in found} == {"too few"}
+    for few in ((prompts[: LEAST - 1], prompts), (prompts, prompts[: LEAST - 1])):
+        found = measure_drift(*few)
+        assert {drift.reading for drift in found} == {"too few"}
     assert all(math.isnan(drift.value) and drift.excess == 0 for drift in found)
 
 

@@ -26,10 +26,14 @@ def call(status=200, latency_ms=10.0, refused=False, tokens=(10, 5), at=AT):
 
 
 def test_minutes_are_weighted_by_their_requests():
-    minutes = [Minute({"2xx": 9, "5xx": 1}, 100, 200), Minute({"2xx": 30}, 20, 40), Minute({})]
+    minutes = [
+        Minute({"2xx": 8, "4xx": 1, "5xx": 1}, 100, 200),
+        Minute({"2xx": 30}, 20, 40),
+        Minute({}),
+    ]
     found = from_minutes(minutes, hours=2)
     assert (found.requests, found.requests_per_minute) == (40, pytest.approx(1 / 3))
-    assert found.error_rate == 1 / 40
+    assert found.error_rate == 2 / 40
     assert (found.latency_p50_ms, found.latency_p95_ms) == (40, 80)
     assert found.latency_worst_p95_ms == 200
 
@@ -77,8 +81,14 @@ def test_calls_that_were_answered_without_a_count_have_tokens_all_the_same():
     refused = [call(status=429, tokens=(None, None))] * 10  # read by no model
     written = from_calls([*counted, *untold, *refused], hours=1)
     assert (written.prompt_tokens, written.completion_tokens) == (900, 450)
-    measured = from_minutes([Minute({"2xx": 200}, 5, 9)], hours=1)
-    assert joined(measured, written).prompt_tokens == 1800
+    measured = from_minutes([Minute({"2xx": 180, "4xx": 20}, 5, 9)], hours=1)
+    assert joined(measured, written).prompt_tokens == pytest.approx(1800)
+
+
+def test_requests_that_reached_no_model_cost_no_tokens():
+    collected = from_calls([call(status=None)] * 100, hours=1)  # the collector sees no others
+    measured = from_minutes([Minute({"2xx": 100, "4xx": 300}, 5, 9)], hours=1)
+    assert joined(measured, collected).prompt_tokens == 1000
 
 
 def test_a_cost_of_tokens_that_nobody_counted_is_not_known():
@@ -90,7 +100,7 @@ def test_a_cost_of_tokens_that_nobody_counted_is_not_known():
 
 
 def test_nothing_was_asked():
-    found = measure([], [], None, Tariff(), hours=24)
+    found = measure([Minute({"2xx": 0}, 0.0, 0.0)], [], None, Tariff(), hours=24)
     assert found.traffic.requests == 0
     assert "monitor/error_rate" not in found.figures()
     assert describe(found)["traffic"]["error_rate"] is None

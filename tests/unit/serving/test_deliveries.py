@@ -67,6 +67,22 @@ def test_what_nobody_waits_for_is_dropped():
     asyncio.run(run())
 
 
+def test_who_leaves_in_the_midst_takes_nothing_from_the_others():
+    async def run():
+        deliveries = Deliveries(FOREVER_S)
+        deliveries.open("a")
+        arrived = deliveries.open("b")
+        deliveries.deliver(output("a", 1))
+        await asyncio.sleep(0)
+        deliveries.deliver(output("a", 2))  # waits until something is due
+        deliveries.close("a")
+        deliveries.deliver(output("b", 1))
+        await asyncio.sleep(0)
+        assert arrived.qsize() == 1
+
+    asyncio.run(run())
+
+
 def test_it_serves_one_loop_after_the_other():
     deliveries = Deliveries(FOREVER_S)
 

@@ -101,6 +101,7 @@ def test_a_chat_is_told_where_to_go(app, path):
 
 def test_too_large_is_a_413_and_too_many_a_429(app):
     assert post(app, b"x" * 4001).status_code == 413
+    assert post(app, b"x" * 4000).status_code == 400
     body = json.dumps({"text": TEXTS[0]}).encode()
     answers = request(app, *[("POST", "/invocations", body)] * 9)
     statuses = sorted(found.status_code for found in answers)

@@ -121,7 +121,7 @@ def test_streamed_answers_keep_their_index(client):
     assert sorted(ends) == [0, 1]
 
 
-def test_greedy_answers_of_a_stream_are_generated_once(checkpoint, local, monkeypatch):
+def test_greedy_answers_are_generated_once(checkpoint, local, monkeypatch):
     model = ConcurrentModel(checkpoint, cache_tokens=4096)
     stream, begun = model._stream, []
     monkeypatch.setattr(
@@ -130,13 +130,15 @@ def test_greedy_answers_of_a_stream_are_generated_once(checkpoint, local, monkey
     body = ask("x", n=3, max_tokens=6)
 
     async def read():
-        return [piece async for piece in model.pieces(model.prepare(parse_request(body)))]
+        prompt = model.prepare(parse_request(body))
+        return [piece async for piece in model.pieces(prompt)], await model.answer(prompt)
 
     try:
-        pieces = asyncio.run(read())
+        pieces, whole = asyncio.run(read())
     finally:
         model.stop()
-    assert len(begun) == 1
+    assert len(begun) == 2
+    assert whole.answers == reply_to(local, body).answers
     for index, answer in enumerate(reply_to(local, body).answers):
         mine = [piece for piece in pieces if piece.index == index]
         assert "".join(piece.text for piece in mine) == answer.text

@@ -110,6 +110,19 @@ def test_the_example_of_a_version_is_read_from_the_store(tracker, tmp_path):
     assert read_example(Version()) is None
 
 
+def test_a_versions_run_is_the_registrys_and_a_folders_that_of_its_file(tracker, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "MLmodel").write_text("run_id: elsewhere")
+    run = tracker.start("register", stage="register")
+    tracker.client.create_registered_model("copied")
+    tracker.client.create_model_version("copied", folder.as_uri(), run_id=run.run_id)
+
+    for uri, run_id in (("models:/copied/1", run.run_id), (str(folder), "elsewhere")):
+        with opened_model(uri) as model:
+            assert model.run_id == run_id
+
+
 def test_a_full_disk_is_not_a_wrong_name(tmp_path, monkeypatch):
     def refuse(*_arguments, **_named):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

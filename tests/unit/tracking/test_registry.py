@@ -48,6 +48,37 @@ def test_who_takes_over_from_a_champion_leaves_it_the_alias_previous(tracker, tm
     assert aliases(tracker, "reign") == {"champion": "1"}
 
 
+def test_a_champion_moves_when_all_else_has(tracker, tmp_path, monkeypatch):
+    ensure_registered(tracker.client, "half")
+    versions = [tracker.client.create_model_version("half", tmp_path.as_uri()) for _ in range(2)]
+    crown(tracker.client, versions[0])
+    move, moved = tracker.client.set_registered_model_alias, []
+
+    def dies_at_the_second(*told):
+        if moved:
+            raise MlflowException("away")
+        moved.append(move(*told))
+
+    monkeypatch.setattr(tracker.client, "set_registered_model_alias", dies_at_the_second)
+    with pytest.raises(MlflowException, match="away"):
+        crown(tracker.client, versions[1])
+    assert aliases(tracker, "half")["champion"] == "1"
+
+
+def test_a_version_is_deleted_only_where_it_runs_by_its_tags(tracker, tmp_path):
+    ensure_registered(tracker.client, "placed")
+    tracker.client.create_model_version("placed", tmp_path.as_uri())
+    registry, here = (
+        DeploymentRegistry(tracker.client),
+        {"azure.target": "/p", "azure.endpoint": "a"},
+    )
+    registry.tag_version("placed", "1", {**here, "azure.state": "deployed"})
+    registry.note_deleted("placed", "1", {**here, "azure.endpoint": "b"})
+    assert registry.find("placed", "1").tags["azure.state"] == "deployed"
+    registry.note_deleted("placed", "1", here)
+    assert registry.find("placed", "1").tags["azure.state"] == "deleted"
+
+
 def test_a_name_with_a_quote_is_found_again(tracker):
     for _ in range(2):
         ensure_registered(tracker.client, "it's mine")

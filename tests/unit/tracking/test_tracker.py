@@ -92,6 +92,21 @@ def test_what_the_store_refuses_leaves_no_run_running(tracker, breaks):
     assert any("still to write is lost" in note for note in told.value.__notes__)
 
 
+def test_closing_outwards_leaves_what_has_ended(tracker):
+    outer = tracker.start("main", stage="main")
+    inner = tracker.start("sweep", stage="sweep", parent=outer)
+    outer.end("FINISHED")
+    assert tracker.close_outwards(inner.run_id, {}) == [inner.run_id]
+    assert (status(tracker, inner), status(tracker, outer)) == ("KILLED", "FINISHED")
+
+
+def test_a_long_parameter_is_cut_where_the_store_would_refuse_it(tracker, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRUNCATE_LONG_VALUES", "false")
+    run = tracker.start("train", stage="train")
+    run.log_params({"long": "x" * 7000})
+    assert len(tracker.client.get_run(run.run_id).data.params["long"]) == 6000
+
+
 def test_children_are_found_by_their_parent_oldest_first(tracker):
     parent = tracker.start("sweep", stage="sweep")
     names = [f"trial-{number:03}" for number in range(3)]

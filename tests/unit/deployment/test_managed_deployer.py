@@ -1,0 +1,58 @@
+"""Managed deployment as a whole, on a service in memory."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from mlflow_phi3.config.deploy import DeployConfig
+from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
+from mlflow_phi3.deployment.names import Names
+from mlflow_phi3.tracking.model_files import OpenedModel
+
+
+@pytest.fixture
+def tagged(monkeypatch, deployer, tmp_path):
+    """What the registry is told of version 3 of chat, which can be deployed."""
+    mlmodel = {"flavors": {"python_function": {}}}
+    model = OpenedModel("models:/chat/3", tmp_path, "chat", "3", "", {}, mlmodel, None)
+    opened = "mlflow_phi3.deployment.managed_deployer.opened_model"
+    monkeypatch.setattr(opened, lambda _uri: nullcontext(model))
+    monkeypatch.setattr(ManagedDeployer, "_upload", lambda *_sent: None)
+    found = []
+    deployer.registry.tag = lambda _model, tags: found.append(tags["azure.deployment"])
+    return found
+
+
+def deploy(deployer, *, wait=True):
+    config = DeployConfig(verify=False, synchronous=wait)
+    return deployer.managed.deploy(Names("chat"), "models:/chat/3", config, new=False)
+
+
+def test_a_version_is_not_tagged_as_deployed_before_it_is(deployer, tagged):
+    assert deploy(deployer, wait=False)["left"] == ["traffic of chat to green 100 %"]
+    assert tagged == []
+    assert not deploy(deployer)["left"]
+    assert tagged == ["green"]
+
+
+def test_what_changed_while_the_model_was_sent_is_reckoned_with(deployer, tagged, two, monkeypatch):
+    def another_promotes(*_sent):
+        two.endpoints["chat"] = replace(two.endpoints["chat"], traffic={"green": 100})
+
+    monkeypatch.setattr(ManagedDeployer, "_upload", another_promotes)
+    assert deploy(deployer)["traffic"] == {"blue": 100}
+    assert two.deployments["chat"]["green"].model == "/m/2"
+    assert tagged == ["blue"]
+
+
+def test_who_asked_a_deleted_endpoint_is_forgotten(deployer, two):
+    closed = []
+    client = SimpleNamespace(close=lambda: closed.append(True))
+    deployer.callers._clients["chat"] = client
+    deployer.remove(Names("chat", "green"), DeployConfig())
+    assert not closed
+    deployer.remove(Names("chat"), DeployConfig())
+    assert closed
+    assert two.endpoints == {}
