@@ -19,6 +19,9 @@ from mlflow_phi3.workflows.context import Context, greet, open_context
 from mlflow_phi3.workflows.screen import Screen
 from mlflow_phi3.workflows.task import show_balance
 
+DATASET = "phi3.dataset_sha256"
+"""Tag of what was made of data: digest over all rows of all splits."""
+
 
 def run(config: PrepareWord) -> None:
     """Run the step by itself."""
@@ -119,7 +122,7 @@ def _log(run: Run, data: PreparedData) -> None:
     manifest = data.manifest
     run.set_tags(
         {
-            "phi3.dataset_sha256": manifest.sha256,
+            DATASET: manifest.sha256,
             "phi3.template_sha256": manifest.template_sha256,
         }
     )

@@ -10,6 +10,7 @@ from mlflow_phi3.config.parse import narrow, parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.notation import NONE, count_of, show_figure
 from mlflow_phi3.foundry.repeat import YAML, repeat_yaml
 from mlflow_phi3.modeling.base import Base
@@ -29,7 +30,12 @@ from mlflow_phi3.workflows.context import (
     open_base,
     open_context,
 )
-from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
+from mlflow_phi3.workflows.prepare import (
+    DATASET,
+    dataset_facts,
+    log_repeat_data,
+    prepare_as_child,
+)
 from mlflow_phi3.workflows.screen import Update
 from mlflow_phi3.workflows.task import fit_to_data
 
@@ -82,7 +88,7 @@ def sweep(
     tags = {
         **base.tags,
         "phi3.template_sha256": base.template_sha256,
-        "phi3.dataset_sha256": data.manifest.sha256,
+        DATASET: data.manifest.sha256,
         "phi3.task": config.task,
     }
     run.set_tags(tags)
@@ -134,6 +140,24 @@ def load_winner(context: Context, sweep_run: str, *, where: str) -> Winner:
     config = parse_values(SweepWord, load_config(context, run_id))
     adapter = fetch_adapter(context, trial.run_id, where=where)
     return Winner(run_id, trial.run_id, trial.name, adapter, config)
+
+
+def prepare_as_swept(context: Context, winner: Winner, root: Run) -> PreparedData:
+    """Prepare the data of a finished sweep again, as a child run of ``root``.
+
+    Raises:
+        DataError: It is not what the trials saw: a row that they learnt may be a test row now.
+    """
+    data = prepare_as_child(context, winner.config, root)
+    swept = context.tracker.get(winner.sweep_run).tags()[DATASET]
+    if data.manifest.sha256 != swept:
+        raise DataError(
+            "PHI3-D079",
+            f"the rows are not those of the sweep {winner.sweep_run}: they have changed since",
+            where=", ".join(source.name for source in data.manifest.sources),
+            fix="put them back as they were, or sweep again",
+        )
+    return data
 
 
 def fetch_adapter(context: Context, trial_run: str, *, where: str) -> Path:
