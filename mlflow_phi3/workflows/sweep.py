@@ -15,6 +15,7 @@ from mlflow_phi3.evaluation.notation import NONE, count_of, show_figure
 from mlflow_phi3.foundry.repeat import YAML, repeat_yaml
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.report import rank, searched
+from mlflow_phi3.sweep.reseed import tell_reseeded
 from mlflow_phi3.sweep.results import SweepProgress, SweepResult, TrialResult, show_value
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.sweep.trial_run import BEST
@@ -178,7 +179,10 @@ def fetch_adapter(context: Context, trial_run: str, *, where: str) -> Path:
 
 
 def show_trials(context: Context, result: SweepResult) -> None:
-    """Print the trials, best first; a star is the winner, a plus on the Pareto front."""
+    """Print the trials, best first, and what a person has to know of how the sweep ended.
+
+    A star is the winner, a plus on the Pareto front.
+    """
     names = searched(result.trials)
     rows = [
         [
@@ -206,6 +210,11 @@ def show_trials(context: Context, result: SweepResult) -> None:
     title = f"Study {result.study}: {count_of(len(result.trials), 'trial')}"
     legend = "; + on the Pareto front" if result.front else ""
     context.screen.table(title + legend, columns, rows)
+    if told := tell_reseeded(result.reseeded):
+        context.screen.say(f"The winner is {best.name}.{told}", event="reseeded")
+    why = result.stopped_because
+    if why != "n_trials":
+        context.screen.say(f"Stopped because of {why}.", event="stopped", why=why)
 
 
 def _mark(result: SweepResult, trial: TrialResult) -> str:

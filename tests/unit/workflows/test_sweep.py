@@ -64,6 +64,16 @@ def test_one_trial_is_no_plural(capsys):
     assert capsys.readouterr().out.split("\n")[0].strip() == "Study s: 1 trial"
 
 
+def test_why_it_stopped_early_and_what_other_seeds_gave_are_told(capsys):
+    only = trial(0, 3.0, "complete")
+    result = make_result([only], only, stopped_because="budget_hours", reseeded=(3.25,))
+    show_trials(Context(None, Screen("plain"), Path(), None), result)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "The winner is trial-000. Trained again with other seeds, its loss was 3.2500.",
+        "Stopped because of budget_hours.",
+    ]
+
+
 def test_what_follows_a_sweep_takes_no_other_rows_than_its_trials_saw(tracker, tmp_path):
     data = tmp_path / "chats.jsonl"
 
