@@ -21,8 +21,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from mlflow_phi3.backends.base import Job, Workload
+from mlflow_phi3.backends.cluster import no_cluster
 from mlflow_phi3.backends.worker import Stretch, Worker, read_folder, write_folder
-from mlflow_phi3.errors import PreflightError, TrainingError
+from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
 
 logger = logging.getLogger(__name__)
@@ -266,12 +267,7 @@ def _connect(address: str) -> None:
             **({} if address else {"include_dashboard": False}),
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise PreflightError(
-            "PHI3-P085",
-            f"no Ray cluster answers: {error}",
-            where=address or "this machine",
-            fix="start one with `ray start --head`, or leave ray_address empty",
-        ) from None
+        raise no_cluster(address, error) from None
     finally:
         # Ray's would exit as if the sweep had failed; it sets one in the main thread only.
         if threading.current_thread() is threading.main_thread():

@@ -99,6 +99,31 @@ def plan_removal(
     return Removal(deployments=tuple(deployed), model=found)
 
 
+def find_deployed(
+    model: TunedModel, serverless: ServerlessService, online: OnlineService
+) -> list[Deployed]:
+    """Return where a model is served, of all endpoints of both kinds."""
+    end = f"/models/{model.name}/versions/{model.version}".lower()
+    found = [
+        Deployed(endpoint.name)
+        for endpoint in serverless.list_endpoints()
+        if endpoint.model_id.lower().endswith(end)
+    ]
+    for endpoint in online.list_endpoints():
+        deployments = online.list_deployments(endpoint.name)
+        found += [
+            Deployed(
+                endpoint.name,
+                deployment.name,
+                alone=len(deployments) == 1,
+                traffic=endpoint.traffic.get(deployment.name, 0),
+            )
+            for deployment in deployments
+            if deployment.model.lower().endswith(end)
+        ]
+    return found
+
+
 class Inventory:
     """The jobs and tuned models of one project.
 
@@ -136,25 +161,7 @@ class Inventory:
 
     def deployed(self, model: TunedModel) -> list[Deployed]:
         """Return where a model is served."""
-        end = f"/models/{model.name}/versions/{model.version}".lower()
-        found = [
-            Deployed(endpoint.name)
-            for endpoint in self._serverless.list_endpoints()
-            if endpoint.model_id.lower().endswith(end)
-        ]
-        for endpoint in self._online.list_endpoints():
-            deployments = self._online.list_deployments(endpoint.name)
-            found += [
-                Deployed(
-                    endpoint.name,
-                    deployment.name,
-                    alone=len(deployments) == 1,
-                    traffic=endpoint.traffic.get(deployment.name, 0),
-                )
-                for deployment in deployments
-                if deployment.model.lower().endswith(end)
-            ]
-        return found
+        return find_deployed(model, self._serverless, self._online)
 
     def remove(self, removal: Removal, told: Callable[[str], None]) -> None:
         """Do it, in order; what is gone is no error, so that a second call completes a first.

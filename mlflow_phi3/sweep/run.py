@@ -1,6 +1,5 @@
 """The sweep as a whole: open the study, work on it, name the winner."""
 
-import importlib.util
 import itertools
 import logging
 import math
@@ -13,10 +12,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from mlflow_phi3.backends.base import Backend, Workload
+from mlflow_phi3.backends.cluster import check_cluster
 from mlflow_phi3.backends.local import LocalBackend
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
+from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.evaluation.compare import Comparison
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.budget import Budget
@@ -159,25 +159,10 @@ def _log_spent(parent: Run, budget: Budget, seconds: float) -> None:
         parent.set_tags({"phi3.price": f"{budget.usd_per_hour:g} USD an hour, {budget.source}"})
 
 
-def check_backend(backend: str) -> None:
-    """Refuse a backend that the installed packages do not have.
-
-    Raises:
-        PreflightError: A package is missing.
-    """
-    if backend == "ray" and importlib.util.find_spec("ray") is None:
-        raise PreflightError(
-            "PHI3-P084",
-            "the package ray is not installed",
-            where="backend",
-            fix="pip install 'mlflow-phi3[ray]', or choose backend=local",
-        )
-
-
 def _opened(config: SweepConfig, work: Workload, folder: Path) -> closing[Backend]:
     if config.backend == "local":
         return closing(LocalBackend(work, folder=folder))
-    check_backend(config.backend)
+    check_cluster(config.ray_address)
     from mlflow_phi3.backends.ray import RayBackend  # an optional package
 
     return closing(RayBackend(work, folder=folder, address=config.ray_address))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mlflow_phi3.backends.cluster import check_cluster
 from mlflow_phi3.config.hyperparameters import UNWEIGHTED, Hyperparameters
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
@@ -12,7 +13,6 @@ from mlflow_phi3.evaluation.golden import load_golden
 from mlflow_phi3.modeling.hardware import choose_device
 from mlflow_phi3.modeling.quantization import check_quantization
 from mlflow_phi3.sweep.pruners import build_pruner
-from mlflow_phi3.sweep.run import check_backend
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import build_space, pinned_spec
 from mlflow_phi3.sweep.storage import check_storage
@@ -25,11 +25,12 @@ def check_search(config: SweepWord) -> None:
 
     Raises:
         UsageError: It cannot be; the message names the parameter.
-        PreflightError: A library that it needs is not installed.
+        PreflightError: A library that it needs is not installed, or no cluster answers.
     """
     choose_device(config.device)
     settings = narrow(config, SweepConfig)
-    check_backend(settings.backend)
+    if settings.backend == "ray":
+        check_cluster(settings.ray_address)
     if settings.storage:
         check_storage(settings.storage)
     space = build_space(settings, model=config.model, seed=config.seed)

@@ -27,9 +27,15 @@ from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.judges import JudgedAnswer, choose_scorers, judge_answers
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.context import Context, open_base, open_context
-from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
+from mlflow_phi3.workflows.prepare import dataset_facts
 from mlflow_phi3.workflows.screen import Update
-from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, load_winner
+from mlflow_phi3.workflows.sweep import (
+    SWEEP_RUN,
+    WINNER_RUN,
+    Winner,
+    load_winner,
+    prepare_as_swept,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +58,7 @@ def run(config: EvaluateWord) -> None:
     context = open_context(config)
     winner = load_winner(context, config.sweep_run, where="sweep_run")
     with context.root("evaluate", config) as root:
-        data = prepare_as_child(context, winner.config, root)
+        data = prepare_as_swept(context, winner, root)
         check_test(data)
         measured = evaluate(context, config, open_base(winner.config, data), data, winner, root)
     show_measures(context, measured)

@@ -40,8 +40,14 @@ from mlflow_phi3.workflows.certify import certify_winner
 from mlflow_phi3.workflows.check import check_registration
 from mlflow_phi3.workflows.context import Context, open_base, open_context
 from mlflow_phi3.workflows.evaluate import load_evaluation
-from mlflow_phi3.workflows.prepare import prepare_as_child
-from mlflow_phi3.workflows.sweep import SWEEP_RUN, WINNER_RUN, Winner, fetch_adapter, load_winner
+from mlflow_phi3.workflows.sweep import (
+    SWEEP_RUN,
+    WINNER_RUN,
+    Winner,
+    fetch_adapter,
+    load_winner,
+    prepare_as_swept,
+)
 
 _PARAMETER = "evaluate_run"
 _GOLDEN_TOKENS = 512  # of an answer whose query names none, as of a served model
@@ -87,7 +93,7 @@ def run(config: RegisterWord) -> None:
     tuned = load_evaluation(context, evaluation)
     winner = load_winner(context, evaluation.tags()[SWEEP_RUN], where=_PARAMETER)
     with context.root("register", config) as root:
-        data = prepare_as_child(context, winner.config, root)
+        data = prepare_as_swept(context, winner, root)
         registered = register(
             context, config, open_base(winner.config, data), data, winner, tuned, root
         )

@@ -10,10 +10,12 @@ from mlflow_phi3.config.parse import narrow, parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.notation import NONE, count_of, show_figure
 from mlflow_phi3.foundry.repeat import YAML, repeat_yaml
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.report import rank, searched
+from mlflow_phi3.sweep.reseed import tell_reseeded
 from mlflow_phi3.sweep.results import SweepProgress, SweepResult, TrialResult, show_value
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.sweep.trial_run import BEST
@@ -137,6 +139,24 @@ def load_winner(context: Context, sweep_run: str, *, where: str) -> Winner:
     return Winner(run_id, trial.run_id, trial.name, adapter, config)
 
 
+def prepare_as_swept(context: Context, winner: Winner, root: Run) -> PreparedData:
+    """Prepare the data of a finished sweep again, as a child run of ``root``.
+
+    Raises:
+        DataError: It is not what the trials saw: a row that they learnt may be a test row now.
+    """
+    data = prepare_as_child(context, winner.config, root)
+    swept = context.tracker.get(winner.sweep_run).tags()[DATASET_TAG]
+    if data.manifest.sha256 != swept:
+        raise DataError(
+            "PHI3-D079",
+            f"the rows are not those of the sweep {winner.sweep_run}: they have changed since",
+            where=", ".join(source.name for source in data.manifest.sources),
+            fix="put them back as they were, or sweep again",
+        )
+    return data
+
+
 def fetch_adapter(context: Context, trial_run: str, *, where: str) -> Path:
     """Copy a trial's best adapter out of the store; where it lies then.
 
@@ -155,7 +175,10 @@ def fetch_adapter(context: Context, trial_run: str, *, where: str) -> Path:
 
 
 def show_trials(context: Context, result: SweepResult) -> None:
-    """Print the trials, best first; a star is the winner, a plus on the Pareto front."""
+    """Print the trials, best first, and what a person has to know of how the sweep ended.
+
+    A star is the winner, a plus on the Pareto front.
+    """
     names = searched(result.trials)
     rows = [
         [
@@ -183,6 +206,11 @@ def show_trials(context: Context, result: SweepResult) -> None:
     title = f"Study {result.study}: {count_of(len(result.trials), 'trial')}"
     legend = "; + on the Pareto front" if result.front else ""
     context.screen.table(title + legend, columns, rows)
+    if told := tell_reseeded(result.reseeded):
+        context.screen.say(f"The winner is {best.name}.{told}", event="reseeded")
+    why = result.stopped_because
+    if why != "n_trials":
+        context.screen.say(f"Stopped because of {why}.", event="stopped", why=why)
 
 
 def _mark(result: SweepResult, trial: TrialResult) -> str:

@@ -5,7 +5,7 @@ import pytest
 from mlflow_phi3.emulator.router import WORKSPACE
 from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION
 from mlflow_phi3.emulator.settings import WORKSPACE as PROJECT
-from mlflow_phi3.foundry.tuned import Deployed, Removal, Shelf
+from mlflow_phi3.foundry.tuned import Deployed, Inventory, Removal
 
 HOME = WORKSPACE.format(subscription=SUBSCRIPTION, group=GROUP, workspace=PROJECT)
 USER = f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}/providers/Microsoft.ManagedIdentity"
@@ -53,10 +53,12 @@ def test_an_endpoint_keeps_its_walls_and_its_copies_of_requests(
     client.update_endpoint("kept", {"traffic": "blue=90,green=10"})
     assert portal.see("kept")["properties"]["mirrorTraffic"] == {}  # it gets live requests now
     client.update_endpoint("kept", {"traffic": "blue=100"})
-    shelf = Shelf(client._deployer._open())
+    inventory = Inventory(client._deployer._open())
     for delete in (
         lambda: client.delete_deployment("green", endpoint="kept"),
-        lambda: shelf.remove(Removal((Deployed("kept", "green", alone=False, traffic=0),)), print),
+        lambda: inventory.remove(
+            Removal((Deployed("kept", "green", alone=False, traffic=0),)), print
+        ),
     ):
         client.create_deployment("green", models["two"], endpoint="kept", config={"traffic": "0"})
         portal("kept", **ours)

@@ -29,7 +29,7 @@ def study(tmp_path):
 def test_sweep_repair_lets_the_trials_of_the_dead_wait(study):
     found = call("sweep", "repair", "night")
     assert found.exit_code == 0, found.output
-    assert "1 trials wait again, 0 runs were closed." in found.output
+    assert "1 trial released to wait again, 0 runs closed." in found.output
     assert [trial.state.name for trial in study.trials] == ["WAITING"]
 
 

@@ -6,7 +6,7 @@ from mlflow_phi3.azure.finetuning import JobState, TunedModel
 from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.azure.serverless import ServerlessEndpoint
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.foundry.tuned import Deployed, Inventory, Removal, plan_removal
+from mlflow_phi3.foundry.tuned import Deployed, Inventory, Removal, find_deployed, plan_removal
 
 MODEL = TunedModel("phi3-chat", "2", "azureml://locations/x/workspaces/y/models/...", "job-1")
 SERVERLESS = Deployed("chat")
@@ -57,16 +57,15 @@ def test_what_another_model_shares_is_not_taken_for_alone():
             SimpleNamespace(name="green", model=f"{path}/2"),
         ],
     }
-    shelf = object.__new__(Shelf)
-    shelf._serverless = SimpleNamespace(
+    serverless = SimpleNamespace(
         list_endpoints=lambda: [ServerlessEndpoint("chat", f"azureml:/{path}/2")]
     )
-    shelf._online = SimpleNamespace(
+    online = SimpleNamespace(
         list_endpoints=lambda: [Endpoint(name, traffic={"blue": 100}) for name in running],
         list_deployments=running.get,
     )
     alone = Deployed("big", "blue", traffic=100)
-    assert shelf.deployed(MODEL) == [SERVERLESS, alone, SHARED]
+    assert find_deployed(MODEL, serverless, online) == [SERVERLESS, alone, SHARED]
 
 
 def test_removal_keeps_its_order_and_stops_at_the_first_failure():

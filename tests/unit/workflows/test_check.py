@@ -27,6 +27,8 @@ RUN = {"main": main.run, "sweep": sweep.run, "train": train.run, "register": reg
         ("sweep", {"storage": "study.txt", "backend": "foundry"}, "PHI3-U086 storage"),
         ("main", {"storage": "sqlite://"}, "PHI3-U087 storage"),
         ("sweep", {"storage": "nonsense://here/a"}, "PHI3-U087 storage"),
+        ("sweep", {"backend": "ray", "ray_address": "127.0.0.1:1"}, "PHI3-P085 .*127.0.0.1:1"),
+        ("main", {"backend": "ray", "ray_address": "head"}, "PHI3-P085 .*host:port"),
         ("train", {"device": "elsewhere"}, "PHI3-U051 device"),
         ("train", {"epochs": "1,2"}, "PHI3-U081 epochs"),
         ("train", {"learning_rate": "1e-5..1e-4"}, "PHI3-U081 learning_rate"),

@@ -1,16 +1,23 @@
-"""What a sweep prints at its end."""
+"""What a sweep prints at its end, and what goes on from it."""
 
 import dataclasses
+import json
 import math
 import re
 from pathlib import Path
 
+import pytest
+
+from mlflow_phi3.config.words import SweepWord
+from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.notation import NONE
 from mlflow_phi3.sweep.results import TrialResult, trial_name
+from mlflow_phi3.tracking.tags import DATASET_TAG
 from mlflow_phi3.training.spec import TrialSpec
 from mlflow_phi3.workflows.context import Context
+from mlflow_phi3.workflows.prepare import prepare
 from mlflow_phi3.workflows.screen import Screen
-from mlflow_phi3.workflows.sweep import show_trials
+from mlflow_phi3.workflows.sweep import Winner, prepare_as_swept, show_trials
 from tests.unit.sweep.made import make_result
 
 
@@ -56,3 +63,34 @@ def test_one_trial_is_no_plural(capsys):
     result = make_result([only], only)
     show_trials(Context(None, Screen("plain"), Path(), None), result)
     assert capsys.readouterr().out.split("\n")[0].strip() == "Study s: 1 trial"
+
+
+def test_why_it_stopped_early_and_what_other_seeds_gave_are_told(capsys):
+    only = trial(0, 3.0, "complete")
+    result = make_result([only], only, stopped_because="budget_hours", reseeded=(3.25,))
+    show_trials(Context(None, Screen("plain"), Path(), None), result)
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        "The winner is trial-000. Trained again with other seeds, its loss was 3.2500.",
+        "Stopped because of budget_hours.",
+    ]
+
+
+def test_what_follows_a_sweep_takes_no_other_rows_than_its_trials_saw(tracker, tmp_path):
+    data = tmp_path / "chats.jsonl"
+
+    def write(count):
+        rows = [{"question": f"What is {n} plus one?", "answer": str(n + 1)} for n in range(count)]
+        data.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+
+    write(30)
+    context = Context(tracker, Screen("plain"), tmp_path / "work", None)
+    config = SweepWord(train_data=str(data), clean_near_duplicates=False)
+    with tracker.stage("sweep", stage="sweep") as run:
+        sha256 = prepare(context, config, run).manifest.sha256
+    winner = Winner(run.run_id, "", "trial-000", tmp_path, config)
+    assert (
+        prepare_as_swept(context, winner, run).manifest.sha256 == run.tags()[DATASET_TAG] == sha256
+    )
+    write(31)
+    with pytest.raises(DataError, match=r"PHI3-D079 chats\.jsonl: the rows are not those of the"):
+        prepare_as_swept(context, winner, run)
