@@ -99,6 +99,9 @@ def test_clipping_is_torchs():
         norm = torch.nn.utils.clip_grad_norm_([parameter], limit)
         assert clip_gradient(gradient, limit) == pytest.approx(float(norm))
         assert torch.allclose(gradient, parameter.grad)
+    left = gradient.clone()
+    clip_gradient(gradient, 0.0)
+    assert torch.equal(gradient, left)
 
 
 def test_peft_round_trip(new_base, tmp_path):
