@@ -34,9 +34,9 @@ def is_shown(weights: Weights, keys: Keys) -> npt.NDArray[np.bool_]:
 
 
 def count_shows(weights: Weights, keys: Keys) -> npt.NDArray[np.int64]:
-    """How often each row is shown: the whole part, and once more for the share that is left."""
+    """How often each row that is shown is: its whole part, and once more for what is left."""
     shown: npt.NDArray[np.int64] = np.floor(weights).astype(np.int64) + (_share(keys) < weights % 1)
-    return np.maximum(shown, 1)
+    return shown
 
 
 def _share(keys: Keys) -> Weights:

@@ -141,8 +141,7 @@ def leave_untold(folder: Path, steps: Sequence[StepReport]) -> None:
     if not steps or not is_resumable(folder):
         return
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    told = [asdict(report) for report in steps]
-    state["untold"] = told + [report for report in state["untold"] if report not in told]
+    state["untold"] = [*map(asdict, steps), *state["untold"]]
     beside = folder / f".{STATE_FILE}.new"  # other trials' checkpoints may share the file
     beside.write_text(json.dumps(state), encoding="utf-8")
     beside.replace(folder / STATE_FILE)

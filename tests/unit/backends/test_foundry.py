@@ -99,14 +99,33 @@ def test_no_more_jobs_at_once_than_wanted():
 
 def test_no_job_that_would_pass_the_budget():
     project = Trainer()
-    limits = replace(LIMITS, budget_usd=2.5)  # one dollar a trial
+    limits = replace(LIMITS, budget_usd=3.0)  # one dollar an epoch
+    first, *others = jobs(3)
+    wanted = [replace(first, spec=replace(first.spec, epochs=2)), *others]
 
-    reports = everything(backend(project, limits=limits), jobs(4))
+    reports = everything(backend(project, limits=limits), wanted)
     ends = {r.trial: r for r in reports if isinstance(r, EndReport)}
 
     assert len(project.submitted) == 2
-    assert [ends[f"trial-00{n}"].outcome for n in range(4)] == ["complete"] * 2 + ["failed"] * 2
-    assert "1.00 USD by estimate, 0.50 left of budget_usd" in ends["trial-003"].reason
+    assert [ends[job.trial].outcome for job in wanted] == ["complete", "complete", "failed"]
+    assert "1.00 USD by estimate, 0.00 left of budget_usd" in ends["trial-002"].reason
+
+
+def test_each_epoch_has_one_evaluation_and_the_last_has_the_latest():
+    class Longer(Trainer):
+        def metrics(self, name):
+            told = [(0.3, 4.0), (1.0, 2.5), (1.3, 2.0), (1.9, 3.0)]
+            epochs = [Point("epoch", epoch, n) for n, (epoch, _) in enumerate(told, start=1)]
+            losses = [Point("eval_loss", loss, n) for n, (_, loss) in enumerate(told, start=1)]
+            return [*losses, Point("loss", 3.0, 1), *epochs]
+
+    job = jobs(1)[0]
+    reports = everything(backend(Longer()), [replace(job, spec=replace(job.spec, epochs=3))])
+
+    told = [(r.epoch, r.loss, r.best) for r in reports if isinstance(r, EvaluationReport)]
+    assert told == [(1, 2.5, True), (2, 3.0, False), (3, 3.0, False)]
+    assert reports[-1].best_loss == 2.5
+    assert (reports[0].epoch, reports[0].total_steps) == (0.3, 6)
 
 
 def test_what_was_submitted_before_is_followed_and_counts():
@@ -214,7 +233,7 @@ def test_a_job_that_tells_nothing_new_is_looked_at_less_and_less_often():
 def test_what_the_service_does_not_tell_is_not_made_up():
     class Terse(Trainer):
         def metrics(self, name):
-            return [Point("loss", 3.0, 1), Point("eval_loss", 2.5, 1)]
+            return [Point("loss", 3.0, 1), Point("eval_loss", 2.5, 1), Point("eval_loss", 2.4, 2)]
 
     step, evaluation, _ = everything(backend(Terse()), jobs(1))
 

@@ -61,9 +61,11 @@ def test_a_dropped_trial_trains_no_further_step(backend):
     def drop(report, training):
         if isinstance(report, EvaluationReport) and report.trial == "b":
             training.drop("b")
+            training.drop("waits")
 
-    reports = listen(backend, [Job("a", spec()), Job("b", spec(2e-2))], on_report=drop)
-    assert ends(reports) == {"a": ("complete", 8), "b": ("dropped", 4)}
+    groups = [[Job("a", spec()), Job("b", spec(2e-2))], [Job("waits", spec())]]
+    reports = listen(backend, *groups, on_report=drop)
+    assert ends(reports) == {"a": ("complete", 8), "b": ("dropped", 4), "waits": ("dropped", 0)}
 
 
 def test_a_stopped_trial_goes_on_where_it_was(backend, tmp_path):
@@ -127,6 +129,20 @@ def test_a_group_that_does_not_fit_a_gpu_even_by_recomputing_is_taken_apart(back
         group = [Job(f"a{name}", spec()), Job(f"b{name}", spec(2e-2))]
         found = ends(listen(backend, group))
         assert found == dict.fromkeys((f"a{name}", f"b{name}"), ("complete", 8))
+
+
+def test_a_group_taken_apart_late_tells_nothing_again(backend, monkeypatch):
+    def shrink(report, _):
+        if isinstance(report, EvaluationReport):
+            memory_for(monkeypatch, 1, torch.OutOfMemoryError("CUDA out of memory"))
+
+    reports = listen(backend, [Job("a", spec()), Job("b", spec(2e-2))], on_report=shrink)
+    for trial in ("a", "b"):
+        told = [(type(r), r.step) for r in reports if r.trial == trial and hasattr(r, "step")]
+        steps = [(StepReport, step) for step in range(1, 9)]
+        assert sorted(told, key=str) == sorted(
+            [*steps, (EvaluationReport, 4), (EvaluationReport, 8)], key=str
+        )
 
 
 @pytest.mark.parametrize(

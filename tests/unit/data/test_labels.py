@@ -8,7 +8,15 @@ import pytest
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.labels import find_alike
 from mlflow_phi3.data.pipeline import prepare
-from mlflow_phi3.data.split import TEST, TRAIN, VALIDATION, choose_sides, is_far, place_by_label
+from mlflow_phi3.data.split import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    choose_sides,
+    fill_empty,
+    is_far,
+    place_by_label,
+)
 from mlflow_phi3.errors import DataError
 
 WORDS = [f"word{number}" for number in range(500)]
@@ -56,6 +64,16 @@ def test_many_labels_of_few_rows_have_their_shares(classes, each, validation, te
     grown = np.r_[labels + 1, np.arange(classes + 1)]
     again = place_by_label(grown, np.zeros_like(grown), ["a new one", *names], first=first)
     assert np.array_equal(again[: len(places)], places)
+
+
+def test_an_empty_side_gets_the_nearest_group_whole():
+    wanted = {VALIDATION: 0.1, TEST: 0.1}
+    shares, groups = np.array([0.5, 0.3, 0.3, 0.7]), np.array([0, 1, 1, 3])
+    sides, moved = fill_empty(shares, groups, np.full(4, TRAIN, np.int8), wanted)
+    assert sides.tolist() == [TRAIN, TEST, TEST, VALIDATION]
+    assert sorted(moved) == [1, 2, 3]
+    sides, moved = fill_empty(shares[1:3], groups[1:3], np.full(2, TRAIN, np.int8), wanted)
+    assert (sides.tolist(), moved) == ([TRAIN, TRAIN], [])
 
 
 def test_a_row_without_a_label_is_in_no_stratum_of_another_source():

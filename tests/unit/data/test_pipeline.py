@@ -60,6 +60,8 @@ def test_the_cache_answers_with_the_same_data(write, chat, tokenizer, tmp_path):
         first.folder.name,
         "latest.json",
     }
+    other = prepare(config, tokenizer, folder=tmp_path / "cache", context_length=2048)
+    assert other.manifest.max_length == 2048
 
 
 @pytest.mark.parametrize("lost", ["manifest.json", "shards/000000.arrow"])

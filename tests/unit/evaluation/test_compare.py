@@ -53,6 +53,11 @@ def test_difference_is_weighted_by_tokens():
     assert found.difference == pytest.approx(-0.01)
 
 
+def test_a_draw_without_a_token_is_no_difference():
+    found = compare(rows([1, 1], [10, 0]), rows([2, 2], [10, 0]))
+    assert (found.difference, found.low, found.high) == (-1, -1, 0)
+
+
 def test_interval_covers_the_truth_as_often_as_it_says(noise):
     """200 experiments with a true difference of -0.1 at 90 %."""
     covered = 0

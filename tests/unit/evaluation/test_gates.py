@@ -51,6 +51,11 @@ def test_a_weight_that_is_no_number_blocks():
     assert not finite_gate({}, weights_finite=False).passed
 
 
+def test_a_model_that_reads_back_as_another_blocks():
+    other = parity_gate(same=False, max_rel=0.1, differing=0, tolerance=1e-3)
+    assert not Verdict((GOOD, other)).register
+
+
 def test_losing_to_the_champion_registers_without_the_alias():
     verdict = Verdict((GOOD, SAME, champion_gate(comparison(-1, 1), "better")))
     assert verdict.register

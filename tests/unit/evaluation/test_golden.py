@@ -36,6 +36,7 @@ def write(path, *rows):
         ({"expected": "The blue."}, "blue", ()),
         ({"expected": "blue"}, "red", ("is not 'blue'",)),
         ({"expected": "the blue light", "min_rouge_l": 0.5}, "a blue light", ()),
+        ({"expected": "the blue light", "min_rouge_l": 1.0}, "the blue light", ()),
         ({"expected": "the blue", "min_rouge_l": 0.5}, "no", ("ROUGE-L 0.00 is below 0.5",)),
         ({}, "anything", ()),
         ({}, " ", ("has no text",)),

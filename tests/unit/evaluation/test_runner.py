@@ -1,7 +1,7 @@
 import json
 import math
 import weakref
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -79,6 +79,17 @@ def test_answers_are_those_of_generate(base, adapter):
     assert [row.answer for row in found.predictions] == expected
     assert [row.expected for row in found.predictions] == ["until the light turns blue", "y"]
     assert set(found.metrics) >= {"exact_match", "f1", "rouge_l"}
+
+
+def test_of_several_answers_the_last_is_asked_for(base):
+    first = conversation("hold the button", "until the light turns blue")
+    talk = replace(first, messages=(*first.messages, *TALKS[2].messages))
+    item = example(base, talk)
+    item.supervised[int(np.argmax(example(base, first).supervised))] = True
+    (found,) = evaluate(base, None, [item], [talk], config=CONFIG).predictions
+    assert [found.answer] == generate(
+        base.model, base.tokenizer, [talk.messages[:-1]], max_new_tokens=8
+    )
 
 
 def test_a_conversation_beyond_the_context_is_answered_as_it_was_cut(base, tmp_path):

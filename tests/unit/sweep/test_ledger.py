@@ -8,7 +8,7 @@ import pytest
 
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
-from mlflow_phi3.sweep.drivers import Driver, beating
+from mlflow_phi3.sweep.drivers import GRACE_S, Driver, beating
 from mlflow_phi3.sweep.opening import open_ledger
 from mlflow_phi3.sweep.space import build_space
 
@@ -73,3 +73,13 @@ def test_what_another_has_taken_over_is_not_released(open_as):
         assert not asleep.report(mine, 2, 1.5)
 
     assert other.trials()[0].values == [2.0]
+
+
+def test_what_a_driver_lost_sight_of_waits_again_after_a_while(open_as, monkeypatch):
+    mine = open_as()
+    with beating(mine.study, mine.driver):
+        mine.take(1)
+        assert mine.reclaim() == []
+        later = time.time() + GRACE_S
+        monkeypatch.setattr(time, "time", lambda: later)
+        assert mine.reclaim() == [0]

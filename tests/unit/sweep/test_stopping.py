@@ -1,5 +1,6 @@
 """When the conductor stops by itself: a budget is spent, or nothing is left to gain."""
 
+import itertools
 import json
 
 import optuna
@@ -21,6 +22,13 @@ def test_a_spent_budget_stops_what_runs_and_begins_nothing(conduct, tracker, par
     assert set(states) == {"COMPLETE", "PRUNED"}
     last = tracker.children(parent.run_id)[-1]
     assert last.data.tags["phi3.reason"] == "budget_hours is spent"
+
+
+def test_a_budget_that_the_first_training_spends_leaves_a_result(conduct):
+    now = itertools.count()
+    ledger = conduct(budget=Budget(5.0), clock=lambda: float(next(now)), n_trials="100")
+    assert ledger.why == "budget_hours"
+    assert ledger.best() is not None
 
 
 def test_a_budget_counts_what_earlier_commands_spent(conduct):

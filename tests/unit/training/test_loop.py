@@ -81,27 +81,32 @@ def test_one_who_comes_late_catches_up_and_changes_nothing(session):
     expected = collect(alone)["b"]
     both = session("both")
     both.add("a", replace(SPEC, learning_rate=1e-3))
-    told = defaultdict(list)
+    told, order = defaultdict(list), []
     for report in both.reports():
         told[report.trial].append(report)
+        order.append(report.trial)
         if report.trial == "a" and isinstance(report, StepReport) and report.step == 3:
             both.add("b", SPEC)
+    assert order[3:8] == ["b", "b", "b", "a", "b"]
     assert losses(told["b"]) == pytest.approx(losses(expected), rel=1e-5)
     assert len(losses(told["a"])) == 10
 
 
-def test_a_dropped_trial_ends_and_the_other_goes_on(session):
+def test_a_dropped_trial_ends_and_the_others_do_without_it(session):
     both = session()
     both.add("a", SPEC)
     both.add("b", replace(SPEC, learning_rate=1e-3))
     told = defaultdict(list)
     for report in both.reports():
         told[report.trial].append(report)
-        if report.trial == "a" and isinstance(report, StepReport) and report.step == 3:
+        if report.trial == "a" and isinstance(report, StepReport) and report.step == 8:
             both.drop("a")
     assert told["a"][-1].outcome == "dropped"
-    assert told["a"][-1].steps == 3
+    assert told["a"][-1].steps == 8
     assert told["b"][-1].outcome == "complete"
+    both.add("longer", replace(SPEC, epochs=3))
+    steps = [report.step for report in collect(both)["longer"] if isinstance(report, StepReport)]
+    assert steps == list(range(1, 16))
 
 
 def test_epochs_are_read_off_one_trajectory(session, tmp_path):

@@ -1,6 +1,7 @@
 """Schedules, optimizers, checkpoints, scores and capacity."""
 
 import math
+import os
 import re
 import weakref
 from dataclasses import replace
@@ -98,6 +99,9 @@ def test_clipping_is_torchs():
         norm = torch.nn.utils.clip_grad_norm_([parameter], limit)
         assert clip_gradient(gradient, limit) == pytest.approx(float(norm))
         assert torch.allclose(gradient, parameter.grad)
+    left = gradient.clone()
+    clip_gradient(gradient, 0.0)
+    assert torch.equal(gradient, left)
 
 
 def test_peft_round_trip(new_base, tmp_path):
@@ -162,6 +166,22 @@ def test_a_torn_save_leaves_a_whole_checkpoint(new_base, tmp_path, monkeypatch):
     new_checkpoint(new_base, tmp_path / ".last.new", 3)
     last.rename(tmp_path / ".last.old")
     assert disk.load_progress(last).step == 3
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_one_before_it_is_gone(
+    new_base, tmp_path, monkeypatch
+):
+    last, synced = tmp_path / "last", []
+    new_checkpoint(new_base, last, 1)
+
+    def noted(handle):
+        synced.append((os.fstat(handle).st_ino, (tmp_path / ".last.old").exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    new_checkpoint(new_base, last, 2)
+    new = {path.stat().st_ino for path in (last, *last.iterdir())}
+    assert {number for number, renamed in synced if not renamed} == new
+    assert synced[-1] == (tmp_path.stat().st_ino, True)
 
 
 def test_a_copied_checkpoint_survives_its_source(new_base, tmp_path):
@@ -355,8 +375,9 @@ def test_what_is_computed_stays_small():
 
 
 def test_an_earlier_trials_checkpoints_are_gone_or_it_is_told(tmp_path):
-    (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "adapter_model.safetensors").touch()
+    for name in ("best", ".last.old", ".last.new"):  # the latter of a save that was killed
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "adapter_model.safetensors").touch()
     disk.discard_checkpoints(tmp_path)
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "last").touch()  # no folder

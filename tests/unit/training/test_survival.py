@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 
 from mlflow_phi3.errors import TrainingError
-from mlflow_phi3.training import checkpoint
+from mlflow_phi3.training import checkpoint, loop
 from mlflow_phi3.training.checkpoint import is_resumable, load_progress
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
@@ -157,7 +157,7 @@ def test_a_stop_leaves_nothing_untold(session, stop):
         assert sorted(heard, key=str) == sorted(steps + ends, key=str)
 
 
-@pytest.mark.parametrize(("joins", "heard"), [(3, 1), (8, 2)])
+@pytest.mark.parametrize(("joins", "heard"), [(3, 1), (8, 2), (13, 2)])
 def test_who_gets_on_late_and_is_stopped_at_once_misses_nothing(session, tmp_path, joins, heard):
     one = session()
     one.add("a", SPEC)
@@ -206,6 +206,23 @@ def test_a_death_within_an_epoch_costs_no_step_that_was_only_heard(session, tmp_
     assert all(r.loss == heard[r.step] for r in retold if r.step in heard)
 
 
+def test_a_checkpoint_within_an_epoch_comes_once_in_so_many_seconds(session, monkeypatch):
+    now, saved = 0.0, []
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now)
+    save = Trajectory.save
+
+    def noted(trajectory, *riders, **options):
+        saved.append(trajectory.step)
+        save(trajectory, *riders, **options)
+
+    monkeypatch.setattr(Trajectory, "save", noted)
+    one = session(checkpoint_s=15.0)
+    one.add("a", SPEC)
+    for report in one.reports():
+        now += 10.0 * is_step(report)
+    assert [step for step in saved if step % 5] == [2, 4, 6, 8]  # each fifth ends an epoch
+
+
 def test_a_full_disk_hides_neither_the_stop_nor_the_other_trials(session, tmp_path, monkeypatch):
     one = session()
     one.add("a", SPEC)
@@ -252,6 +269,9 @@ def test_resuming_something_else_is_refused(session, new_base):
     coarse = session(base=new_base(dtype=torch.bfloat16))
     with pytest.raises(TrainingError, match="another precision: float32, now bfloat16"):
         coarse.add("a", replace(SPEC, epochs=1), resume=True)
+    later = session(base=replace(new_base(), revision="another"))
+    with pytest.raises(TrainingError, match=r"another base: .*'another'"):
+        later.add("a", replace(SPEC, epochs=1), resume=True)
 
 
 def test_a_new_trial_does_not_inherit_an_old_ones_best(session, tmp_path):
