@@ -26,7 +26,8 @@ class SweepConfig(ModelConfig, Hyperparameters):
     """A study: which trials, where, for how long."""
 
     n_trials: int = Field(default=8, ge=1)
-    """Trials of the study in total, also after it was continued."""
+    """Trials of the study in total, also after it was continued. There are fewer where the
+    search space has fewer points: none is tried twice."""
 
     objective: str = LOSS
     """What is minimised: `eval/loss`, alone or with costs after commas (`cost/seconds` of

@@ -95,7 +95,7 @@ class Conductor:
         """Train until the study is complete.
 
         Returns:
-            Why it ended: ``n_trials``, ``grid``, ``min_gain`` or the budget's name.
+            Why it ended: ``n_trials``, ``search_space``, ``min_gain`` or the budget's name.
 
         Raises:
             KeyboardInterrupt: As it came; trials under way then wait to be
@@ -128,7 +128,7 @@ class Conductor:
             elif len(self.ledger.trials()) >= self.ledger.n_trials:
                 return "n_trials"
             else:
-                return "min_gain" if enough else "grid"
+                return "min_gain" if enough else "search_space"
 
     def _close_dead(self) -> None:
         """Close the runs of sweeps of the study in which nobody works any more."""

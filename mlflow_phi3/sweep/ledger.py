@@ -70,7 +70,8 @@ class Ledger:
         self._storage: BaseStorage = study._storage
         self._writer = build_writer(self._storage)
         self.driver = driver
-        self._grid = list(space.grid()) if grid else None
+        self._grid = grid
+        self._size = space.size
         self._companions = space.epochs_to_share() if share_epochs and not grid else ()
         self._distributions = space.distributions()
         self.proposer = Proposer(study, self._storage, self._distributions, sampler)
@@ -266,12 +267,19 @@ class Ledger:
     def _left(self) -> int:
         """How many trials may still be proposed."""
         left = self.n_trials - len(self._counted())
-        return left if self._grid is None else min(left, len(self._untried()))
+        if self._size >= self.n_trials:
+            return left
+        return min(left, int(self._size) - len(self._tried()))
+
+    def _tried(self) -> set[frozenset[tuple[str, Any]]]:
+        """Points that a trial has, whoever proposed it."""
+        whole = (t.params for t in self._counted() if self.space.is_whole(t.params))
+        return {frozenset(params.items()) for params in whole}
 
     def _untried(self) -> list[dict[str, Any]]:
-        """Points of the grid that no trial has, whoever proposed it."""
-        asked = {frozenset(trial.params.items()) for trial in self._counted()}
-        return [point for point in self._grid or () if frozenset(point.items()) not in asked]
+        """Points of a space that has an end which no trial has, in their order."""
+        tried = self._tried()
+        return [point for point in self.space.grid() if frozenset(point.items()) not in tried]
 
     def _best_of(self, known: Sequence[FrozenTrial]) -> FrozenTrial | None:
         complete = [trial for trial in known if trial.state is TrialState.COMPLETE]
@@ -297,12 +305,23 @@ class Ledger:
     def _propose(self, first: int | None) -> FrozenTrial | None:
         """A new trial in the storage, or None when another driver had made one meanwhile."""
         number = len(self._known)
-        if self._grid is None:
-            proposal = self.proposer.propose(self._known)
-        else:
+        if self._grid:
             proposal = self._whole(self._untried()[0], TrialState.RUNNING)
+        else:
+            proposal = self._unless_tried(self.proposer.propose(self._known))
         lease = {_ROUND: number if first is None else first, OWNER: self.driver.name}
         return self._create(proposal, lease)
+
+    def _unless_tried(self, proposal: FrozenTrial) -> FrozenTrial:
+        """The proposal; in place of one that would give the same numbers again the nearest other.
+
+        Samplers repeat themselves where values can be counted.
+        """
+        wanted = frozenset(proposal.params.items())
+        if math.isinf(self._size) or wanted not in self._tried():
+            return proposal
+        nearest = max(self._untried(), key=lambda point: len(wanted & point.items()))
+        return self._whole(nearest, TrialState.RUNNING)
 
     def _whole(self, params: Mapping[str, Any], state: TrialState) -> FrozenTrial:
         return optuna.create_trial(
@@ -357,7 +376,7 @@ class Ledger:
                 return
 
     def _siblings(self, trial: FrozenTrial) -> list[dict[str, Any]]:
-        if self._grid is not None:
+        if self._grid:
             trunk = self.space.spec(trial.params).trunk
             return [p for p in self._untried() if self.space.spec(p).trunk == trunk]
         wanted = ({**trial.params, EPOCHS: epochs} for epochs in self._companions)

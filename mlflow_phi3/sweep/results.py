@@ -96,7 +96,7 @@ class SweepResult:
         trials: All its trials, by number.
         winner: The complete trial with the lowest validation loss; of equals, the shorter one. Its
             adapter lies on this machine, unless Foundry has trained it.
-        stopped_because: ``n_trials``, ``grid`` (nothing left to try), ``budget_hours``,
+        stopped_because: ``n_trials``, ``search_space`` (nothing left to try), ``budget_hours``,
             ``budget_cost`` or ``min_gain``.
         accuracy: What the trials' accuracy is one of.
         costs: Names of what is made small beside the loss.

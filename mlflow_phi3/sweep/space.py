@@ -90,6 +90,12 @@ class Space:
             return ()
         return tuple(sorted(int(value) for value in found))
 
+    @property
+    def size(self) -> float:
+        """How many points there are; infinity where a range has no end of values."""
+        axes = [values_of(value) for value in self.swept.values()]
+        return math.prod(math.inf if axis is None else len(axis) for axis in axes)
+
     def grid(self) -> Iterator[dict[str, Scalar]]:
         """Every combination, ``epochs`` innermost so that neighbours share their training.
 

@@ -92,10 +92,11 @@ def count_work(space: Space, *, n_trials: int, share_epochs: bool, rows: int) ->
 
     Args:
         space: What is searched.
-        n_trials: Trials in all.
+        n_trials: Trials in all; no point of the space is tried twice.
         share_epochs: Whether numbers of epochs share a training where they can.
         rows: Training examples.
     """
+    n_trials = int(min(n_trials, space.size))
     epochs = _numbers(space, "epochs")
     shared = space.epochs_to_share() if share_epochs else ()
     if len(shared) > 1:

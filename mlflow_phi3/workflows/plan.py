@@ -43,7 +43,7 @@ def run(config: PlanWord) -> None:
     """Print the plan."""
     screen = Screen(config.output)
     # What is wrong with a model or a price is told before minutes of preparation.
-    if _jobs(config):
+    if config.jobs or config.backend == "foundry":
         require_tunable(_foundry_model(config))
     prices = _prices(config)
     # As the sweep will, which then finds it done.
@@ -63,11 +63,6 @@ def run(config: PlanWord) -> None:
         *estimate_hosting(config.million_tokens_a_month, prices),
     )
     _show(screen, config, lines)
-
-
-def _jobs(config: PlanWord) -> int:
-    """Fine-tuning jobs of Foundry: one a trial where it trains the sweep."""
-    return config.n_trials if config.backend == "foundry" else config.jobs
 
 
 def _foundry_model(config: PlanWord) -> str:
@@ -157,7 +152,7 @@ def _data_lines(data: PreparedData) -> tuple[Line, ...]:
 def _foundry_lines(
     config: PlanWord, work: Work, data: PreparedData, prices: Prices
 ) -> tuple[Line, ...]:
-    jobs = _jobs(config)
+    jobs = work.trials if config.backend == "foundry" else config.jobs
     if not jobs:
         return ()
     epochs = Range(work.passes.low / work.trainings, work.passes.high / work.trainings)

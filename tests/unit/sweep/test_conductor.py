@@ -176,10 +176,26 @@ def test_epochs_do_not_ride_along_when_that_is_not_wanted(conduct):
     assert len({trial.params["learning_rate"] for trial in ledger.trials()}) == 4
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random", "qmc"])
+def test_no_sampler_tries_a_point_twice(conduct, scripted, sampler):
+    space = {"learning_rate": "1e-4,1e-3", "batch_size_multiplier": "1,2", "epochs": "1,2"}
+    ledger = conduct(sampler=sampler, n_trials="7", **space)
+    assert ledger.why == "n_trials"
+    ledger = conduct(sampler=sampler, n_trials="50", **space)
+    assert ledger.why == "search_space"
+    points = [tuple(trial.params[name] for name in space) for trial in ledger.trials()]
+    assert sorted(points) == [(r, b, e) for r in (1e-4, 1e-3) for b in (1, 2) for e in (1, 2)]
+
+
+def test_where_nothing_is_searched_there_is_one_trial(conduct):
+    ledger = conduct(learning_rate="1e-4", epochs="3", batch_size_multiplier="1", n_trials="4")
+    assert (ledger.why, len(ledger.trials())) == ("search_space", 1)
+
+
 def test_a_grid_is_walked_to_its_end(conduct):
     space = {"learning_rate": "1e-4,1e-3,1e-2", "batch_size_multiplier": "1", "epochs": "1,2"}
     ledger = conduct(sampler="grid", n_trials="50", **space)
-    assert ledger.why == "grid"
+    assert ledger.why == "search_space"
     found = [(t.params["learning_rate"], t.params["epochs"]) for t in ledger.trials()]
     assert found == [(r, e) for r in (1e-4, 1e-3, 1e-2) for e in (1, 2)]
 
@@ -296,6 +312,6 @@ def test_a_grid_goes_on_where_another_sampler_was(conduct):
     space = {"learning_rate": "1e-4,1e-3,1e-2", "batch_size_multiplier": "1,2", "epochs": "1"}
     conduct(sampler="random", n_trials="2", **space)
     ledger = conduct(sampler="grid", n_trials="50", **space)
-    assert ledger.why == "grid"
+    assert ledger.why == "search_space"
     found = [tuple(sorted(t.params.items())) for t in ledger.trials()]
     assert len(found) == len(set(found)) == 6

@@ -107,7 +107,7 @@ def test_importance_needs_some_trials(study):
 
 
 def test_a_single_trial_has_a_report_too(result):
-    only = make_result(result.trials[:1], result.trials[0], stopped_because="grid")
+    only = make_result(result.trials[:1], result.trials[0], stopped_because="search_space")
     assert "is the only complete trial" in write_report(optuna.create_study(), only, {}).html
 
 
@@ -164,7 +164,7 @@ def test_several_objectives_have_a_column_each_and_the_front_is_marked(study, re
 
 
 def test_one_trial_is_no_plural(result):
-    only = make_result(result.trials[:1], result.trials[0], stopped_because="grid")
+    only = make_result(result.trials[:1], result.trials[0], stopped_because="search_space")
     html = write_report(optuna.create_study(), only, {}).html
     assert "1 trial:" in html
     assert "Every trial, and the best so far" not in html

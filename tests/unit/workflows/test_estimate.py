@@ -48,6 +48,12 @@ def test_numbers_of_epochs_share_a_training():
     assert (apart.trainings, apart.passes) == (7, Range(7, 21))
 
 
+def test_no_point_is_counted_twice():
+    found = space(learning_rate="1e-4", epochs="2", batch_size_multiplier="1,2")
+    work = count_work(found, n_trials=7, share_epochs=True, rows=8)
+    assert (work.trials, work.passes) == (2, Range(4, 4))
+
+
 def test_a_decaying_rate_shares_nothing():
     work = count_work(
         space(epochs="2..4", scheduler="cosine"), n_trials=2, share_epochs=True, rows=8
