@@ -3,14 +3,11 @@
 import hashlib
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-import psutil
 
 from mlflow_phi3.config.prepare import SPLITS, PrepareConfig
 from mlflow_phi3.data.collected import Collected
@@ -25,6 +22,7 @@ from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.data.template import ChatTokenizer, TemplateSource
 from mlflow_phi3.data.work import Outcome, Piece, Settings
 from mlflow_phi3.errors import DataError, UsageError
+from mlflow_phi3.files import scratch_folder
 
 __all__ = ["PreparedData", "load_prepared", "prepare"]
 
@@ -86,8 +84,8 @@ def prepare(
     if found is not None:
         tell("found prepared", 1.0)
         return found
-    partial = folder / f".{key}.{os.getpid()}{_beside()}"
-    with _working_in(partial):
+    with _telling_of_the_disk(folder), scratch_folder(folder, key) as partial:
+        (partial / SHARDS).mkdir()
         settings = Settings(partial / SHARDS, template, config, max_length)
         given = Collected(
             folder=partial,
@@ -105,21 +103,6 @@ def prepare(
     shutil.rmtree(folder / f"failed-{key}", ignore_errors=True)
     _note_latest(folder, plan, key)
     return load_prepared(final)
-
-
-@contextmanager
-def _working_in(partial: Path) -> Iterator[None]:
-    """An empty folder that is gone afterwards, if it is still there.
-
-    Raises:
-        DataError: The disk refuses.
-    """
-    try:
-        with _telling_of_the_disk(partial.parent):
-            _make_fresh(partial)
-            yield
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
@@ -215,20 +198,6 @@ def _prepare_pieces(settings: Settings, plan: Plan, tell: Progress) -> list[Outc
             outcomes.append(outcome)
             tell("checking and tokenising", len(outcomes) / len(plan.pieces))
     return outcomes
-
-
-def _make_fresh(partial: Path) -> None:
-    """Make the folder to prepare in; what preparations killed on this machine left is cleared."""
-    for left in partial.parent.glob(f".*{_beside()}"):
-        pid = left.name.split(".")[2]
-        if pid == str(os.getpid()) or not psutil.pid_exists(int(pid)):
-            shutil.rmtree(left, ignore_errors=True)
-    (partial / SHARDS).mkdir(parents=True)
-
-
-def _beside() -> str:
-    """How a preparation in the making ends its name; a process is known on its machine alone."""
-    return f".{platform.node()}.partial"
 
 
 def _publish(partial: Path, final: Path) -> None:

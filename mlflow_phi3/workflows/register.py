@@ -1,6 +1,5 @@
 """``register``: prove that the winner is the same wherever it is loaded, then give it a version."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from mlflow_phi3.evaluation.gates import (
 from mlflow_phi3.evaluation.golden import GoldenResult, judge_all, load_golden
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
+from mlflow_phi3.files import scratch_folder
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.agreement import Parity
 from mlflow_phi3.modeling.base import Base, choose_dtype
@@ -122,19 +122,19 @@ def register(
             or a golden query is answered wrongly.
     """
     run.set_tags({SWEEP_RUN: winner.sweep_run, WINNER_RUN: winner.run_id})
-    with tempfile.TemporaryDirectory(dir=context.workspace) as scratch:
+    with scratch_folder(context.workspace, "register") as scratch:
         with context.screen.stage("register") as update:
             update("making it portable")
-            model_uri = _log_portable(context, config, base, winner, run, Path(scratch))
+            model_uri = _log_portable(context, config, base, winner, run, scratch)
             update("reloading it from the store")
-            folder = registry.download_model(model_uri, Path(scratch) / "reloaded")
+            folder = registry.download_model(model_uri, scratch / "reloaded")
             device = str(base.model.device)
             reloaded = load_portable(folder / CHECKPOINT, precision="float32", device=device)
             update("comparing it with the trained one, and with the champion")
             parity = _compare(config, base, reloaded, data, winner)
             # As it is stored: rounding may cost it more than lies between it and the champion.
             stored = measure(reloaded, None, data.examples("test"), (), config=_LOSSES)
-            verdict = _judge(context, config, parity, reloaded, data, stored, Path(scratch))
+            verdict = _judge(context, config, parity, reloaded, data, stored, scratch)
             run.log_json(verdict.to_json(), "register/gate.json")
             verdict.check(winner.name)
             del reloaded  # the certificate loads it as it is served
