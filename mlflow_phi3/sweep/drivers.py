@@ -7,7 +7,6 @@ thread.
 
 import json
 import math
-import os
 import socket
 import threading
 import time
@@ -15,12 +14,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import psutil
 from optuna import Study
+
+from mlflow_phi3.processes import Process, this_process
 
 HEARTBEAT_S = 15.0
 # Four missed beats: a driver that swaps or waits for its database is not yet dead.
@@ -34,24 +32,16 @@ class Driver:
 
     Args:
         name: Unique for ever.
-        host: Its machine.
-        processes: The table of processes that it is in: a container has its own.
-        pid: Its process there.
-        started: When that process began, in seconds since 1970; tells it from a later one with
-            the same number.
+        process: Where it is.
     """
 
     name: str
-    host: str
-    processes: str
-    pid: int
-    started: float
+    process: Process
 
 
 def this_driver() -> Driver:
     """The driver that the calling process is; a new one at each call."""
-    name, host, began = uuid.uuid4().hex[:12], socket.gethostname(), psutil.Process().create_time()
-    return Driver(name, host, _table_of_processes(), os.getpid(), began)
+    return Driver(uuid.uuid4().hex[:12], this_process())
 
 
 @contextmanager
@@ -91,11 +81,8 @@ def is_alive(name: str, attrs: Mapping[str, Any], *, now: float, grace_s: float 
     if text is None:
         return False
     facts = json.loads(text)
-    beat_at = facts["beat_at"]
-    driver = Driver(**{field.name: facts[field.name] for field in fields(Driver)})
-    if (driver.host, driver.processes) == (socket.gethostname(), _table_of_processes()):
-        return _runs_here(driver)
-    return bool(now - beat_at < grace_s)
+    process = Process(**{field.name: facts[field.name] for field in fields(Process)})
+    return process.runs() if process.is_visible() else bool(now - facts["beat_at"] < grace_s)
 
 
 def worked_here(name: str, attrs: Mapping[str, Any]) -> bool:
@@ -112,24 +99,10 @@ def spent_by_others(attrs: Mapping[str, Any], name: str) -> float:
 
 
 def _beat(study: Study, driver: Driver, began: float) -> None:
-    facts = {**asdict(driver), "began_at": began, "beat_at": time.time()}
+    facts = {
+        "name": driver.name,
+        **asdict(driver.process),
+        "began_at": began,
+        "beat_at": time.time(),
+    }
     study.set_user_attr(_PREFIX + driver.name, json.dumps(facts))
-
-
-@cache
-def _table_of_processes() -> str:
-    """Names the kernel and the namespace in which process numbers mean what they do here."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
-    except OSError:  # not Linux: the machine is all that there is
-        return ""
-
-
-def _runs_here(driver: Driver) -> bool:
-    try:
-        process = psutil.Process(driver.pid)
-        same = abs(process.create_time() - driver.started) < 1.0
-        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -1,10 +1,11 @@
 """One tracking store and experiment: runs begin, are found, and always end with a status."""
 
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import mlflow
 from mlflow import MlflowClient
@@ -15,15 +16,19 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.processes import Process, this_process
 from mlflow_phi3.tracking.creation import make_whole
 from mlflow_phi3.tracking.missing import asking, briefly, is_missing, unless_missing
 from mlflow_phi3.tracking.run import Pace, Run, Status
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
+from mlflow_phi3.tracking.tags import JOB_TAG
 from mlflow_phi3.tracking.transactions import observe_transactions
 from mlflow_phi3.tracking.uris import absolute_uri
 
 STAGE = "phi3.stage"
 ERROR = "phi3.error"
+PROCESS = "phi3.process"
+"""Tag of a run that a block of :meth:`Tracker.stage` is around: the process, as JSON."""
 # What MLflow calls a run that nobody named: "bright-crane-123".
 _RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
@@ -95,10 +100,11 @@ class Tracker:
         status: Status = "FINISHED",
     ) -> Iterator[Run]:
         """A run around a block: ``status`` at its end, FAILED on an error, KILLED on a stop."""
+        tags = {**(tags or {}), PROCESS: json.dumps(asdict(this_process()))}
         with asking(self.uri):
             if run_id:
                 run = self.resume(run_id, name=name)
-                run.set_tags({STAGE: stage, **(tags or {})})
+                run.set_tags({STAGE: stage, **tags})
             else:
                 run = self.start(name, stage=stage, parent=parent, tags=tags)
         try:
@@ -112,6 +118,23 @@ class Tracker:
         """The child runs of a run, oldest first."""
         query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
         return self._search(query, order="attributes.start_time ASC")
+
+    def close_abandoned(self) -> list[str]:
+        """End the runs whose process was killed on this machine, and those around them; their ids.
+
+        Left alone are runs that follow a job in Azure, which goes on, and those around trials that
+        are RUNNING: the study knows what becomes of them.
+        """
+        query = f"attributes.status = 'RUNNING' AND tags.`{PROCESS}` != ''"
+        closed: list[str] = []
+        for found in self._search(query, order="attributes.start_time DESC"):
+            process = Process(**json.loads(found.data.tags[PROCESS]))
+            if JOB_TAG in found.data.tags or not process.is_visible() or process.runs():
+                continue
+            children = self.children(found.info.run_id)
+            if not any(child.info.status == "RUNNING" for child in children):
+                closed += self.close_outwards(found.info.run_id, {ERROR: "its process was killed"})
+        return closed
 
     def close_outwards(self, run_id: str, tags: Mapping[str, object]) -> list[str]:
         """End a run, and those around it that are RUNNING, as KILLED with ``tags``; their ids."""

@@ -82,6 +82,7 @@ def open_context(config: ContextConfig) -> Context:
             fix="set workspace to a folder that you may write",
         ) from error
     tracker = open_tracker()
+    tracker.close_abandoned()
     return Context(tracker, Screen(config.output), workspace, os.environ.get("MLFLOW_RUN_ID"))
 
 

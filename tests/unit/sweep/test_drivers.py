@@ -8,8 +8,10 @@ import optuna
 import psutil
 import pytest
 
+from mlflow_phi3.processes import this_process
 from mlflow_phi3.sweep.drivers import (
     GRACE_S,
+    Driver,
     beating,
     is_alive,
     spent_by_others,
@@ -24,7 +26,7 @@ def study():
 
 
 def beat(study, driver, at):
-    facts = {**asdict(driver), "beat_at": at}
+    facts = {"name": driver.name, **asdict(driver.process), "beat_at": at}
     study.set_user_attr(f"driver:{driver.name}", json.dumps(facts))
 
 
@@ -38,8 +40,8 @@ def test_this_process_lives(study):
 def test_a_killed_process_of_this_machine_is_dead_at_once(study):
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     started = psutil.Process(process.pid).create_time()
-    driver = replace(this_driver(), name="other", pid=process.pid, started=started)
-    beat(study, driver, at=time.time())
+    other = replace(this_process(), pid=process.pid, started=started)
+    beat(study, Driver("other", other), at=time.time())
     assert is_alive("other", study.user_attrs, now=time.time())
     process.kill()
     process.communicate()
@@ -47,14 +49,14 @@ def test_a_killed_process_of_this_machine_is_dead_at_once(study):
 
 
 def test_a_later_process_with_the_same_number_is_another(study):
-    me = this_driver()
-    beat(study, replace(me, name="before", started=me.started - 1000), at=time.time())
+    me = this_process()
+    beat(study, Driver("before", replace(me, started=me.started - 1000)), at=time.time())
     assert not is_alive("before", study.user_attrs, now=time.time())
 
 
 @pytest.mark.parametrize("elsewhere", [{"host": "another"}, {"processes": "a container's"}])
 def test_who_is_elsewhere_is_known_by_the_heartbeat(study, elsewhere):
-    beat(study, replace(this_driver(), name="far", pid=1, **elsewhere), at=1000.0)
+    beat(study, Driver("far", replace(this_process(), pid=1, **elsewhere)), at=1000.0)
     assert is_alive("far", study.user_attrs, now=1000.0 + GRACE_S / 2)
     assert not is_alive("far", study.user_attrs, now=1000.0 + GRACE_S * 2)
 

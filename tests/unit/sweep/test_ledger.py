@@ -8,6 +8,7 @@ import pytest
 
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
+from mlflow_phi3.processes import Process
 from mlflow_phi3.sweep.drivers import GRACE_S, Driver, beating
 from mlflow_phi3.sweep.opening import open_ledger
 from mlflow_phi3.sweep.space import build_space
@@ -26,7 +27,7 @@ def open_as(request, storage_url, tmp_path):
     def make(name=None):
         ledger = open_ledger(config, space, name="study", url=url, tags={})
         if name is not None:
-            ledger.driver = Driver(name, "elsewhere", "", 1, 0.0)
+            ledger.driver = Driver(name, Process("elsewhere", "", 1, 0.0))
         return ledger
 
     return make

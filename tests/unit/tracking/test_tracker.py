@@ -1,17 +1,23 @@
+import json
 import math
 import os
 import re
+import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import mlflow
+import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from mlflow_phi3.errors import Interrupted, PreflightError, UsageError
+from mlflow_phi3.processes import this_process
 from mlflow_phi3.tracking.missing import briefly
 from mlflow_phi3.tracking.run import Pace
-from mlflow_phi3.tracking.tracker import close_orphan, open_tracker
+from mlflow_phi3.tracking.tags import JOB_TAG
+from mlflow_phi3.tracking.tracker import PROCESS, close_orphan, open_tracker
 from mlflow_phi3.tracking.uris import absolute_uri
 
 
@@ -98,6 +104,39 @@ def test_closing_outwards_leaves_what_has_ended(tracker):
     outer.end("FINISHED")
     assert tracker.close_outwards(inner.run_id, {}) == [inner.run_id]
     assert (status(tracker, inner), status(tracker, outer)) == ("KILLED", "FINISHED")
+
+
+@pytest.fixture
+def dead():
+    """The tag of a run whose process was killed."""
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    process = replace(
+        this_process(), pid=child.pid, started=psutil.Process(child.pid).create_time()
+    )
+    child.kill()
+    child.communicate()
+    return {PROCESS: json.dumps(asdict(process))}
+
+
+def test_what_a_killed_process_left_is_closed_with_what_is_around_it(tracker, dead):
+    with tracker.stage("main", stage="main") as alive:
+        outer = tracker.start("main", stage="main", tags=dead)
+        inner = tracker.start("register", stage="register", parent=outer, tags=dead)
+        assert tracker.close_abandoned() == [inner.run_id, outer.run_id]
+        assert tracker.close_abandoned() == []
+        assert status(tracker, alive) == "RUNNING"
+    assert (status(tracker, inner), status(tracker, outer)) == ("KILLED", "KILLED")
+    assert inner.tags()["phi3.error"] == "its process was killed"
+
+
+def test_what_still_goes_on_elsewhere_is_left_alone(tracker, dead):
+    job = tracker.start("train", stage="train", tags={**dead, JOB_TAG: "job-1"})
+    sweep = tracker.start("sweep", stage="sweep", tags=dead)
+    trial = tracker.start("trial-000", stage="trial", parent=sweep)
+    far = json.dumps({**json.loads(dead[PROCESS]), "host": "another"})
+    remote = tracker.start("prepare", stage="prepare", tags={PROCESS: far})
+    assert tracker.close_abandoned() == []
+    assert {status(tracker, run) for run in (job, sweep, trial, remote)} == {"RUNNING"}
 
 
 def test_a_long_parameter_is_cut_where_the_store_would_refuse_it(tracker, monkeypatch):

@@ -1,0 +1,56 @@
+"""Which process this is, and whether another one still runs."""
+
+import os
+import socket
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process.
+
+    Args:
+        host: Its machine.
+        processes: The table of processes that it is in: a container has its own.
+        pid: Its number there.
+        started: When it began, in seconds since 1970; tells it from a later one with the same
+            number.
+    """
+
+    host: str
+    processes: str
+    pid: int
+    started: float
+
+    def is_visible(self) -> bool:
+        """Whether it is in the table that the calling process sees."""
+        return (self.host, self.processes) == (socket.gethostname(), _table_of_processes())
+
+    def runs(self) -> bool:
+        """Whether it still runs; only to be asked of one that is visible."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1.0
+            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+
+def this_process() -> Process:
+    """The calling process."""
+    began = psutil.Process().create_time()
+    return Process(socket.gethostname(), _table_of_processes(), os.getpid(), began)
+
+
+@cache
+def _table_of_processes() -> str:
+    """Names the kernel and the namespace in which process numbers mean what they do here."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:  # not Linux: the machine is all that there is
+        return ""
