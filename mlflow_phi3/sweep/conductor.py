@@ -283,8 +283,8 @@ class Conductor:
         self.on_progress(
             SweepProgress(
                 finished=stand.finished,
-                n_trials=self.ledger.n_trials,
-                done=min(1.0, (stand.finished + share) / self.ledger.n_trials),
+                n_trials=self.ledger.untried.total,
+                done=min(1.0, (stand.finished + share) / self.ledger.untried.total),
                 trial=report.trial,
                 step=report.step,
                 total_steps=report.total_steps,

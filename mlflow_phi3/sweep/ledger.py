@@ -19,7 +19,7 @@ from mlflow_phi3.sweep.drivers import GRACE_S, Driver, is_alive, spent_by_others
 from mlflow_phi3.sweep.gain import bound_gain
 from mlflow_phi3.sweep.proposer import Proposer
 from mlflow_phi3.sweep.pruners import find_hopeless
-from mlflow_phi3.sweep.space import EPOCHS, Space
+from mlflow_phi3.sweep.space import Space
 from mlflow_phi3.sweep.tickets import (
     LEASE,
     OWNER,
@@ -29,6 +29,7 @@ from mlflow_phi3.sweep.tickets import (
     owner_of,
     signature,
 )
+from mlflow_phi3.sweep.untried import Untried
 from mlflow_phi3.sweep.writer import build_writer
 from mlflow_phi3.training.spec import TrialSpec
 
@@ -66,13 +67,12 @@ class Ledger:
         self.study = study
         self.space = space
         self.n_trials = n_trials
+        self.untried = Untried(space, n_trials, grid=grid, share_epochs=share_epochs)
         # Optuna's cache before the database: what is finished is read once.
         self._storage: BaseStorage = study._storage
         self._writer = build_writer(self._storage)
         self.driver = driver
         self._grid = grid
-        self._size = space.size
-        self._companions = space.epochs_to_share() if share_epochs and not grid else ()
         self._distributions = space.distributions()
         self.proposer = Proposer(study, self._storage, self._distributions, sampler)
         self._known: list[FrozenTrial] = []
@@ -265,21 +265,7 @@ class Ledger:
         return _counted(self._known)
 
     def _left(self) -> int:
-        """How many trials may still be proposed."""
-        left = self.n_trials - len(self._counted())
-        if self._size >= self.n_trials:
-            return left
-        return min(left, int(self._size) - len(self._tried()))
-
-    def _tried(self) -> set[frozenset[tuple[str, Any]]]:
-        """Points that a trial has, whoever proposed it."""
-        whole = (t.params for t in self._counted() if self.space.is_whole(t.params))
-        return {frozenset(params.items()) for params in whole}
-
-    def _untried(self) -> list[dict[str, Any]]:
-        """Points of a space that has an end which no trial has, in their order."""
-        tried = self._tried()
-        return [point for point in self.space.grid() if frozenset(point.items()) not in tried]
+        return self.untried.left(self._counted())
 
     def _best_of(self, known: Sequence[FrozenTrial]) -> FrozenTrial | None:
         complete = [trial for trial in known if trial.state is TrialState.COMPLETE]
@@ -306,22 +292,13 @@ class Ledger:
         """A new trial in the storage, or None when another driver had made one meanwhile."""
         number = len(self._known)
         if self._grid:
-            proposal = self._whole(self._untried()[0], TrialState.RUNNING)
+            proposal = self._whole(self.untried.points(self._counted())[0], TrialState.RUNNING)
         else:
-            proposal = self._unless_tried(self.proposer.propose(self._known))
+            proposal = self.proposer.propose(self._known)
+            if other := self.untried.instead(proposal.params, self._counted()):
+                proposal = self._whole(other, TrialState.RUNNING)
         lease = {_ROUND: number if first is None else first, OWNER: self.driver.name}
         return self._create(proposal, lease)
-
-    def _unless_tried(self, proposal: FrozenTrial) -> FrozenTrial:
-        """The proposal; in place of one that would give the same numbers again the nearest other.
-
-        Samplers repeat themselves where values can be counted.
-        """
-        wanted = frozenset(proposal.params.items())
-        if math.isinf(self._size) or wanted not in self._tried():
-            return proposal
-        nearest = max(self._untried(), key=lambda point: len(wanted & point.items()))
-        return self._whole(nearest, TrialState.RUNNING)
 
     def _whole(self, params: Mapping[str, Any], state: TrialState) -> FrozenTrial:
         return optuna.create_trial(
@@ -371,17 +348,10 @@ class Ledger:
     def _enqueue_siblings(self, trial: FrozenTrial, first: int) -> None:
         """Enqueue what shares this trial's training and was not asked yet."""
         lease = {_ROUND: first, OWNER: self.driver.name}
-        for params in self._siblings(trial)[: max(0, self._left())]:
+        siblings = self.untried.siblings(trial.params, self._counted())
+        for params in siblings[: max(0, self._left())]:
             if self._create(self._whole(params, TrialState.WAITING), lease) is None:
                 return
-
-    def _siblings(self, trial: FrozenTrial) -> list[dict[str, Any]]:
-        if self._grid:
-            trunk = self.space.spec(trial.params).trunk
-            return [p for p in self._untried() if self.space.spec(p).trunk == trunk]
-        wanted = ({**trial.params, EPOCHS: epochs} for epochs in self._companions)
-        asked = [other.params for other in self._counted()] if self._companions else []
-        return [params for params in wanted if params not in asked]
 
     def _trunks(self, first: int) -> set[TrialSpec]:
         """The trainings of a round, finished ones included."""

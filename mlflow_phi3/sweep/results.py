@@ -24,7 +24,7 @@ class SweepProgress:
 
     Args:
         finished: Trials that are complete, pruned or failed.
-        n_trials: Trials of the study in total.
+        n_trials: Trials that the study will have in all.
         done: Share of the sweep that is over, 0 to 1, by optimizer steps where they are known.
         trial: The trial that reported last: ``trial-007``.
         step: Its optimizer steps done.

@@ -109,7 +109,7 @@ class Screen:
         rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")
         return Progress(
             TextColumn("  [bold]{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=min(24, self.console.width // 8)),
             TimeElapsedColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[text]}", markup=False, table_column=rest),

@@ -223,15 +223,13 @@ def teller(update: Update) -> Callable[[SweepProgress], None]:
     """Tells a stage's progress line how a sweep stands."""
 
     def tell(progress: SweepProgress) -> None:
-        best = f", best {progress.best_loss:.4f} ({progress.best_trial})" * bool(
-            progress.best_trial
-        )
-        speed = progress.tokens_per_second
-        update(
-            f"{progress.finished}/{progress.n_trials} trials{best}; {progress.trial} step "
-            f"{progress.step}/{progress.total_steps} loss {progress.loss:.3f}"
-            + ("" if speed is None else f" {speed:,.0f} tokens/s"),
-            progress.done,
-        )
+        # What moves comes first: a narrow terminal cuts the rest.
+        at = f"step {progress.step}/{progress.total_steps} loss {progress.loss:.3f}"
+        parts = [f"{progress.finished}/{progress.n_trials} trials", f"{progress.trial} {at}"]
+        if progress.best_trial:
+            parts.append(f"best {progress.best_loss:.4f} ({progress.best_trial})")
+        if progress.tokens_per_second is not None:
+            parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
+        update(", ".join(parts), progress.done)
 
     return tell

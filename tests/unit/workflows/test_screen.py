@@ -132,12 +132,12 @@ def narrow(width):
 def test_the_live_line_keeps_name_bar_and_clocks_and_cuts_the_text():
     told = narrow(80)
     bar = told._bar()
-    text = "4/20 trials, best 2.6898 (trial-000); trial-004 step 3/84 loss 3.38 1,256 tokens/s"
+    text = "4/20 trials, trial-004 step 3/84 loss 3.380, best 2.6898 (trial-000), 1,256 tokens/s"
     bar.add_task("sweep", total=1.0, completed=0.5, text=text)
     (line,) = told.console.render_lines(bar.get_renderable())
     shown = "".join(part.text for part in line)
 
-    assert re.match(r"  sweep [━╸╺ ]{24} 0:00:00 --:-- 4/20 trials, best 2\.6898", shown)
+    assert re.match(r"  sweep [━╸╺ ]{10} 0:00:00 --:-- 4/20 trials, trial-004 step 3/84", shown)
     assert shown.rstrip().endswith("…")
 
 
