@@ -1,13 +1,8 @@
 """What several rooms do with files and folders."""
 
 import os
-import platform
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-
-import psutil
 
 
 def link_or_copy(source: str, target: str) -> None:
@@ -24,27 +19,3 @@ def link_or_copy(source: str, target: str) -> None:
 def folder_bytes(folder: Path) -> int:
     """Size of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-@contextmanager
-def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Yield an empty folder to work in; it is gone afterwards, unless it was renamed.
-
-    Those of processes that were killed on this machine are cleared away first: of a process on
-    another one, which may share ``parent``, nothing is known.
-
-    Args:
-        parent: Where it lies; made if it is not there.
-        name: What the process works on: the folder is called ``.<name>.<pid>.<machine>.partial``.
-    """
-    ending = f".{platform.node()}.partial"
-    for left in parent.glob(f".*{ending}"):
-        pid = int(left.name.removesuffix(ending).rpartition(".")[2])
-        if pid == os.getpid() or not psutil.pid_exists(pid):
-            shutil.rmtree(left, ignore_errors=True)
-    scratch = parent / f".{name}.{os.getpid()}{ending}"
-    try:
-        scratch.mkdir(parents=True)
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)

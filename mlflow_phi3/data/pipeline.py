@@ -22,7 +22,7 @@ from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.data.template import ChatTokenizer, TemplateSource
 from mlflow_phi3.data.work import Outcome, Piece, Settings
 from mlflow_phi3.errors import DataError, UsageError
-from mlflow_phi3.files import scratch_folder
+from mlflow_phi3.scratch import scratch_folder
 
 __all__ = ["PreparedData", "load_prepared", "prepare"]
 

@@ -21,7 +21,6 @@ from mlflow_phi3.evaluation.gates import (
 from mlflow_phi3.evaluation.golden import GoldenResult, judge_all, load_golden
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
-from mlflow_phi3.files import scratch_folder
 from mlflow_phi3.modeling.adapter import with_adapter
 from mlflow_phi3.modeling.agreement import Parity
 from mlflow_phi3.modeling.base import Base, choose_dtype
@@ -30,6 +29,7 @@ from mlflow_phi3.modeling.generate import generate, render_prompt
 from mlflow_phi3.modeling.merge import merge_adapter
 from mlflow_phi3.modeling.parity import compare_logits
 from mlflow_phi3.modeling.portable import load_portable, save_pinned
+from mlflow_phi3.scratch import scratch_folder
 from mlflow_phi3.serving.certificate import ARTIFACT
 from mlflow_phi3.serving.package import CHECKPOINT, package_chat, package_labels
 from mlflow_phi3.tracking import registry

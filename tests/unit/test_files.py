@@ -1,9 +1,8 @@
 import os
-import platform
 
 import pytest
 
-from mlflow_phi3.files import folder_bytes, link_or_copy, scratch_folder
+from mlflow_phi3.files import folder_bytes, link_or_copy
 
 
 @pytest.mark.parametrize("links", [True, False])
@@ -28,18 +27,3 @@ def test_a_folder_weighs_what_its_files_do(tmp_path):
     (tmp_path / "deep" / "er" / "two").write_bytes(b"22")
 
     assert folder_bytes(tmp_path) == 3
-
-
-def test_a_scratch_folder_goes_and_takes_those_of_the_dead_with_it(tmp_path):
-    here = platform.node()
-    dead, alive, elsewhere = (
-        tmp_path / f".register.{name}.partial"
-        for name in (f"{2**30}.{here}", f"{os.getppid()}.{here}", f"{2**30}.not-{here}")
-    )
-    for folder in (dead, alive, elsewhere):
-        folder.mkdir()
-
-    with scratch_folder(tmp_path, "register") as scratch:
-        (scratch / "weights").write_bytes(b"1234")
-        assert {*tmp_path.iterdir()} == {alive, elsewhere, scratch}
-    assert {*tmp_path.iterdir()} == {alive, elsewhere}
