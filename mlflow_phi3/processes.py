@@ -33,11 +33,18 @@ class Process:
     def runs(self) -> bool:
         """Whether it still runs; only to be asked of one that is visible."""
         try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started) < 1.0
-            return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+            began = psutil.Process(self.pid).create_time()
         except psutil.NoSuchProcess:
             return False
+        return abs(began - self.started) < 1.0 and is_alive(self.pid)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and waits for its parent does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def this_process() -> Process:

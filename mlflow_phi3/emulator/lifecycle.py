@@ -9,8 +9,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlflow_phi3.emulator.settings import CACHE_VARIABLE, HOME_VARIABLE, Settings, is_alive
+from mlflow_phi3.emulator.settings import CACHE_VARIABLE, HOME_VARIABLE, Settings
 from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.processes import is_alive
 
 _START_TIMEOUT_S = 720.0
 """A first start fetches Azurite, which may take minutes."""

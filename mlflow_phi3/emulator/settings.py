@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from mlflow_phi3.errors import PreflightError
 
 HOME_VARIABLE = "MLFLOW_PHI3_EMULATOR_HOME"
@@ -113,11 +111,3 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
     )
     home = Path(environment.get(HOME_VARIABLE) or cache / "emulator")
     return Settings(home=home.resolve(), cache=cache.resolve())
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process runs; one that has ended and waits for its parent does not."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

@@ -12,6 +12,7 @@ from types import FrameType
 import psutil
 
 from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.processes import is_alive
 from mlflow_phi3.tracking.transactions import is_in_transaction
 
 _POLL_S = 0.5
@@ -56,14 +57,6 @@ def stoppable(
             watch.finished.set()
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def is_alive(process: psutil.Process | None) -> bool:
-    """Whether a process still runs; False for None."""
-    try:
-        return process is not None and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 class _Watch(threading.Thread):
@@ -121,7 +114,9 @@ class _Watch(threading.Thread):
         return self._first is not None and time.monotonic() - self._ordered_at >= self._patience_s
 
     def _is_alone(self) -> bool:
-        return self._first is None and self._launcher is not None and not is_alive(self._launcher)
+        return (
+            self._first is None and self._launcher is not None and not is_alive(self._launcher.pid)
+        )
 
 
 def _is_obeyed() -> bool:

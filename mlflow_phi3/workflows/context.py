@@ -134,8 +134,9 @@ def stamp() -> str:
 def _log_config(run: Run, word: str, config: Config) -> None:
     """Log what a word takes of a configuration, as it was understood, defaults included.
 
-    :func:`mlflow_phi3.config.parse.parse_values` reads it back, but for passwords in addresses.
+    :func:`mlflow_phi3.config.parse.parse_values` reads it back, but for the password of a storage.
     """
-    found = config.model_dump(mode="json", include=set(WORDS[word].model_fields))
-    values = {k: hide_password(v) if "://" in str(v) else v for k, v in found.items()}
+    values = config.model_dump(mode="json", include=set(WORDS[word].model_fields))
+    if storage := values.get("storage"):
+        values["storage"] = hide_password(storage)
     run.log_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), RESOLVED)

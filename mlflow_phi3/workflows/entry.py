@@ -19,8 +19,9 @@ from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.data.hub import WEIGHT, is_hub_id
 from mlflow_phi3.errors import Interrupted, Phi3Error
 from mlflow_phi3.imports import import_large
+from mlflow_phi3.processes import is_alive
 from mlflow_phi3.tracking.launcher import find_launcher
-from mlflow_phi3.tracking.signals import is_alive, stoppable
+from mlflow_phi3.tracking.signals import stoppable
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -110,7 +111,7 @@ def _end_badly(
     """Say why it ended, and close the run that a dead ``mlflow run`` left to nobody."""
     tell(error, arguments)
     run_id = os.environ.get("MLFLOW_RUN_ID")
-    if run_id and not is_alive(launcher):
+    if run_id and not (launcher and is_alive(launcher.pid)):
         tracker = importlib.import_module("mlflow_phi3.tracking.tracker")
         tracker.close_orphan(run_id, "KILLED" if isinstance(error, Interrupted) else "FAILED")
     return error.exit_code

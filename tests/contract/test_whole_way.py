@@ -17,7 +17,7 @@ from mlflow_phi3.deployment.promote import promote, rollback
 from mlflow_phi3.emulator.router import WORKSPACE
 from mlflow_phi3.emulator.settings import GROUP, SUBSCRIPTION
 from mlflow_phi3.emulator.settings import WORKSPACE as PROJECT
-from mlflow_phi3.tracking.signals import is_alive
+from mlflow_phi3.processes import is_alive
 
 HOME = WORKSPACE.format(subscription=SUBSCRIPTION, group=GROUP, workspace=PROJECT)
 
@@ -30,7 +30,7 @@ def scoring_processes(emulator):
     """Those that the fork server has forked."""
     children = psutil.Process(emulator.running.pid).children()
     (server,) = [child for child in children if "fork_server.py" in " ".join(child.cmdline())]
-    return [child for child in server.children() if is_alive(child)]
+    return [child for child in server.children() if is_alive(child.pid)]
 
 
 class Load(threading.Thread):

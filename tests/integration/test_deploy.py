@@ -19,7 +19,7 @@ from mlflow_phi3.emulator.settings import (
 )
 from mlflow_phi3.emulator.storage.azurite import ACCOUNT, account_key
 from mlflow_phi3.emulator.storage.blobs import Blobs
-from mlflow_phi3.tracking.signals import is_alive
+from mlflow_phi3.processes import is_alive
 
 LOCAL = ("-t", "azure-foundry:/local")
 PROJECT = (
@@ -81,7 +81,7 @@ class Cloud:
         """Those that the emulator's fork server has forked."""
         children = psutil.Process(self.running.pid).children()
         (server,) = [child for child in children if "fork_server.py" in " ".join(child.cmdline())]
-        return [child for child in server.children() if is_alive(child)]
+        return [child for child in server.children() if is_alive(child.pid)]
 
 
 class Load(threading.Thread):

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from mlflow_phi3.tracking.signals import is_alive
+from mlflow_phi3.processes import is_alive
 from tests.shared import find_shared
 
 # Whatever process of the run loads this first refuses to speak to anything but this machine.
@@ -284,7 +284,7 @@ def test_a_stopped_run_leaves_no_run_open_and_no_process_behind(start, client, o
     run.send_signal(order)
     told, _ = run.communicate(timeout=150)
 
-    wait_for(lambda: not any(map(is_alive, started)), 30)
+    wait_for(lambda: not any(is_alive(one.pid) for one in started), 30)
     ended = {r.data.tags["phi3.stage"]: r.info.status for r in client.search_runs(["0"])}
     assert ended.pop("prepare") == "FINISHED"  # it had ended before the order came
     assert set(ended.values()) <= {"FAILED", "KILLED"}, told

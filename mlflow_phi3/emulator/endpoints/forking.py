@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mlflow_phi3.emulator.endpoints import fork_server
 from mlflow_phi3.emulator.process import last_lines
-from mlflow_phi3.emulator.settings import is_alive
+from mlflow_phi3.processes import is_alive
 
 
 class ForkServer:

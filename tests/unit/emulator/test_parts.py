@@ -25,10 +25,11 @@ from mlflow_phi3.emulator.lifecycle import find_emulator, start_emulator, stop_e
 from mlflow_phi3.emulator.operation import OperationFailed, Operations
 from mlflow_phi3.emulator.proxy import IDLE_S
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route, Router
-from mlflow_phi3.emulator.settings import CACHE_VARIABLE, HOME_VARIABLE, is_alive, settings_from
+from mlflow_phi3.emulator.settings import CACHE_VARIABLE, HOME_VARIABLE, settings_from
 from mlflow_phi3.emulator.storage.azurite import install_azurite
 from mlflow_phi3.emulator.store import Store
 from mlflow_phi3.errors import PreflightError
+from mlflow_phi3.processes import is_alive
 
 
 def call(method, path, body=None):

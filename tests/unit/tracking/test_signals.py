@@ -12,7 +12,7 @@ from sqlalchemy import create_engine, text
 
 from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.tracking import signals
-from mlflow_phi3.tracking.signals import is_alive, stoppable
+from mlflow_phi3.tracking.signals import stoppable
 from mlflow_phi3.tracking.transactions import observe_transactions
 
 
@@ -212,13 +212,3 @@ def test_the_end_of_the_launcher_stops_the_work():
     finally:
         launcher.kill()
         launcher.wait()
-
-
-def test_a_process_that_ended_is_not_alive():
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    handle = psutil.Process(process.pid)
-    process.wait()
-
-    assert not is_alive(handle)
-    assert not is_alive(None)
-    assert is_alive(psutil.Process())
