@@ -26,6 +26,16 @@ class Process:
     pid: int
     started: float
 
+    def __str__(self) -> str:
+        """As a person reads it, and :meth:`parse`."""
+        return f"{self.host} {self.pid} {self.started} {self.processes}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Process":
+        """A process from its text."""
+        host, pid, started, *processes = text.split(" ")
+        return cls(host, " ".join(processes), int(pid), float(started))
+
     def is_visible(self) -> bool:
         """Whether it is in the table that the calling process sees."""
         return (self.host, self.processes) == (socket.gethostname(), _table_of_processes())

@@ -1,11 +1,10 @@
 """One tracking store and experiment: runs begin, are found, and always end with a status."""
 
-import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import mlflow
 from mlflow import MlflowClient
@@ -28,7 +27,7 @@ from mlflow_phi3.tracking.uris import absolute_uri
 STAGE = "phi3.stage"
 ERROR = "phi3.error"
 PROCESS = "phi3.process"
-"""Tag of a run that a block of :meth:`Tracker.stage` is around: the process, as JSON."""
+"""Tag of a run that a block of :meth:`Tracker.stage` is around: which process."""
 # What MLflow calls a run that nobody named: "bright-crane-123".
 _RANDOM_NAME = re.compile(r"[a-z]+-[a-z]+-\d+")
 
@@ -100,7 +99,7 @@ class Tracker:
         status: Status = "FINISHED",
     ) -> Iterator[Run]:
         """A run around a block: ``status`` at its end, FAILED on an error, KILLED on a stop."""
-        tags = {**(tags or {}), PROCESS: json.dumps(asdict(this_process()))}
+        tags = {**(tags or {}), PROCESS: this_process()}
         with asking(self.uri):
             if run_id:
                 run = self.resume(run_id, name=name)
@@ -128,7 +127,7 @@ class Tracker:
         query = f"attributes.status = 'RUNNING' AND tags.`{PROCESS}` != ''"
         closed: list[str] = []
         for found in self._search(query, order="attributes.start_time DESC"):
-            process = Process(**json.loads(found.data.tags[PROCESS]))
+            process = Process.parse(found.data.tags[PROCESS])
             if JOB_TAG in found.data.tags or not process.is_visible() or process.runs():
                 continue
             children = self.children(found.info.run_id)

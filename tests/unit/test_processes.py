@@ -2,7 +2,9 @@ import os
 import subprocess
 import sys
 
-from mlflow_phi3.processes import is_alive
+import pytest
+
+from mlflow_phi3.processes import Process, is_alive, this_process
 
 
 def test_a_process_that_ended_is_not_alive():
@@ -13,3 +15,8 @@ def test_a_process_that_ended_is_not_alive():
     assert not is_alive(process.pid)
     process.wait()
     assert not is_alive(process.pid)
+
+
+@pytest.mark.parametrize("process", [this_process(), Process("a-mac", "", 7, 1.5)], ids=str)
+def test_a_process_is_read_back_from_its_text(process):
+    assert Process.parse(str(process)) == process

@@ -1,10 +1,9 @@
-import json
 import math
 import os
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import mlflow
 import psutil
@@ -115,7 +114,7 @@ def dead():
     )
     child.kill()
     child.communicate()
-    return {PROCESS: json.dumps(asdict(process))}
+    return {PROCESS: process}
 
 
 def test_what_a_killed_process_left_is_closed_with_what_is_around_it(tracker, dead):
@@ -133,7 +132,7 @@ def test_what_still_goes_on_elsewhere_is_left_alone(tracker, dead):
     job = tracker.start("train", stage="train", tags={**dead, JOB_TAG: "job-1"})
     sweep = tracker.start("sweep", stage="sweep", tags=dead)
     trial = tracker.start("trial-000", stage="trial", parent=sweep)
-    far = json.dumps({**json.loads(dead[PROCESS]), "host": "another"})
+    far = replace(dead[PROCESS], host="another")
     remote = tracker.start("prepare", stage="prepare", tags={PROCESS: far})
     assert tracker.close_abandoned() == []
     assert {status(tracker, run) for run in (job, sweep, trial, remote)} == {"RUNNING"}
