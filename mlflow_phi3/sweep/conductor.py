@@ -67,6 +67,7 @@ class Conductor:
         min_gain: What a further round must be able to gain, in nats per token; 0 asks nothing.
         accuracy: What the share of right tokens is logged as.
         costs: Names of what is made small beside the loss.
+        reseeds: How often the winner is trained again afterwards, which is work to be done too.
         clock: Seconds that only grow.
         sleep: Waits so many seconds.
     """
@@ -83,6 +84,7 @@ class Conductor:
     min_gain: float = 0.0
     accuracy: Accuracy = "token_accuracy"
     costs: Sequence[str] = ()
+    reseeds: int = 0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _began: float = 0.0
@@ -276,15 +278,20 @@ class Conductor:
 
     # -- telling -----------------------------------------------------------------------------
 
-    def tell_progress(self, report: StepReport) -> None:
-        """Tell how the sweep stands after a step of a training."""
+    def tell_progress(self, report: StepReport, *, reseeded: float = 0.0) -> None:
+        """Tell how the sweep stands after a step of a training.
+
+        Args:
+            report: Of the step.
+            reseeded: Of the winner's trainings with other seeds, how many are done.
+        """
         stand = self.ledger.standing()
-        share = sum(live.share for live in self._live.values())
+        done = stand.finished + sum(live.share for live in self._live.values()) + reseeded
         self.on_progress(
             SweepProgress(
                 finished=stand.finished,
                 n_trials=self.ledger.untried.total,
-                done=min(1.0, (stand.finished + share) / self.ledger.untried.total),
+                done=min(1.0, done / (self.ledger.untried.total + self.reseeds)),
                 trial=report.trial,
                 step=report.step,
                 total_steps=report.total_steps,

@@ -89,6 +89,7 @@ class OpenStudy:
             min_gain=self.config.min_gain,
             accuracy=accuracy,
             costs=self.config.objectives[1:],
+            reseeds=self.config.winner_seeds,
         )
 
 

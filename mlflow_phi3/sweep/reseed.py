@@ -35,11 +35,13 @@ def reseed_winner(winner: TrialResult, times: int, conductor: Conductor) -> tupl
     jobs = [Job(name, replace(winner.spec, seed=seed)) for name, seed in missing.items()]
     size = backend.group_size
     groups = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    shares = {str(seed): float(str(seed) in kept) for seed in seeds}
     if groups:
         with backend.train(groups) as training:
             for report in training.reports():
                 if isinstance(report, StepReport):
-                    conductor.tell_progress(report)
+                    shares[str(missing[report.trial])] = report.step / report.total_steps
+                    conductor.tell_progress(report, reseeded=sum(shares.values()))
                 elif isinstance(report, EndReport):
                     seed = missing[report.trial]
                     _log(report, seed, winner, conductor)

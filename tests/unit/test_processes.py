@@ -17,6 +17,8 @@ def test_a_process_that_ended_is_not_alive():
     assert not is_alive(process.pid)
 
 
-@pytest.mark.parametrize("process", [this_process(), Process("a-mac", "", 7, 1.5)], ids=str)
+@pytest.mark.parametrize(
+    "process", [this_process(), Process("a-mac", "", 7, 1.5)], ids=["ours", "another's"]
+)
 def test_a_process_is_read_back_from_its_text(process):
     assert Process.parse(str(process)) == process
