@@ -17,7 +17,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.data.sample import load_conversations
 from mlflow_phi3.modeling.base import load_tokenizer
-from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.engine.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.peft_files import save_adapter
 from mlflow_phi3.training.spec import LoraSpec
 

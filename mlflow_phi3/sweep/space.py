@@ -18,8 +18,8 @@ from mlflow_phi3.config.swept import Auto, Choices, Interval, Pin, Scalar, Swept
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import DEMO, Base
 from mlflow_phi3.modeling.catalog import find, learning_rates
-from mlflow_phi3.training.adapters import find_linear, plan_layout
-from mlflow_phi3.training.loss import find_loss
+from mlflow_phi3.training.engine.adapters import find_linear, plan_layout
+from mlflow_phi3.training.engine.loss import find_loss
 from mlflow_phi3.training.optimizer import find_optimizer
 from mlflow_phi3.training.spec import (
     ALL_LINEAR,

@@ -1,1 +1,1 @@
-"""The training engine; knows neither MLflow nor Optuna."""
+"""Training trials on a frozen base; knows neither MLflow nor Optuna."""

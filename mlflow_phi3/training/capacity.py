@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training.adapters import begin_adapter, find_linear, plan_layout
 from mlflow_phi3.training.choice import choose_engine, make_engine
-from mlflow_phi3.training.engine import Row
+from mlflow_phi3.training.engine.adapters import begin_adapter, find_linear, plan_layout
+from mlflow_phi3.training.engine.interface import Row
 from mlflow_phi3.training.memory import MEMORY_ERRORS, free_bytes, is_out_of_memory
 from mlflow_phi3.training.passes import split_by_tokens
 from mlflow_phi3.training.spec import TrialSpec

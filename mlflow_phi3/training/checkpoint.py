@@ -24,7 +24,7 @@ from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.files import link_or_copy
 from mlflow_phi3.modeling.adapter import CONFIG_FILE, WEIGHTS_FILE
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training.adapters import Layout
+from mlflow_phi3.training.engine.adapters import Layout
 from mlflow_phi3.training.peft_files import save_adapter
 from mlflow_phi3.training.reports import StepReport
 from mlflow_phi3.training.spec import TrialSpec

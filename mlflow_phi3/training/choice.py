@@ -6,9 +6,9 @@ from typing import Literal
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.quantization import FourBit, frozen_weight
-from mlflow_phi3.training.adapters import find_linear
-from mlflow_phi3.training.engine import Engine
-from mlflow_phi3.training.fused import FusedEngine
+from mlflow_phi3.training.engine.adapters import find_linear
+from mlflow_phi3.training.engine.fused import FusedEngine
+from mlflow_phi3.training.engine.interface import Engine
 from mlflow_phi3.training.reference import ReferenceEngine
 from mlflow_phi3.training.spec import TrialSpec
 

@@ -15,10 +15,10 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training import checkpoint as disk
-from mlflow_phi3.training.adapters import Layout, find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.choice import EngineKind, EngineName, choose_engine, make_engine
-from mlflow_phi3.training.engine import Engine
-from mlflow_phi3.training.loss import get_loss
+from mlflow_phi3.training.engine.adapters import Layout, find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.engine.interface import Engine
+from mlflow_phi3.training.engine.loss import get_loss
 from mlflow_phi3.training.memory import memory_bytes
 from mlflow_phi3.training.passes import scoring_budget, split_by_tokens, token_budget_of
 from mlflow_phi3.training.peft_files import load_adapter

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.modeling.adapter import CONFIG_FILE, WEIGHTS_FILE
-from mlflow_phi3.training.adapters import HEAD, Layout
+from mlflow_phi3.training.engine.adapters import HEAD, Layout
 from mlflow_phi3.training.spec import LoraSpec
 
 UNREAD = ("alpha_pattern", "rank_pattern", "layer_replication", "alora_invocation_tokens")

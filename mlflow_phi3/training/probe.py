@@ -10,10 +10,10 @@ from pathlib import Path
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.files import folder_bytes
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training.adapters import begin_adapter
 from mlflow_phi3.training.capacity import measure_trial_bytes
 from mlflow_phi3.training.choice import choose_engine, make_engine
-from mlflow_phi3.training.engine import Row
+from mlflow_phi3.training.engine.adapters import begin_adapter
+from mlflow_phi3.training.engine.interface import Row
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.passes import scoring_budget, split_by_tokens, token_budget_of
 from mlflow_phi3.training.reports import StepReport

@@ -17,14 +17,14 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.adapter import take_off
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.generate import original_context, pad
-from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Layout
-from mlflow_phi3.training.engine import Row, Scores
-from mlflow_phi3.training.loss import get_loss
+from mlflow_phi3.training.engine.adapters import HEAD, PEFT_PREFIX, Layout
+from mlflow_phi3.training.engine.interface import Row, Scores
+from mlflow_phi3.training.engine.loss import get_loss
 from mlflow_phi3.training.peft_files import peft_config
 
 
 class ReferenceEngine:
-    """See :class:`mlflow_phi3.training.engine.Engine`; one row after the other."""
+    """See :class:`mlflow_phi3.training.engine.interface.Engine`; one row after the other."""
 
     def __init__(self, base: Base) -> None:
         self._base = base

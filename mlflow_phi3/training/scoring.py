@@ -7,9 +7,9 @@ from pathlib import Path
 
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training.adapters import find_linear, plan_layout
 from mlflow_phi3.training.choice import EngineName, choose_engine, make_engine
-from mlflow_phi3.training.engine import Row
+from mlflow_phi3.training.engine.adapters import find_linear, plan_layout
+from mlflow_phi3.training.engine.interface import Row
 from mlflow_phi3.training.passes import split_by_tokens
 from mlflow_phi3.training.peft_files import load_adapter, load_lora_spec
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec

@@ -32,7 +32,7 @@ from mlflow_phi3.data.prepared import load_prepared
 from mlflow_phi3.errors import Phi3Error, UsageError
 from mlflow_phi3.modeling.base import Base, Precision, load_base
 from mlflow_phi3.training import checkpoint as disk
-from mlflow_phi3.training.loss import TokenLoss, get_loss
+from mlflow_phi3.training.engine.loss import TokenLoss, get_loss
 from mlflow_phi3.training.memory import memory_bytes
 from mlflow_phi3.training.passes import split_by_tokens
 from mlflow_phi3.training.reference import alike, predict

@@ -55,7 +55,7 @@ class TrialSpec:
         weight_decay: The optimizer's decoupled decay.
         max_grad_norm: Clip the adapter's global gradient norm; 0 leaves it alone.
         optimizer: Name in ``training.optimizer``.
-        loss: Name in ``training.loss``.
+        loss: Name in ``training.engine.loss``.
         label_smoothing: Share of the target spread over the vocabulary, 0 <= s < 1.
         class_weights: Weight of each class in the loss, for classification; empty weighs all alike.
         seed: Adapter initialisation, data order and dropout.

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training import checkpoint as disk
-from mlflow_phi3.training.adapters import Layout, find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.engine.adapters import Layout, find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.optimizer import make_optimizer
 from mlflow_phi3.training.peft_files import load_adapter
 from mlflow_phi3.training.reference import find_trained, trainable

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mlflow_phi3.training import checkpoint as disk
-from mlflow_phi3.training.adapters import Layout
 from mlflow_phi3.training.choice import EngineKind
-from mlflow_phi3.training.engine import Row, Scores
+from mlflow_phi3.training.engine.adapters import Layout
+from mlflow_phi3.training.engine.interface import Row, Scores
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
 from mlflow_phi3.training.reports import (
     EvaluationReport,

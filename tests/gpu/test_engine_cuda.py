@@ -12,9 +12,9 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.precision import cast_weights
 from mlflow_phi3.modeling.quantization import free_from_loader, loading_options
-from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
-from mlflow_phi3.training.engine import Row
-from mlflow_phi3.training.fused import FusedEngine
+from mlflow_phi3.training.engine.adapters import find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.engine.fused import FusedEngine
+from mlflow_phi3.training.engine.interface import Row
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reference import ReferenceEngine
 from mlflow_phi3.training.reports import EndReport, StepReport

@@ -11,7 +11,7 @@ import torch
 
 from mlflow_phi3.backends.base import Job, Workload
 from mlflow_phi3.backends.local import LocalBackend
-from mlflow_phi3.training.fused import FusedEngine
+from mlflow_phi3.training.engine.fused import FusedEngine
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 from tests.unit.sweep import tiny

@@ -11,7 +11,7 @@ from mlflow_phi3.modeling.generate import render_prompt
 from mlflow_phi3.modeling.heads import with_labels
 from mlflow_phi3.modeling.merge import merge_adapter
 from mlflow_phi3.modeling.parity import compare_logits
-from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.engine.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.peft_files import save_adapter
 from mlflow_phi3.training.spec import LoraSpec
 from tests.tiny_phi3 import conversation, example, write_checkpoint

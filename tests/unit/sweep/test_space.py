@@ -8,7 +8,7 @@ from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.modeling.catalog import learning_rates
 from mlflow_phi3.sweep.space import build_space, flat_params, pinned_spec
-from mlflow_phi3.training.adapters import find_linear, plan_layout
+from mlflow_phi3.training.engine.adapters import find_linear, plan_layout
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 
 

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.training.batching import SHORTEST_PREFIX, Limits, pack
 from mlflow_phi3.training.checkpoint import digest_examples
+from mlflow_phi3.training.engine.batching import SHORTEST_PREFIX, Limits, pack
 from mlflow_phi3.training.passes import split_by_tokens
 
 

@@ -9,10 +9,10 @@ import torch
 from transformers import Phi3Config, Phi3ForCausalLM
 
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.training import attention_cuda, forward, head
-from mlflow_phi3.training.adapters import find_linear, plan_layout
-from mlflow_phi3.training.engine import Row
-from mlflow_phi3.training.fused import FusedEngine
+from mlflow_phi3.training.engine import attention_cuda, forward, head
+from mlflow_phi3.training.engine.adapters import find_linear, plan_layout
+from mlflow_phi3.training.engine.fused import FusedEngine
+from mlflow_phi3.training.engine.interface import Row
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 
 SPEC = TrialSpec(1e-3, lora=LoraSpec(r=4))

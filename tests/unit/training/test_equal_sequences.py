@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.training.attention import Arrangement, Heads, attend
+from mlflow_phi3.training.engine.attention import Arrangement, Heads, attend
 from mlflow_phi3.training.scoring import score
 
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from mlflow_phi3.errors import TrainingError
-from mlflow_phi3.training import fused
-from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.choice import choose_engine
-from mlflow_phi3.training.engine import Row
-from mlflow_phi3.training.fused import FusedEngine
+from mlflow_phi3.training.engine import fused
+from mlflow_phi3.training.engine.adapters import find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.engine.fused import FusedEngine
+from mlflow_phi3.training.engine.interface import Row
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.peft_files import peft_config
 from mlflow_phi3.training.reference import ReferenceEngine

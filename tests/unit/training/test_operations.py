@@ -6,12 +6,12 @@ from torch import nn
 from torch.nn import functional
 from transformers.models.phi3.modeling_phi3 import Phi3RMSNorm, apply_rotary_pos_emb
 
-from mlflow_phi3.training import attention, attention_cuda
-from mlflow_phi3.training import head as head_module
-from mlflow_phi3.training.attention import Arrangement, Heads, apply_rope, attend
-from mlflow_phi3.training.head import frozen_head_loss, measure
-from mlflow_phi3.training.linear import Adapters, Dropout, RmsNorm, linear, pointwise, swiglu
-from mlflow_phi3.training.loss import cross_entropy
+from mlflow_phi3.training.engine import attention, attention_cuda
+from mlflow_phi3.training.engine import head as head_module
+from mlflow_phi3.training.engine.attention import Arrangement, Heads, apply_rope, attend
+from mlflow_phi3.training.engine.head import frozen_head_loss, measure
+from mlflow_phi3.training.engine.linear import Adapters, Dropout, RmsNorm, linear, pointwise, swiglu
+from mlflow_phi3.training.engine.loss import cross_entropy
 
 
 def random(*shape, seed=0):

@@ -8,7 +8,7 @@ import torch
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training import optimizer as optimizers
-from mlflow_phi3.training.adapters import find_linear, initial_weights, plan_layout
+from mlflow_phi3.training.engine.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.optimizer import BUILT_IN, make_optimizer
 from mlflow_phi3.training.peft_files import load_adapter
 from mlflow_phi3.training.spec import LoraSpec

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.training.adapters import Layout
+from mlflow_phi3.training.engine.adapters import Layout
 from mlflow_phi3.training.spec import TrialSpec
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mlflow_phi3.training.loss import TokenLoss
+from mlflow_phi3.training.engine.loss import TokenLoss
 
 LOGITS_AT_ONCE = {"cpu": 2**22, "cuda": 2**28}  # numbers; 16 MiB in float32 stay in a CPU's cache
 

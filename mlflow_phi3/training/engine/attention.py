@@ -73,7 +73,7 @@ def attend(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
         ``[K, tokens, query * size]``.
     """
     if qkv.device.type == "cuda":
-        from mlflow_phi3.training.attention_cuda import attend_cuda
+        from mlflow_phi3.training.engine.attention_cuda import attend_cuda
 
         return attend_cuda(qkv, heads, arrangement)
     out: Tensor = _CpuAttention.apply(qkv, heads, arrangement)  # type: ignore[no-untyped-call]  # torch's apply has no types

@@ -11,20 +11,20 @@ from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.modeling.hardware import fast_products
-from mlflow_phi3.training.adapters import HEAD, PEFT_PREFIX, Slot
-from mlflow_phi3.training.batching import Batch, pack
-from mlflow_phi3.training.engine import Row, Scores
-from mlflow_phi3.training.forward import forward, read_frozen
-from mlflow_phi3.training.head import frozen_head_loss, measure
-from mlflow_phi3.training.linear import Adapters, Dropout
-from mlflow_phi3.training.loss import get_loss, is_plain
+from mlflow_phi3.training.engine.adapters import HEAD, PEFT_PREFIX, Slot
+from mlflow_phi3.training.engine.batching import Batch, pack
+from mlflow_phi3.training.engine.forward import forward, read_frozen
+from mlflow_phi3.training.engine.head import frozen_head_loss, measure
+from mlflow_phi3.training.engine.interface import Row, Scores
+from mlflow_phi3.training.engine.linear import Adapters, Dropout
+from mlflow_phi3.training.engine.loss import get_loss, is_plain
 from mlflow_phi3.training.memory import OUT_OF_MEMORY, is_out_of_memory
 
 logger = logging.getLogger(__name__)
 
 
 class FusedEngine:
-    """See :class:`mlflow_phi3.training.engine.Engine`.
+    """See :class:`mlflow_phi3.training.engine.interface.Engine`.
 
     Args:
         base: A Phi-3 architecture; its weights are read, nothing of it is changed.

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 
-from mlflow_phi3.training.attention import Arrangement, Heads, apply_rope
+from mlflow_phi3.training.engine.attention import Arrangement, Heads, apply_rope
 
 
 def attend_cuda(qkv: Tensor, heads: Heads, arrangement: Arrangement) -> Tensor:
-    """See :func:`mlflow_phi3.training.attention.attend`.
+    """See :func:`mlflow_phi3.training.engine.attention.attend`.
 
     Flash knows half precision on GPUs since Ampere; the rest is one SDPA call a sequence.
     """

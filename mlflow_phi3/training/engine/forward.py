@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from mlflow_phi3.modeling.quantization import frozen_weight
-from mlflow_phi3.training.attention import Arrangement, Heads, attend
-from mlflow_phi3.training.batching import Batch, Limits
-from mlflow_phi3.training.linear import Adapters, RmsNorm, Weight, linear, pointwise, swiglu
+from mlflow_phi3.training.engine.attention import Arrangement, Heads, attend
+from mlflow_phi3.training.engine.batching import Batch, Limits
+from mlflow_phi3.training.engine.linear import Adapters, RmsNorm, Weight, linear, pointwise, swiglu
 
 KINDS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 

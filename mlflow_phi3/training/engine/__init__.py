@@ -1,0 +1,1 @@
+"""The fused engine: gradients and losses of K adapters over one frozen base."""
