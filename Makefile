@@ -25,7 +25,8 @@ ui: $(BIN)/.installed ## Open the MLflow UI on the runs of this folder
 	@MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --backend-store-uri sqlite:///mlflow.db $(ARGS)
 
 test: $(BIN)/.installed-dev ## The default tests
-	@python -m pytest $(ARGS)
+	@# Side by side, as most of them wait for servers; a file's tests share one.
+	@python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(BIN)/.installed-dev ## The tests that take minutes
 	@python -m pytest -m slow $(ARGS)

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 import weakref
 from dataclasses import replace
 from importlib.metadata import EntryPoint
