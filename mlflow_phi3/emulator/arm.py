@@ -56,20 +56,25 @@ def paged(call: Call, reply: Reply) -> Reply:
 
 def envelope(resource_id: str, kind: str, properties: dict[str, Any]) -> Resource:
     """Return what the resource manager puts around every resource."""
-    stamp = now()
+    present = now()
     who = {"createdBy": "emulator", "createdByType": "Application"}
     return {
         "id": resource_id,
         "name": resource_id.rsplit("/", 1)[1],
         "type": kind,
         "properties": properties,
-        "systemData": {**who, "createdAt": stamp, "lastModifiedAt": stamp},
+        "systemData": {**who, "createdAt": present, "lastModifiedAt": present},
     }
 
 
 def now() -> str:
     """Return the present as the service writes it."""
-    return dt.datetime.now(dt.UTC).isoformat().replace("+00:00", "Z")
+    return stamp(dt.datetime.now(dt.UTC))
+
+
+def stamp(at: dt.datetime) -> str:
+    """Return a moment in UTC as the service writes it."""
+    return at.isoformat().replace("+00:00", "Z")
 
 
 def _check_tags(tags: Any) -> None:

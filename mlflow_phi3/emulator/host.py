@@ -139,7 +139,9 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
         ground = _lay_ground(settings, listener.getsockname()[1], stack)
         identity = Identity(TENANT, CLIENT, settings.secret("client"), settings.secret("signing"))
         permissions = Permissions(ground.store, CLIENT, f"/subscriptions/{SUBSCRIPTION}")
-        online, serverless = _endpoints(ground)
+        served = (ground.store, ground.operations, ground.fleet)
+        online = Endpoints(*served, base=f"{ground.address}/online")
+        serverless = Serverless(*served, base=f"{ground.address}/serverless")
         trainer = Trainer(settings.home / "jobs", ground.datastore)
         jobs = Jobs(ground.store, ground.assets, ground.faults, trainer)
         stack.callback(jobs.stop)
@@ -203,7 +205,7 @@ def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _
     stack.callback(operations.stop)
     # The account "localhost:PORT/name#" lets the SDK's https://{account}.blob.{suffix} come here:
     # what follows lands in the fragment of the URL.
-    assets = Assets(store, account=lambda: f"localhost:{port}/{ACCOUNT}#")
+    assets = Assets(store, account=f"localhost:{port}/{ACCOUNT}#")
     resources = Resources(store, assets)
     if store.get(group := f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}") is None:
         resources.put_group(group, LOCATION)
@@ -221,15 +223,6 @@ def _create_project(assets: Assets, store: Store) -> None:
     assets.create_workspace(hub, location=LOCATION, kind="Hub")
     assets.create_workspace(project, location=LOCATION, kind="Project")
     store.patch(project, hubResourceId=hub)
-
-
-def _endpoints(ground: _Ground) -> tuple[Endpoints, Serverless]:
-    """Return both kinds of endpoints."""
-    parts = (ground.store, ground.operations, ground.fleet)
-    return (
-        Endpoints(*parts, base=f"{ground.address}/online"),
-        Serverless(*parts, base=f"{ground.address}/serverless"),
-    )
 
 
 def _run(settings: Settings, listener: socket.socket, application: Application) -> None:

@@ -1,6 +1,7 @@
 """Start, stop and look at the emulator from another process."""
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -30,10 +31,10 @@ class Running:
 
 def find_emulator(settings: Settings) -> Running | None:
     """Return the emulator that runs with these settings, or None."""
-    record = settings.running()
-    if record is None or not _is_locked(settings) or not is_alive(record["pid"]):
+    if not settings.record.exists() or not _is_locked(settings):
         return None
-    return Running(record["pid"], record["port"], record["url"], settings.home)
+    found = Running(**json.loads(settings.record.read_text()), home=settings.home)
+    return found if is_alive(found.pid) else None
 
 
 def start_emulator(settings: Settings) -> Running:

@@ -8,6 +8,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from enum import StrEnum
+from urllib.parse import urlencode
 
 from mlflow_phi3.emulator.arm import now
 from mlflow_phi3.emulator.faults import Faults
@@ -180,7 +181,8 @@ class Operations:
     def _result(self, call: Call) -> Reply:
         record = self._get(call)
         if record["status"] == Status.IN_PROGRESS:
-            told = {"Location": _self_url(call), "retry-after-ms": str(self._poll_ms)}
+            again = f"{call.origin}{call.path}?{urlencode(call.query)}"
+            told = {"Location": again, "retry-after-ms": str(self._poll_ms)}
             return Reply(status=202, headers=told)
         if record["status"] == Status.FAILED:
             raise Refusal(409, record["error"]["code"], record["error"]["message"])
@@ -189,8 +191,3 @@ class Operations:
     def _get(self, call: Call) -> Resource:
         name = call.names["operation"]
         return self._store.need(f"/operations/{name}", "OperationNotFound", f"No operation {name}.")
-
-
-def _self_url(call: Call) -> str:
-    query = "&".join(f"{name}={value}" for name, value in call.query.items())
-    return f"{call.origin}{call.path}?{query}"

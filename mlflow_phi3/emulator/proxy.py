@@ -1,12 +1,14 @@
 """Passes a request on to a process behind the emulator's port, its answer back, as they flow."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 import httpx
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
+Scored = Callable[[Scope, Receive, Send], Awaitable[int]]
+"""Answers a call of an endpoint; returns the status."""
 IDLE_S = 2.0
 """How long a connection to a process behind may lie idle before it is asked no more.
 

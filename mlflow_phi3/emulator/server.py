@@ -2,7 +2,8 @@
 
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -18,13 +19,11 @@ from mlflow_phi3.emulator.authorization.state import Permissions
 from mlflow_phi3.emulator.faults import Fault, Faults, Kind, answer
 from mlflow_phi3.emulator.identity.state import Identity
 from mlflow_phi3.emulator.journal import Entry, Journal
-from mlflow_phi3.emulator.proxy import Behind, forward
+from mlflow_phi3.emulator.proxy import Behind, Scored, forward
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Router
 
 _CLIENT_LEFT = 499
 """nginx's status for a caller who did not wait; only written down, never sent."""
-
-Scored = Callable[[Scope, Receive, Send], Awaitable[int]]
 
 
 class Application:
@@ -140,16 +139,14 @@ class Application:
                 raise Refusal(401, "InvalidAuthenticationToken", text)
             for action in needed_actions(call.method, call.path, call.body):
                 self._permissions.check(action, scope_of(call.path, call.method))
-        found = Call(
-            call.method, call.path, names, call.query, call.headers, call.body, call.origin
-        )
+        found = replace(call, names=names)
         return paged(found, route.handler(found))
 
 
 async def _to_call(scope: Scope, receive: Receive) -> Call:
     request = Request(scope, receive)
     raw = await request.body()
-    headers = {name.lower(): value for name, value in request.headers.items()}
+    headers = dict(request.headers)
     return Call(
         method=request.method,
         path=request.url.path,

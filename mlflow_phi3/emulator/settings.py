@@ -1,11 +1,9 @@
 """Where the emulator lives, who may sign in, and the settings under which Azure's tools find it."""
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlflow_phi3.errors import PreflightError
 
@@ -69,12 +67,6 @@ class Settings:
                     where=f"{HOME_VARIABLE}={self.home}",
                     fix="name a folder that is empty or not there yet",
                 )
-
-    def running(self) -> dict[str, Any] | None:
-        """Return the record of the emulator that was started here last, or None."""
-        if not self.record.exists():
-            return None
-        return dict(json.loads(self.record.read_text()))
 
     def secret(self, name: str) -> str:
         """Return a secret of this home; made on first use, readable by its owner alone."""

@@ -32,10 +32,7 @@ class Store:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
+        self._db = open_database(path, _SCHEMA)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -45,11 +42,8 @@ class Store:
 
     def get(self, resource_id: str) -> Resource | None:
         """Return one document, or None."""
-        with self._lock:
-            row = self._db.execute(
-                "SELECT body FROM resources WHERE id = ?", (resource_id,)
-            ).fetchone()
-        return None if row is None else dict(json.loads(row[0]))
+        found = self._read("SELECT body FROM resources WHERE id = ?", resource_id)
+        return found[0] if found else None
 
     def need(self, resource_id: str, code: str = "ResourceNotFound", message: str = "") -> Resource:
         """Return one document.
@@ -98,22 +92,32 @@ class Store:
 
     def beneath(self, parent: str, kind: str) -> list[Resource]:
         """Return the documents of a kind directly beneath a parent, oldest first."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT body FROM resources WHERE parent = ? AND kind = ? ORDER BY rowid",
-                (parent, kind),
-            ).fetchall()
-        return [dict(json.loads(row[0])) for row in rows]
+        wanted = "SELECT body FROM resources WHERE parent = ? AND kind = ? ORDER BY rowid"
+        return self._read(wanted, parent, kind)
 
     def of_kind(self, kind: str) -> list[Resource]:
         """Return every document of a kind, oldest first."""
-        with self._lock:
-            rows = self._db.execute(
-                "SELECT body FROM resources WHERE kind = ? ORDER BY rowid", (kind,)
-            ).fetchall()
-        return [dict(json.loads(row[0])) for row in rows]
+        return self._read("SELECT body FROM resources WHERE kind = ? ORDER BY rowid", kind)
 
     def close(self) -> None:
         """Close the database."""
         with self._lock:
             self._db.close()
+
+    def _read(self, wanted: str, *values: str) -> list[Resource]:
+        with self._lock:
+            return [dict(json.loads(body)) for (body,) in self._db.execute(wanted, values)]
+
+
+def open_database(path: Path, schema: str) -> sqlite3.Connection:
+    """Open a database that several threads use, each change committed by itself.
+
+    Args:
+        path: The file; made when missing.
+        schema: Makes the tables that are not there yet.
+    """
+    database = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("PRAGMA synchronous=NORMAL")
+    database.executescript(schema)
+    return database

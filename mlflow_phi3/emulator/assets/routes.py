@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from mlflow_phi3.emulator.assets.state import Assets
-from mlflow_phi3.emulator.router import WORKSPACE, Call, Handler, Refusal, Reply, Route
+from mlflow_phi3.emulator.router import WORKSPACE, Call, Refusal, Reply, Route
 
 
 def routes(assets: Assets, *, sas: Callable[[], str]) -> list[Route]:
@@ -80,12 +80,11 @@ def _versioned(assets: Assets, kind: str) -> list[Route]:
         return Reply({"value": assets.list_containers(call.workspace_id, kind)})
 
     one = f"{WORKSPACE}/{kind}/{{name}}"
-    table: list[tuple[str, str, Handler]] = [
-        ("PUT", one + "/versions/{version}", put),
-        ("GET", one + "/versions/{version}", get),
-        ("DELETE", one + "/versions/{version}", delete),
-        ("GET", one + "/versions", versions),
-        ("GET", one, container),
-        ("GET", f"{WORKSPACE}/{kind}", containers),
+    return [
+        Route("PUT", one + "/versions/{version}", put),
+        Route("GET", one + "/versions/{version}", get),
+        Route("DELETE", one + "/versions/{version}", delete),
+        Route("GET", one + "/versions", versions),
+        Route("GET", one, container),
+        Route("GET", f"{WORKSPACE}/{kind}", containers),
     ]
-    return [Route(method, template, handler) for method, template, handler in table]

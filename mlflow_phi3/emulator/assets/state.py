@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mlflow_phi3.emulator.arm import envelope
@@ -20,10 +20,10 @@ class Assets:
 
     Args:
         store: Where they are kept.
-        account: Tells the storage account's name for this emulator's address.
+        account: The storage account's name, at this emulator's address.
     """
 
-    def __init__(self, store: Store, *, account: Callable[[], str]) -> None:
+    def __init__(self, store: Store, *, account: str) -> None:
         self._store = store
         self._account = account
 
@@ -76,7 +76,7 @@ class Assets:
         properties = {
             "datastoreType": "AzureBlob",
             "isDefault": True,
-            "accountName": self._account(),
+            "accountName": self._account,
             "containerName": CONTAINER,
             "endpoint": "localhost",
             "protocol": "https",

@@ -60,9 +60,9 @@ class ForkServer:
             answer = told.readline()
         return int(answer) if answer else None
 
-    def tail(self, lines: int = 15) -> str:
+    def tail(self) -> str:
         """Return the last lines of its own output."""
-        return last_lines(self._log, lines)
+        return last_lines(self._log, 15)
 
     def close(self) -> None:
         """End it with all that it has started."""

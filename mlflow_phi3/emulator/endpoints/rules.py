@@ -87,7 +87,7 @@ def check_traffic(traffic: Mapping[str, Any], deployments: Iterable[Resource]) -
     """Refuse traffic that is not whole, does not add up to 0 or 100, or goes nowhere."""
     states = {d["name"].lower(): d["properties"]["provisioningState"] for d in deployments}
     for name, share in traffic.items():
-        if isinstance(share, bool) or not isinstance(share, int) or not 0 <= share <= 100:
+        if not _is_share(share, most=100):
             raise bad(f"Traffic of {name} must be a whole number from 0 to 100, not {share!r}.")
         if name.lower() not in states:
             raise bad(f"Traffic is set for deployment {name}, which does not exist.")
@@ -109,11 +109,7 @@ def check_mirror(
     if len(wanted) > 1:
         raise bad("Traffic can be mirrored to only one deployment.")
     for name, share in wanted.items():
-        if (
-            isinstance(share, bool)
-            or not isinstance(share, int)
-            or not 0 <= share <= _MOST_MIRRORED
-        ):
+        if not _is_share(share, most=_MOST_MIRRORED):
             raise bad(f"Mirror traffic of {name} must be 0 to {_MOST_MIRRORED}, not {share!r}.")
         if name.lower() not in names:
             raise bad(f"Mirror traffic is set for deployment {name}, which does not exist.")
@@ -154,6 +150,10 @@ def capacity(body: Mapping[str, Any]) -> int:
 def bad(message: str) -> Refusal:
     """Return a 400."""
     return Refusal(400, "BadArgument", message)
+
+
+def _is_share(share: Any, *, most: int) -> bool:
+    return isinstance(share, int) and not isinstance(share, bool) and 0 <= share <= most
 
 
 def _cores(body: Mapping[str, Any]) -> int:

@@ -18,8 +18,8 @@ _TYPE = "Microsoft.MachineLearningServices/workspaces/onlineEndpoints"
 _MODEL = re.compile(
     r"(?:azureml:/?)?(/?subscriptions/.+/models/[^/]+/versions/[^/]+)", re.IGNORECASE
 )
-_SENT_ONCE = ("keys",)
-_KEPT = {"provisioningState", "scoringUri", "swaggerUri"}
+_NOT_KEPT = frozenset({"keys", "provisioningState", "scoringUri", "swaggerUri"})
+"""What may be sent of an endpoint's properties, and is not theirs to say or to read again."""
 
 
 class Endpoints:
@@ -59,7 +59,12 @@ class Endpoints:
         """
         name = endpoint_id.rsplit("/", 1)[1]
         rules.check_name(name, "Endpoint")
-        sent = {k: v for k, v in (body.get("properties") or {}).items() if v is not None}
+        sent = {
+            name: value
+            for name, value in (body.get("properties") or {}).items()
+            if value is not None and name not in _NOT_KEPT
+        }
+        uri = f"{self._base}/{name.lower()}/score"
         with self._store.transaction():
             known = self._store.get(endpoint_id)
             if known is not None:
@@ -72,18 +77,15 @@ class Endpoints:
                 "mirrorTraffic": {},
                 "publicNetworkAccess": "Enabled",
             }
-            fresh = envelope(endpoint_id, _TYPE, {})
-            properties = {k: v for k, v in sent.items() if k not in _SENT_ONCE and k not in _KEPT}
-            uri = f"{self._base}/{name.lower()}/score"
             resource = {
-                **(known or fresh),
+                **(known or envelope(endpoint_id, _TYPE, {})),
                 "location": body["location"],
                 "tags": body.get("tags") or {},
                 "kind": "Managed",
                 "identity": {**rules.identity(body), "principalId": name},
                 "properties": {
                     **defaults,
-                    **properties,
+                    **sent,
                     "provisioningState": "Updating" if known else "Creating",
                     "scoringUri": uri if known else None,
                 },

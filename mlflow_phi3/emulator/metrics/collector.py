@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from mlflow_phi3.emulator.arm import stamp
 from mlflow_phi3.emulator.store import Resource, Store
 
 _ROOT = "modelDataCollector"
@@ -25,17 +26,16 @@ class Collector:
         self._store = store
         self._append = append
 
-    def collects(self, endpoint: str, deployment: str) -> str | None:
-        """Return the id of a deployment that collects; None of any other."""
-        for found in self._store.of_kind("deployment"):
-            parts = found["id"].split("/")
-            if (parts[-3].lower(), parts[-1].lower()) == (endpoint.lower(), deployment.lower()):
-                return found["id"] if _collections(found) else None
-        return None
-
-    def write(self, deployment_id: str, request: bytes, response: bytes, at: dt.datetime) -> None:
-        """Write one call; a body that is not JSON is left out."""
-        found = self._store.get(deployment_id)
+    def write(
+        self,
+        endpoint: str,
+        deployment: str,
+        request: bytearray,
+        response: bytearray,
+        at: dt.datetime,
+    ) -> None:
+        """Write one call as far as its deployment collects; a body that is not JSON is left out."""
+        found = self._find(endpoint.lower(), deployment.lower())
         if found is None:
             return
         together = str(uuid.uuid4())
@@ -45,6 +45,13 @@ class Collector:
             event = _event(found["id"], _KINDS[name], body, at, together)
             if event is not None:
                 self._append(_place(found["id"], name, at), event)
+
+    def _find(self, endpoint: str, deployment: str) -> Resource | None:
+        for found in self._store.of_kind("deployment"):
+            parts = found["id"].lower().split("/")
+            if (parts[-3], parts[-1]) == (endpoint, deployment):
+                return found
+        return None
 
 
 def _collections(deployment: Resource) -> list[str]:
@@ -61,7 +68,7 @@ def _place(deployment_id: str, name: str, at: dt.datetime) -> str:
     return f"{_ROOT}/{parts[-3]}/{parts[-1]}/{name}/{at:%Y/%m/%d/%H}/instance-0.jsonl"
 
 
-def _event(source: str, kind: str, body: bytes, at: dt.datetime, together: str) -> bytes | None:
+def _event(source: str, kind: str, body: bytearray, at: dt.datetime, together: str) -> bytes | None:
     try:
         data: Any = json.loads(body)
     except ValueError:
@@ -72,7 +79,7 @@ def _event(source: str, kind: str, body: bytes, at: dt.datetime, together: str) 
         "source": source,
         "type": kind,
         "datacontenttype": "application/json",
-        "time": at.isoformat().replace("+00:00", "Z"),
+        "time": stamp(at),
         "data": data,
         "correlationid": together,
     }

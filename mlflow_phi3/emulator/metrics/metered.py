@@ -2,7 +2,6 @@
 
 import datetime as dt
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
@@ -10,9 +9,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from mlflow_phi3.emulator.metrics.collector import Collector
 from mlflow_phi3.emulator.metrics.state import Measured, Meter
+from mlflow_phi3.emulator.proxy import Scored
 from mlflow_phi3.emulator.router import Refusal
 
-Scored = Callable[[Scope, Receive, Send], Awaitable[int]]
 _LONGEST = 4 << 20
 """Bytes of a body that are collected: as the service, which refers to longer ones."""
 
@@ -72,10 +71,6 @@ class Metered:
             took_ms = (time.perf_counter() - began) * 1000
             self._meter.note(Measured(at, endpoint, passing.deployment, status, took_ms))
         if status < 400:
-            await run_in_threadpool(self._collect, endpoint, passing, at)
+            call = (endpoint, passing.deployment, passing.request, passing.response, at)
+            await run_in_threadpool(self._collector.write, *call)
         return status
-
-    def _collect(self, endpoint: str, passing: _Passing, at: dt.datetime) -> None:
-        found = self._collector.collects(endpoint, passing.deployment)
-        if found is not None:
-            self._collector.write(found, bytes(passing.request), bytes(passing.response), at)

@@ -2,7 +2,6 @@
 
 import datetime as dt
 import re
-import sqlite3
 import statistics
 import threading
 from collections import defaultdict
@@ -11,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow_phi3.emulator.arm import stamp
 from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.store import open_database
 
 _KEPT = dt.timedelta(days=93)
 """How long Azure Monitor keeps platform metrics ("Azure Monitor Metrics overview", 2025-12)."""
@@ -33,7 +34,7 @@ _METRICS = {
     "requestlatency_p95": ("RequestLatency_P95", "Milliseconds"),
     "requestlatency_p99": ("RequestLatency_P99", "Milliseconds"),
 }
-_DIMENSIONS = {"deployment": "deployment", "statuscodeclass": "statusCodeClass"}
+_DIMENSIONS = frozenset({"deployment", "statuscodeclass"})
 _CLAUSE = re.compile(r"(\w+)\s+eq\s+'([^']*)'", re.IGNORECASE)
 
 
@@ -63,10 +64,7 @@ class Meter:
 
     def __init__(self, path: Path, now: dt.datetime) -> None:
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=NORMAL")
-        self._db.executescript(_SCHEMA)
+        self._db = open_database(path, _SCHEMA)
         self._db.execute("DELETE FROM calls WHERE at < ?", ((now - _KEPT).timestamp(),))
 
     def note(self, call: Measured) -> None:
@@ -136,8 +134,7 @@ def _points(name: str, calls: list[Measured]) -> Iterable[dict[str, Any]]:
     for call in calls:
         minutes[call.at.replace(second=0, microsecond=0)].append(call.latency_ms)
     for minute, latencies in sorted(minutes.items()):
-        stamp = minute.isoformat().replace("+00:00", "Z")
-        yield {"timeStamp": stamp, "average": _value(name, sorted(latencies))}
+        yield {"timeStamp": stamp(minute), "average": _value(name, sorted(latencies))}
 
 
 def _value(name: str, latencies: list[float]) -> float:

@@ -1,7 +1,7 @@
 """Requests about resource groups, deployments, accounts and connections."""
 
 from mlflow_phi3.emulator.resources.state import Resources
-from mlflow_phi3.emulator.router import WORKSPACE, Call, Handler, Reply, Route
+from mlflow_phi3.emulator.router import WORKSPACE, Call, Reply, Route
 
 _GROUP = "/subscriptions/{subscription}/resourceGroups/{group}"
 _DEPLOYMENT = _GROUP + "/providers/Microsoft.Resources/deployments/{deployment}"
@@ -39,18 +39,17 @@ def routes(resources: Resources) -> list[Route]:
     def get_account(call: Call) -> Reply:
         return Reply(resources.get_account(_ACCOUNT.format(**call.names)))
 
-    table: list[tuple[str, str, Handler]] = [
-        ("PUT", _GROUP, put_group),
-        ("GET", _GROUP, get_group),
-        ("PUT", _DEPLOYMENT, deploy),
-        ("GET", _DEPLOYMENT, get_deployment),
-        ("GET", _DEPLOYMENT + "/operations", operations),
-        ("GET", _GROUP + "/deployments/{deployment}/operations", operations),  # the SDK's way
-        ("PUT", _ACCOUNT, put_account),
-        ("GET", _ACCOUNT, get_account),
+    return [
+        Route("PUT", _GROUP, put_group),
+        Route("GET", _GROUP, get_group),
+        Route("PUT", _DEPLOYMENT, deploy),
+        Route("GET", _DEPLOYMENT, get_deployment),
+        Route("GET", _DEPLOYMENT + "/operations", operations),
+        Route("GET", _GROUP + "/deployments/{deployment}/operations", operations),  # the SDK's way
+        Route("PUT", _ACCOUNT, put_account),
+        Route("GET", _ACCOUNT, get_account),
+        *_connections(resources),
     ]
-    found = [Route(method, template, handler) for method, template, handler in table]
-    return [*found, *_connections(resources)]
 
 
 def _connections(resources: Resources) -> list[Route]:

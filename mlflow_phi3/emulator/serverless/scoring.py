@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
@@ -50,7 +51,8 @@ class ServerlessScoring:
             await answer.aclose()
         if answer.status_code != httpx.codes.OK:
             raise Refusal(answer.status_code, "BadRequest", answer.text[:2000])
-        await _send(_completion(answer.json()), send, streamed=streamed)
+        response = _response(_completion(answer.json()), streamed=streamed)
+        await response(scope, receive, send)
         return answer.status_code
 
 
@@ -74,12 +76,11 @@ def _completion(answer: Any) -> dict[str, Any]:
     return dict(found[0] if isinstance(found, list) else found)
 
 
-async def _send(completion: dict[str, Any], send: Send, *, streamed: bool) -> None:
+def _response(completion: dict[str, Any], *, streamed: bool) -> Response:
     if not streamed:
-        await _write(send, b"application/json", [json.dumps(completion).encode()])
-        return
-    events = [*_chunks(completion), "[DONE]"]
-    await _write(send, b"text/event-stream", [f"data: {event}\n\n".encode() for event in events])
+        return JSONResponse(completion)
+    events = [f"data: {event}\n\n" for event in (*_chunks(completion), "[DONE]")]
+    return StreamingResponse(events, media_type="text/event-stream")
 
 
 def _chunks(completion: dict[str, Any]) -> list[str]:
@@ -93,11 +94,3 @@ def _chunks(completion: dict[str, Any]) -> list[str]:
         found.append({"index": choice["index"], "delta": {}, "finish_reason": end})
     head = {**completion, "object": "chat.completion.chunk"}
     return [json.dumps({**head, "choices": [choice]}) for choice in found]
-
-
-async def _write(send: Send, kind: bytes, parts: list[bytes]) -> None:
-    headers = [(b"content-type", kind)]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    for part in parts:
-        await send({"type": "http.response.body", "body": part, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})

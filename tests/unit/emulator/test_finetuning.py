@@ -61,7 +61,7 @@ class Instant:
 @pytest.fixture
 def home(tmp_path):
     store = Store(tmp_path / "state.sqlite")
-    assets = Assets(store, account=lambda: "account")
+    assets = Assets(store, account="account")
     assets.create_workspace(WORKSPACE, location="eastus2", kind="Project")
     yield store, assets, Instant(tmp_path)
     store.close()
