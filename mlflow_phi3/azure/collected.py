@@ -7,6 +7,7 @@ Source: "Collect production data from models deployed for real-time inferencing"
 import datetime as dt
 import re
 from collections.abc import Iterator
+from contextlib import closing
 
 from mlflow_phi3.azure.blobs import open_container
 from mlflow_phi3.azure.client import Workspace
@@ -31,16 +32,14 @@ def read_collected(
         AzureError: The storage refuses or does not answer.
     """
     prefix = f"{_ROOT}/{endpoint}/{deployment}/" if deployment else f"{_ROOT}/{endpoint}/"
-    with workspace.session(f"data collected of {endpoint}") as ml:
-        container = open_container(ml)
-        try:
-            for blob in container.list_blobs(name_starts_with=prefix):
-                if _end(blob.name) <= start:
-                    continue
+    with (
+        workspace.session(f"data collected of {endpoint}") as ml,
+        closing(open_container(ml)) as container,
+    ):
+        for blob in container.list_blobs(name_starts_with=prefix):
+            if _end(blob.name) > start:
                 text = container.download_blob(blob.name).readall().decode("utf-8")
                 yield from numbered_lines(text, blob.name)
-        finally:
-            container.close()
 
 
 def _end(name: str) -> dt.datetime:

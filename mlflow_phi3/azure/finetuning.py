@@ -17,8 +17,8 @@ NO_MODEL = "PHI3-A731"
 """The code of the error that a completed job's model is not there."""
 _VERSION = "2024-10-01-preview"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-# The types have "ChatCompletion"; the SDK's constructor lowers the first letter.
-_TASKS = {"chat-completion": "ChatCompletion", "text-classification": "TextClassification"}
+_EXPERIMENT = "mlflow-phi3"
+_TASK = "ChatCompletion"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +29,20 @@ class FineTuning:
         name: Of the job, unique in the project for ever.
         base: Base model, by its name in the registry.
         base_version: Its version there.
-        task: ``chat-completion``.
         train: Address of the training data.
         validation: Address of the validation data.
         hyperparameters: As Foundry takes them.
         output: Name that the tuned model gets.
-        experiment: Experiment to file it under.
         tags: Tags of the job.
     """
 
     name: str
     base: str
     base_version: str
-    task: str
     train: str
     validation: str
     hyperparameters: Mapping[str, str]
     output: str
-    experiment: str = "mlflow-phi3"
     tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -122,9 +118,9 @@ def to_yaml(wanted: FineTuning) -> str:
     content = {
         "type": "finetuning",
         "name": wanted.name,
-        "experiment_name": wanted.experiment,
+        "experiment_name": _EXPERIMENT,
         "model_provider": "custom",
-        "task": wanted.task.replace("-", "_"),
+        "task": "chat_completion",
         "model": {"type": "mlflow_model", "path": wanted.base_uri},
         "training_data": {"type": "uri_file", "path": wanted.train},
         "validation_data": {"type": "uri_file", "path": wanted.validation},
@@ -176,16 +172,16 @@ class JobService:
             job = CustomModelFineTuningJob(
                 name=wanted.name,
                 display_name=wanted.name,
-                experiment_name=wanted.experiment,
+                experiment_name=_EXPERIMENT,
                 tags=dict(wanted.tags),
-                task=_TASKS[wanted.task],
+                task=_TASK,
                 model=Input(type="mlflow_model", path=wanted.base_uri),
                 training_data=Input(type="uri_file", path=wanted.train),
                 validation_data=Input(type="uri_file", path=wanted.validation),
                 hyperparameters=dict(wanted.hyperparameters),
                 outputs={OUTPUT: Output(type="mlflow_model", name=wanted.output)},
             )
-            job.task = _TASKS[wanted.task]
+            job.task = _TASK  # its constructor has lowered the first letter; the type has not
             ml.jobs.create_or_update(job)
         state = self.get(wanted.name)
         if state is None:
@@ -304,14 +300,13 @@ class JobService:
         for one in self._list(f"models/{name}/versions", f"model {name}"):
             properties = one.get("properties") or {}
             version = str(one["name"])
-            own = {str(k): str(v) for k, v in (properties.get("properties") or {}).items()}
             found.append(
                 TunedModel(
                     name=name,
                     version=version,
                     id=f"{self.place}/models/{name}/versions/{version}",
                     job=str(properties.get("jobName") or ""),
-                    base=own.get("baseModelId", ""),
+                    base=str((properties.get("properties") or {}).get("baseModelId") or ""),
                     created=_created(one),
                 )
             )

@@ -95,12 +95,11 @@ def check_range(*, epochs: int, batch_size: int) -> None:
     Raises:
         UsageError: One of them is.
     """
-    for name, value, most in (
-        ("epochs", epochs, MOST_EPOCHS),
-        ("batch_size_multiplier", batch_size, LARGEST_BATCH),
+    for name, value, most, what in (
+        ("epochs", epochs, MOST_EPOCHS, "epochs"),
+        ("batch_size_multiplier", batch_size, LARGEST_BATCH, "examples in a step"),
     ):
         if not 1 <= value <= most:
-            what = "examples in a step" if name == "batch_size_multiplier" else "epochs"
             raise UsageError(
                 "PHI3-U771",
                 f"{value} {what}; Foundry takes 1 to {most}",

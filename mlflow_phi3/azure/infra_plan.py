@@ -145,18 +145,20 @@ def own_hub(project: Mapping[str, Any] | None) -> re.Match[str] | None:
 
 
 def _check_known(current: CurrentInfra, wanted: WantedInfra, location: str) -> None:
-    for what, found, kind in (("hub", current.hub, "Hub"), ("project", current.project, "Project")):
+    for what, found, target in (
+        ("hub", current.hub, wanted.hub_target),
+        ("project", current.project, wanted.target),
+    ):
         if found is None:
             continue
-        name = wanted.hub if what == "hub" else wanted.target.project
-        group = wanted.hub_target.group if what == "hub" else wanted.target.group
-        _check_made(found, f"{what} {name}", f"az ml workspace delete -n {name} -g {group}")
-        is_kind = str(found.get("kind") or "Default")
-        if is_kind.lower() != kind.lower():
+        where = f"{what} {target.project}"
+        _check_made(found, where, f"az ml workspace delete -n {target.project} -g {target.group}")
+        kind = str(found.get("kind") or "Default")
+        if kind.lower() != what:
             raise PreflightError(
                 "PHI3-P721",
-                f"there is a workspace of this name, of kind {is_kind}",
-                where=f"{what} {name}",
+                f"there is a workspace of this name, of kind {kind}",
+                where=where,
                 fix=f"choose another name by --{what}",
             )
         place = region_name(str(found["location"]))
@@ -164,7 +166,7 @@ def _check_known(current: CurrentInfra, wanted: WantedInfra, location: str) -> N
             raise PreflightError(
                 "PHI3-P722",
                 f"it is in {place}, not in {location}",
-                where=f"{what} {name}",
+                where=where,
                 fix="choose another name by --project"
                 + (" and another by --hub" if what == "hub" else "")
                 + f", or --location {place}",
@@ -210,7 +212,7 @@ def _check_made(found: Mapping[str, Any], where: str, mend: str) -> None:
 
 def _check_connections(current: CurrentInfra, wanted: WantedInfra) -> None:
     """Refuse to lead a connection elsewhere: others may use it."""
-    told = {**connections(wanted)}
+    told = connections(wanted)
     if wanted.ai_services == CREATE:  # whatever it leads to is no matter then
         del told[AI_SERVICES]
     for name, to in told.items():

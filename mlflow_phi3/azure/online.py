@@ -201,13 +201,12 @@ class OnlineService:
             Refused: It was not begun.
             AzureError: It failed, or nobody knows how far it came.
         """
-        where = f"deployment {endpoint}/{deployment.name}"
+        where, wanted = f"deployment {endpoint}/{deployment.name}", replace(deployment, state="")
 
         def state() -> str:
             found = self._find_deployment(endpoint, deployment.name)
             return found.state if found and replace(found, state="") == wanted else ""
 
-        wanted = replace(deployment, state="")
         with self._looking(endpoint, state, where):
             operation = self.begin_deployment(endpoint, deployment)
             with self._workspace.session(where):

@@ -3,6 +3,7 @@
 import datetime as dt
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 
 from mlflow_phi3.azure.blobs import open_container
@@ -226,12 +227,8 @@ class Doctor:
         needed = "the project's default datastore answers"
         if not self._location:
             return Check("storage", "skipped", "no project to look at", needed)
-        with self.account.session("storage") as ml:
-            container = open_container(ml)
-            try:
-                found = container.get_container_properties().name
-            finally:
-                container.close()
+        with self.account.session("storage") as ml, closing(open_container(ml)) as container:
+            found = container.get_container_properties().name
         return Check("storage", "ok", f"container {found}", needed)
 
     def _guarded(

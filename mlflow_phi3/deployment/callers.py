@@ -4,6 +4,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
@@ -67,12 +68,8 @@ class Callers:
         Raises:
             GateError: An answer is not as it has to be.
         """
-
-        def ask(inputs: Mapping[str, Any]) -> dict[str, Any]:
-            return self.predict(names, inputs)
-
         where = f"deployment {names.endpoint}/{names.given}"
-        examine(examination, ask, where=where, told=told)
+        examine(examination, partial(self.predict, names), where=where, told=told)
 
     def find(self, endpoint: str) -> ScoringClient:
         """Return the client of an endpoint.

@@ -9,7 +9,7 @@ entry also holds a mark of the model that each deployment ran.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from mlflow_phi3.azure.online import TAG_LENGTH, Deployment
 from mlflow_phi3.deployment.traffic import from_text, to_text
@@ -77,11 +77,6 @@ def with_entries(tags: Mapping[str, str], entries: list[Entry]) -> dict[str, str
             part = f".{begin // TAG_LENGTH}" if begin else ""
             kept[f"{_PREFIX}{number}{part}"] = text[begin : begin + TAG_LENGTH]
     return kept
-
-
-def settled(entry: Entry) -> Entry:
-    """Return the entry of a command that is through."""
-    return replace(entry, pending=False)
 
 
 def _to_text(entry: Entry) -> str:

@@ -15,7 +15,7 @@ from mlflow_phi3.deployment.actions import (
     ShiftTraffic,
     Verify,
 )
-from mlflow_phi3.deployment.traffic import WHOLE, with_share, without
+from mlflow_phi3.deployment.traffic import WHOLE, largest, with_share, without
 from mlflow_phi3.errors import UsageError
 
 SLOTS = ("blue", "green")
@@ -56,9 +56,7 @@ class Current:
 
     def active(self) -> Deployment | None:
         """Return the deployment that gets most of the traffic."""
-        if not self.traffic:
-            return None
-        return self.find(max(sorted(self.traffic), key=lambda name: self.traffic[name]))
+        return self.find(largest(self.traffic)) if self.traffic else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,13 +19,12 @@ from mlflow_phi3.deployment.ledger import (
     find_lost,
     marks_of,
     read_ledger,
-    settled,
     with_entries,
 )
 from mlflow_phi3.deployment.meanwhile import check_unchanged
 from mlflow_phi3.deployment.plan import Current, Plan
 from mlflow_phi3.deployment.rollout import Service, get_current
-from mlflow_phi3.deployment.traffic import WHOLE, to_text
+from mlflow_phi3.deployment.traffic import WHOLE, largest, to_text
 from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.tracking.tags import MODEL_TAG, VERSION_TAG
 
@@ -175,8 +174,7 @@ def rollback(
             where=f"endpoint {endpoint}",
             fix="deploy the version again: mlflow deployments update -m models:/<name>@previous",
         )
-    name = max(sorted(last.before), key=lambda n: last.before[n])
-    alias = _alias_to(current.find(name), registry)
+    alias = _alias_to(current.find(largest(last.before)), registry)
     # The alias goes back only where it points at what is being rolled back.
     leaving = current.active()
     if leaving is not None and (alias.model, alias.old) != version_of(leaving):
@@ -255,9 +253,8 @@ def _put_back(service: Service, before: Endpoint, after: Mapping[str, int]) -> N
 
 
 def _to_moved(entry: Entry) -> Moved:
-    name = max(sorted(entry.after), key=lambda n: entry.after[n])
     before, after = to_text(entry.before), to_text(entry.after)
-    return Moved(name, before, after, entry.model, entry.new_version)
+    return Moved(largest(entry.after), before, after, entry.model, entry.new_version)
 
 
 def _settle(
@@ -299,7 +296,7 @@ def _unmark(service: Service, name: str, told: Callable[[str], None]) -> None:
     """Write into the ledger that its moves are through: they are, whatever becomes of this."""
     try:
         endpoint = _find_standing(service, name).endpoint
-        entries = [settled(entry) for entry in read_ledger(endpoint.tags)]
+        entries = [replace(entry, pending=False) for entry in read_ledger(endpoint.tags)]
         service.put_endpoint(replace(endpoint, tags=with_entries(endpoint.tags, entries)))
     except AzureError as failed:
         told(

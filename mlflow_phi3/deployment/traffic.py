@@ -52,6 +52,11 @@ def without(traffic: Mapping[str, int], name: str) -> dict[str, int]:
         ) from refused
 
 
+def largest(traffic: Mapping[str, int]) -> str:
+    """Return who has most of the traffic; the first by name of several."""
+    return min(traffic, key=lambda name: (-traffic[name], name))
+
+
 def to_text(traffic: Mapping[str, int]) -> str:
     """Return ``blue=90,green=10``."""
     return ",".join(f"{name}={share}" for name, share in sorted(traffic.items()) if share)

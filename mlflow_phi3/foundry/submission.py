@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 
 from mlflow_phi3.azure.assets import upload_data
@@ -165,27 +165,13 @@ def plan_job(template: JobTemplate, spec: TrialSpec) -> FineTuning:
     hyperparameters = to_azure(
         epochs=spec.epochs, learning_rate=spec.learning_rate, batch_size=spec.batch_size
     )
-    facts = [
-        *(
-            template.base,
-            template.base_version,
-            template.train,
-            template.validation,
-            template.output,
-        ),
-        sorted(hyperparameters.items()),
-    ]
+    facts = [*astuple(template), sorted(hyperparameters.items())]
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()
     stem = "".join(c if c.isalnum() else "-" for c in template.output)[:40].strip("-") or "phi"
     return FineTuning(
         name=f"{stem}-{digest[:12]}",
-        base=template.base,
-        base_version=template.base_version,
-        task="chat-completion",
-        train=template.train,
-        validation=template.validation,
+        **asdict(template),
         hyperparameters=hyperparameters,
-        output=template.output,
         tags={"phi3.hyperparameters_of": "mlflow-phi3"},
     )
 

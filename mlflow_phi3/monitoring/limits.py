@@ -34,7 +34,7 @@ def parse_limits(texts: Iterable[str], known: Iterable[str]) -> tuple[Limit, ...
     names = list(known)
     limits = []
     for text in texts:
-        name, equals, most = text.partition("=")
+        name, _, most = text.partition("=")
         if name not in names:
             raise UsageError(
                 "PHI3-U764",
@@ -46,7 +46,7 @@ def parse_limits(texts: Iterable[str], known: Iterable[str]) -> tuple[Limit, ...
             value = float(most)
         except ValueError:
             value = math.nan
-        if not equals or math.isnan(value):
+        if math.isnan(value):
             raise UsageError(
                 "PHI3-U765", f"{text!r} is no limit", where="--limit", fix=f"{name}=0.05"
             )

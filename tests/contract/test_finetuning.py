@@ -46,7 +46,6 @@ def order(workspace, files):
             "name": name,
             "base": "Phi-4-mini-instruct",
             "base_version": "1",
-            "task": "chat-completion",
             **addresses,
             "hyperparameters": {
                 "num_train_epochs": "1",

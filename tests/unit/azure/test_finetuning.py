@@ -29,7 +29,7 @@ def test_a_job_is_told_in_one_request_with_texts_for_hyperparameters():
 
 def test_a_job_that_the_project_knows_is_not_sent_again():
     client = MemoryClient(described())
-    wanted = FineTuning("j", "phi", "1", "chat-completion", "train", "validation", {}, "tuned")
+    wanted = FineTuning("j", "phi", "1", "train", "validation", {}, "tuned")
     assert JobService(client).submit(wanted).status == "Running"
     assert client.asked == ["GET"]
 

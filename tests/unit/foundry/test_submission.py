@@ -25,7 +25,7 @@ SPEC = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=4)
 def test_the_same_training_has_the_same_name_and_another_has_another():
     name = plan_job(TEMPLATE, SPEC).name
 
-    assert plan_job(TEMPLATE, SPEC).name == name
+    assert name == "phi3-chat-312ddf2139f6"  # by which jobs of versions before are found
     same = TrialSpec(learning_rate=2e-5, epochs=2, per_device_batch_size=2, batch_size_multiplier=2)
     assert plan_job(TEMPLATE, same).name == name  # the effective batch is what Foundry is told
     changes = [
