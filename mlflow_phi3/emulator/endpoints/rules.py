@@ -106,6 +106,7 @@ def check_mirror(
     """
     wanted = {name: share for name, share in mirror.items() if share}
     names = {deployment["name"].lower() for deployment in deployments}
+    live = {name.lower() for name, share in traffic.items() if share}
     if len(wanted) > 1:
         raise bad("Traffic can be mirrored to only one deployment.")
     for name, share in wanted.items():
@@ -113,7 +114,7 @@ def check_mirror(
             raise bad(f"Mirror traffic of {name} must be 0 to {_MOST_MIRRORED}, not {share!r}.")
         if name.lower() not in names:
             raise bad(f"Mirror traffic is set for deployment {name}, which does not exist.")
-        if traffic.get(name):
+        if name.lower() in live:
             raise bad(f"Deployment {name} can get live traffic or mirrored traffic, not both.")
 
 

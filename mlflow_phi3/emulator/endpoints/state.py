@@ -230,8 +230,8 @@ class Endpoints:
             rules.check_idle(known)
             shares = self._store.need(endpoint_id)["properties"]
             for kind in ("traffic", "mirrorTraffic"):
-                share = (shares.get(kind) or {}).get(name, 0)
-                if share:
+                told = {other.lower(): share for other, share in (shares.get(kind) or {}).items()}
+                if share := told.get(name.lower()):
                     text = f"Deployment {name} has {share} % of {kind}: set it to 0 % first."
                     raise rules.bad(text)
             self._store.patch(deployment_id, provisioningState="Deleting")
