@@ -14,7 +14,6 @@ from mlflow_phi3.azure.target import Target
 from mlflow_phi3.errors import UsageError
 
 DIGEST_TAG = "phi3.sha256"
-_CHUNK = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
 
@@ -123,8 +122,7 @@ def digest_folder(folder: Path) -> str:
         name = path.relative_to(folder).as_posix()
         total.update(f"{name}\0{path.stat().st_size}\0".encode())
         with path.open("rb") as file:
-            while part := file.read(_CHUNK):
-                total.update(part)
+            hashlib.file_digest(file, lambda: total)
     return total.hexdigest()
 
 

@@ -145,11 +145,8 @@ def golden_queries(config: DeployConfig, example: Any) -> tuple[GoldenQuery, ...
     """Return what a new deployment is asked: a file's queries, or the model's input example."""
     if config.golden:
         return load_golden(Path(config.golden))
-    if isinstance(example, Mapping):
-        return (GoldenQuery(example),)
-    if isinstance(example, list) and example and isinstance(example[0], Mapping):
-        return (GoldenQuery(example[0]),)
-    return ()
+    first = example[0] if isinstance(example, list) and example else example
+    return (GoldenQuery(first),) if isinstance(first, Mapping) else ()
 
 
 def variables_of(config: DeployConfig) -> dict[str, str] | None:

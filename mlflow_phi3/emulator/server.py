@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl
 
 import httpx
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import QueryParams
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -67,9 +68,8 @@ class Application:
             return
         path, status = scope["path"], 0
         body: Any = None
-        fault = None
-        if not path.startswith("/emulator/"):
-            fault = self._faults.take(scope["method"], path)
+        azures = not path.startswith("/emulator/")
+        fault = self._faults.take(scope["method"], path) if azures else None
         if fault is not None and fault.kind is Kind.DROP:
             _drop(send)
         else:
@@ -84,9 +84,8 @@ class Application:
                 status = 502
                 reply = Refusal(502, "BadGateway", str(gone)).to_reply()
                 await _to_response(reply)(scope, receive, send)
-        if not path.startswith("/emulator/"):
-            query = dict(parse_qsl(scope["query_string"].decode()))
-            version = query.get("api-version", "")
+        if azures:
+            version = QueryParams(scope["query_string"]).get("api-version", "")
             self._journal.note(Entry(scope["method"], path, version, body, status))
 
     async def _answer(

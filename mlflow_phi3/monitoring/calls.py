@@ -87,7 +87,8 @@ def read_calls(lines: Iterable[tuple[str, str]]) -> list[Call]:
             else:
                 requests[key] = place, found
         elif "request" in found and "at" in found:
-            calls.append(_from_log(found, place))
+            facts = {**found, "status": found.get("status") or _OK}
+            calls.append(_call(facts, found["request"], found.get("response"), place))
         else:
             raise DataError(
                 "PHI3-D091",
@@ -95,21 +96,24 @@ def read_calls(lines: Iterable[tuple[str, str]]) -> list[Call]:
                 where=place,
                 fix="see docs/monitor.md, what is read",
             )
-    calls += [
-        _from_events(event, responses.get(key, {}), place)
-        for key, (place, event) in requests.items()
-    ]
+    for key, (place, event) in requests.items():
+        response = responses.get(key, {}).get("data")
+        calls.append(_call({"at": event.get("time")}, event.get("data"), response, place))
     return sorted(calls, key=lambda call: call.at)
 
 
-def _from_log(found: Mapping[str, Any], place: str) -> Call:
-    measured = _measured({**found, "status": found.get("status") or _OK}, place)
-    return _call(measured, found["request"], found.get("response"))
-
-
-def _from_events(request: Mapping[str, Any], response: Mapping[str, Any], place: str) -> Call:
-    measured = _measured({"at": request.get("time")}, place)
-    return _call(measured, request.get("data"), response.get("data"))
+def _call(facts: Mapping[str, Any], request: Any, response: Any, place: str) -> Call:
+    measured, completions = _measured(facts, place), _completions(response)
+    return Call(
+        at=measured.at if measured.at.tzinfo else measured.at.replace(tzinfo=dt.UTC),
+        prompts=tuple(_prompts(request)),
+        answers=tuple(_answer(one) for one in completions),
+        status=measured.status,
+        latency_ms=measured.latency_ms,
+        prompt_tokens=_used(completions, "prompt_tokens"),
+        completion_tokens=_used(completions, "completion_tokens"),
+        refused=any(map(_is_refused, completions)),
+    )
 
 
 def _measured(facts: Mapping[str, Any], place: str) -> _Measured:
@@ -123,20 +127,6 @@ def _measured(facts: Mapping[str, Any], place: str) -> _Measured:
             where=place,
             fix="see docs/monitor.md, what is read",
         ) from None
-
-
-def _call(measured: _Measured, request: Any, response: Any) -> Call:
-    completions = _completions(response)
-    return Call(
-        at=measured.at if measured.at.tzinfo else measured.at.replace(tzinfo=dt.UTC),
-        prompts=tuple(_prompts(request)),
-        answers=tuple(_answer(one) for one in completions),
-        status=measured.status,
-        latency_ms=measured.latency_ms,
-        prompt_tokens=_used(completions, "prompt_tokens"),
-        completion_tokens=_used(completions, "completion_tokens"),
-        refused=any(map(_is_refused, completions)),
-    )
 
 
 def _answer(completion: Mapping[str, Any]) -> str:
