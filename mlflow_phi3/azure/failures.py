@@ -99,7 +99,7 @@ def _from_response(error: HttpResponseError, where: str, code: str) -> AzureErro
         _grant(str(text))
         or _FIXES_BY_CODE.get(azure_code)
         or (_WAIT if status == _CONFLICT and _AT_WORK.search(f"{azure_code} {text}") else None)
-        or _FIXES.get(status or 401 if code == "PHI3-A702" else status or 0)
+        or _FIXES.get(status or (401 if code == "PHI3-A702" else 0))
     )
     if fix is None:
         server_side = status is None or status >= 500

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.names import region_name
-from mlflow_phi3.azure.quiet import applied, quiet
 
 REGISTRY = "azureml"
 _REGIONS_TAG = "maas-finetuning-deploy-regions"
@@ -40,13 +39,10 @@ def look_up_offers(account: Workspace, names: tuple[str, ...]) -> dict[str, Offe
     from azure.ai.ml import MLClient
     from azure.core.exceptions import HttpResponseError
 
-    from mlflow_phi3.azure.failures import translated
-
     found: dict[str, Offer] = {}
-    where = f"registry {REGISTRY}"
-    with translated(where), applied(account.environment), quiet():
+    with account.session(f"registry {REGISTRY}") as ml:
         registry = MLClient(
-            account.ml._credential,  # noqa: SLF001 - the one that the account signed in with
+            ml._credential,  # noqa: SLF001 - the one that the account signed in with
             registry_name=REGISTRY,
             enable_telemetry=False,
         )

@@ -174,9 +174,9 @@ def without_idle(plan: Plan, current: Current) -> Plan:
 
 def _plan_service(current: Current, wanted: Wanted) -> Plan:
     """Blue/green: the free slot gets the new version, then the traffic."""
+    share = WHOLE if wanted.traffic is None else wanted.traffic
     serving = _find_serving(current, wanted)
     if serving is not None:  # same version, same machines: at most its settings and share change
-        share = WHOLE if wanted.traffic is None else wanted.traffic
         plan = _plan_named(current, replace(wanted, deployment=serving.name, traffic=share))
         return plan if wanted.keep_previous else without_idle(plan, current)
     active = current.active()
@@ -198,7 +198,6 @@ def _plan_service(current: Current, wanted: Wanted) -> Plan:
         actions.append(PutDeployment(wanted.endpoint, target))
     if wanted.verify:
         actions.append(Verify(wanted.endpoint, name))
-    share = WHOLE if wanted.traffic is None else wanted.traffic
     # One takes over from all: shares of a canary before belong to the past.
     old = {active.name: WHOLE} if active is not None else {}
     after = with_share(old, name, share)

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,23 +42,14 @@ def to_wanted(
     endpoint_tags = {}
     if config.ttl_hours is not None:
         endpoint_tags[EXPIRES_TAG] = expiry(dt.datetime.now(dt.UTC), config.ttl_hours)
-    tags = {MODEL_TAG: model.name, VERSION_TAG: model.version} | safety_tags(config)
-    return Wanted(
-        endpoint=names.endpoint,
-        deployment=names.deployment,
+    asked = _asked(names, config)
+    return replace(
+        asked,
         model=asset.id_in(target),
-        instance_type=config.instance_type or None,
         default_instance_type=_SMALL if folder_bytes(model.folder) < _SMALL_BYTES else _LARGE,
-        instance_count=config.instance_count,
-        traffic=config.traffic,
-        tags=tags,
+        tags={MODEL_TAG: model.name, VERSION_TAG: model.version, **asked.tags},
         endpoint_tags=endpoint_tags,
-        variables=variables_of(config),
-        safety=safety_variables(config),
-        request_timeout_s=config.request_timeout_s,
-        collect_data=config.collect_data,
         keep_previous=config.keep_previous,
-        verify=config.verify,
     )
 
 
@@ -80,19 +72,8 @@ def to_changed(names: Names, config: DeployConfig, current: Current) -> Wanted:
             f"mlflow-phi3 promote {names.endpoint} gives the new one all of it",
         )
     raised = (config.traffic or 0) > current.traffic.get(known.name, 0)
-    return Wanted(
-        endpoint=names.endpoint,
-        deployment=known.name,
-        instance_type=config.instance_type or None,
-        instance_count=config.instance_count,
-        traffic=config.traffic,
-        tags=safety_tags(config),
-        variables=variables_of(config),
-        safety=safety_variables(config),
-        request_timeout_s=config.request_timeout_s,
-        collect_data=config.collect_data,
-        verify=config.verify and (raised or bool(config.golden)),
-    )
+    verify = config.verify and (raised or bool(config.golden))
+    return replace(_asked(names, config), deployment=known.name, verify=verify)
 
 
 def check_managed(current: Current, wanted: Wanted, *, new: bool) -> None:
@@ -186,6 +167,23 @@ def deployed_tags(
     if EXPIRES_TAG in wanted.endpoint_tags:
         tags[EXPIRES_TAG] = wanted.endpoint_tags[EXPIRES_TAG]
     return tags
+
+
+def _asked(names: Names, config: DeployConfig) -> Wanted:
+    """Return what a caller's config says by itself, whatever the model and what is there."""
+    return Wanted(
+        endpoint=names.endpoint,
+        deployment=names.deployment,
+        instance_type=config.instance_type or None,
+        instance_count=config.instance_count,
+        traffic=config.traffic,
+        tags=safety_tags(config),
+        variables=variables_of(config),
+        safety=safety_variables(config),
+        request_timeout_s=config.request_timeout_s,
+        collect_data=config.collect_data,
+        verify=config.verify,
+    )
 
 
 def _nothing(where: str, there: Sequence[str]) -> UsageError:
