@@ -6,7 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,7 +68,7 @@ class Fleet:
         )
 
     def deploy(self, deployment_id: str, model: Resource, variables: dict[str, str]) -> None:
-        """Fetch a registered model's files and start a process on them.
+        """Start a process on a model's files, and let the one that it replaces finish and end.
 
         Args:
             deployment_id: Whose it is.
@@ -76,33 +76,16 @@ class Fleet:
             variables: The deployment's environment variables.
 
         Raises:
-            OperationFailed: There are no such files, or the process does not start.
+            OperationFailed: No MLflow model, or the process ended or did not answer in time.
         """
-        address = str(model["properties"]["modelUri"])
         folder = self._folder / uuid.uuid4().hex
         folder.mkdir()
-        if not self._datastore.fetch(address, folder):
-            folder.rmdir()
-            raise OperationFailed("BadArgument", f"There is no model at {address}.")
-        self.start(deployment_id, folder, variables)
-
-    def start(self, deployment_id: str, folder: Path, variables: dict[str, str]) -> None:
-        """Start a process for a deployment, and let the one that it replaces finish and end.
-
-        Args:
-            deployment_id: Whose it is.
-            folder: Holds the MLflow model, at whatever depth its ``MLmodel`` file is.
-            variables: The deployment's environment variables.
-
-        Raises:
-            OperationFailed: No model, or the process ended or did not answer in time.
-        """
-        models = sorted(folder.rglob("MLmodel"), key=lambda path: len(path.parts))
-        if not models:
+        try:
+            path = self._fetch(str(model["properties"]["modelUri"]), folder)
+            server = self._launch(deployment_id, folder, path, variables)
+        except Exception:
             shutil.rmtree(folder, ignore_errors=True)
-            text = "The model holds no MLmodel file: no-code deployment needs an MLflow model."
-            raise OperationFailed("BadArgument", text)
-        server = self._launch(deployment_id, folder, models[0].parent, variables)
+            raise
         try:
             self._await_ready(server)
         except OperationFailed:
@@ -161,6 +144,16 @@ class Fleet:
             thread.join()
         self._fork_server.close()
 
+    def _fetch(self, address: str, folder: Path) -> Path:
+        """Return where in the folder the MLflow model is, at whatever depth."""
+        if not self._datastore.fetch(address, folder):
+            raise OperationFailed("BadArgument", f"There is no model at {address}.")
+        models = sorted(folder.rglob("MLmodel"), key=lambda path: len(path.parts))
+        if not models:
+            text = "The model holds no MLmodel file: no-code deployment needs an MLflow model."
+            raise OperationFailed("BadArgument", text)
+        return models[0].parent
+
     def _launch(
         self, deployment_id: str, folder: Path, model: Path, variables: dict[str, str]
     ) -> Server:
@@ -192,11 +185,10 @@ class Fleet:
         # Plain http: to read the certificates of the system takes longer than to be answered.
         with httpx.Client(trust_env=False, timeout=5.0, verify=False) as client:  # noqa: S501 - as above
             while server.process.is_running() and not self._closed:
-                try:
+                with suppress(httpx.TransportError):
                     if client.get(f"http://127.0.0.1:{server.port}/ping").is_success:
                         return
-                except httpx.TransportError:
-                    time.sleep(0.1)
+                time.sleep(0.1)
                 if time.monotonic() > deadline:
                     text = f"No answer to the liveness probe in {self._ready_timeout_s:.0f} s."
                     raise OperationFailed("ResourceNotReady", text)

@@ -1,0 +1,35 @@
+import pytest
+
+from mlflow_phi3.emulator.endpoints.fleet import Fleet
+from mlflow_phi3.emulator.operation import OperationFailed
+
+MODEL = {"properties": {"modelUri": "azureml://datastores/d/paths/model"}}
+
+
+class Files:
+    """Holds what a model's address leads to."""
+
+    def __init__(self, *names):
+        self.names = names
+
+    def fetch(self, _address, folder):
+        for name in self.names:
+            (folder / name).write_text("")
+        return bool(self.names)
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [((), "no model"), (("weights",), "no MLmodel file"), (("MLmodel",), "^$")],
+    ids=["nothing", "no model", "no fork server"],
+)
+def test_what_could_not_be_started_leaves_no_files(tmp_path, files, told):
+    fleet = Fleet(tmp_path / "deployments", Files(*files), ready_timeout_s=1.0)
+    fleet._fork_server._process.kill()
+    fleet._fork_server._process.wait()
+
+    with pytest.raises(OperationFailed, match=told):
+        fleet.deploy("/chat/blue", MODEL, {})
+
+    assert not [path for path in (tmp_path / "deployments").iterdir() if path.is_dir()]
+    fleet.close()
