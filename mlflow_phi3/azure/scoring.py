@@ -44,8 +44,8 @@ class ScoringClient:
         uri: The endpoint's scoring URI.
         key: Its key; kept in memory only.
         trust: Whose certificates are accepted.
-        by_token: Whether answers are billed by the token: then only what no model has worked on is
-            asked again.
+        by_token: Whether answers are billed by the token, as those of a serverless endpoint: then
+            only what no model has worked on is asked again.
         total_s: How long all tries of one question together wait for an answer to begin or go on,
             seconds.
     """
@@ -59,6 +59,7 @@ class ScoringClient:
         by_token: bool = False,
         total_s: float = _TOTAL_S,
     ) -> None:
+        self.by_token = by_token
         self._uri = uri
         self._total_s = total_s
         self._retried = _UNBILLED if by_token else _RETRIED

@@ -32,7 +32,6 @@ class Callers:
         self._open = open_workspace
         self._uri = target_uri
         self._clients: dict[str, ScoringClient] = {}
-        self._serverless: set[str] = set()
         self._connecting = threading.Lock()
         # MLflow never closes a deployments client: connections are closed when this is collected.
         weakref.finalize(self, _close, self._clients)
@@ -55,7 +54,7 @@ class Callers:
         Managed no-code deployments answer whole: they yield one part, in a stream's shape.
         """
         client = self.find(names.endpoint)
-        if names.endpoint in self._serverless:
+        if client.by_token:
             with self._forgetting(names.endpoint, client):
                 yield from client.stream(to_chat(inputs), path=CHAT)
             return
@@ -84,7 +83,6 @@ class Callers:
 
     def forget(self, endpoint: str) -> None:
         """Close an endpoint's client: it is gone, and one of the same name has other keys."""
-        self._serverless.discard(endpoint)
         client = self._clients.pop(endpoint, None)
         if client is not None:
             client.close()
@@ -92,7 +90,7 @@ class Callers:
     def _predict(self, names: Names, inputs: Any) -> dict[str, Any]:
         client = self.find(names.endpoint)
         with self._forgetting(names.endpoint, client):
-            if names.endpoint in self._serverless:
+            if client.by_token:
                 return dict(client.ask(to_chat(inputs), path=CHAT))
             return joined(
                 [
@@ -121,7 +119,6 @@ class Callers:
         serverless = ServerlessService(workspace, deadline)
         billed = None if managed is not None else serverless.get(endpoint)
         if billed is not None and billed.uri:
-            self._serverless.add(endpoint)
             key = serverless.get_key(endpoint)
             return ScoringClient(billed.uri, key, workspace.trust(), by_token=True)
         raise UsageError(

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mlflow_phi3.deployment.callers import Callers
+from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.errors import AzureError
 
 
@@ -33,6 +34,23 @@ def test_threads_that_share_a_new_client_connect_once(monkeypatch):
 
     assert made == ["chat"]
     assert len(clients) == 1
+
+
+def test_a_serverless_endpoint_that_another_thread_has_forgotten_is_asked_as_one(monkeypatch):
+    class Chat(Client):
+        by_token = True
+
+        def ask(self, body, *, path):
+            return {"path": path, **body}
+
+    def find(endpoint):
+        callers.forget(endpoint)
+        return Chat()
+
+    callers = Callers(lambda: None, "azure-foundry")
+    monkeypatch.setattr(callers, "find", find)
+    chat = {"messages": [{"role": "user", "content": "Hello"}]}
+    assert callers.predict(Names("chat"), chat) == {"path": "/v1/chat/completions", **chat}
 
 
 def test_a_key_that_another_thread_has_fetched_meanwhile_is_kept(monkeypatch):
