@@ -4,6 +4,7 @@ import contextlib
 import json
 import ssl
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -38,7 +39,7 @@ class _Busy(Exception):  # noqa: N818 - a state, not a fault
 
 
 class ScoringClient:
-    """A client of one endpoint.
+    """A client of one endpoint; its connections are closed when nobody has it any more.
 
     Args:
         uri: The endpoint's scoring URI.
@@ -69,6 +70,8 @@ class ScoringClient:
             verify=trust,
             timeout=_timeout(total_s),
         )
+        # MLflow never closes a deployments client; what a thread gives up, another may still use.
+        weakref.finalize(self, self._client.close)
 
     def ask(self, body: Mapping[str, Any], *, deployment: str = "", path: str = "") -> Any:
         """Return the JSON answer to a request.
@@ -121,7 +124,7 @@ class ScoringClient:
             raise self._unanswered(gone) from gone
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections now."""
         self._client.close()
 
     def _post(

@@ -1,7 +1,6 @@
 """Asking endpoints: one client each, found by name, of whichever kind the endpoint is."""
 
 import threading
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -33,8 +32,6 @@ class Callers:
         self._uri = target_uri
         self._clients: dict[str, ScoringClient] = {}
         self._connecting = threading.Lock()
-        # MLflow never closes a deployments client: connections are closed when this is collected.
-        weakref.finalize(self, _close, self._clients)
 
     def predict(self, names: Names, inputs: Any) -> dict[str, Any]:
         """Ask an endpoint (by its traffic) or one deployment of it.
@@ -82,10 +79,8 @@ class Callers:
             return self._clients[endpoint]
 
     def forget(self, endpoint: str) -> None:
-        """Close an endpoint's client: it is gone, and one of the same name has other keys."""
-        client = self._clients.pop(endpoint, None)
-        if client is not None:
-            client.close()
+        """Give an endpoint's client up: it is gone, and one of the same name has other keys."""
+        self._clients.pop(endpoint, None)
 
     def _predict(self, names: Names, inputs: Any) -> dict[str, Any]:
         client = self.find(names.endpoint)
@@ -139,8 +134,3 @@ def _as_chunk(answer: Mapping[str, Any]) -> dict[str, Any]:
         for number, choice in enumerate(answer["choices"])
     ]
     return {**answer, "object": "chat.completion.chunk", "choices": parts}
-
-
-def _close(clients: Mapping[str, ScoringClient]) -> None:
-    for client in clients.values():
-        client.close()

@@ -1,21 +1,19 @@
 """Clients of endpoints, shared by threads."""
 
+import ssl
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
+from mlflow_phi3.azure.scoring import ScoringClient
 from mlflow_phi3.deployment.callers import Callers
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.errors import AzureError
 
 
 class Client:
-    closed = False
-
-    def close(self):
-        self.closed = True
-
     def ask(self, *_, **__):
         raise AzureError("PHI3-A712", "refused", status=401)
 
@@ -64,7 +62,22 @@ def test_a_key_that_another_thread_has_fetched_meanwhile_is_kept(monkeypatch):
     with pytest.raises(AzureError), callers._forgetting("chat", asked):
         asked.ask()
     assert callers.find("chat") is new
-    assert not new.closed
     with pytest.raises(AzureError), callers._forgetting("chat", new):
         new.ask()
-    assert new.closed
+    monkeypatch.setattr(callers, "_connect", lambda endpoint: old)
+    assert callers.find("chat") is old
+
+
+def test_connections_are_closed_when_nobody_asks_by_them_any_more():
+    trust = ssl.create_default_context()
+    callers = Callers(lambda: None, "azure-foundry")
+    callers._connect = partial(ScoringClient, key="key", trust=trust)
+    asking, kept = callers.find("chat"), callers.find("other")._client
+    connections = asking._client
+    callers.forget("chat")
+    assert not connections.is_closed
+    del asking
+    assert connections.is_closed
+    assert not kept.is_closed
+    del callers
+    assert kept.is_closed

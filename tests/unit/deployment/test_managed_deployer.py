@@ -48,11 +48,9 @@ def test_what_changed_while_the_model_was_sent_is_reckoned_with(deployer, tagged
 
 
 def test_who_asked_a_deleted_endpoint_is_forgotten(deployer, two):
-    closed = []
-    client = SimpleNamespace(close=lambda: closed.append(True))
-    deployer.callers._clients["chat"] = client
+    deployer.callers._clients["chat"] = client = SimpleNamespace()
     deployer.remove(Names("chat", "green"), DeployConfig())
-    assert not closed
+    assert deployer.callers.find("chat") is client
     deployer.remove(Names("chat"), DeployConfig())
-    assert closed
+    assert deployer.callers._clients == {}
     assert two.endpoints == {}
