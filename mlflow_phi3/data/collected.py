@@ -41,12 +41,6 @@ class Collected:
         """The sources that were given for a split."""
         return ", ".join(p.source.name for p in self.planned if p.source.split == split)
 
-    def store(self) -> ShardStore:
-        """The rows that the pieces kept."""
-        return ShardStore(
-            self.settings.folder, [planned.source.name for planned in self.planned], {}
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Table:

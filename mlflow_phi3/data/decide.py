@@ -19,6 +19,7 @@ from mlflow_phi3.data.relations import (
     find_near,
     group_rows,
 )
+from mlflow_phi3.data.shards import ShardStore
 from mlflow_phi3.data.similarity import BINS, count_bands, near_pairs
 from mlflow_phi3.data.split import (
     TEST,
@@ -96,7 +97,7 @@ def _tabulate(given: Collected) -> Table:
     ]
     origin = [SPLITS.index(piece.source.split) for piece in given.pieces]
     return Table(
-        store=given.store(),
+        store=ShardStore(folder, [planned.source.name for planned in given.planned], {}),
         addresses=np.concatenate([*addresses, np.zeros(0, np.uint64)]),
         keys=np.concatenate([*keys, np.zeros((0, 4), np.uint64)]),
         origin=np.repeat(origin, kept).astype(np.int8),
@@ -151,7 +152,7 @@ def _check_leaks(
     kept: npt.NDArray[np.bool_],
 ) -> None:
     table = decided.table
-    decided.leaks = find_leaks(table.keys, table.origin, pairs, kept, TRAIN)
+    decided.leaks = find_leaks(table.keys, table.origin, pairs, kept)
     if given.settings.config.leaks == "drop":
         decided.duplicates += decided.leaks
         kept[[pair.row for pair in decided.leaks]] = False

@@ -11,7 +11,7 @@ from mlflow_phi3.data.messages import Message
 Keys = npt.NDArray[np.uint64]
 
 
-def row_keys(messages: Sequence[Message], label: str | None = None) -> tuple[bytes, bytes]:
+def row_keys(messages: Sequence[Message], label: str | None) -> tuple[bytes, bytes]:
     """128-bit keys of the whole row and of its prompt.
 
     Equal keys mean equal text. The prompt is what the users said and the assistant answered before

@@ -17,7 +17,7 @@ from mlflow_phi3.data.report import build_report, write_report
 from mlflow_phi3.data.statistics import RowFigures, measure_rows
 
 
-def finish(given: Collected, decided: Decided, *, previous: Path | None) -> Manifest:
+def finish(given: Collected, decided: Decided, *, previous: Path | None) -> None:
     """Write the manifest, the report and the preview.
 
     Args:
@@ -28,16 +28,15 @@ def finish(given: Collected, decided: Decided, *, previous: Path | None) -> Mani
     Raises:
         AssertionError: Rows were lost or counted twice: a fault of this program.
     """
-    rows = measure_rows(given.store(), [piece.number for piece in given.pieces])
+    rows = measure_rows(decided.table.store, [piece.number for piece in given.pieces])
     manifest = _manifest(given, decided, rows)
     if not manifest.counts.adds_up:
         raise AssertionError(f"rows do not add up: {manifest.counts}")
     earlier = _load_report(previous)
-    report = build_report(manifest, decided, rows, given.store(), earlier)
+    report = build_report(manifest, decided, rows, earlier)
     write_report(given.folder, report)
     write_preview(given.folder, given, decided)
     manifest.save(given.folder)
-    return manifest
 
 
 def _manifest(given: Collected, decided: Decided, rows: RowFigures) -> Manifest:

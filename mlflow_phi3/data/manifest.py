@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 NAME = "manifest.json"
 
 
@@ -112,18 +114,12 @@ class Manifest:
     labels: Mapping[str, int] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: Path) -> Path:
+    def save(self, folder: Path) -> None:
         """Write ``manifest.json``."""
-        path = folder / NAME
         text = json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=2)
-        path.write_text(text + "\n", encoding="utf-8")
-        return path
+        (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Manifest":
         """Read ``manifest.json``."""
-        facts = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        facts["counts"] = Counts(**facts["counts"])
-        facts["sources"] = tuple(SourceFacts(**source) for source in facts["sources"])
-        facts["splits"] = {name: SplitFacts(**split) for name, split in facts["splits"].items()}
-        return cls(**facts)
+        return TypeAdapter(cls).validate_json((folder / NAME).read_bytes())

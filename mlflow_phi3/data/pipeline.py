@@ -24,8 +24,6 @@ from mlflow_phi3.data.work import Outcome, Piece, Settings
 from mlflow_phi3.errors import DataError, UsageError
 from mlflow_phi3.scratch import scratch_folder
 
-__all__ = ["PreparedData", "load_prepared", "prepare"]
-
 # Part of every key: raise it when the same input would be prepared differently.
 PREPARATION = 7
 _NOT_CONTENT = {"train_data", "validation_data", "test_data", "prepare_workers"}
@@ -132,7 +130,7 @@ def _find_whole(final: Path, plan: Plan) -> PreparedData | None:
         try:
             if all(shard.stat().st_size for shard in shards):
                 return load_prepared(final)
-        except (FileNotFoundError, DataError, ValueError, LookupError, TypeError):
+        except (FileNotFoundError, DataError, ValueError):
             pass  # a file is missing, or the manifest cannot be read
     shutil.rmtree(final, ignore_errors=True)
     return None

@@ -68,13 +68,12 @@ def write_preview(folder: Path, given: Collected, decided: Decided) -> None:
 
 
 def _choose(given: Collected, decided: Decided, encoder: Encoder) -> Iterator[Shown]:
-    store = given.store()
-    names = [planned.source.name for planned in given.planned]
+    table = decided.table
     for split in SPLITS:
         rows = np.unique(decided.splits[split])
         # By hash, so that the choice is the same each time and not the file's beginning.
-        order = np.argsort(decided.table.keys[rows, 1], kind="stable")[:400]
-        some = [store.stored(int(decided.table.addresses[rows[at]])) for at in order]
+        order = np.argsort(table.keys[rows, 1], kind="stable")[:400]
+        some = [table.store.stored(int(table.addresses[rows[at]])) for at in order]
         if not some:
             continue
         ranked = sorted(some, key=lambda row: len(row.encoded.ids))
@@ -85,7 +84,8 @@ def _choose(given: Collected, decided: Decided, encoder: Encoder) -> Iterator[Sh
         for row, why in chosen:
             if (row.source, row.line) not in seen and len(seen) < _EACH:
                 seen.add((row.source, row.line))
-                yield _show(row, split, why, f"{names[row.source]}:{row.line}", encoder)
+                place = f"{given.planned[row.source].source.name}:{row.line}"
+                yield _show(row, split, why, place, encoder)
 
 
 def _show(row: Stored, split: str, why: str, place: str, encoder: Encoder) -> Shown:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_phi3.data.digest import Keys
+from mlflow_phi3.data.split import TRAIN, Sides
 
 Kind = Literal["exact", "prompt", "near"]
 LEAK_CODES: dict[Kind, str] = {"exact": "PHI3-D045", "prompt": "PHI3-D046", "near": "PHI3-D047"}
@@ -46,14 +47,14 @@ def first_of_equal(*columns: npt.NDArray[np.generic]) -> Ints:
     return first
 
 
-def find_exact(keys: Keys, origin: npt.NDArray[np.int8]) -> list[Pair]:
+def find_exact(keys: Keys, origin: Sides) -> list[Pair]:
     """Rows that say what an earlier row of the same origin says."""
     first = first_of_equal(keys[:, 0], keys[:, 1], origin)
     later = np.flatnonzero(first != np.arange(len(first)))
     return [Pair(int(row), int(first[row]), "exact") for row in later]
 
 
-def find_near(pairs: Ints, origin: npt.NDArray[np.int8], dropped: Flags) -> list[Pair]:
+def find_near(pairs: Ints, origin: Sides, dropped: Flags) -> list[Pair]:
     """Rows that almost say what an earlier row says that is kept.
 
     Rows are taken in order, and only kept rows can be repeated: of three rows of which the second
@@ -72,15 +73,13 @@ def find_near(pairs: Ints, origin: npt.NDArray[np.int8], dropped: Flags) -> list
     return found
 
 
-def find_leaks(
-    keys: Keys, origin: npt.NDArray[np.int8], pairs: Ints, kept: Flags, train: int
-) -> list[Pair]:
+def find_leaks(keys: Keys, origin: Sides, pairs: Ints, kept: Flags) -> list[Pair]:
     """Training rows that are, ask, or almost are a row of a validation or test file.
 
     Each row is named once, by its closest relation.
     """
-    own = np.flatnonzero(kept & (origin == train))
-    others = np.flatnonzero(kept & (origin != train))
+    own = np.flatnonzero(kept & (origin == TRAIN))
+    others = np.flatnonzero(kept & (origin != TRAIN))
     related: dict[int, Pair] = {}
     closest: tuple[tuple[Kind, slice], ...] = (("exact", slice(0, 2)), ("prompt", slice(2, 4)))
     for kind, columns in closest:
@@ -89,8 +88,8 @@ def find_leaks(
             row = int(own[place])
             related.setdefault(row, Pair(row, int(others[match[place]]), kind))
     for late, early in pairs.tolist():
-        row, other = (late, early) if origin[late] == train else (early, late)
-        if origin[row] == train and origin[other] != train and kept[row] and kept[other]:
+        row, other = (late, early) if origin[late] == TRAIN else (early, late)
+        if origin[row] == TRAIN and origin[other] != TRAIN and kept[row] and kept[other]:
             related.setdefault(row, Pair(row, other, "near"))
     return [related[row] for row in sorted(related)]
 

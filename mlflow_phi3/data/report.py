@@ -14,7 +14,6 @@ from mlflow_phi3.data.drift import compare_reports
 from mlflow_phi3.data.findings import RULES
 from mlflow_phi3.data.manifest import Manifest
 from mlflow_phi3.data.relations import LEAK_CODES
-from mlflow_phi3.data.shards import ShardStore
 from mlflow_phi3.data.statistics import EDGES, RowFigures, summarise
 from mlflow_phi3.pages import page_template
 
@@ -25,7 +24,6 @@ def build_report(
     manifest: Manifest,
     decided: Decided,
     rows: RowFigures,
-    store: ShardStore,
     earlier: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Everything the report says, ready for JSON.
@@ -34,7 +32,6 @@ def build_report(
         manifest: The preparation's manifest.
         decided: What was decided for all rows.
         rows: Figures of all rows that their pieces kept.
-        store: Those rows.
         earlier: An earlier report of the same data.
     """
     splits = {
@@ -57,7 +54,7 @@ def build_report(
         "findings": _findings(decided),
         "cleaning": dict(manifest.cleaning),
         "duplicates": dict(Counter(pair.kind for pair in decided.duplicates)),
-        "leaks": _leaks(decided, store),
+        "leaks": _leaks(decided),
     }
     report["drift"] = _drift(report, earlier)
     return report
@@ -124,15 +121,15 @@ def _findings(decided: Decided) -> list[dict[str, Any]]:
     ]
 
 
-def _leaks(decided: Decided, store: ShardStore) -> dict[str, Any]:
-    addresses = decided.table.addresses
+def _leaks(decided: Decided) -> dict[str, Any]:
+    table = decided.table
     kinds = Counter(pair.kind for pair in decided.leaks)
     return {
         **{kind: kinds[kind] for kind in LEAK_CODES},
         "pairs": [
             {
-                "train": store.place(int(addresses[pair.row])),
-                "other": store.place(int(addresses[pair.other])),
+                "train": table.place(pair.row),
+                "other": table.place(pair.other),
                 "kind": pair.kind,
             }
             for pair in decided.leaks[:_SHOWN_PAIRS]

@@ -120,7 +120,7 @@ def plan_source(source: Source, config: PrepareConfig) -> Planned:
         digests.append(digest)
         spans += [(file, span) for span in found]
         if source.kind == "arrow":
-            line += _count_arrow(file)
+            line += tables.count_arrow(file)
     first = itertools.chain.from_iterable(
         read_span(source.kind, file, span) for file, span in spans
     )
@@ -204,12 +204,6 @@ def _absent(named: str, split: str) -> DataError:
         where=f"{split}_data",
         fix="give a path relative to the working directory, or an absolute one",
     )
-
-
-def _count_arrow(path: Path) -> int:
-    spans = tables.plan_arrow(path)
-    last = spans[-1] if spans else None
-    return last.line - 1 + sum(1 for _ in tables.read_arrow(path, last)) if last else 0
 
 
 def _dataset_files(named: str, path: Path, split: str) -> tuple[Path, ...]:

@@ -216,6 +216,12 @@ def plan_arrow(path: Path, *, first_line: int = 1) -> list[Span]:
     return spans
 
 
+def count_arrow(path: Path) -> int:
+    """Rows of an Arrow stream."""
+    with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
+        return sum(map(len, stream))
+
+
 def read_arrow(path: Path, span: Span) -> Iterator[RawRow]:
     """The rows of some batches of an Arrow stream.
 

@@ -116,7 +116,7 @@ class Renderer:
                 fix="follow the order of roles that the model's template asks for",
             ) from error
 
-    def skeleton(self, shape: Shape, *, prompt: bool = False) -> list[str | int]:
+    def skeleton(self, shape: Shape, *, prompt: bool) -> list[str | int]:
         """The template's text around the contents: text, message number, text, ...
 
         Args:

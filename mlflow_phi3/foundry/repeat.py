@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mlflow_phi3.azure.finetuning import to_yaml
 from mlflow_phi3.azure.hyperparameters import TABLE
-from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.submission import STAND_IN, JobTemplate, plan_job, write_split
 from mlflow_phi3.modeling.catalog import find, refusal

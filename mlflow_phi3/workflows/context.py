@@ -16,7 +16,7 @@ from mlflow_phi3.config.base import Config
 from mlflow_phi3.config.context import ContextConfig
 from mlflow_phi3.config.model import ModelConfig
 from mlflow_phi3.config.words import WORDS
-from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.modeling.base import DEMO, Base, load_base
 from mlflow_phi3.modeling.hardware import choose_device

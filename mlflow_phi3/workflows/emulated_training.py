@@ -21,7 +21,7 @@ from mlflow_phi3.errors import Phi3Error, TrainingError
 from mlflow_phi3.workflows.entry import quieten_libraries
 
 if TYPE_CHECKING:
-    from mlflow_phi3.data.pipeline import PreparedData
+    from mlflow_phi3.data.prepared import PreparedData
     from mlflow_phi3.training.reports import EvaluationReport, StepReport
 
 _BASE = "demo"

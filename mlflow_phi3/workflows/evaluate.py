@@ -12,7 +12,7 @@ from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import EvaluateWord
 from mlflow_phi3.data.messages import to_dicts
-from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.compare import Comparison, compare
 from mlflow_phi3.evaluation.labels import LabelReport

@@ -17,7 +17,7 @@ from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.swept import Swept, values_of
 from mlflow_phi3.config.words import SweepWord, TrainWord
-from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.foundry.project import Place, find_place
 from mlflow_phi3.foundry.submission import (

@@ -7,7 +7,7 @@ from mlflow_phi3.backends.foundry import FoundryBackend
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
-from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.foundry.submission import was_submitted
 from mlflow_phi3.sweep.driving import driving
 from mlflow_phi3.sweep.opening import begin_study

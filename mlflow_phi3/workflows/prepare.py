@@ -10,7 +10,7 @@ from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.prepare import SPLITS, PrepareConfig
 from mlflow_phi3.config.words import PrepareWord
 from mlflow_phi3.data import pipeline
-from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.foundry.repeat import write_repeat_data
 from mlflow_phi3.modeling.base import load_tokenizer, read_context_length
 from mlflow_phi3.tracking.datasets import DatasetFacts, log_datasets

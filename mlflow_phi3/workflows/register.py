@@ -8,7 +8,7 @@ from rich.markup import escape
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.words import RegisterWord
-from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.evaluation.compare import compare
 from mlflow_phi3.evaluation.gates import (
     Gate,

@@ -9,7 +9,7 @@ from pathlib import Path
 from mlflow_phi3.config.parse import narrow, parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
-from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.notation import NONE, count_of, show_figure
 from mlflow_phi3.foundry.repeat import YAML, repeat_yaml

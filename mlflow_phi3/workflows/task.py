@@ -7,7 +7,7 @@ from typing import TypeVar
 from mlflow_phi3.config.hyperparameters import BALANCED, UNWEIGHTED, parse_weights
 from mlflow_phi3.config.swept import Auto, Choices, Interval, Pin, Scalar, Swept, values_of
 from mlflow_phi3.config.words import SweepWord, TrainWord
-from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.errors import DataError, UsageError
 from mlflow_phi3.modeling.base import DEMO, Base

@@ -5,7 +5,7 @@ import math
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import TrainWord
-from mlflow_phi3.data.pipeline import PreparedData
+from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.foundry.repeat import YAML, repeat_yaml
 from mlflow_phi3.modeling.base import Base
