@@ -3,7 +3,6 @@
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import mlflow_phi3
 from mlflow_phi3.files import link_or_copy
 from mlflow_phi3.modeling.kinds import BASE_FILE, is_pinned
+from mlflow_phi3.tracking.servable import Servable
 
 CHECKPOINT = "artifacts/checkpoint"
 """Where the weights lie within a logged model."""
@@ -34,32 +34,9 @@ _FOR_ADAPTERS = ("peft",)
 _FOR_FOUR_BITS = ("bitsandbytes", "accelerate")
 
 
-@dataclass(frozen=True, slots=True)
-class ServableModel:
-    """What ``mlflow.pyfunc.log_model`` takes, by the names of its parameters.
-
-    Args:
-        python_model: The models-from-code file.
-        artifacts: Name to local folder; the weights.
-        code_paths: The package's own code, that travels with the model.
-        pip_requirements: Pinned to what is installed here.
-        model_config: Settings that may be overridden on loading.
-        signature: For ``ModelSignature.from_dict``: ``messages`` is required, the rest optional.
-        input_example: A request.
-    """
-
-    python_model: str
-    artifacts: dict[str, str]
-    code_paths: list[str]
-    pip_requirements: list[str]
-    model_config: dict[str, Any]
-    signature: dict[str, str]
-    input_example: dict[str, Any]
-
-
 def package_chat(
     checkpoint: Path, staging: Path, *, name: str = "phi", default_max_tokens: int = 512
-) -> ServableModel:
+) -> Servable:
     """Describe how a portable checkpoint is logged as a chat model.
 
     Args:
@@ -69,7 +46,7 @@ def package_chat(
         name: What the model calls itself in its answers.
         default_max_tokens: Length of an answer when a request names none.
     """
-    return ServableModel(
+    return Servable(
         **_common(checkpoint, staging),
         model_config={
             "model_name": name,
@@ -83,14 +60,14 @@ def package_chat(
     )
 
 
-def package_labels(checkpoint: Path, staging: Path) -> ServableModel:
+def package_labels(checkpoint: Path, staging: Path) -> Servable:
     """Describe how a portable checkpoint is logged as a classifier of texts.
 
     Args:
         checkpoint: As :func:`mlflow_phi3.modeling.merge.merge_adapter` writes it, of a classifier.
         staging: As for :func:`package_chat`.
     """
-    return ServableModel(
+    return Servable(
         **_common(checkpoint, staging),
         model_config={"device": "auto", "dtype": "auto", **_pinned(checkpoint)},
         signature={"inputs": json.dumps(_TEXTS), "outputs": json.dumps(_LABELS)},

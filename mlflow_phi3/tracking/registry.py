@@ -2,8 +2,9 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -14,49 +15,17 @@ from mlflow.models import ModelSignature
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.missing import is_missing
 from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.tracking.tracker import Tracker
+from mlflow_phi3.tracking.servable import Servable
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
 PREVIOUS = "previous"
 
 
-class Servable(Protocol):
-    """What MLflow needs to log a model that it can serve anywhere; nothing of it is pickled."""
-
-    @property
-    def python_model(self) -> str:
-        """Python file that defines it (MLflow's models-from-code)."""
-
-    @property
-    def artifacts(self) -> dict[str, str]:
-        """Name to folder or file; copied into the model."""
-
-    @property
-    def code_paths(self) -> list[str]:
-        """Packages copied beside it."""
-
-    @property
-    def pip_requirements(self) -> list[str]:
-        """What its environment needs."""
-
-    @property
-    def model_config(self) -> dict[str, Any]:
-        """Settings it is loaded with."""
-
-    @property
-    def signature(self) -> dict[str, str]:
-        """``inputs`` and ``outputs``, as ``ModelSignature.from_dict`` reads them."""
-
-    @property
-    def input_example(self) -> dict[str, Any]:
-        """A request that it answers."""
-
-
-def log_model(run: Run, servable: Servable, *, name: str = "model") -> str:
+def log_model(run: Run, servable: Servable) -> str:
     """Log ``servable`` as a model of ``run``; its ``models:/`` URI."""
     with run.current():
-        logged = mlflow.pyfunc.log_model(name=name, **_as_mlflow(servable))
+        logged = mlflow.pyfunc.log_model(name="model", **_as_mlflow(servable))
     return str(logged.model_uri)
 
 
@@ -67,15 +36,7 @@ def save_model(servable: Servable, folder: Path) -> None:
 
 def _as_mlflow(servable: Servable) -> dict[str, Any]:
     """What both ways of writing a model are told."""
-    return {
-        "python_model": servable.python_model,
-        "artifacts": servable.artifacts,
-        "code_paths": servable.code_paths,
-        "pip_requirements": servable.pip_requirements,
-        "model_config": servable.model_config,
-        "signature": ModelSignature.from_dict(servable.signature),
-        "input_example": servable.input_example,
-    }
+    return {**asdict(servable), "signature": ModelSignature.from_dict(servable.signature)}
 
 
 def load_predict(folder: Path) -> Callable[[Mapping[str, Any]], Any]:
@@ -175,11 +136,6 @@ def find_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | No
         if is_missing(error):
             return None
         raise
-
-
-def find_champion(tracker: Tracker, name: str) -> ModelVersion | None:
-    """The reigning champion of a registered model, or None when there is none."""
-    return find_alias(tracker.client, name, CHAMPION)
 
 
 def set_challenger(client: MlflowClient, version: ModelVersion) -> None:

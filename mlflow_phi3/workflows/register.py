@@ -245,7 +245,7 @@ def _against_champion(
     if config.promote != "better":
         return champion_gate(None, config.promote)
     name = config.registered_model or _NAMES[bool(challenger.labels)]
-    reigning = registry.find_champion(context.tracker, name)
+    reigning = registry.find_alias(context.tracker.client, name, registry.CHAMPION)
     if reigning is None:
         return champion_gate(None, config.promote)
     folder = registry.download_model(reigning.source, scratch / "champion")
