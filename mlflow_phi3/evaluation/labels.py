@@ -83,7 +83,7 @@ def measure_labels(
     conversations: Iterable[Conversation],
     *,
     batch_size: int,
-    on_progress: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None],
 ) -> LabelReport:
     """Classify ``examples``, one batch after the other.
 
@@ -115,8 +115,7 @@ def measure_labels(
             losses.append(ExampleScore(place, -float(log_probs[label]), 1, int(guess == label)))
             guesses.append(guess)
             scores.append(math.exp(float(log_probs[guess])))
-            if on_progress:
-                on_progress(at + 1)
+            on_progress(at + 1)
     names = base.labels
     expected = [names[label] for _, label in wanted]
     predicted = [names[guess] for guess in guesses]

@@ -116,12 +116,10 @@ def describe(name: str, *, where: str = "model") -> PhiModel:
         UsageError: It is not in the catalog; the message names the nearest one, first of those
             that begin so.
     """
+    if found := find(name):
+        return found
     known = list_models()
-    wanted = name.casefold()
-    for model in known:
-        if wanted in {model.name.casefold(), model.hub_id.casefold()}:
-            return model
-    bare = wanted.removeprefix("microsoft/")
+    bare = name.casefold().removeprefix("microsoft/")
     begun = [model for model in known if bare and model.name.casefold().startswith(bare)]
     offered = [model for model in begun if not model.retired_on]
     names = [model.name for model in offered or begun or known]
@@ -135,10 +133,10 @@ def describe(name: str, *, where: str = "model") -> PhiModel:
 
 def find(name: str) -> PhiModel | None:
     """As :func:`describe`, or None for a model that is not in the catalog."""
-    try:
-        return describe(name)
-    except UsageError:
-        return None
+    wanted = name.casefold()
+    return next(
+        (m for m in list_models() if wanted in {m.name.casefold(), m.hub_id.casefold()}), None
+    )
 
 
 def refusal(model: PhiModel) -> tuple[str, str]:

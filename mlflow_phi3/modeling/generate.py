@@ -16,7 +16,6 @@ from mlflow_phi3.errors import UsageError
 # names it in generation_config.json, and without it an answer runs on into the next turn.
 TURN_ENDS = ("<|end|>", "<|im_end|>")
 
-
 Ids = Sequence[int] | npt.NDArray[np.int32]
 
 
@@ -132,11 +131,10 @@ def original_context(model: PreTrainedModel) -> int:
 
 def greedy(model: PreTrainedModel, tokenizer: Tokenizer, max_new_tokens: int) -> GenerationConfig:
     """A configuration that always takes the most likely token and stops at the turn's end."""
-    ends = stop_ids(model, tokenizer)
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        eos_token_id=ends,
+        eos_token_id=stop_ids(model, tokenizer),
         pad_token_id=padding_id(model, tokenizer),
         use_cache=True,
     )

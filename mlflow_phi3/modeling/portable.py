@@ -50,10 +50,10 @@ def save_pinned(base: Base, adapter: Path, out: Path, *, dtype: torch.dtype) -> 
     pinned = PinnedBase(
         base.name,
         base.revision,
-        _name(dtype),
+        str(dtype).removeprefix("torch."),
         base.labels,
         cast("Quantization", base.quantization),
-        _name(base.model.dtype),
+        base.precision,
     )
     (out / BASE_FILE).write_text(json.dumps(asdict(pinned), indent=2) + "\n", encoding="utf-8")
     return out
@@ -99,10 +99,6 @@ def load_portable(folder: Path, *, precision: Precision = "auto", device: str = 
     wanted = torch.float32 if precision == "float32" else getattr(torch, pinned.dtype)
     cast_weights(model, wanted).to(device).eval().requires_grad_(requires_grad=False)
     return replace(base, model=model)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _to_precision(dtype: str) -> Precision:

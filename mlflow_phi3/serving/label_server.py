@@ -16,7 +16,7 @@ from mlflow_phi3.serving.refusal import read_json
 from mlflow_phi3.serving.status import add_status
 
 
-def build_label_app(labeller: Labeller, config: ServeConfig, *, name: str = "phi") -> FastAPI:
+def build_label_app(labeller: Labeller, config: ServeConfig, *, name: str) -> FastAPI:
     """The application over a classifier.
 
     Args:

@@ -146,6 +146,7 @@ class LocalModel:
         cache_tokens: int | None = None,
     ) -> None:
         self._model, self._tokenizer = checkpoint.model, checkpoint.tokenizer
+        self._ends = stop_ids(self._model, self._tokenizer)
         self._vocabulary = Vocabulary(checkpoint.tokenizer)
         self._default = default_max_tokens
         self._cache_tokens = cache_tokens
@@ -219,7 +220,7 @@ class LocalModel:
             max_new_tokens=length,
             do_sample=sampled,
             num_return_sequences=request.n if sampled else 1,
-            eos_token_id=stop_ids(self._model, self._tokenizer),
+            eos_token_id=self._ends,
             pad_token_id=padding_id(self._model, self._tokenizer),
             return_dict_in_generate=True,
             output_logits=request.logprobs,
@@ -230,12 +231,11 @@ class LocalModel:
         self, request: ChatRequest, row: list[int], logits: torch.Tensor | None
     ) -> Answer:
         """Cut one row at its end, and read its text."""
-        ends = set(stop_ids(self._model, self._tokenizer))
         stream = TextStream(self._tokenizer, request.stop)
         pieces: list[str] = []
         starts: list[int] = []  # where in the text each token begins
         for used, token in enumerate(row, start=1):
-            if token in ends:
+            if token in self._ends:
                 text = "".join([*pieces, stream.finish()])
                 return Answer(text, used, "stop", self._logprobs(request, row[: used - 1], logits))
             starts.append(stream.length)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 from mlflow.exceptions import MlflowException
@@ -28,17 +28,6 @@ _SETTINGS = {
 }
 
 
-class Answering(Protocol):
-    """One kind of model."""
-
-    def answer(self, requests: list[dict[str, Any]]) -> Any:
-        """Answer some requests.
-
-        Raises:
-            UsageError: One of them is not a request.
-        """
-
-
 class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not followed
     """A portable checkpoint as MLflow's pyfunc."""
 
@@ -58,7 +47,7 @@ class PhiModel(PythonModel):  # type: ignore[misc]  # mlflow's types are not fol
             device=settings.serve_device,
             dtype=settings.serve_dtype,
         )
-        self._model: Answering = (
+        self._model = (
             Labeller(checkpoint)
             if checkpoint.labels
             else Chat(

@@ -107,7 +107,7 @@ def listen(config: ServeConfig) -> socket.socket:
     return listening
 
 
-def build_app(model: ConcurrentModel, config: ServeConfig, *, name: str = "phi") -> FastAPI:
+def build_app(model: ConcurrentModel, config: ServeConfig, *, name: str) -> FastAPI:
     """The application over ``model``, which is stopped with it.
 
     Args:

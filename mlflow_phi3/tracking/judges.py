@@ -18,8 +18,6 @@ _SCORERS = {
     "relevance": "RelevanceToQuery",
     "safety": "Safety",
 }
-JUDGES = tuple(_SCORERS)
-"""Names of the scorers that can be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +39,7 @@ def choose_scorers(names: str, *, model: str, guidelines: str = "") -> list[Any]
     """MLflow's scorers for a comma-separated list of names.
 
     Args:
-        names: Of :data:`JUDGES`.
+        names: ``correctness``, ``relevance`` and their kin.
         model: The judge, as MLflow names models: ``openai:/gpt-4.1-mini``, ``endpoints:/judge``.
         guidelines: Rules in words that every answer has to keep; one more scorer when not empty.
 
@@ -49,13 +47,13 @@ def choose_scorers(names: str, *, model: str, guidelines: str = "") -> list[Any]
         UsageError: A name that is none.
     """
     wanted = [name.strip() for name in names.split(",") if name.strip()]
-    unknown = sorted(set(wanted) - set(JUDGES))
+    unknown = sorted(set(wanted) - _SCORERS.keys())
     if unknown:
         raise UsageError(
             "PHI3-U071",
             f"no scorer named {unknown[0]!r}",
             where="judge_scorers",
-            fix=f"choose among {', '.join(JUDGES)}",
+            fix=f"choose among {', '.join(_SCORERS)}",
         )
     # MLflow itself finds out only when the first answer is judged.
     provider, _, name = model.partition(":/")

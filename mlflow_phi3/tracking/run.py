@@ -173,9 +173,7 @@ class Run:
 
     def last_step(self, key: str) -> int:
         """The highest step at which the store holds the metric ``key``; 0 when it has none."""
-        return max(
-            (point.step for point in self.client.get_metric_history(self.run_id, key)), default=0
-        )
+        return max(self.history(key), default=0)
 
     def history(self, key: str) -> dict[int, float]:
         """The values of the metric ``key`` that the store holds, by step."""
@@ -202,13 +200,13 @@ class Run:
             path.write_text(text, encoding="utf-8")
             self.log_file(path, folder)
 
-    def log_file(self, path: Path, folder: str = "") -> None:
+    def log_file(self, path: Path, folder: str) -> None:
         """Log a file under ``folder``."""
         self._artifacts().log_artifact(str(path), folder or None)
 
-    def log_folder(self, path: Path, folder: str = "") -> None:
+    def log_folder(self, path: Path, folder: str) -> None:
         """Log a folder's content under ``folder``."""
-        self._artifacts().log_artifacts(str(path), folder or None)
+        self._artifacts().log_artifacts(str(path), folder)
 
     def _artifacts(self) -> ArtifactRepository:
         """Where this run's artifacts go: the client would ask the store for the whole run first."""

@@ -115,8 +115,7 @@ class Tracker:
 
     def children(self, parent_id: str) -> list[MlflowRun]:
         """The child runs of a run, oldest first."""
-        query = f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent_id}'"
-        return self._search(query, order="attributes.start_time ASC")
+        return self.find({MLFLOW_PARENT_RUN_ID: parent_id})
 
     def close_abandoned(self) -> list[str]:
         """End the runs whose process was killed on this machine, and those around them; their ids.

@@ -42,8 +42,25 @@ def find_version(uri: str) -> Version:
         UsageError: There is no such version.
         PreflightError: The store does not answer, or refuses.
     """
-    found = _find_version(connect(), uri)
-    return Version() if found is None else to_version(found)
+    client = connect()
+    named = _REGISTERED.fullmatch(uri)
+    if named is None:
+        return Version()
+    with asking(client.tracking_uri):
+        try:
+            if named["alias"]:
+                return to_version(client.get_model_version_by_alias(named["name"], named["alias"]))
+            # MLflow's own reading of "latest", which its registries know each in their way.
+            return to_version(client.get_model_version(*get_model_name_and_version(client, uri)))
+        except MlflowException as missing:
+            if not is_missing(missing):
+                raise
+            raise UsageError(
+                "PHI3-U733",
+                "no such registered model, version or alias",
+                where=uri,
+                fix="list them in the UI, or register one by mlflow-phi3 register",
+            ) from missing
 
 
 def to_version(found: ModelVersion) -> Version:
@@ -57,24 +74,3 @@ def connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()))
     with asking(mlflow.get_tracking_uri()):
         return MlflowClient()
-
-
-def _find_version(client: MlflowClient, uri: str) -> ModelVersion | None:
-    named = _REGISTERED.fullmatch(uri)
-    if named is None:
-        return None
-    with asking(client.tracking_uri):
-        try:
-            if named["alias"]:
-                return client.get_model_version_by_alias(named["name"], named["alias"])
-            # MLflow's own reading of "latest", which its registries know each in their way.
-            return client.get_model_version(*get_model_name_and_version(client, uri))
-        except MlflowException as missing:
-            if not is_missing(missing):
-                raise
-            raise UsageError(
-                "PHI3-U733",
-                "no such registered model, version or alias",
-                where=uri,
-                fix="list them in the UI, or register one by mlflow-phi3 register",
-            ) from missing
