@@ -6,6 +6,7 @@ import shlex
 
 import typer
 
+from mlflow_phi3.cli.options import AS_JSON
 from mlflow_phi3.emulator.lifecycle import find_emulator, start_emulator, stop_emulator
 from mlflow_phi3.emulator.settings import SUBSCRIPTION, settings_from
 
@@ -32,9 +33,7 @@ def stop() -> None:
 
 
 @app.command()
-def status(
-    *, as_json: bool = typer.Option(False, "--json", help="Print JSON, for programs.")
-) -> None:
+def status(*, as_json: bool = AS_JSON) -> None:
     """Tell whether it runs, and where; exit code 1 when it does not."""
     running = find_emulator(settings_from(os.environ))
     if as_json:

@@ -30,11 +30,11 @@ def _add_word(word: str) -> None:
 
     @app.command(word, help=summary, context_settings=PASS_THROUGH)
     def command(context: typer.Context) -> None:
-        if HELP_OPTIONS & set(context.args) and context.args[0] != "repair":
-            show_help(word, summary, WORDS[word], *also)
-            return
         if (word, *context.args[:1]) == ("sweep", "repair"):
             raise typer.Exit(REPAIR.call(context.args[1:]))
+        if HELP_OPTIONS & set(context.args):
+            show_help(word, summary, WORDS[word], *also)
+            return
         raise typer.Exit(run(word, context.args))
 
 

@@ -77,7 +77,7 @@ def parse_values(schema: type[SchemaT], values: Mapping[str, Any]) -> SchemaT:
 
 
 def narrow(config: Config, schema: type[SchemaT]) -> SchemaT:
-    """The part of ``config`` that ``schema`` knows: how ``main`` hands its parameters down."""
+    """The part of ``config`` that ``schema`` knows."""
     return schema.model_validate({name: getattr(config, name) for name in schema.model_fields})
 
 

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 from mlflow_phi3.backends.cluster import check_cluster
-from mlflow_phi3.config.hyperparameters import UNWEIGHTED, Hyperparameters
-from mlflow_phi3.config.parse import narrow
+from mlflow_phi3.config.hyperparameters import UNWEIGHTED
 from mlflow_phi3.config.register import RegisterConfig
-from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.swept import Pin, values_of
 from mlflow_phi3.config.words import SweepWord, TrainWord
 from mlflow_phi3.evaluation.golden import load_golden
@@ -28,18 +26,17 @@ def check_search(config: SweepWord) -> None:
         PreflightError: A library that it needs is not installed, or no cluster answers.
     """
     choose_device(config.device)
-    settings = narrow(config, SweepConfig)
-    if settings.backend == "ray":
-        check_cluster(settings.ray_address)
-    if settings.storage:
-        check_storage(settings.storage)
-    space = build_space(settings, model=config.model, seed=config.seed)
-    if settings.sampler == "grid":
+    if config.backend == "ray":
+        check_cluster(config.ray_address)
+    if config.storage:
+        check_storage(config.storage)
+    space = build_space(config, model=config.model, seed=config.seed)
+    if config.sampler == "grid":
         next(space.grid())
     build_sampler(
-        settings.sampler, settings.sampler_options, seed=0, number=0, n_trials=settings.n_trials
+        config.sampler, config.sampler_options, seed=0, number=0, n_trials=config.n_trials
     )
-    build_pruner(settings.pruner, settings.pruner_options, epochs=space.most_epochs)
+    build_pruner(config.pruner, config.pruner_options, epochs=space.most_epochs)
     _check_packages(config)
 
 
@@ -51,8 +48,8 @@ def check_training(config: TrainWord) -> None:
     """
     choose_device(config.device)
     # Balanced weights are counted in the data, which is not read yet.
-    settings = narrow(config, Hyperparameters).model_copy(update={"class_weights": Pin(UNWEIGHTED)})
-    pinned_spec(settings, model=config.model, seed=config.seed)
+    unweighted = config.model_copy(update={"class_weights": Pin(UNWEIGHTED)})
+    pinned_spec(unweighted, model=config.model, seed=config.seed)
     _check_packages(config)
 
 

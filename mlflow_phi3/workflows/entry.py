@@ -1,6 +1,5 @@
 """Where ``mlflow run`` enters: text to schema, surroundings, workflow, exit code."""
 
-import importlib
 import itertools
 import json
 import logging
@@ -112,6 +111,7 @@ def _end_badly(
     tell(error, arguments)
     run_id = os.environ.get("MLFLOW_RUN_ID")
     if run_id and not (launcher and is_alive(launcher.pid)):
-        tracker = importlib.import_module("mlflow_phi3.tracking.tracker")
-        tracker.close_orphan(run_id, "KILLED" if isinstance(error, Interrupted) else "FAILED")
+        from mlflow_phi3.tracking.tracker import close_orphan
+
+        close_orphan(run_id, "KILLED" if isinstance(error, Interrupted) else "FAILED")
     return error.exit_code

@@ -101,7 +101,7 @@ def count_work(space: Space, *, n_trials: int, share_epochs: bool, rows: int) ->
     shared = space.epochs_to_share() if share_epochs else ()
     if len(shared) > 1:
         trainings = math.ceil(n_trials / len(shared))
-        passes = Range(trainings * shared[-1], trainings * shared[-1])
+        passes = _exactly(trainings * shared[-1])
     else:
         trainings = n_trials
         passes = Range(n_trials * min(epochs), n_trials * max(epochs))

@@ -9,7 +9,6 @@ from typing import Any
 
 from mlflow_phi3.azure.safety import ContentSafety, safety_from
 from mlflow_phi3.config.evaluate import EvaluateConfig
-from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import EvaluateWord
 from mlflow_phi3.data.messages import to_dicts
 from mlflow_phi3.data.prepared import PreparedData
@@ -88,30 +87,29 @@ def evaluate(
     run: Run,
 ) -> Measured:
     """Measure both; numbers, answers and the comparison go to ``run``."""
-    settings = narrow(config, EvaluateConfig)
     # A judge that cannot be meant stops here, not after the measuring.
-    judges = choose_judges(settings)
+    judges = choose_judges(config)
     service = safety_from(os.environ)
     run.set_tags({SWEEP_RUN: winner.sweep_run, WINNER_RUN: winner.run_id})
     log_datasets(run, dataset_facts(data, ("test",)))
     examples, conversations = data.examples("test"), data.conversations("test")
     with context.screen.stage("evaluate") as update:
         untuned = measure(
-            base, None, examples, conversations, config=settings, on_progress=_tell(update, "base")
+            base, None, examples, conversations, config=config, on_progress=_tell(update, "base")
         )
         tuned = measure(
             base,
             winner.adapter,
             examples,
             conversations,
-            config=settings,
+            config=config,
             on_progress=_tell(update, winner.name),
         )
     comparison = compare(
         tuned.per_example,
         untuned.per_example,
-        confidence=settings.confidence,
-        resamples=settings.resamples,
+        confidence=config.confidence,
+        resamples=config.resamples,
     )
     measured = Measured(untuned, tuned, comparison)
     _log(run, measured)

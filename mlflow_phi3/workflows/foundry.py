@@ -13,8 +13,6 @@ from mlflow_phi3.azure.finetuning import (
 )
 from mlflow_phi3.azure.hyperparameters import check_expressible, check_range
 from mlflow_phi3.backends.foundry import Limits
-from mlflow_phi3.config.hyperparameters import Hyperparameters
-from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.swept import Swept, values_of
 from mlflow_phi3.config.words import SweepWord, TrainWord
 from mlflow_phi3.data.prepared import PreparedData
@@ -45,6 +43,8 @@ from mlflow_phi3.tracking.tags import (
 from mlflow_phi3.workflows.context import Context, greet, open_context
 from mlflow_phi3.workflows.following import follow_job, watch_command
 from mlflow_phi3.workflows.prepare import dataset_facts, prepare_as_child
+
+_TOLD = ("epochs", "learning_rate", "batch_size_multiplier", "per_device_batch_size")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +136,7 @@ def send(
         service = JobService(workspace)
         version = find_base_version(workspace, base)
         update("sending the data")
-        splits = {
-            name: data.conversations(name) if name in data.manifest.splits else ()
-            for name in ("train", "validation")
-        }
+        splits = {name: data.conversations(name) for name in ("train", "validation")}
         addresses, sent = send_data(workspace, service, config.tuned_model, splits, Path(folder))
     how = "sent to" if sent else "the same data was already in"
     context.screen.say(f"  {how} {workspace.target.project}")
@@ -180,13 +177,13 @@ def _write_down(
     Raises:
         UsageError: It would cost more than it may.
     """
-    spec = pinned_spec(narrow(config, Hyperparameters), model=config.model, seed=config.seed)
+    spec = pinned_spec(config, model=config.model, seed=config.seed)
     limits = limits_of(config, data)
     cost_usd = limits.cost_usd(spec)
     limits.check_cost(cost_usd)
     wanted = plan_job(template, spec)
-    known = {f"resolved.{name}": value for name, value in flat_params(spec).items()}
-    run.log_params({name: known[name] for name in known if name.split(".")[1] in _TOLD})
+    known = flat_params(spec)
+    run.log_params({f"resolved.{name}": known[name] for name in _TOLD})
     run.log_metrics({"cost/estimated_usd": cost_usd})
     run.log_text(to_yaml(wanted), "azure/job.yaml")
     run.log_json(asdict(wanted), "azure/request.json")
@@ -207,6 +204,3 @@ def _submit(
     what = "submitted" if new else f"was submitted before and is {state.status}"
     context.screen.say(f"  job [bold]{state.name}[/] {what}; {config.tuned_model} comes out of it")
     return state
-
-
-_TOLD = frozenset({"epochs", "learning_rate", "batch_size_multiplier", "per_device_batch_size"})

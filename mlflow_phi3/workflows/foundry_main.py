@@ -6,9 +6,8 @@ loss, and the registered version is a link to its model in Azure.
 """
 
 from mlflow_phi3.config.evaluate import EvaluateConfig
-from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.register import RegisterConfig
-from mlflow_phi3.config.words import MainWord, SweepWord
+from mlflow_phi3.config.words import MainWord
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.tags import TARGET_TAG
 from mlflow_phi3.workflows.context import greet, open_context
@@ -37,7 +36,7 @@ def run(config: MainWord) -> None:
     with context.root("main", config) as root:
         data = prepare_as_child(context, config, root)
         with context.child("sweep", config, root, name=name_child(config.study)) as run:
-            result, model = search(context, narrow(config, SweepWord), data, run, destination)
+            result, model = search(context, config, data, run, destination)
         with context.tracker.stage("register", stage="register", parent=root) as run:
             run.set_tags({TARGET_TAG: config.azure_target})
             register_tuned_model(context, run, model, config.tuned_model)

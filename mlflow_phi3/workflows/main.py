@@ -1,6 +1,5 @@
 """``main``: prepare, sweep, evaluate, register, as child runs of one run, in one process."""
 
-import importlib
 import os
 import shlex
 
@@ -8,8 +7,7 @@ from rich.markup import escape
 
 from mlflow_phi3.azure.names import endpoint_for
 from mlflow_phi3.azure.safety import safety_from
-from mlflow_phi3.config.parse import narrow
-from mlflow_phi3.config.words import MainWord, SweepWord
+from mlflow_phi3.config.words import MainWord
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.uris import hide_password
 from mlflow_phi3.workflows.check import check_registration, check_search
@@ -23,7 +21,9 @@ from mlflow_phi3.workflows.sweep import name_child, show_trials, sweep
 def run(config: MainWord) -> None:
     """Run all four steps and say what came of them."""
     if config.backend == "foundry":
-        importlib.import_module("mlflow_phi3.workflows.foundry_main").run(config)
+        from mlflow_phi3.workflows import foundry_main
+
+        foundry_main.run(config)
         return
     check_search(config)
     # What is needed last must not fail only after the training.
@@ -37,7 +37,7 @@ def run(config: MainWord) -> None:
         check_test(data)
         base = open_base(config, data)
         with context.child("sweep", config, root, name=name_child(config.study)) as run:
-            result, winner = sweep(context, narrow(config, SweepWord), base, data, run)
+            result, winner = sweep(context, config, base, data, run)
         with context.child("evaluate", config, root) as run:
             measured = evaluate(context, config, base, data, winner, run)
         with context.child("register", config, root) as run:

@@ -72,13 +72,12 @@ def run(config: MonitorConfig, now: dt.datetime, *, tracker: Tracker | None = No
         tariff, prices = _tariff(config)
         trained = _trained(config) if config.train_data else None
         measured = measure(seen.minutes, seen.calls, trained, tariff, hours=config.hours)
-        sources = (*seen.sources, *prices)
         exceeded = tuple(find_exceeded(limits, measured.figures()))
+        outcome = Outcome(measured, exceeded, log.run_id, (*seen.sources, *prices))
         log.log_metrics(measured.figures())
-        told = {"sources": sources, "exceeded": exceeded, **describe(measured)}
-        log.log_json(told, REPORT)
+        log.log_json(_report(outcome), REPORT)
         log.set_tags({"phi3.limits": "exceeded" if exceeded else "kept"})
-        return Outcome(measured, exceeded, log.run_id, sources)
+        return outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +169,7 @@ def _trained(config: MonitorConfig) -> list[str]:
 
     Rows that cannot be trained on are left out: whoever trained has been told of them.
     """
-    folder = Path(ContextConfig.model_fields["workspace"].default).resolve() / "prepared"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = Path(ContextConfig().workspace).resolve() / "prepared"
     settings = PrepareConfig(train_data=config.train_data, on_error="reject")
     prepared = pipeline.prepare(settings, load_tokenizer(DEMO), folder=folder)
     return [
@@ -184,13 +182,10 @@ def _trained(config: MonitorConfig) -> list[str]:
 
 def to_json(outcome: Outcome) -> str:
     """An outcome for machines."""
-    return json.dumps(
-        {
-            "run_id": outcome.run_id,
-            "sources": outcome.sources,
-            "exceeded": outcome.exceeded,
-            **describe(outcome.measured),
-        },
-        indent=2,
-        ensure_ascii=False,
-    )
+    facts = {"run_id": outcome.run_id, **_report(outcome)}
+    return json.dumps(facts, indent=2, ensure_ascii=False)
+
+
+def _report(outcome: Outcome) -> dict[str, object]:
+    told = {"sources": outcome.sources, "exceeded": outcome.exceeded}
+    return {**told, **describe(outcome.measured)}

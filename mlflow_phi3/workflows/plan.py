@@ -82,7 +82,7 @@ def _local_lines(
         work,
         _probe(config, space, data, screen),
         train_tokens=splits["train"].tokens,
-        validation_tokens=splits["validation"].tokens if "validation" in splits else 0,
+        validation_tokens=splits["validation"].tokens,
         prices=prices,
         prepared_bytes=folder_bytes(data.folder),
     )
@@ -94,7 +94,7 @@ def _probe(config: PlanWord, space: Space, data: PreparedData, screen: Screen) -
         return probe(
             open_base(config, data),
             data.examples("train"),
-            data.examples("validation") if "validation" in data.manifest.splits else (),
+            data.examples("validation"),
             space.largest(),
             side_by_side=min(config.concurrency or _SIDE_BY_SIDE, config.n_trials),
             steps=config.probe_steps,
@@ -104,40 +104,36 @@ def _probe(config: PlanWord, space: Space, data: PreparedData, screen: Screen) -
 def _prices(config: PlanWord) -> Prices:
     training = training_price()
     if config.training_usd_per_million:
-        training = TrainingPrice(config.training_usd_per_million, _today(), "as given")
-    hosting: tuple[float, str] | None = None
-    if config.hosting_usd_per_hour:
-        hosting = (config.hosting_usd_per_hour, f"as given, {_today()}")
-    elif config.live_prices:
-        today = dt.datetime.now(dt.UTC).date()
-        found = look_up_hourly(config.instance_type, config.region, today)
-        if found is None:
-            raise UsageError(
-                "PHI3-U763",
-                f"the price list has no {config.instance_type} in {config.region}",
-                where="instance_type",
-                fix="check both names, or give --hosting_usd_per_hour",
-            )
-        hosting = (found.usd_per_hour, f"{config.instance_type}, {found.as_of}, {found.source}")
-    else:
-        hosting = _stored_hourly(config.instance_type)
+        training = TrainingPrice(config.training_usd_per_million, str(_today()), "as given")
     budget = plan_budget(config)
     return Prices(
         usd_per_hour=budget.usd_per_hour,
         usd_source=budget.source,
         training=training,
         inference=describe(_foundry_model(config)).price,
-        hosting=hosting,
+        hosting=_hosting(config),
         instances=config.instance_count,
     )
 
 
-def _stored_hourly(machine: str) -> tuple[float, str] | None:
-    """The catalog's price of a machine type, where it has one."""
-    price = find_machine_price(machine)
-    if price is None:
-        return None
-    return price.usd_per_hour, f"{price.machine}, {price.as_of}, {price.source}"
+def _hosting(config: PlanWord) -> tuple[float, str] | None:
+    """What an hour of a machine costs and where that is from; None where it is not known."""
+    if config.hosting_usd_per_hour:
+        return config.hosting_usd_per_hour, f"as given, {_today()}"
+    if not config.live_prices:
+        price = find_machine_price(config.instance_type)
+        if price is None:
+            return None
+        return price.usd_per_hour, f"{price.machine}, {price.as_of}, {price.source}"
+    found = look_up_hourly(config.instance_type, config.region, _today())
+    if found is None:
+        raise UsageError(
+            "PHI3-U763",
+            f"the price list has no {config.instance_type} in {config.region}",
+            where="instance_type",
+            fix="check both names, or give --hosting_usd_per_hour",
+        )
+    return found.usd_per_hour, f"{config.instance_type}, {found.as_of}, {found.source}"
 
 
 def _data_lines(data: PreparedData) -> tuple[Line, ...]:
@@ -183,5 +179,5 @@ def _amount(line: Line) -> str:
     return "?" if line.amount is None else str(line.amount)
 
 
-def _today() -> str:
-    return dt.datetime.now(dt.UTC).date().isoformat()
+def _today() -> dt.date:
+    return dt.datetime.now(dt.UTC).date()

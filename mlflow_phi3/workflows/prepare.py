@@ -100,7 +100,6 @@ def dataset_facts(data: PreparedData, splits: Sequence[str] = SPLITS) -> list[Da
             supervised_tokens=data.manifest.splits[split].supervised,
         )
         for split in splits
-        if split in data.manifest.splits
     ]
 
 
@@ -118,12 +117,7 @@ def _shown(path: Path) -> Path:
 
 def _log(run: Run, data: PreparedData) -> None:
     manifest = data.manifest
-    run.set_tags(
-        {
-            DATASET_TAG: manifest.sha256,
-            TEMPLATE_TAG: manifest.template_sha256,
-        }
-    )
+    run.set_tags({DATASET_TAG: manifest.sha256, TEMPLATE_TAG: manifest.template_sha256})
     log_datasets(run, dataset_facts(data))
     counts = manifest.counts
     metrics = {

@@ -1,6 +1,5 @@
 """``sweep``: search hyperparameters over LoRA trainings of one base."""
 
-import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +61,9 @@ class Winner:
 def run(config: SweepWord) -> None:
     """Run the step by itself, here or in Foundry; its preparation is a child run."""
     if config.backend == "foundry":
-        importlib.import_module("mlflow_phi3.workflows.foundry_sweep").run(config)
+        from mlflow_phi3.workflows import foundry_sweep  # which imports this module
+
+        foundry_sweep.run(config)
         return
     check_search(config)
     context = open_context(config)

@@ -10,6 +10,7 @@ from mlflow_phi3.config.words import SweepWord, TrainWord
 from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.data.tasks import find_task
 from mlflow_phi3.errors import DataError, UsageError
+from mlflow_phi3.evaluation.notation import count_of
 from mlflow_phi3.modeling.base import DEMO, Base
 from mlflow_phi3.modeling.heads import with_labels
 
@@ -40,7 +41,7 @@ def shape_base(base: Base, data: PreparedData) -> Base:
     if len(labels) < 2:
         raise DataError(
             "PHI3-D075",
-            f"the data has {len(labels)} label{'s' * (len(labels) != 1)}; to tell apart takes two",
+            f"the data has {count_of(len(labels), 'label')}; to tell apart takes two",
             where="train_data",
             fix="give rows with a text and a label, of at least two labels",
         )

@@ -2,8 +2,6 @@
 
 import math
 
-from mlflow_phi3.config.hyperparameters import Hyperparameters
-from mlflow_phi3.config.parse import narrow
 from mlflow_phi3.config.words import TrainWord
 from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.errors import TrainingError, UsageError
@@ -58,8 +56,7 @@ def train(
     Raises:
         TrainingError: The loss or the weights are no longer numbers.
     """
-    settled = narrow(fit_to_data(config, data), Hyperparameters)
-    spec = pinned_spec(settled, model=config.model, seed=config.seed)
+    spec = pinned_spec(fit_to_data(config, data), model=config.model, seed=config.seed)
     start = find_start(context, base, config.continue_from) if config.continue_from else None
     if start is not None:
         spec = shaped_as(spec, start)
