@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from mlflow_phi3.config.prepare import PrepareConfig
@@ -44,7 +45,7 @@ def steps_of(config: PrepareConfig) -> tuple[Step, ...]:
     form = config.clean_unicode
     chosen = (
         (config.clean_html, Step("html", strip_html)),
-        (form != "none", Step("unicode", _Normalise("NFKC" if form == "NFKC" else "NFC"))),
+        (form != "none", Step("unicode", partial(_normalise, "NFKC" if form == "NFKC" else "NFC"))),
         (config.clean_control_characters, Step("control_characters", strip_control)),
         (config.clean_whitespace, Step("whitespace", tidy_whitespace)),
     )
@@ -70,14 +71,10 @@ def clean(messages: Sequence[Message], steps: Sequence[Step]) -> tuple[list[Mess
     return cleaned, changed
 
 
-@dataclass(frozen=True, slots=True)
-class _Normalise:
-    form: Literal["NFC", "NFKC"]
-
-    def __call__(self, text: str) -> str:
-        if text.isascii() or unicodedata.is_normalized(self.form, text):
-            return text
-        return unicodedata.normalize(self.form, text)
+def _normalise(form: Literal["NFC", "NFKC"], text: str) -> str:
+    if text.isascii() or unicodedata.is_normalized(form, text):
+        return text
+    return unicodedata.normalize(form, text)
 
 
 def strip_control(text: str) -> str:

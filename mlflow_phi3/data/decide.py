@@ -13,6 +13,8 @@ from mlflow_phi3.data.labels import find_alike, find_untaught
 from mlflow_phi3.data.messages import to_dicts
 from mlflow_phi3.data.relations import (
     LEAK_CODES,
+    Flags,
+    Ints,
     Pair,
     find_exact,
     find_leaks,
@@ -39,7 +41,6 @@ from mlflow_phi3.data.weights import Weights, count_shows, is_shown, weigh_rows
 _AZURE_BYTES = 512 << 20
 _AZURE_ROWS = 50
 _OUT = np.int8(-1)
-Ints = npt.NDArray[np.int64]
 Tell = Callable[[str, float | None], None]
 
 
@@ -107,7 +108,7 @@ def _tabulate(given: Collected) -> Table:
     )
 
 
-def _near(given: Collected, rows: int) -> npt.NDArray[np.int64]:
+def _near(given: Collected, rows: int) -> Ints:
     """Similar rows of all pieces; one band's keys are in memory at a time."""
     if not given.settings.looks_for_near or rows < 2:
         return np.zeros((0, 2), np.int64)
@@ -130,9 +131,7 @@ def _near(given: Collected, rows: int) -> npt.NDArray[np.int64]:
     return found
 
 
-def _drop_duplicates(
-    given: Collected, decided: Decided, pairs: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
+def _drop_duplicates(given: Collected, decided: Decided, pairs: Ints) -> Flags:
     config, table = given.settings.config, decided.table
     dropped = np.zeros(len(table.keys), np.bool_)
     if config.clean_duplicates:
@@ -145,12 +144,7 @@ def _drop_duplicates(
     return ~dropped
 
 
-def _check_leaks(
-    given: Collected,
-    decided: Decided,
-    pairs: npt.NDArray[np.int64],
-    kept: npt.NDArray[np.bool_],
-) -> None:
+def _check_leaks(given: Collected, decided: Decided, pairs: Ints, kept: Flags) -> None:
     table = decided.table
     decided.leaks = find_leaks(table.keys, table.origin, pairs, kept)
     if given.settings.config.leaks == "drop":
@@ -163,7 +157,7 @@ def _weigh(given: Collected, decided: Decided) -> Weights:
     return weigh_rows(weights[decided.table.source], decided.duplicates)
 
 
-def _check_taught(given: Collected, decided: Decided, kept: npt.NDArray[np.bool_]) -> list[Finding]:
+def _check_taught(given: Collected, decided: Decided, kept: Flags) -> list[Finding]:
     """Labels of validation or test files that no training row has."""
     if not find_task(given.settings.config.task).classifies:
         return []
@@ -187,7 +181,7 @@ def _untaught(table: Table, sides: Sides, code: str) -> tuple[Ints, list[Finding
     return rows, found
 
 
-def _find_alike(table: Table, kept: npt.NDArray[np.bool_]) -> list[Finding]:
+def _find_alike(table: Table, kept: Flags) -> list[Finding]:
     """Labels that seem to be one; each is told at its first row."""
     rows = np.flatnonzero(kept & (table.label >= 0))
     numbers, first, counts = np.unique(table.label[rows], return_index=True, return_counts=True)
@@ -205,11 +199,7 @@ def _find_alike(table: Table, kept: npt.NDArray[np.bool_]) -> list[Finding]:
 
 
 def _split(
-    given: Collected,
-    decided: Decided,
-    pairs: npt.NDArray[np.int64],
-    kept: npt.NDArray[np.bool_],
-    weights: Weights,
+    given: Collected, decided: Decided, pairs: Ints, kept: Flags, weights: Weights
 ) -> list[Finding]:
     config, table, sides = given.settings.config, decided.table, decided.sides
     brought = {planned.source.split for planned in given.planned}
@@ -259,7 +249,7 @@ def _check_split(given: Collected, decided: Decided, wanted: Mapping[int, float]
     return found
 
 
-def _within(pairs: npt.NDArray[np.int64], own: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+def _within(pairs: Ints, own: Ints) -> Iterator[tuple[int, int]]:
     """Those pairs of which both rows are ours, by their places among ours."""
     inside = np.isin(pairs, own).all(axis=1)
     yield from map(tuple, np.searchsorted(own, pairs[inside]).tolist())

@@ -30,7 +30,7 @@ def compare_reports(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[s
     }
     distributions = {
         "tokens": (old["tokens"]["histogram"], new["tokens"]["histogram"]),
-        "answer tokens": _histograms(old, new),
+        "answer tokens": [side["by_role"]["assistant"]["histogram"] for side in (old, new)],
         "messages": _aligned(old["messages"], new["messages"]),
         "languages": _aligned(_rows(old["languages"]), _rows(new["languages"])),
         "labels": _aligned(old["labels"], new["labels"]),
@@ -50,11 +50,6 @@ def stability_index(before: Sequence[float], now: Sequence[float]) -> float:
     shares = [np.asarray(counts, np.float64) / max(sum(counts), 1) for counts in (before, now)]
     old, new = (np.maximum(share, _LEAST) for share in shares)
     return float(((new - old) * np.log(new / old)).sum())
-
-
-def _histograms(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[list[int], list[int]]:
-    one, two = (side["by_role"]["assistant"]["histogram"] for side in (old, new))
-    return one, two
 
 
 def _aligned(old: Mapping[str, int], new: Mapping[str, int]) -> tuple[list[int], list[int]]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,6 @@ from mlflow_phi3.errors import DataError
 CHUNK_BYTES = 4 << 20
 MAX_ROW_BYTES = 16 << 20
 _LINE_END = ord("\n")
-_BOM = b"\xef\xbb\xbf"
 # Whole magic numbers: a header may begin with PK or PA as well.
 _FOREIGN = {
     rb"\xff\xfe|\xfe\xff": ("UTF-16 or UTF-32", "save it as UTF-8"),
@@ -121,7 +121,7 @@ def read_rows(path: Path, span: Span) -> Iterator[RawRow]:
                 size = len(line) + _skip_line(stream)
                 left = span.end - stream.tell()
                 yield _broken(number, line[:1000], "PHI3-D005", f"the row has {size:,} bytes")
-            elif stripped := line.removeprefix(_BOM).strip():
+            elif stripped := line.removeprefix(BOM_UTF8).strip():
                 yield parse_row(number, stripped)
             number += 1
 

@@ -1,6 +1,7 @@
 """JSON that is not one row a line: indented objects one after another, or one array of them."""
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from mlflow_phi3.data.validate import Problem
 
 _TOKEN = re.compile(rb'\\.|["{}\[\]\n]', re.DOTALL)
 _BLOCK = 1 << 20
-_SEPARATORS = b" \t\r\n,\xef\xbb\xbf"
+_SEPARATORS = b" \t\r\n," + BOM_UTF8
 
 
 def find_objects(path: Path, span: Span, *, by_line: bool = True) -> Iterator[Span]:
@@ -128,7 +129,7 @@ def is_one_line(path: Path) -> bool:
 def is_many_lined(path: Path) -> bool:
     """Whether a file holds an array or indented objects rather than a row a line."""
     with path.open("rb") as stream:
-        head = stream.read(_BLOCK).removeprefix(b"\xef\xbb\xbf").lstrip()
+        head = stream.read(_BLOCK).removeprefix(BOM_UTF8).lstrip()
     line, _, rest = head.partition(b"\n")
     whole = parse_row(1, line.strip()).problem is None
     if head.startswith(b"["):

@@ -4,8 +4,9 @@ The files are in the format of ``datasets``: ``datasets.Dataset.from_file`` open
 """
 
 import bisect
+import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -135,21 +136,13 @@ class Shard:
 
     def __init__(self, path: Path) -> None:
         with pa.memory_map(str(path)) as mapped, pa.ipc.open_stream(mapped) as stream:
-            self._batches: list[pa.RecordBatch] = list(stream)
-        ends = np.cumsum([len(batch) for batch in self._batches], dtype=np.int64)
-        self._starts = [0, *ends.tolist()]
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """The record batches in order."""
-        return iter(self._batches)
+            self.batches: list[pa.RecordBatch] = list(stream)
+        self._starts = [*itertools.accumulate(map(len, self.batches), initial=0)]
 
     def locate(self, row: int) -> tuple[pa.RecordBatch, int]:
         """The batch that holds a row, and the row's number in it."""
         batch = bisect.bisect_right(self._starts, row) - 1
-        return self._batches[batch], row - self._starts[batch]
+        return self.batches[batch], row - self._starts[batch]
 
 
 class ShardStore:
@@ -169,24 +162,18 @@ class ShardStore:
         self._labels = labels
         self._open: dict[int, Shard] = {}
 
-    def shard(self, number: int) -> Shard:
-        """A shard by its number."""
-        if number not in self._open:
-            self._open[number] = Shard(self._folder / shard_name(number))
-        return self._open[number]
-
-    def batches(self, number: int) -> Iterator[pa.RecordBatch]:
+    def batches(self, number: int) -> list[pa.RecordBatch]:
         """The record batches of a shard that is not kept open: what is read leaves memory."""
-        return Shard(self._folder / shard_name(number)).batches()
+        return Shard(self._folder / shard_name(number)).batches
 
     def place(self, address: int) -> str:
         """``source:line`` of a row."""
-        batch, row = self.shard(address >> 32).locate(address & 0xFFFFFFFF)
+        batch, row = self._locate(address)
         return self._place(batch, row)
 
     def example(self, address: int) -> Example:
         """The tokens of a row."""
-        batch, row = self.shard(address >> 32).locate(address & 0xFFFFFFFF)
+        batch, row = self._locate(address)
         ids = _values(batch, 6, row)
         supervised = np.zeros(len(ids), np.bool_)
         for start, end in _values(batch, 8, row).reshape(-1, 2):
@@ -199,12 +186,18 @@ class ShardStore:
             label=None if label is None else self._labels.get(label),
         )
 
+    def _locate(self, address: int) -> tuple[pa.RecordBatch, int]:
+        number = address >> 32
+        if number not in self._open:
+            self._open[number] = Shard(self._folder / shard_name(number))
+        return self._open[number].locate(address & 0xFFFFFFFF)
+
     def _place(self, batch: pa.RecordBatch, row: int) -> str:
         return f"{self._names[batch.column(0)[row].as_py()]}:{batch.column(1)[row].as_py()}"
 
     def conversation(self, address: int) -> Conversation:
         """The messages of a row."""
-        batch, row = self.shard(address >> 32).locate(address & 0xFFFFFFFF)
+        batch, row = self._locate(address)
         roles, contents = batch.column(2)[row].as_py(), batch.column(3)[row].as_py()
         extra = batch.column(5)[row].as_py()
         return Conversation(
@@ -219,7 +212,7 @@ class ShardStore:
 
     def stored(self, address: int) -> Stored:
         """A row as it was written."""
-        batch, row = self.shard(address >> 32).locate(address & 0xFFFFFFFF)
+        batch, row = self._locate(address)
         turns = _values(batch, 7, row).reshape(-1, 3)
         spans = _values(batch, 8, row).reshape(-1, 2)
         return Stored(

@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice, pairwise
@@ -95,7 +96,7 @@ def read_header(path: Path) -> tuple[list[str], str]:
     with path.open("rb") as stream:
         head = stream.read(_READ_BYTES)
     refuse_foreign(head, path.name)
-    text = head.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+    text = head.removeprefix(BOM_UTF8).decode(errors="surrogateescape")
     first = next(io.StringIO(text.lstrip("\r\n"), newline=""), "")
     delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=first.count)
     records = _records(io.StringIO(text, newline=""), delimiter)
@@ -122,7 +123,7 @@ def read_csv(path: Path, span: Span) -> Iterator[RawRow]:
     with path.open("rb") as stream:
         stream.seek(span.start)
         data = stream.read(span.end - span.start)
-    text = data.removeprefix(b"\xef\xbb\xbf").decode(errors="surrogateescape")
+    text = data.removeprefix(BOM_UTF8).decode(errors="surrogateescape")
     lines = list(io.StringIO(text, newline=""))
     skip_header = span.start == 0
     for before, past, record in _records(lines, delimiter):
