@@ -1,6 +1,7 @@
 """The ledger: everything that is asked of, and told to, a study in Optuna's storage."""
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +35,8 @@ from mlflow_phi3.sweep.writer import build_writer
 from mlflow_phi3.training.spec import TrialSpec
 
 # ruff: noqa: SLF001 - Optuna's storages know trials and studies by no other name
+
+logger = logging.getLogger(__name__)
 
 _ROUND = "round"
 _SURPLUS = "surplus"
@@ -147,8 +150,8 @@ class Ledger:
             if waiting is not None and self._overflows(waiting, tickets, trainings):
                 break
             trial = self._propose(first) if waiting is None else self._pop(waiting)
-            if trial is None:  # another driver was faster
-                self._known = list(self.study.get_trials(deepcopy=False))
+            if trial is None:  # another driver was faster, or it is a wish that cannot be
+                self._look()
                 continue
             ticket = self._ticket(trial, waiting)
             tickets.append(ticket)
@@ -164,7 +167,7 @@ class Ledger:
     def reclaim(self) -> list[int]:
         """Let trials of dead drivers wait again; their numbers."""
         attrs = self.study.user_attrs
-        self._known = list(self.study.get_trials(deepcopy=False))
+        self._look()
         found: list[int] = []
         for trial in self._counted():
             if trial.state is not TrialState.RUNNING:
@@ -181,7 +184,7 @@ class Ledger:
             if self._writer.release(trial._trial_id, signature(trial)):
                 found.append(trial.number)
         if found:
-            self._known = list(self.study.get_trials(deepcopy=False))
+            self._look()
         return found
 
     def remember_round(self, trainings: int) -> int:
@@ -261,6 +264,9 @@ class Ledger:
 
     # -- below -------------------------------------------------------------------------------
 
+    def _look(self) -> None:
+        self._known = list(self.study.get_trials(deepcopy=False))
+
     def _counted(self) -> list[FrozenTrial]:
         return _counted(self._known)
 
@@ -328,13 +334,22 @@ class Ledger:
         lease = {_ROUND: waiting.number, **given, OWNER: self.driver.name}
         if not self._writer.take(trial_id, {LEASE: lease}):
             return None
-        if not self.space.is_whole(waiting.params):  # somebody's wish, by Optuna's means
-            asked = Trial(self.study, trial_id)
+        if not self.space.is_whole(waiting.params) and not self._fill_in(waiting):
+            return None
+        trial = self._known[waiting.number] = self._storage.get_trial(trial_id)
+        return trial
+
+    def _fill_in(self, wish: FrozenTrial) -> bool:
+        """Give somebody's wish, by Optuna's means, all its parameters; False where it has none."""
+        asked = Trial(self.study, wish._trial_id)
+        try:
             for name, distribution in self._distributions.items():
                 asked._suggest(name, distribution)
-        trial = self._storage.get_trial(trial_id)
-        self._known[waiting.number] = trial
-        return trial
+        except ValueError as error:  # of a value that the parameter does not take
+            logger.warning("trial %d, a wish, is left out: %s", wish.number, error)
+            self._writer.finish(wish._trial_id, TrialState.FAIL, None, {_SURPLUS: True})
+            return False
+        return True
 
     def _ticket(self, trial: FrozenTrial, waiting: FrozenTrial | None) -> Ticket:
         return Ticket(
@@ -348,10 +363,12 @@ class Ledger:
     def _enqueue_siblings(self, trial: FrozenTrial, first: int) -> None:
         """Enqueue what shares this trial's training and was not asked yet."""
         lease = {_ROUND: first, OWNER: self.driver.name}
-        siblings = self.untried.siblings(trial.params, self._counted())
-        for params in siblings[: max(0, self._left())]:
-            if self._create(self._whole(params, TrialState.WAITING), lease) is None:
+        while self._left() > 0:
+            siblings = self.untried.siblings(trial.params, self._counted())
+            if not siblings:
                 return
+            if self._create(self._whole(siblings[0], TrialState.WAITING), lease) is None:
+                self._look()  # another driver was faster
 
     def _trunks(self, first: int) -> set[TrialSpec]:
         """The trainings of a round, finished ones included."""

@@ -3,9 +3,11 @@
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from optuna import Study, pruners
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.pruners import BasePruner
 from optuna.trial import FrozenTrial
 
@@ -71,8 +73,10 @@ def find_hopeless(
             known = study.get_trials(deepcopy=False)
         trial = copy.copy(known[ticket.number])
         trial.intermediate_values = dict(ticket.known)
-        if pruner.prune(_with_trials(study, known), trial):
-            found.append(ticket)
+        # Of one that another driver has finished nothing is kept; its next report tells that.
+        with suppress(UpdateFinishedTrialError):
+            if pruner.prune(_with_trials(study, known), trial):
+                found.append(ticket)
     return found
 
 

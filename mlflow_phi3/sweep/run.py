@@ -189,7 +189,8 @@ def work_through(conductor: Conductor) -> SweepResult:
     """
     why = conductor.conduct()
     ledger, costs = conductor.ledger, tuple(conductor.costs)
-    trials = tuple(_trial_result(trial, ledger.space, costs) for trial in ledger.trials())
+    whole = [trial for trial in ledger.trials() if ledger.space.is_whole(trial.params)]
+    trials = tuple(_trial_result(trial, ledger.space, costs) for trial in whole)
     best = ledger.best()
     if best is None:
         raise _nothing_complete(ledger.study.study_name, trials, why, conductor.budget)

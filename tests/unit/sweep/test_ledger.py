@@ -11,6 +11,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.processes import Process
 from mlflow_phi3.sweep.drivers import GRACE_S, Driver, beating
 from mlflow_phi3.sweep.opening import open_ledger
+from mlflow_phi3.sweep.pruners import build_pruner
 from mlflow_phi3.sweep.space import build_space
 
 VALUES = {"learning_rate": "1e-4..1e-1", "epochs": "3", "pruner": "none", "n_trials": "4"}
@@ -74,6 +75,18 @@ def test_what_another_has_taken_over_is_not_released(open_as):
         assert not asleep.report(mine, 2, 1.5)
 
     assert other.trials()[0].values == [2.0]
+
+
+@pytest.mark.parametrize("pruner", ["asha", "hyperband"])
+def test_a_pruner_writes_nothing_about_what_another_has_finished(open_as, pruner):
+    mine = open_as()
+    mine.study.pruner = build_pruner(pruner, "", epochs=3)
+    with beating(mine.study, mine.driver):
+        tickets = mine.take(2)
+        assert all(mine.report(ticket, 1, 1.0 + ticket.number) for ticket in tickets)
+        open_as("other").study.tell(1, 0.5)
+        assert mine.hopeless(tickets) == []
+    assert mine.trials()[1].values == [0.5]
 
 
 def test_what_a_driver_lost_sight_of_waits_again_after_a_while(open_as, monkeypatch):

@@ -138,6 +138,38 @@ def test_a_wish_of_ones_own_is_tried_first(ledgers):
     assert ticket.number == 0
 
 
+def test_a_wish_that_cannot_be_is_left_out_and_told(ledgers, caplog):
+    ledger = ledgers[0]
+    ledger.study.enqueue_trial({"batch_size_multiplier": 3})
+    (ticket,) = ledger.take(1)
+    assert "trial 0, a wish, is left out: '3' not in (1, 2, 4)" in caplog.text
+    assert [trial.number for trial in ledger.trials()] == [ticket.number] == [1]
+
+
+def test_every_number_of_epochs_is_tried_although_another_driver_comes_between(
+    storage_url, monkeypatch
+):
+    values = {**SPACE, "epochs": "1..3", "n_trials": "9", "pruner": "none"}
+    config = parse_values(SweepConfig, values)
+    space = build_space(config, model="demo", seed=0)
+    first, second = (
+        open_ledger(config, space, name="study", url=storage_url, tags={}) for _ in range(2)
+    )
+    create = first._writer.create
+    with beating(first.study, first.driver), beating(second.study, second.driver):
+
+        def come_between(study_id, trial):
+            if len(first.study.get_trials()) == 1:
+                second._look()
+                second._propose(None)
+            return create(study_id, trial)
+
+        monkeypatch.setattr(first._writer, "create", come_between)
+        mine = first.take(1)
+    rate = mine[0].spec.learning_rate
+    assert sorted(t.spec.epochs for t in mine if t.spec.learning_rate == rate) == [1, 2, 3]
+
+
 def test_the_size_of_a_round_is_the_studys(ledgers):
     assert ledgers[0].remember_round(4) == 4
     assert ledgers[1].remember_round(2) == 4

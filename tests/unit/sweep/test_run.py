@@ -252,6 +252,14 @@ def test_a_budget_that_buys_no_trial_is_what_is_to_be_raised(sweep):
     assert f"PHI3-T080 s: {told}go on with study=s." in str(nothing.value)
 
 
+def test_a_wish_that_waits_when_the_budget_is_spent_is_no_result(sweep, storage_url):
+    before = sweep(n_trials="1", epochs="1")
+    optuna.load_study(study_name="s", storage=storage_url).enqueue_trial({})
+    after = sweep(n_trials="2", epochs="1", budget_hours="1e-9")
+    assert after.stopped_because == "budget_hours"
+    assert [trial.name for trial in after.trials] == [before.winner.name] == ["trial-000"]
+
+
 def test_a_spent_budget_trains_no_winner_again(sweep, tracker, parent, caplog):
     result = sweep(n_trials="900", budget_cost="0.05", usd_per_hour="120", winner_seeds="2")
     assert result.reseeded == ()
