@@ -30,7 +30,7 @@ def bound_gain(trials: Sequence[FrozenTrial]) -> float:
         Infinity while there are too few trials to say.
     """
     complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    if len(complete) < LEAST_TRIALS or not all(trial.params for trial in complete):
+    if len(complete) < LEAST_TRIALS:
         return float("inf")
     with warnings.catch_warnings():
         # That Optuna calls it experimental is for its documentation, not for every round.

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,6 +158,7 @@ def conduct(tracker, parent, scripted, storage_url):
         backend=None,
         budget=None,
         clock=None,
+        sleep=time.sleep,
         on_progress=None,
         folder=None,
         **values,
@@ -174,6 +176,7 @@ def conduct(tracker, parent, scripted, storage_url):
             folder=folder,
             budget=budget or Budget(),
             min_gain=config.min_gain,
+            sleep=sleep,
             **({"clock": clock} if clock else {}),
         )
         with beating(ledger.study, ledger.driver):

@@ -6,6 +6,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import Interrupted
+from mlflow_phi3.sweep.drivers import beating, this_driver
 from mlflow_phi3.sweep.ledger import Ledger
 
 
@@ -43,9 +44,15 @@ def test_it_says_who_works_and_closes_the_sweeps_in_which_nobody_does(conduct, t
     dead = tracker.start(
         "sweep", stage="sweep", tags={"phi3.study": "study", "phi3.driver": "dead"}
     )
-    ledger = conduct(n_trials="1")
+    seen = []
+
+    def look(progress):
+        seen.append(tracker.client.get_run(dead.run_id).info.status)
+
+    ledger = conduct(n_trials="1", on_progress=look)
     assert parent.tags()["phi3.driver"] == ledger.driver.name
     assert tracker.client.get_run(dead.run_id).info.status == "KILLED"
+    assert set(seen) == {"KILLED"}  # before anything is trained
 
 
 def test_the_same_seed_makes_the_same_study(conduct):
@@ -132,6 +139,12 @@ def test_halving_compares_a_group_only_when_all_of_it_has_reported(conduct, scri
     better = sorted(losses, key=losses.__getitem__)[:2]
     complete = [t.number for t in ledger.trials() if t.state.name == "COMPLETE"]
     assert complete == sorted(better)
+
+
+def test_a_group_is_judged_without_those_that_train_after_it(conduct, scripted):
+    scripted.slots = 2
+    ledger = conduct(pruner="halving", epochs="4", n_trials="4")
+    assert "PRUNED" in {trial.state.name for trial in ledger.trials()[:2]}
 
 
 @pytest.mark.parametrize("at", [(2, 1), (3, 1), (0, 2)])
@@ -229,18 +242,42 @@ def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(conduct, tracker, p
     assert len(tracker.children(parent.run_id)) == 4
 
 
-def test_a_trial_that_another_driver_finished_is_left_to_it(conduct, tracker, parent, scripted):
+def test_a_trial_that_another_driver_finished_is_left_to_it(
+    conduct, tracker, parent, scripted, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", math.inf)
+
     def meanwhile(trial, step):
         if (trial, step) == ("trial-001", 3):
             study = optuna.load_study(study_name="study", storage=conduct.url)
             study.tell(1, 0.25)
 
     scripted.before_step = meanwhile
-    ledger = conduct()
+    ledger = conduct(folder=tmp_path)
 
     assert [trial.state.name for trial in ledger.trials()] == ["COMPLETE"] * 5
     assert ledger.trials()[1].value == 0.25
     assert ledger.why == "n_trials"
+    monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", -1.0)
+    parent.log_metrics({"written": 1.0})  # with it, whatever waits to be
+    run_id = ledger.trials()[1].user_attrs["run_id"]
+    assert tracker.client.get_metric_history(run_id, "train/loss") == []
+
+
+def test_who_has_nothing_to_do_waits_for_those_who_have(conduct, scripted, monkeypatch):
+    ledger = conduct(n_trials="2")
+    left = ledger.study.ask(ledger.space.distributions())
+    other = this_driver()
+    left.set_user_attr("lease", {"driver": other.name, "round": 2})
+    waited = []
+
+    def wait(seconds):
+        waited.append(seconds)
+        ledger.study.tell(left, 0.5)
+
+    with beating(ledger.study, other):
+        again = conduct(n_trials="3", sleep=wait)
+    assert (len(waited), again.why, again.best().number) == (1, "n_trials", 2)
 
 
 def test_what_a_stop_while_the_store_is_away_could_not_tell_is_kept(

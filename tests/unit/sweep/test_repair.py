@@ -34,18 +34,27 @@ def test_what_the_dead_left_is_released_and_what_the_living_do_is_left_alone(sto
         _, my_run = begin(study, tracker, me.name)
         told, told_run = begin(study, tracker, "dead")
         study.tell(told, 1.0)  # its driver died before it could close the run
+        pruned, pruned_run = begin(study, tracker, "dead")
+        study.tell(pruned, state=optuna.trial.TrialState.PRUNED)
+        failed, failed_run = begin(study, tracker, "dead")
+        study.tell(failed, state=optuna.trial.TrialState.FAIL)
         done = repair_study(storage, "s", tracker=tracker, now=time.time())
 
     assert done.released == (left.number,)
-    assert set(done.closed) == {left_run.run_id, told_run.run_id}
+    over = (told_run, pruned_run, failed_run)
+    assert set(done.closed) == {left_run.run_id, *(run.run_id for run in over)}
     states = [trial.state.name for trial in study.trials]
-    assert states == ["WAITING", "RUNNING", "COMPLETE"]
+    assert states == ["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
     status = {run.info.run_id: run.info.status for run in tracker.find({"phi3.study": "s"})}
     assert status == {
         left_run.run_id: "KILLED",
         my_run.run_id: "RUNNING",
         told_run.run_id: "FINISHED",
+        pruned_run.run_id: "KILLED",
+        failed_run.run_id: "FAILED",
     }
+    tags = [run.tags()["phi3.trial_state"] for run in over]
+    assert tags == ["COMPLETE", "PRUNED", "FAIL"]
     assert tracker.get(left_run.run_id).tags()["phi3.trial_state"] == "WAITING"
 
 

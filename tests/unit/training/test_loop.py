@@ -12,7 +12,16 @@ from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.passes import split_by_tokens
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.training.spec import LoraSpec
-from tests.unit.training.sessions import LENGTHS, SPEC, adapter, collect, losses, same, stop_at
+from tests.unit.training.sessions import (
+    LENGTHS,
+    SPEC,
+    adapter,
+    collect,
+    is_step,
+    losses,
+    same,
+    stop_at,
+)
 
 
 def test_a_trial_tells_its_steps_its_epochs_and_its_end(session, tmp_path):
@@ -125,6 +134,20 @@ def test_epochs_are_read_off_one_trajectory(session, tmp_path):
         for name in ("best", "last"):
             theirs = adapter(tmp_path / f"alone{epochs}/a/{name}")
             assert same(adapter(tmp_path / f"shared/e{epochs}/{name}"), theirs)
+
+
+def test_all_who_are_dropped_leave_at_once(session):
+    shared = session()
+    for epochs in (1, 2, 3):
+        shared.add(f"e{epochs}", replace(SPEC, epochs=epochs))
+    told = defaultdict(list)
+    for report in shared.reports():
+        told[report.trial].append(report)
+        if (report.trial, report.step if is_step(report) else 0) == ("e3", 3):
+            shared.drop("e2")
+            shared.drop("e3")
+    ends = [(told[name][-1].outcome, told[name][-1].steps) for name in ("e1", "e2", "e3")]
+    assert ends == [("complete", 5), ("dropped", 3), ("dropped", 3)]
 
 
 def test_a_longer_trial_goes_on_where_a_finished_one_ended(session):

@@ -225,6 +225,8 @@ def test_capacity_grows_with_memory_and_shrinks_with_rank(new_base, new_examples
     layout = plan_layout(find_linear(base.model), SPEC.lora)
     assert small > 16 * layout.size  # weights, gradient and two moments at the least
     assert big > 2 * small
+    more = plan_layout(find_linear(base.model), LoraSpec(r=64)).size - layout.size
+    assert big - small >= 16 * more
     fits = [
         choose_concurrency(base, examples, SPEC, token_budget=64, budget_bytes=count * small)
         for count in (0, 1, 2, 3, 100)
@@ -307,9 +309,12 @@ def test_a_probe_times_scoring_without_checkpoints(monkeypatch, new_base, new_ex
     train = new_examples([12] * 9)
     spec = replace(SPEC, per_device_batch_size=3)
     found = probe.probe(new_base(), train, held, spec, side_by_side=2, steps=2)
+    assert found.trained_tokens == 2 * 2 * 36
     assert found.train_tokens_per_s == 2 * 2 * 36 / 4.0
     assert found.validation_tokens_per_s == 2 * 40 / 0.5
     assert found.checkpoint_bytes > 0
+    alone = probe.probe(new_base(), train[:3], held, spec, side_by_side=2, steps=2)
+    assert alone.train_tokens_per_s == 2 * 36 / 2.0  # its only step counts
 
 
 def test_capacity_is_measured_on_a_pass_that_happens(new_base, new_examples):
