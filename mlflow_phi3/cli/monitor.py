@@ -13,6 +13,7 @@ from mlflow_phi3.cli.stopping import told_to_stop
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.errors import GateError
+from mlflow_phi3.evaluation.notation import show_short
 from mlflow_phi3.workflows.entry import quieten_libraries
 from mlflow_phi3.workflows.screen import Screen
 
@@ -99,4 +100,4 @@ def _show(outcome: "Outcome", title: str) -> None:
 
 
 def _short(value: float) -> str:
-    return "not known" if math.isnan(value) else f"{value:,.4g}"
+    return "not known" if math.isnan(value) else show_short(value)

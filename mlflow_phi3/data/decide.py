@@ -230,7 +230,10 @@ def _split(
             rows = np.repeat(rows, count_shows(weights[rows], table.keys[rows]))
         decided.splits[name] = rows
         np.save(given.folder / f"{name}.npy", table.addresses[rows])
-    found = [table.finding(int(own[row]), "PHI3-D041", SPLITS[chosen[row]]) for row in moved]
+    found = [
+        table.finding(int(own[row]), "PHI3-D041", f"without this row, {split} would be empty")
+        for row, split in ((row, SPLITS[chosen[row]]) for row in moved)
+    ]
     return [*found, *_check_split(given, decided, wanted)]
 
 

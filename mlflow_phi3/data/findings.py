@@ -231,8 +231,10 @@ class Tally:
             lines.append("\n  ")
         lines.append(f"{' ' if total == 1 else ''}(all: {whole})")
         fix = RULES[code].fix if len(ordered) == 1 else "mend them as said beneath each"
-        if not _OWN_SETTING.issuperset(found for found, _ in ordered):
-            fix += ", or leave such rows out by on_error=reject"
+        apart = sorted(_OWN_SETTING.intersection(found for found, _ in ordered))
+        if len(apart) < len(ordered):
+            but = f" (not those of {', '.join(apart)})" if apart else ""
+            fix += f", or leave such rows out by on_error=reject{but}"
         return DataError(code, "".join(lines), where=lead.place, fix=fix)
 
 

@@ -165,7 +165,8 @@ def parse_row(number: int, line: bytes) -> RawRow:
     try:
         value = _JSON.decode(text)
     except json.JSONDecodeError as error:
-        found = f"not JSON: {error.msg} at column {error.colno} ({_around(text, error.pos)})"
+        said = error.msg.removesuffix(" at")  # "Unterminated string starting at"
+        found = f"not JSON: {said} at column {error.colno} ({_around(text, error.pos)})"
         return RawRow(number, problem=Problem("PHI3-D002", found), raw=text)
     except RecursionError:
         return RawRow(number, problem=Problem("PHI3-D004", "nested too deeply"), raw=text)

@@ -1,5 +1,6 @@
 """What ``train_data`` and its kin name: files, folders, hub datasets, the demo."""
 
+import difflib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ from mlflow_phi3.errors import DataError
 DEMO = "demo"
 Kind = Literal["jsonl", "json", "json-line", "csv", "parquet", "arrow"]
 _SNIFFED_ROWS = 100
+# Share of letters in common that a mistyped file name has: "trian.jsonl" has 0.91.
+_ALIKE = 0.85
 _OUR_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev", "eval"),
@@ -198,12 +201,23 @@ def _to_path(named: str, split: str) -> Path:
 
 
 def _absent(named: str, split: str) -> DataError:
+    near = _neighbour(Path(named))
     return DataError(
         "PHI3-D030",
         f"there is no file or folder {named!r}",
         where=f"{split}_data",
-        fix="give a path relative to the working directory, or an absolute one",
+        fix=f"did you mean {near!r}?"
+        if near
+        else "give a path relative to the working directory, or an absolute one",
     )
+
+
+def _neighbour(absent: Path) -> str | None:
+    """What lies in the same folder under almost the same name."""
+    folder = absent.parent
+    names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
+    close = difflib.get_close_matches(absent.name, names, n=1, cutoff=_ALIKE)
+    return str(folder / close[0]) if close else None
 
 
 def _dataset_files(named: str, path: Path, split: str) -> tuple[Path, ...]:

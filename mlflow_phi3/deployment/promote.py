@@ -13,6 +13,7 @@ from typing import Protocol
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
 from mlflow_phi3.azure.operation import RUNS
+from mlflow_phi3.config.parse import suggest
 from mlflow_phi3.deployment.actions import ShiftTraffic
 from mlflow_phi3.deployment.ledger import (
     Entry,
@@ -126,7 +127,9 @@ def promote(
     target = standing.current.find(name)
     if target is None or target.state != RUNS:
         state = "does not exist" if target is None else f"is in state {target.state}"
-        raise UsageError("PHI3-U724", f"it {state}", where=f"deployment {endpoint}/{name}")
+        able = [d.name for d in standing.current.deployments if d.state == RUNS]
+        fix = suggest(name, able) if able else "mlflow deployments create, with --model-uri"
+        raise UsageError("PHI3-U724", f"it {state}", where=f"deployment {endpoint}/{name}", fix=fix)
     traffic = {name: WHOLE}
     if standing.endpoint.traffic != traffic:
         check(target)

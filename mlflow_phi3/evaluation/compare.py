@@ -21,8 +21,8 @@ class Comparison:
 
     Args:
         difference: In nats per token; negative when ``a`` is better.
-        low: Lower end of the bootstrap interval; minus infinity where there is one row alone.
-        high: Upper end; infinity where there is one row alone.
+        low: Lower end of the bootstrap interval; minus infinity where the rows are too few.
+        high: Upper end; infinity where the rows are too few.
         confidence: Level of the interval.
         rows: How many rows were compared.
     """
@@ -32,6 +32,11 @@ class Comparison:
     high: float
     confidence: float
     rows: int
+
+    @property
+    def too_few(self) -> bool:
+        """Whether so few rows cannot tell the two apart."""
+        return math.isinf(self.low) and math.isinf(self.high)
 
     @property
     def significant(self) -> bool:
@@ -88,13 +93,15 @@ def _interval(
     resamples: int,
     seed: int,
 ) -> tuple[float, float]:
-    """Both ends: unknown for a loss that is no number, without bound for a single row.
+    """Both ends: unknown for a loss that is no number, without bound for too few rows.
 
-    A row alone says nothing of others, while all its draws are the same.
+    Rows that all lean to one side leave zero out of every draw. Of equal models, ``n`` rows do so
+    with probability 2^(1-n) (the sign test): where that is more than 1 - confidence, as of one row
+    always, the draws say nothing.
     """
     if not np.isfinite(gaps).all():
         return math.nan, math.nan
-    if len(gaps) == 1:
+    if 2.0 ** (1 - len(gaps)) > 1 - confidence:
         return -math.inf, math.inf
     found = bootstrap(
         (gaps, tokens),

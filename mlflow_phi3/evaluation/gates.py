@@ -126,8 +126,10 @@ def champion_gate(comparison: Comparison | None, promote: Promote, *, unlike: st
         return Gate("champion", False, False, unlike)
     if comparison is None:
         return Gate("champion", True, False, "the first champion")
-    told = (
-        f"test loss {comparison.difference:+.4f} against the champion on {comparison.rows} rows "
-        f"({comparison.confidence:.0%} interval {comparison.low:+.4f} to {comparison.high:+.4f})"
-    )
+    told = f"test loss {comparison.difference:+.4f} against the champion on {comparison.rows} rows"
+    if comparison.too_few:
+        told += " (too few to tell them apart)"
+    else:
+        ends = f"{comparison.low:+.4f} to {comparison.high:+.4f}"
+        told += f" ({comparison.confidence:.0%} interval {ends})"
     return Gate("champion", comparison.better, False, told)

@@ -21,6 +21,13 @@ def show_figure(value: float, digits: int = 4, *, signed: bool = False) -> str:
     return f"{value:{'+' if signed else ''}{style}}"
 
 
+def show_short(value: float) -> str:
+    """Four digits that mean something; a large count whole; a dash for what is not known."""
+    if math.isnan(value):
+        return NONE
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def count_of(number: int, what: str) -> str:
     """``1 row``, ``2 rows``."""
     return f"{number:,} {what}{'' if number == 1 else 's'}"

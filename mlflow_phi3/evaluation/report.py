@@ -34,7 +34,7 @@ def render_report(
         count=count_of,
         rows=comparison.rows,
         read=_read(tuned),
-        verdict=_verdict(comparison, unit="token" if tuned.labels is None else "row"),
+        verdict=_verdict(comparison, tuned),
         plot=_plot(comparison),
         metrics=[_metric(name, base, tuned, comparison) for name in _names(base, tuned)],
         worst=_worst(base, tuned),
@@ -82,14 +82,21 @@ def _metric(
     }
 
 
-def _verdict(comparison: Comparison, *, unit: str) -> dict[str, str]:
+def tell_verdict(comparison: Comparison, tuned: Evaluation) -> str:
+    """What the comparison of ``tuned`` with the base says, in a sentence."""
+    return _verdict(comparison, tuned)["text"]
+
+
+def _verdict(comparison: Comparison, tuned: Evaluation) -> dict[str, str]:
     """What the comparison says, in words and as a colour."""
+    unit = "token" if tuned.labels is None else "row"
     loss = f"test loss {show_figure(comparison.difference, signed=True)} nats per {unit}"
     open_ = {"style": "open", "colour": "soft"}
     if math.isnan(comparison.difference) or math.isnan(comparison.low):
         return open_ | {"text": "The two cannot be compared: some loss is no number."}
-    if comparison.rows == 1:
-        return open_ | {"text": f"One row tells nothing of others: {loss} on it."}
+    if comparison.too_few:
+        told = f"{count_of(comparison.rows, 'test row')} cannot tell the two apart: {loss}."
+        return open_ | {"text": told}
     low, high = (show_figure(end, signed=True) for end in (comparison.low, comparison.high))
     figures = f"{loss} ({comparison.confidence:.0%} interval {low} to {high})"
     if comparison.better:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mlflow_phi3.config.parse import suggest
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.evaluation.notation import show_short
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def parse_limits(texts: Iterable[str], known: Iterable[str]) -> tuple[Limit, ...
 def find_exceeded(limits: Iterable[Limit], figures: Mapping[str, float]) -> list[str]:
     """Return in words which limits are exceeded; what nobody measured exceeds none."""
     return [
-        f"{limit.name} is {figures[limit.name]:.4g}, the limit {limit.most:g}"
+        f"{limit.name} is {show_short(figures[limit.name])}, the limit {show_short(limit.most)}"
         for limit in limits
         if figures.get(limit.name, math.nan) > limit.most
     ]

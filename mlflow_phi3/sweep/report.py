@@ -31,6 +31,9 @@ from mlflow_phi3.sweep.results import SweepResult, TrialResult, show_value
 # Fewer trials say nothing about which parameter matters.
 _LEAST_FOR_IMPORTANCE = 4
 
+REPORT = "sweep/report.html"
+"""Where the report lies in a sweep's run."""
+
 
 @dataclass(frozen=True, slots=True)
 class StudyReport:

@@ -25,7 +25,7 @@ from mlflow_phi3.sweep.confidence import compare_with_winner
 from mlflow_phi3.sweep.drivers import worked_here
 from mlflow_phi3.sweep.driving import driving
 from mlflow_phi3.sweep.opening import EXAMPLES, begin_study
-from mlflow_phi3.sweep.report import write_report
+from mlflow_phi3.sweep.report import REPORT, write_report
 from mlflow_phi3.sweep.reseed import reseed_winner
 from mlflow_phi3.sweep.results import State, SweepProgress, SweepResult, TrialResult
 from mlflow_phi3.sweep.space import Space, build_space
@@ -146,7 +146,7 @@ def log_result(conductor: Conductor, result: SweepResult, rivals: Mapping[int, C
     }
     parent.log_metrics({name: value for name, value in numbers.items() if math.isfinite(value)})
     parent.set_tags({"phi3.winner": winner.name, "phi3.stopped_because": result.stopped_because})
-    parent.log_text(report.html, "sweep/report.html")
+    parent.log_text(report.html, REPORT)
     parent.log_text(report.csv, "sweep/trials.csv")
     parent.log_json(report.importance, "sweep/importance.json")
 

@@ -12,6 +12,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
 
+from mlflow_phi3.config.parse import suggest
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.missing import asking, is_missing
 
@@ -55,12 +56,8 @@ def find_version(uri: str) -> Version:
         except MlflowException as missing:
             if not is_missing(missing):
                 raise
-            raise UsageError(
-                "PHI3-U733",
-                "no such registered model, version or alias",
-                where=uri,
-                fix="list them in the UI, or register one by mlflow-phi3 register",
-            ) from missing
+            problem, fix = _what_there_is(client, named["name"])
+            raise UsageError("PHI3-U733", problem, where=uri, fix=fix) from missing
 
 
 def to_version(found: ModelVersion) -> Version:
@@ -74,3 +71,16 @@ def connect() -> MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", str(sys.stderr.isatty()))
     with asking(mlflow.get_tracking_uri()):
         return MlflowClient()
+
+
+def _what_there_is(client: MlflowClient, name: str) -> tuple[str, str]:
+    """What is wrong with a URI that leads nowhere, and the mend: another name, alias or version."""
+    names = [model.name for model in client.search_registered_models()]
+    if name not in names:
+        fix = suggest(name, names, otherwise="register one by mlflow-phi3 register")
+        return "no such registered model", fix
+    model = client.get_registered_model(name)
+    known = [f"@{alias}" for alias in sorted(model.aliases)]
+    known += [f"/{version.version}" for version in model.latest_versions]
+    there = f"one of {', '.join(known)}" if known else "register one by mlflow-phi3 register"
+    return f"{name} has no such version or alias", there

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +61,7 @@ def probe(
     *,
     side_by_side: int,
     steps: int,
+    on_step: Callable[[int, int], None],
 ) -> Probe:
     """Train a few steps with the real engine and measure them; nothing is kept.
 
@@ -71,6 +72,7 @@ def probe(
         spec: The largest trial that is planned.
         side_by_side: How many trials are trained together.
         steps: Optimizer steps that are timed, at least 1.
+        on_step: Called with each step that is over, of how many.
     """
     began = time.perf_counter()
     sample = _spread(train, (steps + 1) * spec.batch_size)
@@ -86,7 +88,7 @@ def probe(
             # Another rate each: equal trials would be computed once.
             rate = spec.learning_rate * (1 - number / (2 * side_by_side))
             session.add(f"probe-{number}", replace(spec, epochs=1, learning_rate=rate))
-        tokens, train_s = _time_steps(session, side_by_side)
+        tokens, train_s = _time_steps(session, side_by_side, on_step)
         kept = folder_bytes(folder)
     validation_s = _time_scoring(base, scored, spec, side_by_side, budget)
     scored_tokens = side_by_side * sum(len(example.input_ids) for example in scored)
@@ -102,13 +104,17 @@ def probe(
     )
 
 
-def _time_steps(session: Session, side_by_side: int) -> tuple[int, float]:
+def _time_steps(
+    session: Session, side_by_side: int, on_step: Callable[[int, int], None]
+) -> tuple[int, float]:
     """Tokens after the first step of each, and the seconds of these steps."""
     tokens, first = 0, 0
     started = time.perf_counter()
     trained = 0.0
     for report in session.reports():
         now = time.perf_counter()
+        if isinstance(report, StepReport):
+            on_step(report.step, report.total_steps)
         match report:
             case StepReport(step=1, total_steps=total) if total > 1:
                 first += 1

@@ -1,7 +1,6 @@
 """``evaluate``: the winner and the untuned base on the test split."""
 
 import json
-import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,8 +15,8 @@ from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.compare import Comparison, compare
 from mlflow_phi3.evaluation.labels import LabelReport
 from mlflow_phi3.evaluation.losses import from_rows, to_rows
-from mlflow_phi3.evaluation.notation import NONE
-from mlflow_phi3.evaluation.report import render_report
+from mlflow_phi3.evaluation.notation import count_of, show_short
+from mlflow_phi3.evaluation.report import render_report, tell_verdict
 from mlflow_phi3.evaluation.runner import Evaluation
 from mlflow_phi3.evaluation.runner import evaluate as measure
 from mlflow_phi3.evaluation.safety import scan_answers
@@ -26,6 +25,7 @@ from mlflow_phi3.tracking.datasets import log_datasets
 from mlflow_phi3.tracking.judges import JudgedAnswer, choose_scorers, judge_answers
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.context import Context, open_base, open_context
+from mlflow_phi3.workflows.ending import show_look, show_step
 from mlflow_phi3.workflows.prepare import dataset_facts
 from mlflow_phi3.workflows.screen import Update
 from mlflow_phi3.workflows.sweep import (
@@ -35,6 +35,8 @@ from mlflow_phi3.workflows.sweep import (
     load_winner,
     prepare_as_swept,
 )
+
+_REPORT = "eval/report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ def run(config: EvaluateWord) -> None:
         check_test(data)
         measured = evaluate(context, config, open_base(winner.config, data), data, winner, root)
     show_measures(context, measured)
+    show_look(context, root, _REPORT)
+    show_step(context, f"mlflow-phi3 register --evaluate_run {root.run_id}")
 
 
 def check_test(data: PreparedData) -> None:
@@ -170,18 +174,15 @@ def choose_judges(config: EvaluateConfig) -> list[Any]:
 
 
 def show_measures(context: Context, measured: Measured) -> None:
-    """Print base beside tuned."""
+    """Print base beside tuned, and whether the difference is more than noise."""
     base, tuned = measured.base.metrics, measured.tuned.metrics
     context.screen.facts("measured", base=dict(base), tuned=dict(tuned))
-    rows = [[name, _show(base[name]), _show(tuned[name])] for name in tuned if name in base]
-    context.screen.table("Test split", ["metric", "untuned base", "tuned"], rows)
-
-
-def _show(value: float) -> str:
-    """Four digits that mean something; a large count whole; a dash for what is not known."""
-    if math.isnan(value):
-        return NONE
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+    rows = [
+        [name, show_short(base[name]), show_short(tuned[name])] for name in tuned if name in base
+    ]
+    title = f"Test split: {count_of(measured.comparison.rows, 'row')}"
+    context.screen.table(title, ["metric", "untuned base", "tuned"], rows)
+    context.screen.say(tell_verdict(measured.comparison, measured.tuned), event="verdict")
 
 
 def _log(run: Run, measured: Measured) -> None:
@@ -197,7 +198,7 @@ def _log(run: Run, measured: Measured) -> None:
     else:
         _log_answers(run, base, tuned)
     run.log_json(to_rows(tuned.per_example), "eval/per_example.json")
-    run.log_text(render_report(base, tuned, measured.comparison), "eval/report.html")
+    run.log_text(render_report(base, tuned, measured.comparison), _REPORT)
 
 
 def _log_answers(run: Run, base: Evaluation, tuned: Evaluation) -> None:

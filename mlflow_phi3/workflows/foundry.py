@@ -202,5 +202,7 @@ def _submit(
         raise
     run.set_tags({JOB_TAG: state.name, JOB_STATUS_TAG: state.status, JOB_URL_TAG: state.url})
     what = "submitted" if new else f"was submitted before and is {state.status}"
-    context.screen.say(f"  job [bold]{state.name}[/] {what}; {config.tuned_model} comes out of it")
+    context.screen.say(
+        f"  job [bold]{state.name}[/] {what}; it makes the model {config.tuned_model}"
+    )
     return state

@@ -19,6 +19,7 @@ from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import pipeline
 from mlflow_phi3.data.jsonl import read_lines
 from mlflow_phi3.errors import UsageError
+from mlflow_phi3.evaluation.notation import count_of
 from mlflow_phi3.foundry.project import open_project
 from mlflow_phi3.modeling.base import DEMO, load_tokenizer
 from mlflow_phi3.modeling.catalog import describe as describe_model
@@ -99,10 +100,10 @@ def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
         sources.append(f"Azure Monitor: {len(minutes)} minutes with requests")
     if config.log:
         lines = list(read_lines(Path(config.log), code="PHI3-D093", fix="check --log"))
-        sources.append(f"log {config.log}: {len(lines)} lines")
+        sources.append(f"log {config.log}: {count_of(len(lines), 'line')}")
     elif managed:
         lines = list(read_collected(workspace, config.endpoint, config.deployment, start))
-        sources.append(f"data collector: {len(lines)} events")
+        sources.append(f"data collector: {count_of(len(lines), 'event')}")
     else:
         raise UsageError(
             "PHI3-U766",

@@ -90,7 +90,7 @@ def _local_lines(
 
 def _probe(config: PlanWord, space: Space, data: PreparedData, screen: Screen) -> Probe:
     with screen.stage("probe") as update:
-        update(f"{config.probe_steps} steps of the real engine")
+        update("loading the model")
         return probe(
             open_base(config, data),
             data.examples("train"),
@@ -98,6 +98,7 @@ def _probe(config: PlanWord, space: Space, data: PreparedData, screen: Screen) -
             space.largest(),
             side_by_side=min(config.concurrency or _SIDE_BY_SIDE, config.n_trials),
             steps=config.probe_steps,
+            on_step=lambda step, of: update(f"step {step}/{of} of the real engine", step / of),
         )
 
 

@@ -41,8 +41,9 @@ def prepare(context: Context, config: PrepareWord, run: Run) -> PreparedData:
     _log(run, data)
     counts = data.manifest.counts
     sizes = ", ".join(f"{name} {facts.rows}" for name, facts in data.manifest.splits.items())
+    kind = "texts" if data.manifest.labels else "conversations"
     context.screen.say(
-        f"  {counts.rows_in} conversations: {sizes}; "
+        f"  {counts.rows_in} {kind}: {sizes}; "
         f"{counts.duplicates} duplicates, {counts.rejected} rejected; "
         f"report: {escape(str(_shown(data.folder / 'report.html')))}",
         event="prepared",

@@ -1,10 +1,12 @@
 """``register``: prove that the winner is the same wherever it is loaded, then give it a version."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.markup import escape
 
+from mlflow_phi3.azure.names import endpoint_for
 from mlflow_phi3.config.evaluate import EvaluateConfig
 from mlflow_phi3.config.register import RegisterConfig
 from mlflow_phi3.config.words import RegisterWord
@@ -39,6 +41,7 @@ from mlflow_phi3.tracking.tags import TRIAL_RUN_TAG
 from mlflow_phi3.workflows.certify import certify_winner
 from mlflow_phi3.workflows.check import check_registration
 from mlflow_phi3.workflows.context import Context, open_base, open_context
+from mlflow_phi3.workflows.ending import show_look
 from mlflow_phi3.workflows.evaluate import load_evaluation
 from mlflow_phi3.workflows.sweep import (
     SWEEP_RUN,
@@ -97,13 +100,26 @@ def run(config: RegisterWord) -> None:
         registered = register(
             context, config, open_base(winner.config, data), data, winner, tuned, root
         )
-    context.screen.say(
-        escape(f"{registered.winner} is {registered.uri}: {registered.why}"),
+    show_next(context, registered, root)
+
+
+def show_next(context: Context, registered: Registered, root: Run) -> None:
+    """Say what was registered, how to look at the runs, and how to deploy the winner."""
+    say = context.screen.say
+    uri = escape(registered.uri)
+    say(
+        f"\n[bold green]{registered.winner} is {uri}[/]: {escape(registered.why)}",
         event="registered",
         winner=registered.winner,
         model=registered.uri,
         champion=registered.champion,
     )
+    show_look(context, root)
+    name = endpoint_for(registered.name)
+    model = escape(shlex.quote(registered.uri))
+    create = f"mlflow deployments create --name {name} -m {model} -t azure-foundry"
+    say(f"  Deploy   {create}")
+    say(f"  Rehearse {create}:/local   [dim](an emulator; needs no account)[/]")
 
 
 def register(

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -24,6 +24,7 @@ _PLAIN_WIDTH = 160
 _TELLING = 0.02
 # Letters up to which the first column holds names, and up to which any word stays whole.
 _NAME, _WORD = 30, 16
+_NO_TIME = "-:--"
 _NO_FIGURES = {"", "?", "-", NONE, "nan"}
 
 
@@ -71,8 +72,7 @@ class Screen:
         started = time.monotonic()
         if self._live:
             with self._bar() as bar:
-                task = bar.add_task(name, total=1.0, text="")
-                yield lambda text, done=None: bar.update(task, completed=done, text=text)
+                yield self._line(bar, name)
         else:
             yield self._lines(name)
         seconds = time.monotonic() - started
@@ -111,27 +111,36 @@ class Screen:
             TextColumn("  [bold]{task.description}"),
             BarColumn(bar_width=min(24, self.console.width // 8)),
             TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
+            TextColumn("[cyan]{task.fields[left]}"),
             TextColumn("{task.fields[text]}", markup=False, table_column=rest),
             console=self.console,
             transient=True,
             expand=True,
         )
 
-    def _lines(self, name: str) -> Update:
-        last = 0.0
-        first: tuple[float, float] | None = None  # a stage that is continued begins in its midst
+    def _line(self, bar: Progress, name: str) -> Update:
+        task = bar.add_task(name, total=1.0, text="", left=_NO_TIME)
+        pace = _Pace()
 
         def update(text: str, done: float | None = None) -> None:
-            nonlocal last, first
+            left_s = pace.left_s(time.monotonic(), done)
+            left = _NO_TIME if left_s is None else _clock(left_s)
+            bar.update(task, completed=done, text=text, left=left)
+
+        return update
+
+    def _lines(self, name: str) -> Update:
+        last = 0.0
+        pace = _Pace()
+
+        def update(text: str, done: float | None = None) -> None:
+            nonlocal last
             now = time.monotonic()
-            if first is None and done is not None:
-                first = now, done
+            left_s = pace.left_s(now, done)
             if now - last < _PLAIN_EVERY_S:
                 return
             last = now
             share = "" if done is None else f" {done:4.0%}"
-            left_s = _left_s(now, done, first)
             left = "" if left_s is None else f", {_clock(left_s)} left"
             self.say(
                 f"  {name}{share} {escape(text)}{left}",
@@ -181,20 +190,26 @@ def _as_lines(columns: Sequence[str], row: Sequence[str | Text], width: int) -> 
     return "\n".join(lines)
 
 
-def _left_s(now: float, done: float | None, first: tuple[float, float] | None) -> float | None:
-    """Seconds that a stage takes yet, if it goes on as until now; None while that says nothing.
+class _Pace:
+    """How fast a stage goes, from the share on that it told first: a continued one begins late."""
 
-    Args:
-        now: The moment, seconds.
-        done: The share that is over.
-        first: Moment and share that were told first.
-    """
-    if done is None or first is None:
-        return None
-    spent_s, gained = now - first[0], done - first[1]
-    if spent_s < _PLAIN_EVERY_S or gained < _TELLING or done >= 1:
-        return None
-    return round(spent_s * (1 - done) / gained, 1)
+    def __init__(self) -> None:
+        self._first: tuple[float, float] | None = None
+
+    def left_s(self, now: float, done: float | None) -> float | None:
+        """Seconds that the stage takes yet, if it goes on so; None while that says nothing.
+
+        Args:
+            now: The moment, seconds.
+            done: The share that is over.
+        """
+        if done is None:
+            return None
+        self._first = self._first or (now, done)
+        spent_s, gained = now - self._first[0], done - self._first[1]
+        if spent_s < _PLAIN_EVERY_S or gained < _TELLING or done >= 1:
+            return None
+        return round(spent_s * (1 - done) / gained, 1)
 
 
 def _clock(seconds: float) -> str:

@@ -13,7 +13,7 @@ from mlflow_phi3.errors import DataError
 from mlflow_phi3.evaluation.notation import NONE, count_of, show_figure
 from mlflow_phi3.foundry.repeat import YAML, repeat_yaml
 from mlflow_phi3.modeling.base import Base
-from mlflow_phi3.sweep.report import rank, searched
+from mlflow_phi3.sweep.report import REPORT, rank, searched
 from mlflow_phi3.sweep.reseed import tell_reseeded
 from mlflow_phi3.sweep.results import SweepProgress, SweepResult, TrialResult, show_value
 from mlflow_phi3.sweep.run import run_sweep
@@ -31,6 +31,7 @@ from mlflow_phi3.workflows.context import (
     open_base,
     open_context,
 )
+from mlflow_phi3.workflows.ending import show_look, show_step
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.screen import Update
 from mlflow_phi3.workflows.task import fit_to_data
@@ -72,6 +73,8 @@ def run(config: SweepWord) -> None:
         data = prepare_as_child(context, config, root)
         result, _ = sweep(context, config, open_base(config, data), data, root)
     show_trials(context, result)
+    show_look(context, root, REPORT)
+    show_step(context, f"mlflow-phi3 evaluate --sweep_run {root.run_id}")
 
 
 def name_child(study: str) -> str:
@@ -94,6 +97,7 @@ def sweep(
     if config.task == "chat-completion":  # Foundry learns no labels
         log_repeat_data(data, run)
     with context.screen.stage("sweep") as update:
+        update("loading the model, and trying how many trials fit at once")
         result = run_sweep(
             narrow(fit_to_data(config, data), SweepConfig),
             base=base,

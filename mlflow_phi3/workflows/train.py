@@ -17,6 +17,7 @@ from mlflow_phi3.workflows import foundry
 from mlflow_phi3.workflows.check import check_training
 from mlflow_phi3.workflows.context import Context, greet, open_base, open_context
 from mlflow_phi3.workflows.continued import find_start, shaped_as
+from mlflow_phi3.workflows.ending import show_look
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.task import fit_to_data
 
@@ -46,6 +47,7 @@ def run(config: TrainWord) -> None:
     if math.isnan(end.best_loss):
         told = "There was nothing to validate on; the last adapter"
     context.screen.say(f"{told} is the artifact {BEST} of run {root.run_id}")
+    show_look(context, root)
 
 
 def train(

@@ -276,6 +276,17 @@ def test_a_source_that_is_not_there(named):
 
 
 @pytest.mark.parametrize(
+    ("named", "mend"),
+    [("trian.jsonl", "did you mean '{folder}/train.jsonl'"), ("chats.jsonl", "give a path")],
+)
+def test_a_mistyped_file_is_told_its_neighbours_name(tmp_path, named, mend):
+    (tmp_path / "train.jsonl").touch()
+    with pytest.raises(DataError) as caught:
+        parse_sources(str(tmp_path / named), "train")
+    assert caught.value.fix.startswith(mend.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize(
     ("name", "is_one"),
     [
         ("squad", True),

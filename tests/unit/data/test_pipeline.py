@@ -152,6 +152,26 @@ def test_equally_frequent_findings_come_in_the_order_of_their_codes():
     assert [code for code, _ in tally.by_frequency(codes)] == sorted(codes)
 
 
+def test_what_rejecting_rows_does_not_mend_is_said(write, chat, tokenizer, tmp_path):
+    path = write([chat("a", "b " * 500), '{"messages": [{"role": "user", "content": "cut'])
+    config = PrepareConfig(train_data=str(path), max_length=100)
+    with pytest.raises(DataError) as caught:
+        prepare(config, tokenizer, folder=tmp_path / "cache")
+    assert caught.value.fix.endswith("by on_error=reject (not those of PHI3-D021)")
+    assert "not JSON: Unterminated string starting at column 43" in str(caught.value)
+
+
+def test_the_row_that_keeps_a_split_from_being_empty_is_named(write, chat, tokenizer, tmp_path):
+    config = PrepareConfig(
+        train_data=str(write([chat(f"Question {n}?", f"Answer {n}.") for n in range(4)])),
+        clean_near_duplicates=False,
+    )
+    data = prepare(config, tokenizer, folder=tmp_path / "cache")
+    told = [found for found in data.warnings if found["code"] == "PHI3-D041"]
+    (first,) = told[0]["examples"][:1]
+    assert first["problem"] == "without this row, validation would be empty"
+
+
 def test_no_row_can_be_longer_than_the_model_reads(write, chat, tokenizer, tmp_path):
     path = write([chat("a", "b")])
     with pytest.raises(UsageError, match=r"PHI3-U052 max_length: 50,000 tokens.*reads 4,096"):

@@ -227,8 +227,12 @@ def test_rollback_to_what_is_gone_is_refused(two, registry):
 
 
 def test_which_deployment_must_be_clear(two, registry):
-    with pytest.raises(UsageError, match="PHI3-U724 deployment chat/red: it does not exist"):
+    with pytest.raises(UsageError, match=r"PHI3-U724 .*: it does not exist. Fix: one of"):
         promote(two, registry, "chat", "red")
+    with pytest.raises(
+        UsageError, match=r"chat/gren: it does not exist. Fix: did you mean 'green'"
+    ):
+        promote(two, registry, "chat", "gren")
     with pytest.raises(UsageError, match="PHI3-U727"):
         promote(two, registry, "shop")
 

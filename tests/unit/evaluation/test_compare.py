@@ -44,7 +44,7 @@ def test_a_clear_loss_is_significant_but_not_better(noise):
 
 
 def test_the_same_is_no_difference():
-    found = compare(rows([1, 2, 3]), rows([1, 2, 3]))
+    found = compare(rows([1, 2, 3, 4, 5, 6]), rows([1, 2, 3, 4, 5, 6]))
     assert (found.difference, found.low, found.high, found.significant) == (0, 0, 0, False)
 
 
@@ -54,7 +54,8 @@ def test_difference_is_weighted_by_tokens():
 
 
 def test_a_draw_without_a_token_is_no_difference():
-    found = compare(rows([1, 1], [10, 0]), rows([2, 2], [10, 0]))
+    tokens = [10, 0, 0, 0, 0, 0]
+    found = compare(rows([1] * 6, tokens), rows([2] * 6, tokens))
     assert (found.difference, found.low, found.high) == (-1, -1, 0)
 
 
@@ -68,6 +69,13 @@ def test_interval_covers_the_truth_as_often_as_it_says(noise):
         )
         covered += found.low <= -0.1 <= found.high
     assert 0.83 <= covered / 200 <= 0.95
+
+
+@pytest.mark.parametrize(("count", "told"), [(2, False), (5, False), (6, True)])
+def test_rows_so_few_that_all_may_lean_to_one_side_tell_nothing(count, told):
+    found = compare(rows([1.0 + n / 10 for n in range(count)]), rows([2.0] * count))
+    assert found.difference < -0.5
+    assert (found.better, found.too_few) == (told, not told)
 
 
 @pytest.mark.parametrize("loss", [1.5, 2.0, 2.5])

@@ -29,6 +29,14 @@ def test_a_champion_falls_only_beyond_noise(low, high, passed):
     assert champion_gate(comparison(low, high), "better").passed is passed
 
 
+def test_too_few_rows_never_promote_and_show_no_infinity():
+    gate = champion_gate(Comparison(-1, -math.inf, math.inf, 0.95, 3), "better")
+    assert not gate.passed
+    assert (
+        gate.why == "test loss -1.0000 against the champion on 3 rows (too few to tell them apart)"
+    )
+
+
 def test_nan_never_promotes():
     assert not champion_gate(comparison(math.nan, math.nan), "better").passed
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mlflow_phi3.evaluation.notation import NONE, count_of, show_figure
+from mlflow_phi3.evaluation.notation import NONE, count_of, show_figure, show_short
 
 
 @pytest.mark.parametrize(
@@ -11,6 +11,14 @@ from mlflow_phi3.evaluation.notation import NONE, count_of, show_figure
 )
 def test_a_figure_is_written_shortly(value, shown):
     assert show_figure(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(math.nan, NONE), (0.037383, "0.03738"), (10241.7, "10,242"), (123456.0, "123,456")],
+)
+def test_a_large_count_is_written_whole(value, shown):
+    assert show_short(value) == shown
 
 
 def test_a_change_has_its_sign():

@@ -84,7 +84,7 @@ def test_nothing_is_drawn_of_a_loss_that_is_no_number():
 
 def test_one_row_has_no_interval():
     drawn = render_report(BASE, TUNED, Comparison(-0.5, -math.inf, math.inf, 0.95, 1))
-    assert "One row tells nothing of others: test loss -0.5000 nats per token on it." in drawn
+    assert "1 test row cannot tell the two apart: test loss -0.5000 nats per token." in drawn
     assert "inf" not in drawn.split("</svg>")[0].split("<body>")[1]
     assert "<circle" in drawn
     assert 'stroke-width="4"' not in drawn

@@ -111,6 +111,9 @@ def test_limits_are_of_figures_that_there_are():
     told = find_exceeded(limits, {"monitor/error_rate": 0.1, "drift/length": 0.2})
     assert told == ["monitor/error_rate is 0.1, the limit 0.05"]
     assert find_exceeded(limits, {}) == []
+    slow = parse_limits(["monitor/latency_p95_ms=5000"], figure_names())
+    told = find_exceeded(slow, {"monitor/latency_p95_ms": 10241.7})
+    assert told == ["monitor/latency_p95_ms is 10,242, the limit 5,000"]
     for text, told in (
         ("monitor/eror_rate=1", "did you mean 'monitor/error_rate'"),
         ("monitor/requests", "is no limit"),

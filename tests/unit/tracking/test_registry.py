@@ -101,3 +101,17 @@ def test_the_latest_version_is_found_as_mlflow_finds_it(tracker, tmp_path):
     assert find_version("models:/latest of three/2").tags == {"number": "1"}
     with pytest.raises(UsageError, match="PHI3-U733 models:/none of three/latest"):
         find_version("models:/none of three/latest")
+
+
+def test_a_version_that_is_not_there_is_told_what_is(tracker, tmp_path):
+    ensure_registered(tracker.client, "skylark")
+    tracker.client.create_model_version("skylark", tmp_path.as_uri())
+    tracker.client.set_registered_model_alias("skylark", "champion", "1")
+    for uri, told in (
+        ("models:/skylrak@champion", "no such registered model. Fix: did you mean 'skylark'?"),
+        ("models:/skylark@champoin", "no such version or alias. Fix: one of @champion, /1"),
+        ("models:/skylark/9", "no such version or alias. Fix: one of @champion, /1"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            find_version(uri)
+        assert told in str(caught.value)

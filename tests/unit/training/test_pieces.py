@@ -308,12 +308,19 @@ def test_a_probe_times_scoring_without_checkpoints(monkeypatch, new_base, new_ex
     held = new_examples((10, 13, 17), seed=5)
     train = new_examples([12] * 9)
     spec = replace(SPEC, per_device_batch_size=3)
-    found = probe.probe(new_base(), train, held, spec, side_by_side=2, steps=2)
+    told = []
+    found = probe.probe(
+        new_base(), train, held, spec, side_by_side=2, steps=2, on_step=lambda *at: told.append(at)
+    )
+    assert sorted(set(told)) == [(1, 3), (2, 3), (3, 3)]
     assert found.trained_tokens == 2 * 2 * 36
     assert found.train_tokens_per_s == 2 * 2 * 36 / 4.0
     assert found.validation_tokens_per_s == 2 * 40 / 0.5
     assert found.checkpoint_bytes > 0
-    alone = probe.probe(new_base(), train[:3], held, spec, side_by_side=2, steps=2)
+    few = train[:3]
+    alone = probe.probe(
+        new_base(), few, held, spec, side_by_side=2, steps=2, on_step=lambda *_: None
+    )
     assert alone.train_tokens_per_s == 2 * 36 / 2.0  # its only step counts
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.workflows.context import Context
-from mlflow_phi3.workflows.main import how_to_look, show_next
-from mlflow_phi3.workflows.register import Registered
+from mlflow_phi3.workflows.ending import how_to_look, show_look, show_step
+from mlflow_phi3.workflows.register import Registered, show_next
 from mlflow_phi3.workflows.screen import Screen
 
 
@@ -20,6 +20,17 @@ from mlflow_phi3.workflows.screen import Screen
 )
 def test_how_to_look_opens_that_store_and_tells_no_password(store, told):
     assert how_to_look(store, Run(None, "abc", "7", "main", "")) == told
+
+
+def test_a_step_says_where_to_look_and_what_comes_next(tracker, tmp_path, capsys):
+    run = tracker.start("sweep-[a]", stage="sweep")
+    context = Context(tracker, Screen("plain"), tmp_path, None)
+    show_look(context, run, "sweep/report.html")
+    show_step(context, "mlflow-phi3 evaluate --sweep_run 12")
+    look, then = capsys.readouterr().out.splitlines()
+    assert look.startswith("  Look     mlflow ui --backend-store-uri sqlite:")
+    assert look.endswith("(sweep-[a]: sweep/report.html)")
+    assert then == "  Next     mlflow-phi3 evaluate --sweep_run 12"
 
 
 def test_names_that_people_give_are_no_markup(tracker, tmp_path, capsys):

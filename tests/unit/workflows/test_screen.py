@@ -63,6 +63,22 @@ def test_what_earlier_commands_did_tells_nothing_of_this_ones_pace(capsys, monke
     assert lines[1] == "  sweep  80% b, 6:40 left"
 
 
+def test_the_live_line_takes_steps_told_at_one_moment_for_no_pace(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(screen.time, "monotonic", lambda: now)
+    told = narrow(80)
+    bar = told._bar()
+    update = told._line(bar, "sweep")
+    left = []
+    for now, done in ((10.0, 0.01), (10.001, 0.05), (110.0, 0.26)):  # noqa: B007 - the clock reads it
+        update("four trials step together", done)
+        left.append(bar.tasks[0].fields["left"])
+
+    assert left == ["-:--", "-:--", "4:56"]
+    (line,) = told.console.render_lines(bar.get_renderable())
+    assert " 4:56 four trials" in "".join(part.text for part in line)
+
+
 def test_a_sentence_that_begins_with_a_number_is_no_figure(capsys):
     rows = [["0 prompts against 47; 20 are the least"], ["5 prompts"]]
     Screen("plain").table("Drift", ["note"], rows)
@@ -133,11 +149,11 @@ def test_the_live_line_keeps_name_bar_and_clocks_and_cuts_the_text():
     told = narrow(80)
     bar = told._bar()
     text = "4/20 trials, trial-004 step 3/84 loss 3.380, best 2.6898 (trial-000), 1,256 tokens/s"
-    bar.add_task("sweep", total=1.0, completed=0.5, text=text)
+    told._line(bar, "sweep")(text, 0.5)
     (line,) = told.console.render_lines(bar.get_renderable())
     shown = "".join(part.text for part in line)
 
-    assert re.match(r"  sweep [━╸╺ ]{10} 0:00:00 --:-- 4/20 trials, trial-004 step 3/84", shown)
+    assert re.match(r"  sweep [━╸╺ ]{10} 0:00:00 -:-- 4/20 trials, trial-004 step 3/84", shown)
     assert shown.rstrip().endswith("…")
 
 
