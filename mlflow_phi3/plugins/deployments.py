@@ -22,7 +22,7 @@ from mlflow_phi3.deployment.endpoints import create_endpoint, update_endpoint
 from mlflow_phi3.deployment.help import help_text
 from mlflow_phi3.deployment.names import names_of
 from mlflow_phi3.errors import Phi3Error, UsageError
-from mlflow_phi3.plugins.failures import FoundryException, as_mlflow
+from mlflow_phi3.plugins.failures import FoundryException, as_mlflow, as_stopped, is_typed
 from mlflow_phi3.tracking.signals import stoppable
 
 Config = Mapping[str, Any]
@@ -181,11 +181,18 @@ def target_help() -> str:
 
 @contextlib.contextmanager
 def _as_mlflow() -> Iterator[None]:
-    """Turn our errors into MLflow's; our message says all, a second traceback would bury it."""
+    """Turn our errors into MLflow's; our message says all, a second traceback would bury it.
+
+    An order to stop stays one for a program; MLflow's command line ends with its exit code.
+    """
     try:
         yield
     except Phi3Error as error:
         raise as_mlflow(error) from None
+    except KeyboardInterrupt as order:
+        if is_typed():
+            raise as_stopped(order) from None
+        raise
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import click  # MLflow's command line is made of it
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import (
     BAD_REQUEST,
+    CANCELLED,
     INVALID_PARAMETER_VALUE,
     PERMISSION_DENIED,
     REQUEST_LIMIT_EXCEEDED,
@@ -14,7 +15,7 @@ from mlflow.protos.databricks_pb2 import (
     UNAUTHENTICATED,
 )
 
-from mlflow_phi3.errors import AzureError, Phi3Error, UsageError
+from mlflow_phi3.errors import AzureError, Interrupted, Phi3Error, UsageError
 
 _STATUS = {
     401: UNAUTHENTICATED,
@@ -40,6 +41,23 @@ class FoundryException(MlflowException, click.ClickException):  # type: ignore[m
     def __init__(self, message: str, *, error_code: int, exit_code: int = 1, **facts: Any) -> None:
         MlflowException.__init__(self, message, error_code=error_code, **facts)
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+
+def is_typed() -> bool:
+    """Whether ``mlflow deployments`` calls, and not a program, which handles what we raise."""
+    from mlflow.deployments.cli import commands  # it looks for all plugins when it is imported
+
+    context = click.get_current_context(silent=True)
+    parent = context.parent if context is not None else None
+    return parent is not None and parent.command is commands
+
+
+def as_stopped(order: KeyboardInterrupt) -> FoundryException:
+    """An order to stop as the end of a command; click would end it with exit code 1."""
+    told = (
+        order if isinstance(order, Interrupted) else Interrupted("PHI3-T001", "stopped by SIGINT")
+    )
+    return FoundryException(str(told), error_code=CANCELLED, exit_code=told.exit_code)
 
 
 def as_mlflow(error: Phi3Error) -> FoundryException:

@@ -1,11 +1,17 @@
 """What a person sees of our errors in MLflow's own commands."""
 
+import os
+import signal
+import time
+
 import pytest
 from click.testing import CliRunner
 from mlflow.deployments.cli import commands
 from mlflow.exceptions import MlflowException
 
-from mlflow_phi3.errors import AzureError, GateError, UsageError
+from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.errors import AzureError, GateError, Interrupted, UsageError
+from mlflow_phi3.plugins.deployments import AzureFoundryClient
 from mlflow_phi3.plugins.failures import as_mlflow
 
 
@@ -18,6 +24,22 @@ def test_a_refused_key_is_one_line_and_no_traceback():
     assert "PHI3-U004 instance_typ" in told.output
     assert "did you mean 'instance_type'?" in told.output
     assert "Traceback" not in told.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_told_to_stop_ends_with_130_and_a_program_gets_the_order(
+    monkeypatch, number
+):
+    def stop(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(Deployer, "remove", stop)
+    told = CliRunner().invoke(commands, ["delete", "-t", "azure-foundry:/a/b/c", "--name", "chat"])
+    assert (told.exit_code, told.output) == (130, f"Error: PHI3-T001: stopped by {number.name}.\n")
+
+    with pytest.raises(Interrupted, match=number.name):
+        AzureFoundryClient("azure-foundry:/a/b/c").delete_deployment("chat")
 
 
 @pytest.mark.parametrize(
