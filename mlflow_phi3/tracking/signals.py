@@ -59,6 +59,17 @@ def stoppable(
             signal.signal(number, handler)
 
 
+def as_ordered(error: BaseException) -> BaseException:
+    """A plain ``KeyboardInterrupt`` inside of :func:`stoppable` as the order that it stands for.
+
+    Any other error, and one outside of such a block, comes back as it is.
+    """
+    # The handler is where a process keeps who takes its orders.
+    watch = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    plain = isinstance(error, KeyboardInterrupt) and not isinstance(error, Interrupted)
+    return watch.describe() if plain and isinstance(watch, _Watch) else error
+
+
 class _Watch(threading.Thread):
     """Turns the first order into an error, and looks whether it is obeyed."""
 

@@ -19,6 +19,7 @@ from mlflow_phi3.processes import Process, this_process
 from mlflow_phi3.tracking.creation import make_whole
 from mlflow_phi3.tracking.missing import asking, briefly, is_missing, unless_missing
 from mlflow_phi3.tracking.run import Pace, Run, Status
+from mlflow_phi3.tracking.signals import as_ordered
 from mlflow_phi3.tracking.sqlite import SCHEME, write_ahead
 from mlflow_phi3.tracking.tags import JOB_TAG
 from mlflow_phi3.tracking.transactions import observe_transactions
@@ -279,7 +280,8 @@ def _end_badly(run: Run, status: Status, error: BaseException) -> None:
             run.abandon()
             error.add_note(f"and what run {run.run_id} had still to write is lost: {refused}")
         try:
-            run.set_tags({ERROR: f"{type(error).__name__}: {error}"[:5000]}, later=True)
+            told = as_ordered(error)
+            run.set_tags({ERROR: f"{type(told).__name__}: {told}"[:5000]}, later=True)
             run.end(status)
         except Exception as second:  # noqa: BLE001 - as above
             error.add_note(f"and run {run.run_id} could not be closed as {status}: {second}")

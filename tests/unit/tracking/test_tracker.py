@@ -1,8 +1,11 @@
+import contextlib
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 
 import mlflow
@@ -15,6 +18,7 @@ from mlflow_phi3.errors import Interrupted, PreflightError, UsageError
 from mlflow_phi3.processes import this_process
 from mlflow_phi3.tracking.missing import briefly
 from mlflow_phi3.tracking.run import Pace
+from mlflow_phi3.tracking.signals import stoppable
 from mlflow_phi3.tracking.tags import JOB_TAG
 from mlflow_phi3.tracking.tracker import PROCESS, close_orphan, open_tracker
 from mlflow_phi3.tracking.uris import absolute_uri
@@ -79,6 +83,20 @@ def test_a_stage_that_breaks_says_so_and_keeps_its_numbers(tracker, error, expec
     assert [status(tracker, run) for run in (outer, inner)] == [expected, expected]
     assert type(error).__name__ in inner.tags()["phi3.error"]
     assert tracker.client.get_metric_history(inner.run_id, "train/loss")
+
+
+def test_an_order_that_a_library_raised_anew_is_told_with_its_code(tracker):
+    with (
+        pytest.raises(Interrupted),
+        stoppable(None),
+        tracker.stage("sweep", stage="sweep") as run,
+    ):
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        raise KeyboardInterrupt  # as Ray does
+
+    assert run.tags()["phi3.error"].startswith("Interrupted: PHI3-T001: stopped by SIGTERM")
 
 
 @pytest.mark.parametrize("breaks", [True, False])
