@@ -1,7 +1,6 @@
 import errno
 import json
 import os
-import platform
 import resource
 import shutil
 from pathlib import Path
@@ -14,6 +13,7 @@ from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.findings import Finding, Tally
 from mlflow_phi3.data.pipeline import load_prepared, prepare
 from mlflow_phi3.errors import DataError, UsageError
+from mlflow_phi3.scratch import machine_name
 
 
 def test_samsum_as_the_template_writes_it(samsum, tokenizer, tmp_path):
@@ -259,7 +259,7 @@ def test_files_of_one_name_are_told_apart(write, chat, tokenizer, tmp_path, monk
 
 def test_what_killed_preparations_left_is_cleared_away(write, chat, tokenizer, tmp_path):
     cache = tmp_path / "cache"
-    here = platform.node()
+    here = machine_name()
     dead, own, alive = (
         cache / f".0123.{pid}.{here}.partial" for pid in (2**30, os.getpid(), os.getppid())
     )
@@ -278,7 +278,7 @@ def test_a_system_that_tells_of_no_cores_and_no_processes_in_files(
 ):
     monkeypatch.delattr(os, "sched_getaffinity")  # macOS
     monkeypatch.setattr(psutil, "pid_exists", lambda pid: pid == 2**30)
-    alive = tmp_path / "cache" / f".0123.{2**30}.{platform.node()}.partial"
+    alive = tmp_path / "cache" / f".0123.{2**30}.{machine_name()}.partial"
     alive.mkdir(parents=True)
     config = PrepareConfig(
         train_data=str(write([chat("a", "b")])), validation_split=0, test_split=0
