@@ -50,7 +50,7 @@ def rollback_command(
     """Take the last move of traffic back, and the champion with it."""
     deployer, endpoint = _deployer(target), names_of(None, name).endpoint
     service = deployer.movable(endpoint, timeout_s)
-    _show(rollback(service, deployer.registry, endpoint, told=_tell))
+    _show(rollback(service, deployer.registry, endpoint, target=target, told=_tell))
 
 
 @app.command("reap")

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from mlflow_phi3.azure.online import Deployment, Endpoint
 from mlflow_phi3.azure.operation import RUNS
+from mlflow_phi3.azure.target import flag
 from mlflow_phi3.config.parse import suggest
 from mlflow_phi3.deployment.actions import ShiftTraffic
 from mlflow_phi3.deployment.ledger import (
@@ -142,6 +143,7 @@ def rollback(
     registry: Registry,
     endpoint: str,
     *,
+    target: str,
     told: Callable[[str], None],
 ) -> Moved:
     """Take the last move back: traffic as before it, and the champion that was then.
@@ -150,6 +152,7 @@ def rollback(
         service: The remote calls.
         registry: The aliases.
         endpoint: Its name.
+        target: URI of the project, for messages.
         told: Gets a line on what is not as it was asked for.
 
     Raises:
@@ -166,7 +169,7 @@ def rollback(
             "PHI3-U725",
             "no move of traffic is in its ledger",
             where=f"endpoint {endpoint}",
-            fix=f"mlflow-phi3 promote {endpoint} --deployment <name>",
+            fix=f"mlflow-phi3 promote {endpoint} --deployment <name>{flag(target)}",
         )
     last = entries[-1]
     lost = find_lost(last, [d for d in current.deployments if d.state == RUNS])

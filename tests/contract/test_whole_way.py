@@ -97,7 +97,13 @@ def test_create_predict_blue_green_rollback_delete(
     with Load(client, ask) as load:
         client.update_deployment("chat", "models:/chat/2")
         deployer = Deployer("azure-foundry:/local", told=print)
-        back = rollback(deployer.managed.service(60), deployer.registry, "chat", told=print)
+        back = rollback(
+            deployer.managed.service(60),
+            deployer.registry,
+            "chat",
+            target="azure-foundry:/local",
+            told=print,
+        )
         assert back.after == "blue=100"
         assert versions.get_model_version_by_alias("chat", "champion").version == 1
         promote(deployer.managed.service(60), deployer.registry, "chat", check=print, told=print)

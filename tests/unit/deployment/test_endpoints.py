@@ -83,7 +83,9 @@ def test_traffic_by_hand_is_in_the_ledger_and_can_be_rolled_back(update, service
     assert set(entry.held) == {"blue"}
     update({"traffic": "blue=60,green=40", "ttl_hours": 1})  # as it is: nothing to take back
     assert read_ledger(service.endpoints["chat"].tags) == [entry]
-    assert rollback(service, registry, "chat", told=print).after == "blue=100"
+    assert (
+        rollback(service, registry, "chat", target="azure-foundry", told=print).after == "blue=100"
+    )
 
 
 @pytest.mark.parametrize(

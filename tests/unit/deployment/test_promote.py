@@ -13,7 +13,7 @@ from mlflow_phi3.errors import GateError, UsageError
 from tests.unit.deployment.fakes import make_wanted
 
 promote = partial(promotion.promote, check=lambda _found: None, told=lambda _line: None)
-rollback = partial(promotion.rollback, told=lambda _line: None)
+rollback = partial(promotion.rollback, target="azure-foundry:/local", told=lambda _line: None)
 
 
 def test_promotion_moves_traffic_and_champion_and_rollback_takes_both_back(two, registry):
@@ -25,7 +25,8 @@ def test_promotion_moves_traffic_and_champion_and_rollback_takes_both_back(two, 
     moved = rollback(two, registry, "chat")
     assert (moved.before, moved.after, moved.version) == ("green=100", "blue=100", "1")
     assert (registry.champion, registry.previous) == ("1", "2")
-    with pytest.raises(UsageError, match="PHI3-U725"):
+    mend = r"promote chat --deployment <name> -t azure-foundry:/local"
+    with pytest.raises(UsageError, match=f"PHI3-U725 .*{mend}"):
         rollback(two, registry, "chat")
     assert two.endpoints["chat"].tags["team"] == "x"
 
