@@ -10,6 +10,7 @@ from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.config.parse import parse_values, suggest
 from mlflow_phi3.deployment.actions import CreateEndpoint, ShiftTraffic
 from mlflow_phi3.deployment.deployer import Deployer
+from mlflow_phi3.deployment.meanwhile import check_unchanged
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import Plan
 from mlflow_phi3.deployment.reap import ending, expiry
@@ -19,7 +20,7 @@ from mlflow_phi3.deployment.traffic import WHOLE, from_text, to_shares
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.tags import EXPIRES_TAG
 
-_KEYS = ("traffic", "ttl_hours", "timeout_s")
+_KEYS = ("traffic", "ttl_hours", "timeout_s", "verify", "golden", "parity")
 _KEYS_OF_NEW = ("ttl_hours", "timeout_s", "content_safety_connection", "dry_run")
 
 
@@ -66,27 +67,43 @@ def create_endpoint(
 def update_endpoint(deployer: Deployer, names: Names, config: Mapping[str, Any]) -> dict[str, Any]:
     """Change an endpoint's traffic or end of life; what is not named stays.
 
+    Args:
+        deployer: The target.
+        names: Which.
+        config: ``traffic``, ``ttl_hours`` and ``timeout_s``; by ``verify``, ``golden`` and
+            ``parity``, a deployment whose share grows is asked before it does.
+
     Raises:
         UsageError: An unknown key, a value that cannot be, no such endpoint, or traffic that
             cannot be.
+        GateError: A deployment whose share would grow does not answer as it has to.
+        Overtaken: Another command has moved the traffic, or changed what shall get more, meanwhile.
     """
     settings = _parsed(config, _KEYS)
     service = deployer.managed.service(settings.timeout_s)
     current = get_current(service, names.endpoint)
     if current.endpoint is None:
         raise UsageError("PHI3-U743", "there is no such endpoint", where=names.endpoint)
-    endpoint = current.endpoint
+    found = endpoint = current.endpoint
     if "traffic" in config:
         traffic = _traffic(config["traffic"])
         running = {d.name for d in current.deployments if d.state == RUNS}
         _check_traffic(traffic, running, names.endpoint)
         shares = {name: share for name, share in traffic.items() if share}
         step = ShiftTraffic(endpoint.name, shares, endpoint.traffic)
-        endpoint = shifted(endpoint, current.deployments, step, at=dt.datetime.now(dt.UTC))
+        growing = [
+            d for d in current.deployments if shares.get(d.name, 0) > step.before.get(d.name, 0)
+        ]
+        for deployment in growing:
+            deployer.managed.examine(endpoint.name, settings, deployment)
+        for deployment in growing:  # that took time: another command may have been here
+            check_unchanged(step, Plan(deployment.name, (), deployment.model), service)
+        found = service.get_endpoint(endpoint.name) or endpoint
+        endpoint = shifted(found, current.deployments, step, at=dt.datetime.now(dt.UTC))
     if settings.ttl_hours is not None:
         end = expiry(dt.datetime.now(dt.UTC), settings.ttl_hours)
         endpoint = ending(endpoint, end)
-    if endpoint != current.endpoint:
+    if endpoint != found:
         service.put_endpoint(endpoint)
     return deployer.managed.describe(names)
 

@@ -140,7 +140,10 @@ class AzureFoundryClient(mlflow_base.BaseDeploymentClient):  # type: ignore[misc
             return create_endpoint(self._deployer, names, dict(config or {}), told=_tell)
 
     def update_endpoint(self, endpoint: str, config: Config | None = None) -> dict[str, Any]:
-        """Change an endpoint's traffic (``{"traffic": "blue=90,green=10"}``) or ``ttl_hours``."""
+        """Change an endpoint's traffic (``{"traffic": "blue=90,green=10"}``) or ``ttl_hours``.
+
+        A deployment whose share grows is asked first, unless ``{"verify": False}`` says otherwise.
+        """
         with _as_mlflow(), _told_to_stop():
             return update_endpoint(self._deployer, names_of(None, endpoint), dict(config or {}))
 

@@ -7,9 +7,10 @@ import pytest
 from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.deployment.endpoints import create_endpoint, update_endpoint
 from mlflow_phi3.deployment.ledger import read_ledger
+from mlflow_phi3.deployment.meanwhile import Overtaken
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.promote import rollback
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import GateError, UsageError
 from mlflow_phi3.tracking.tags import EXPIRES_TAG
 from tests.unit.deployment.fakes import make_deployment
 
@@ -17,15 +18,21 @@ from tests.unit.deployment.fakes import make_deployment
 class MemoryDeployer:
     """What a change of an endpoint needs of the deployer, and of that of managed ones."""
 
-    def __init__(self, service):
+    def __init__(self, service, meanwhile=lambda: None):
         self._service = service
         self.managed = self
+        self.meanwhile = meanwhile  # what another command does while a deployment is asked
 
     def service(self, _timeout_s):
         return self._service
 
     def check_free(self, _endpoint, _timeout_s):
         pass
+
+    def examine(self, _endpoint, config, deployment):
+        self.meanwhile()
+        if config.verify and deployment.tags.get("answers") == "badly":
+            raise GateError("PHI3-G071", "it is another model")
 
     def describe(self, names):
         return {"traffic": dict(self._service.get_endpoint(names.endpoint).traffic)}
@@ -73,6 +80,35 @@ def test_what_failed_gets_no_traffic_by_hand(update, service):
     with pytest.raises(UsageError, match="PHI3-U745 endpoint chat: green does not run"):
         update({"traffic": "green=100"})
     assert service.endpoints["chat"].traffic == {"blue": 100}
+
+
+def test_a_share_grows_by_hand_only_after_good_answers(update, service):
+    green = service.deployments["chat"]["green"]
+    service.deployments["chat"]["green"] = replace(green, tags={"answers": "badly"})
+    with pytest.raises(GateError):
+        update({"traffic": "blue=90,green=10"})
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+    assert service.calls == []
+    update({"traffic": "blue=90,green=10", "verify": "false"})
+    update({"traffic": "blue=100"})  # who loses traffic is asked nothing
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+
+
+def test_what_another_command_does_while_a_deployment_is_asked_is_heard(update, service):
+    def extended():
+        found = service.endpoints["chat"]
+        service.endpoints["chat"] = replace(found, tags={EXPIRES_TAG: "2027"})
+
+    def replaced():
+        green = service.deployments["chat"]["green"]
+        service.deployments["chat"]["green"] = replace(green, model="/m/3")
+
+    traffic = {"traffic": "blue=90,green=10"}
+    with pytest.raises(Overtaken, match="chat/green: it was given .*3 meanwhile"):
+        update_endpoint(MemoryDeployer(service, replaced), Names("chat"), traffic)
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+    update_endpoint(MemoryDeployer(service, extended), Names("chat"), traffic)
+    assert service.endpoints["chat"].tags[EXPIRES_TAG] == "2027"
 
 
 def test_traffic_by_hand_is_in_the_ledger_and_can_be_rolled_back(update, service, registry):
