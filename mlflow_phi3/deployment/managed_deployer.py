@@ -3,12 +3,13 @@
 import contextlib
 import datetime as dt
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mlflow_phi3.azure.assets import ModelAsset, name_asset, upload_model
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.online import Deployment, OnlineService
-from mlflow_phi3.azure.operation import READ_TIMEOUT_S, Deadline
+from mlflow_phi3.azure.operation import CHANGING, READ_TIMEOUT_S, Deadline
 from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.actions import PutDeployment, in_words
 from mlflow_phi3.deployment.callers import Callers
@@ -30,6 +31,7 @@ from mlflow_phi3.deployment.reap import (
     find_gone,
     let_expire,
     note_deleted,
+    note_replaced,
     put_off_end,
 )
 from mlflow_phi3.deployment.report import (
@@ -119,8 +121,10 @@ class ManagedDeployer:
                 self._upload(model, asset)  # for minutes: another command may have been here
                 current, plan = self._plan(wanted, service, config, new=new)
             found = self._run(plan, current, names, service, config, examination=examination)
-            if not found["left"]:
+            begun = any(isinstance(action, PutDeployment) for action in plan.actions)
+            if not found["left"] and (config.synchronous or not begun):
                 self.registry.tag(model, deployed_tags(found, self._open().target, asset, wanted))
+                self._note_outdated(names.endpoint, service)
             return found
 
     def change(self, names: Names, config: DeployConfig) -> dict[str, Any]:
@@ -257,8 +261,16 @@ class ManagedDeployer:
         """Tell the registry of the versions that a rollout has removed, come through or not."""
         if before.endpoint is not None and before.deployments:
             name = before.endpoint.name
-            gone = find_gone(name, before.deployments, service.list_deployments(name))
+            now = service.list_deployments(name)
+            changing = {found.name for found in now if found.state in CHANGING}
+            kept = [found for found in before.deployments if found.name in changing]
+            gone = find_gone(name, before.deployments, [*now, *kept])
             note_deleted(gone, self._open().target.path, self.registry)
+
+    def _note_outdated(self, endpoint: str, service: OnlineService) -> None:
+        """Tell the registry of the versions that a command which did not wait has replaced."""
+        list_running = partial(service.list_deployments, endpoint)
+        note_replaced(endpoint, list_running, self._open().target.path, self.registry)
 
     def _remove(
         self, names: Names, plan: Plan, current: Current, service: OnlineService

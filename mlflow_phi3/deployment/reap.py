@@ -1,7 +1,7 @@
 """Endpoints whose time is over, and what is noted of what was deleted."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
@@ -51,6 +51,9 @@ class Notes(Protocol):
 
     def note_deleted(self, name: str, version: str, place: Mapping[str, str]) -> None:
         """Say of a version that it is deleted, unless its tags name another place by now."""
+
+    def find_deployed(self, place: Mapping[str, str]) -> Sequence[tuple[str, str]]:
+        """Return the names and versions that are noted as deployed at a place."""
 
 
 TaggedT = TypeVar("TaggedT", bound=Tagged)
@@ -152,6 +155,31 @@ def note_deleted(gone: Sequence[Gone], target: str, registry: Notes) -> None:
                 where=away.where,
                 fix=f"set the tag {STATE_TAG} of these to {DELETED} when the store answers",
             ) from None
+
+
+def note_replaced(
+    endpoint: str,
+    list_running: Callable[[], Iterable[Tagged]],
+    target: str,
+    registry: Notes,
+) -> None:
+    """Tell the registry of the versions that it takes to run at an endpoint and that do not.
+
+    An earlier command may have begun to replace one, and have left before it was done.
+
+    Args:
+        endpoint: Its name; nothing of it is changing.
+        list_running: Lists what runs there.
+        target: Path of the project in Azure.
+        registry: Is asked, and gets the notes.
+
+    Raises:
+        PreflightError: The registry does not answer.
+    """
+    noted = registry.find_deployed({PROJECT_TAG: target, ENDPOINT_TAG: endpoint})
+    running = _versions(list_running())  # later: what another command adds is noted after it runs
+    gone = [Gone(endpoint, *version) for version in noted if version not in running]
+    note_deleted(gone, target, registry)
 
 
 def _versions(deployed: Iterable[Tagged]) -> list[tuple[str, str]]:

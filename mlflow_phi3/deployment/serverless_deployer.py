@@ -11,7 +11,7 @@ from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.callers import Callers
 from mlflow_phi3.deployment.examination import HELLO, Examination
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, note_deleted
+from mlflow_phi3.deployment.reap import Gone, find_expired, find_gone, note_replaced
 from mlflow_phi3.deployment.report import describe_removal
 from mlflow_phi3.deployment.serverless import (
     FLAVOR,
@@ -89,9 +89,9 @@ class ServerlessDeployer:
         found = deploy_serverless(
             service, wanted, known, check, wait=config.synchronous, told=self._told
         )
-        target = self._open().target.path
-        note_deleted(find_gone(endpoint, [known] if known else [], [wanted]), target, self.registry)
         if version.name and not found["left"]:
+            target = self._open().target.path
+            note_replaced(endpoint, lambda: [wanted], target, self.registry)
             tags = place_tags(found, target)
             self.registry.tag_version(version.name, version.version, tags)
         return found

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow_phi3.tracking.missing import asking, unless_missing
 from mlflow_phi3.tracking.model_files import OpenedModel
 from mlflow_phi3.tracking.registry import CHAMPION, find_alias, move_champion
-from mlflow_phi3.tracking.tags import DELETED, STATE_TAG
+from mlflow_phi3.tracking.tags import DELETED, DEPLOYED, STATE_TAG
 from mlflow_phi3.tracking.versions import Version, connect, to_version
 
 
@@ -89,6 +89,18 @@ class DeploymentRegistry:
             tags = self._client.get_model_version(name, version).tags
             if all(tags.get(key, value) == value for key, value in place.items()):
                 self._client.set_model_version_tag(name, version, STATE_TAG, DELETED)
+
+    def find_deployed(self, place: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Return the names and versions that are noted as deployed at a place.
+
+        Args:
+            place: Tags that say where.
+        """
+        wanted = {**place, STATE_TAG: DEPLOYED}
+        query = " AND ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
+        with self._asking():
+            found = self._client.search_model_versions(query)
+        return [(str(one.name), str(one.version)) for one in found]
 
     def tag_version(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Write tags on a version; one that is gone is no error."""

@@ -61,4 +61,5 @@ def deployer(two, monkeypatch):
     monkeypatch.setattr(Deployer, "_open", lambda _self: workspace)
     made = Deployer("azure-foundry:/local", told=lambda _line: None)
     made.registry.note_deleted = lambda *_noted: None
+    made.registry.find_deployed = lambda _place: []
     return made

@@ -104,7 +104,7 @@ def test_what_another_command_does_while_a_deployment_is_asked_is_heard(update, 
         service.deployments["chat"]["green"] = replace(green, model="/m/3")
 
     traffic = {"traffic": "blue=90,green=10"}
-    with pytest.raises(Overtaken, match="chat/green: it was given .*3 meanwhile"):
+    with pytest.raises(Overtaken, match=r"chat/green: it was given .*3 meanwhile"):
         update_endpoint(MemoryDeployer(service, replaced), Names("chat"), traffic)
     assert service.endpoints["chat"].traffic == {"blue": 100}
     update_endpoint(MemoryDeployer(service, extended), Names("chat"), traffic)

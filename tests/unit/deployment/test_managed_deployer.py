@@ -37,6 +37,16 @@ def test_a_version_is_not_tagged_as_deployed_before_it_is(deployer, tagged):
     assert tagged == ["green"]
 
 
+def test_a_version_is_not_noted_as_deleted_before_another_has_its_place(deployer, tagged, two):
+    noted = []
+    deployer.registry.note_deleted = lambda name, version, _place: noted.append((name, version))
+    deployer.registry.find_deployed = lambda _place: [("chat", "1"), ("chat", "2")]
+    for wait, gone in ((False, []), (True, [("chat", "2")])):
+        config = DeployConfig(verify=False, synchronous=wait)
+        deployer.managed.deploy(Names("chat", "green"), "models:/chat/3", config, new=False)
+        assert (noted, bool(tagged)) == (gone, wait)
+
+
 def test_what_changed_while_the_model_was_sent_is_reckoned_with(deployer, tagged, two, monkeypatch):
     def another_promotes(*_sent):
         two.endpoints["chat"] = replace(two.endpoints["chat"], traffic={"green": 100})

@@ -29,12 +29,19 @@ class MemoryNotes:
 
     def __init__(self):
         self.tagged, self.deleted = [], []
+        self.deployed = [("phi-ft", "1")]
 
     def tag_version(self, name, version, tags):
         self.tagged.append((name, version, tags))
+        self.deployed.append((name, version))
 
     def note_deleted(self, name, version, place):
         self.deleted.append((name, version, place))
+        self.deployed.remove((name, version))
+
+    def find_deployed(self, place):
+        assert place == {"azure.target": "/project", "azure.endpoint": "chat"}
+        return list(self.deployed)
 
 
 @pytest.fixture
@@ -79,15 +86,16 @@ def test_the_version_of_a_serverless_endpoint_is_known_and_noted_when_it_goes(de
     assert deployer.serverless.service(1).known is None
 
 
-def test_a_version_is_not_tagged_as_deployed_before_it_is(deployer):
+def test_a_version_is_neither_deployed_nor_deleted_in_its_tags_before_it_is(deployer):
     config = DeployConfig(verify=False, synchronous=False)
     assert deployer.deploy(Names("chat"), "models:/phi-ft/2", config, new=False)["left"]
-    assert deployer.registry.tagged == []
+    assert (deployer.registry.tagged, deployer.registry.deleted) == ([], [])
 
     billed = deployer.serverless.service(1)
     billed.known = replace(billed.known, state="Succeeded")
     deployer.deploy(Names("chat"), "models:/phi-ft/2", DeployConfig(verify=False), new=False)
     assert deployer.registry.tagged[0][:2] == ("phi-ft", "2")
+    assert [noted[:2] for noted in deployer.registry.deleted] == [("phi-ft", "1")]
 
 
 @pytest.mark.parametrize("later", [False, True], ids=["over", "put off"])

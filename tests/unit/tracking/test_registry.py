@@ -73,10 +73,13 @@ def test_a_version_is_deleted_only_where_it_runs_by_its_tags(tracker, tmp_path):
         {"azure.target": "/p", "azure.endpoint": "a"},
     )
     registry.tag_version("placed", "1", {**here, "azure.state": "deployed"})
+    assert registry.find_deployed(here) == [("placed", "1")]
+    assert registry.find_deployed({**here, "azure.target": "/q"}) == []
     registry.note_deleted("placed", "1", {**here, "azure.endpoint": "b"})
     assert registry.find("placed", "1").tags["azure.state"] == "deployed"
     registry.note_deleted("placed", "1", here)
     assert registry.find("placed", "1").tags["azure.state"] == "deleted"
+    assert registry.find_deployed(here) == []
 
 
 def test_a_name_with_a_quote_is_found_again(tracker):
