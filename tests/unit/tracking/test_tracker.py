@@ -13,6 +13,7 @@ import psutil
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
+from sqlalchemy.engine import make_url
 
 from mlflow_phi3.errors import Interrupted, PreflightError, UsageError
 from mlflow_phi3.processes import this_process
@@ -303,9 +304,13 @@ def test_a_store_that_is_away_is_told_at_once_and_without_its_password(scheme, m
     assert "secret" not in str(told.value)
 
 
+# SQLAlchemy 2.0 takes another than 2.1.
+_POSTGRES_DRIVER = make_url("postgresql://").get_driver_name()
+
+
 @pytest.mark.parametrize(
     ("scheme", "module", "hint"),
-    [("mysql", "MySQLdb", ""), ("postgresql", "psycopg", r".*postgresql\+psycopg2:")],
+    [("mysql", "MySQLdb", ""), ("postgresql", _POSTGRES_DRIVER, r".*postgresql\+psycopg2:")],
 )
 def test_a_database_without_its_driver_is_told_with_the_mend(scheme, module, hint, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)  # as where it is not installed
