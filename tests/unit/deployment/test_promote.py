@@ -16,12 +16,26 @@ promote = partial(promotion.promote, check=lambda _found: None, told=lambda _lin
 rollback = partial(promotion.rollback, target="azure-foundry:/local", told=lambda _line: None)
 
 
+def alter(service, name, **changes):
+    """Change a deployment; a new one is as blue."""
+    found = service.deployments["chat"]
+    found[name] = replace(found.get(name, found["blue"]), name=name, **changes)
+
+
+def alter_endpoint(service, **changes):
+    service.endpoints["chat"] = replace(service.endpoints["chat"], **changes)
+
+
+def entries_of(service):
+    return read_ledger(service.endpoints["chat"].tags)
+
+
 def test_promotion_moves_traffic_and_champion_and_rollback_takes_both_back(two, registry):
     moved = promote(two, registry, "chat")
     assert (moved.deployment, moved.model, moved.version) == ("green", "chat", "2")
     assert two.endpoints["chat"].traffic == {"green": 100}
     assert (registry.champion, registry.previous) == ("2", "1")
-    assert read_ledger(two.endpoints["chat"].tags)[0].at.endswith("+00:00")
+    assert entries_of(two)[0].at.endswith("+00:00")
     moved = rollback(two, registry, "chat")
     assert (moved.before, moved.after, moved.version) == ("green=100", "blue=100", "1")
     assert (registry.champion, registry.previous) == ("1", "2")
@@ -42,22 +56,19 @@ def test_what_does_not_answer_well_is_not_promoted(two, registry):
     with pytest.raises(GateError):
         promote(two, registry, "chat", check=check)
     assert two.endpoints["chat"].traffic == {"blue": 100}
-    assert (registry.champion, read_ledger(two.endpoints["chat"].tags)) == ("1", [])
+    assert (registry.champion, entries_of(two)) == ("1", [])
     assert promote(two, registry, "chat", check=check).after == "green=100"
     promote(two, registry, "chat", check=check)  # nothing is moved: nothing is asked
     assert asked == ["green", "green"]
 
 
 def replaced(service):
-    service.deployments["chat"]["green"] = replace(
-        service.deployments["chat"]["green"], model="/m/3"
-    )
+    alter(service, "green", model="/m/3")
 
 
 def moved(service):
-    service.deployments["chat"]["red"] = replace(service.deployments["chat"]["blue"], name="red")
-    share = {"blue": 90, "red": 10}
-    service.endpoints["chat"] = replace(service.endpoints["chat"], traffic=share)
+    alter(service, "red")
+    alter_endpoint(service, traffic={"blue": 90, "red": 10})
 
 
 @pytest.mark.parametrize(
@@ -73,7 +84,7 @@ def test_what_another_command_has_changed_during_the_check_is_not_promoted(
     with pytest.raises(Overtaken, match=f"PHI3-A713 .*{told}"):
         promote(two, registry, "chat", check=lambda _found: meanwhile(two))
     assert "green" not in two.endpoints["chat"].traffic
-    assert (registry.champion, read_ledger(two.endpoints["chat"].tags)) == ("1", [])
+    assert (registry.champion, entries_of(two)) == ("1", [])
 
 
 @pytest.mark.parametrize("fault", [None, RuntimeError("registry down")])
@@ -96,7 +107,7 @@ def test_when_the_alias_cannot_move_the_traffic_goes_back(two, registry):
     with pytest.raises(RuntimeError):
         promote(two, registry, "chat")
     assert two.endpoints["chat"].traffic == {"blue": 100}
-    assert read_ledger(two.endpoints["chat"].tags) == []
+    assert entries_of(two) == []
 
 
 def test_killed_between_traffic_and_alias_the_next_command_ends_it(two, registry):
@@ -109,7 +120,7 @@ def test_killed_between_traffic_and_alias_the_next_command_ends_it(two, registry
     rollback(two, registry, "chat")
     assert two.endpoints["chat"].traffic == {"blue": 100}
     assert registry.champion == "1"
-    assert not any(entry.pending for entry in read_ledger(two.endpoints["chat"].tags))
+    assert not any(entry.pending for entry in entries_of(two))
 
 
 def test_the_move_is_done_when_only_its_last_note_fails(two, registry, refused):
@@ -127,7 +138,7 @@ def test_the_move_is_done_when_only_its_last_note_fails(two, registry, refused):
     assert rollback(two, registry, "chat", told=lines.append).after == "blue=100"
     assert rollback(two, registry, "chat").after == "blue=100"
     assert registry.champion == "1"
-    assert not any(entry.pending for entry in read_ledger(two.endpoints["chat"].tags))
+    assert not any(entry.pending for entry in entries_of(two))
 
 
 def test_promote_run_again_does_not_go_back(two, registry):
@@ -141,7 +152,7 @@ def test_promote_run_again_does_not_go_back(two, registry):
 
     rollback(two, registry, "chat")
     assert promote(two, registry, "chat", "green").after == "green=100"
-    two.deployments["chat"]["blue"] = replace(two.deployments["chat"]["blue"], model="/m/3")
+    alter(two, "blue", model="/m/3")
     assert promote(two, registry, "chat").after == "blue=100"  # it is a new one
 
 
@@ -176,17 +187,16 @@ BLUE_GREEN = Entry("2026-01-01", {"blue": 100}, {"blue": 90, "green": 10})
 )
 def test_promote_gives_a_canary_all_traffic(two, registry, entries, new):
     entries = [BLUE_GREEN, *entries]
-    there = replace(two.endpoints["chat"], traffic=entries[-1].after)
-    two.endpoints["chat"] = replace(there, tags=with_entries({}, entries))
-    two.deployments["chat"]["red"] = replace(two.deployments["chat"]["blue"], name="red")
+    alter_endpoint(two, traffic=entries[-1].after, tags=with_entries({}, entries))
+    alter(two, "red")
     assert promote(two, registry, "chat").after == f"{new}=100"
     assert registry.champion == {"blue": "1", "green": "2"}[new]
 
 
 def test_a_canary_that_the_ledger_does_not_know_is_not_guessed(two, registry):
-    there = replace(two.endpoints["chat"], traffic={"blue": 50, "green": 50})
     for entries in ([], [BLUE_GREEN]):
-        two.endpoints["chat"] = replace(there, tags=with_entries({}, entries))
+        tags = with_entries({}, entries)
+        alter_endpoint(two, traffic={"blue": 50, "green": 50}, tags=tags)
         with pytest.raises(UsageError, match=r"PHI3-U728 .*blue, green"):
             promote(two, registry, "chat")
 
@@ -204,18 +214,16 @@ def test_a_killed_move_that_was_overtaken_moves_no_alias(two, registry, entries,
     if champion == "3":
         entries = [replace(entries[0], model="chat", old_version="2", new_version="1")]
     registry.champion = champion
-    tags = with_entries({}, entries)
-    two.endpoints["chat"] = replace(two.endpoints["chat"], tags=tags)
-    two.deployments["chat"]["blue"] = replace(two.deployments["chat"]["blue"], tags={})
+    alter_endpoint(two, tags=with_entries({}, entries))
+    alter(two, "blue", tags={})
     assert promote(two, registry, "chat", "blue").after == "blue=100"
     assert (registry.champion, registry.previous) == (champion, "")
-    assert not any(entry.pending for entry in read_ledger(two.endpoints["chat"].tags))
+    assert not any(entry.pending for entry in entries_of(two))
 
 
 def test_a_champion_of_another_model_is_left_though_its_number_is_the_same(two, registry):
     promote(two, registry, "chat")
-    other = {"phi3.model": "other", "phi3.version": "2"}
-    two.deployments["chat"]["green"] = replace(two.deployments["chat"]["green"], tags=other)
+    alter(two, "green", tags={"phi3.model": "other", "phi3.version": "2"})
     assert rollback(two, registry, "chat").model == ""
     assert registry.champion == "2"
 
@@ -239,11 +247,8 @@ def test_which_deployment_must_be_clear(two, registry):
 
 
 def test_what_failed_gets_no_traffic_by_either_way(two, registry):
-    def fail(name):
-        two.deployments["chat"][name] = replace(two.deployments["chat"][name], state="Failed")
-
     promote(two, registry, "chat")
-    fail("blue")
+    alter(two, "blue", state="Failed")
     with pytest.raises(UsageError, match="PHI3-U724 deployment chat/blue: it is in state Failed"):
         promote(two, registry, "chat", "blue")
     with pytest.raises(UsageError, match="PHI3-U726"):
@@ -263,43 +268,14 @@ def test_the_only_one_that_has_all_traffic_is_promoted_as_before(two, registry):
 
 def test_an_endpoint_without_deployments_has_nothing_to_promote(two, registry):
     two.deployments["chat"] = {}
-    two.endpoints["chat"] = replace(two.endpoints["chat"], traffic={})
+    alter_endpoint(two, traffic={})
     with pytest.raises(UsageError, match=r"PHI3-U729 endpoint chat: .*mlflow deployments create"):
         promote(two, registry, "chat")
 
 
-def test_the_ledger_keeps_the_latest_and_fits_into_tags():
-    entries = [
-        Entry(
-            f"2026-01-{day:02}T00:00:00+00:00",
-            {"blue": 90, "green": 10},
-            {"green": 100},
-            "a-rather-long-model-name" * 3,
-            "123",
-            "124",
-            pending=True,
-        )
-        for day in range(1, 10)
-    ]
-    tags = with_entries({"team": "x"}, entries)
-    assert read_ledger(tags) == entries[-6:]
-    assert max(map(len, tags.values())) <= 256
-    assert with_entries(tags, []) == {"team": "x"}
-
-
-def test_a_long_entry_goes_on_in_a_second_tag():
-    names = ["a" * 32, "b" * 32, "c" * 32]
-    traffic = {names[0]: 30, names[1]: 30, names[2]: 40}
-    long = Entry("2026-01-01", traffic, {names[0]: 100}, held=dict.fromkeys(names, "1a2b3c4d"))
-    entries = [long, Entry("2026-01-02", {"blue": 100}, {"green": 100}), long]
-    tags = with_entries({}, entries)
-    assert read_ledger(tags) == entries
-    assert max(map(len, tags.values())) <= 256
-
-
 def test_an_entry_without_marks_is_still_rolled_back(two, registry):
     tags = {"phi3.ledger.0": '{"at":"2026-01-01","from":"green=100","to":"blue=100"}'}
-    two.endpoints["chat"] = replace(two.endpoints["chat"], tags=tags)
+    alter_endpoint(two, tags=tags)
     assert rollback(two, registry, "chat").after == "green=100"
 
 
@@ -380,9 +356,8 @@ def test_a_command_killed_anywhere_and_run_again_does_its_work_once(
     two, registry, command, registered, number, late
 ):
     if not registered:
-        two.deployments["chat"] = {
-            name: replace(found, tags={}) for name, found in two.deployments["chat"].items()
-        }
+        for name in ("blue", "green"):
+            alter(two, name, tags={})
     promote(two, registry, "chat")
     promote(two, registry, "chat", "blue")
     goal = ("green", "2")
@@ -390,7 +365,7 @@ def test_a_command_killed_anywhere_and_run_again_does_its_work_once(
         promote(two, registry, "chat", "green")
         goal = ("blue", "1")
     if command is promote:
-        two.endpoints["chat"] = replace(two.endpoints["chat"], tags={})
+        alter_endpoint(two, tags={})
     dies = Dies(number, late=late)
     service = dies.around(two, "put_endpoint")
     aliases = dies.around(registry, "set_champion")
@@ -400,4 +375,4 @@ def test_a_command_killed_anywhere_and_run_again_does_its_work_once(
     assert two.endpoints["chat"].traffic == {goal[0]: 100}
     assert registry.champion == (goal[1] if registered else "1")
     assert moved.after == f"{goal[0]}=100"
-    assert not any(entry.pending for entry in read_ledger(two.endpoints["chat"].tags))
+    assert not any(entry.pending for entry in entries_of(two))
