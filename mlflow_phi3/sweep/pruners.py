@@ -71,11 +71,9 @@ def find_hopeless(
     for ticket in tickets:
         if isinstance(pruner, _WRITING):
             known = study.get_trials(deepcopy=False)
-        trial = copy.copy(known[ticket.number])
-        trial.intermediate_values = dict(ticket.known)
         # Of one that another driver has finished nothing is kept; its next report tells that.
         with suppress(UpdateFinishedTrialError):
-            if pruner.prune(_with_trials(study, known), trial):
+            if pruner.prune(_with_trials(study, known), known[ticket.number]):
                 found.append(ticket)
     return found
 

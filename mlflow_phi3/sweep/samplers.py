@@ -44,7 +44,7 @@ def build_sampler(name: str, options: str, *, seed: int, number: int, n_trials: 
     startup = min(_MOST_STARTUP, max(_LEAST_STARTUP, n_trials // 4))
     match name:
         case "tpe":
-            defaults = {"seed": own, "n_startup_trials": startup, "constant_liar": True}
+            defaults = {"seed": own, "n_startup_trials": startup}
             return build_by_name(samplers.TPESampler, defaults, given, "sampler_options")
         case "qmc":
             # One sequence for the whole study: each trial takes its next point.

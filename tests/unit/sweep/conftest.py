@@ -18,7 +18,7 @@ from mlflow_phi3.sweep.drivers import beating
 from mlflow_phi3.sweep.opening import open_ledger
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.storage import open_storage
-from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
+from mlflow_phi3.training.reports import EndReport, EvaluationReport, Outcome, StepReport
 from mlflow_phi3.training.spec import TrialSpec
 from tests.unit.sweep import tiny
 
@@ -94,19 +94,28 @@ class ScriptedTraining:
             yield from self._group(list(group))
 
     def _group(self, jobs: list[Job]):
-        best: dict[str, float] = {}
+        best = {job.trial: self._best_known(job) for job in jobs}
         epoch = 0
         while jobs:
             epoch += 1
             self.backend.epochs_trained += len({job.spec.trunk for job in jobs})
             for job in jobs:
                 yield from self._epoch(job, epoch)
-            for job in jobs:
-                yield self._evaluation(job, epoch, best)
+            for job in list(jobs):
+                if math.isnan(self.backend.loss(job.spec, epoch)):
+                    jobs.remove(job)
+                    yield self._end(job, epoch, "failed")
+                else:
+                    yield self._evaluation(job, epoch, best)
             for job in list(jobs):
                 if job.trial in self.dropped or job.spec.epochs == epoch:
                     jobs.remove(job)
-                    yield self._end(job, epoch, best, jobs)
+                    dropped = job.trial in self.dropped
+                    yield self._end(job, epoch, "dropped" if dropped else "complete")
+
+    def _best_known(self, job: Job) -> float:
+        epochs = range(1, job.evaluated + 1)
+        return min((self.backend.loss(job.spec, epoch) for epoch in epochs), default=math.inf)
 
     def _epoch(self, job: Job, epoch: int):
         total = job.spec.epochs * STEPS_PER_EPOCH
@@ -119,8 +128,8 @@ class ScriptedTraining:
 
     def _evaluation(self, job: Job, epoch: int, best: dict[str, float]):
         loss = self.backend.loss(job.spec, epoch)
-        better = loss < best.get(job.trial, math.inf)
-        best[job.trial] = min(loss, best.get(job.trial, math.inf))
+        better = loss < best[job.trial]
+        best[job.trial] = min(loss, best[job.trial])
         adapter = self.backend.folder / job.trial / "best"
         adapter.mkdir(parents=True, exist_ok=True)
         (adapter / "adapter_config.json").write_text("{}")
@@ -130,17 +139,10 @@ class ScriptedTraining:
             job.trial, step, epoch, loss, math.exp(loss), 0.5, 30, better, losses
         )
 
-    def _end(self, job: Job, epoch: int, best: dict[str, float], rest: list[Job]):
-        outcome = "dropped" if job.trial in self.dropped else "complete"
-        return EndReport(
-            job.trial,
-            outcome,
-            "",
-            epoch * STEPS_PER_EPOCH,
-            best[job.trial],
-            self.backend.folder / job.trial / "best",
-            1.0,
-        )
+    def _end(self, job: Job, epoch: int, outcome: Outcome):
+        best = self.backend.folder / job.trial / "best"
+        steps = epoch * STEPS_PER_EPOCH
+        return EndReport(job.trial, outcome, "", steps, math.nan, best, 1.0)
 
 
 @pytest.fixture
@@ -175,6 +177,7 @@ def conduct(tracker, parent, scripted, storage_url):
             on_progress or (lambda progress: None),
             folder=folder,
             budget=budget or Budget(),
+            costs=config.objectives[1:],
             min_gain=config.min_gain,
             sleep=sleep,
             **({"clock": clock} if clock else {}),

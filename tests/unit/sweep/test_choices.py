@@ -72,6 +72,12 @@ def test_a_value_that_an_option_does_not_take_is_refused_before_it_is_needed(nam
         build_sampler(name, option, seed=0, number=0, n_trials=4)
 
 
+@pytest.mark.parametrize(("n_trials", "startup"), [(4, 4), (24, 6), (400, 10)])
+def test_tpe_explores_a_quarter_of_the_study_and_knows_of_those_that_run(n_trials, startup):
+    made = build_sampler("tpe", "", seed=0, number=0, n_trials=n_trials)
+    assert (made._n_startup_trials, made._constant_liar) == (startup, True)
+
+
 def test_values_of_options_are_read_as_people_write_them():
     assert build_sampler("tpe", "group=yes,multivariate=on", seed=0, number=0, n_trials=4)._group
     assert build_pruner("patient", "min_delta=1e-1", epochs=3)._min_delta == 0.1
@@ -131,10 +137,10 @@ def test_halving_keeps_the_better_half():
 
 def test_trials_that_share_a_training_count_once():
     study = optuna.create_study(pruner=HalvingPruner())
-    trials = [study.ask(SPACE) for _ in range(4)]
-    for trial, loss in zip(trials, (1.0, 1.0, 1.0, 2.0), strict=True):
+    trials = [study.ask(SPACE) for _ in range(6)]
+    for trial, loss in zip(trials, (1.0, 1.0, 1.0, 2.0, 3.0, 4.0), strict=True):
         trial.report(loss, 1)
-    assert [trial.should_prune() for trial in trials] == [False, False, False, True]
+    assert [trial.should_prune() for trial in trials] == [False] * 4 + [True] * 2
 
 
 def test_halving_waits_for_its_first_epoch():

@@ -1,13 +1,10 @@
-import json
 import math
+from collections import defaultdict
 
 import optuna
 import pytest
-from mlflow.exceptions import MlflowException
 
-from mlflow_phi3.errors import Interrupted
 from mlflow_phi3.sweep.drivers import beating, this_driver
-from mlflow_phi3.sweep.ledger import Ledger
 
 
 @pytest.fixture(autouse=True)
@@ -78,48 +75,6 @@ def test_another_space_cannot_join_a_study(conduct):
         conduct(epochs="2")
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt(), Interrupted("PHI3-T001", "stopped")])
-def test_a_stop_leaves_a_study_that_goes_on_as_if_nothing_was(
-    conduct, tracker, parent, scripted, stop
-):
-    undisturbed = told(conduct("undisturbed"))
-
-    def interrupt(trial, step):
-        if (trial, step) == ("trial-003", 4):
-            raise stop
-
-    scripted.before_step = interrupt
-    with pytest.raises(type(stop)):
-        conduct("stopped")
-    runs = [r for r in tracker.children(parent.run_id) if r.data.tags["phi3.study"] == "stopped"]
-    assert [run.info.status for run in runs] == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
-    assert "RUNNING" not in {run.info.status for run in tracker.children(parent.run_id)}
-
-    scripted.before_step = lambda trial, step: None
-    assert told(conduct("stopped")) == undisturbed
-    after = [r for r in tracker.children(parent.run_id) if r.data.tags["phi3.study"] == "stopped"]
-    assert len(after) == 5
-    assert {run.info.run_id for run in runs} < {run.info.run_id for run in after}
-    assert {run.info.status for run in after} == {"FINISHED"}
-    assert {run.data.tags.get("phi3.reason", "") for run in after} == {""}
-    history = tracker.client.get_metric_history(runs[3].info.run_id, "train/loss")
-    assert [point.step for point in history] == list(range(1, 7))
-    assert [job.resume for job in scripted.rounds[-2][0]] == [True, True]
-
-
-def test_an_error_of_the_backend_leaves_no_run_running(conduct, tracker, parent, scripted):
-    def break_down(trial, step):
-        if step == 3:
-            raise OSError(28, "No space left on device")
-
-    scripted.before_step = break_down
-    with pytest.raises(OSError, match="No space left"):
-        conduct()
-    runs = tracker.children(parent.run_id)
-    assert {run.info.status for run in runs} == {"KILLED"}
-    assert "No space left" in runs[0].data.tags["phi3.reason"]
-
-
 def test_hopeless_trials_are_killed_and_the_others_go_on(conduct, tracker, parent, scripted):
     ledger = conduct(pruner="halving", epochs="4")
     states = {trial.number: trial.state.name for trial in ledger.trials()}
@@ -128,6 +83,7 @@ def test_hopeless_trials_are_killed_and_the_others_go_on(conduct, tracker, paren
         pruned = states[int(run.data.tags["phi3.trial_number"])] == "PRUNED"
         assert run.info.status == ("KILLED" if pruned else "FINISHED")
         assert ("pruned after epoch" in run.data.tags.get("phi3.reason", "")) == pruned
+        assert tracker.client.list_artifacts(run.info.run_id, "checkpoints/best")
     best = min(ledger.trials(), key=lambda t: scripted.loss(ledger.space.spec(t.params), 4))
     assert ledger.best().number == best.number
 
@@ -147,31 +103,14 @@ def test_a_group_is_judged_without_those_that_train_after_it(conduct, scripted):
     assert "PRUNED" in {trial.state.name for trial in ledger.trials()[:2]}
 
 
-@pytest.mark.parametrize("at", [(2, 1), (3, 1), (0, 2)])
-def test_after_a_stop_each_epoch_is_judged_once(conduct, scripted, monkeypatch, at):
-    scripted.group_size = 4
-    report, hopeless, judged = Ledger.report, Ledger.hopeless, []
-
-    def ask(ledger, tickets):
-        judged.extend((ledger.study.study_name, t.number, max(t.known)) for t in tickets)
-        return hopeless(ledger, tickets)
-
-    def stop(ledger, ticket, epoch, loss):
-        if (ticket.number, epoch) == at:
-            raise KeyboardInterrupt
-        return report(ledger, ticket, epoch, loss)
-
-    monkeypatch.setattr(Ledger, "hopeless", ask)
-    values = {"pruner": "halving", "epochs": "4", "n_trials": "4"}
-    undisturbed = told(conduct("a", **values))
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Ledger, "report", stop)
-        conduct("b", **values)
-
-    assert told(conduct("b", **values)) == undisturbed
-    assert {state for _, state, *_ in undisturbed} == {"COMPLETE", "PRUNED"}
-    epochs = [[(n, e) for study, n, e in judged if study == name] for name in "ab"]
-    assert epochs[0] == epochs[1]
+def test_a_group_is_judged_when_the_last_it_waits_for_has_failed(conduct, scripted):
+    scripted.group_size = 3
+    rates = iter((1.0, 2.0, math.nan))
+    loss = defaultdict(lambda: next(rates))
+    scripted.loss = lambda spec, epoch: loss[spec.learning_rate]
+    trials = conduct(pruner="halving", epochs="4", n_trials="3").trials()
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert list(trials[1].intermediate_values) == [1]
 
 
 def test_epochs_ride_along(conduct, scripted):
@@ -223,25 +162,6 @@ def test_a_training_that_fails_fails_its_trial_alone(conduct, tracker, parent, s
         assert run.info.status == ("FAILED" if diverged else "FINISHED")
 
 
-def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(conduct, tracker, parent, storage_url):
-    conduct(n_trials="2")
-    study = optuna.load_study(study_name="study", storage=storage_url)
-    dead = study.ask(
-        {"learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-1, log=True)}
-    )
-    dead.set_user_attr("lease", {"driver": "nobody", "round": 2})
-    left = tracker.start(
-        "trial-002",
-        stage="trial",
-        parent=parent,
-        tags={"phi3.study": "study", "phi3.trial_number": 2},
-    )
-    ledger = conduct(n_trials="4")
-    assert [t.state.name for t in ledger.trials()] == ["COMPLETE"] * 4
-    assert ledger.trials()[2].user_attrs["run_id"] == left.run_id
-    assert len(tracker.children(parent.run_id)) == 4
-
-
 def test_a_trial_that_another_driver_finished_is_left_to_it(
     conduct, tracker, parent, scripted, tmp_path, monkeypatch
 ):
@@ -278,30 +198,6 @@ def test_who_has_nothing_to_do_waits_for_those_who_have(conduct, scripted, monke
     with beating(ledger.study, other):
         again = conduct(n_trials="3", sleep=wait)
     assert (len(waited), again.why, again.best().number) == (1, "n_trials", 2)
-
-
-def test_what_a_stop_while_the_store_is_away_could_not_tell_is_kept(
-    conduct, tracker, scripted, tmp_path, monkeypatch
-):
-    def away(*_, **__):
-        raise MlflowException("nobody answers")
-
-    def stop(trial, step):
-        if (trial, step) == ("trial-001", 4):
-            for call in ("log_batch", "set_terminated"):
-                monkeypatch.setattr(tracker.client, call, away)
-            raise KeyboardInterrupt
-
-    scripted.before_step = stop
-    monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", math.inf)
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        conduct(folder=tmp_path)
-    assert ["nobody answers" in note for note in stopped.value.__notes__] == [True, False]
-    lines = (tmp_path / "trial-001.json").read_text().splitlines()
-    points = [tuple(point) for line in lines for point in json.loads(line)]
-    assert {step for key, _, _, step in points if key == "train/loss"} == {1, 2, 3}
-    study = optuna.load_study(study_name="study", storage=conduct.url)
-    assert {trial.state.name for trial in study.trials} == {"WAITING"}
 
 
 def test_a_trial_whose_run_is_deleted_fails_alone(

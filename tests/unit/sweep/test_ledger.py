@@ -70,11 +70,40 @@ def test_what_another_has_taken_over_is_not_released(open_as):
         asleep.release(mine)
         assert other.trials()[0].state.name == "RUNNING"
         assert asleep.report(mine, 1, 2.0)  # the same loss as the other's: it is the same trial
-        other.report(theirs, 1, 2.0)
+        assert other.report(theirs, 1, 2.0)
+        assert other.report(theirs, 1, 9.0)  # what is known stays
         other.complete(theirs, 2.0)
         assert not asleep.report(mine, 2, 1.5)
 
     assert other.trials()[0].values == [2.0]
+    assert other.trials()[0].intermediate_values == {1: 2.0}
+
+
+def test_a_round_that_was_cut_is_filled_up_and_no_more(open_as):
+    first, again = open_as(), open_as()
+    with beating(first.study, first.driver), beating(again.study, again.driver):
+        done, left = first.take(2)
+        first.complete(done, 2.0)
+        first.release(left)
+        assert names(again.take(2)) == ["trial-001"]
+        assert names(again.take(2)) == ["trial-002", "trial-003"]
+
+
+@pytest.mark.parametrize(
+    ("pruner", "options", "hopeless"),
+    [
+        ("asha", "min_resource=1", ["trial-001", "trial-002", "trial-003"]),
+        ("halving", "", ["trial-002", "trial-003"]),
+        ("median", "", []),  # it asks for complete trials
+    ],
+)
+def test_a_pruner_sees_the_group_as_the_study_does(open_as, pruner, options, hopeless):
+    mine = open_as()
+    mine.study.pruner = build_pruner(pruner, options, epochs=3)
+    with beating(mine.study, mine.driver):
+        tickets = mine.take(4)
+        assert all(mine.report(ticket, 1, 1.0 + ticket.number) for ticket in tickets)
+        assert names(mine.hopeless(tickets)) == hopeless
 
 
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])

@@ -56,6 +56,21 @@ def test_the_copy_proposes_what_the_study_would(name):
     assert [t.params for t in study.trials] == [t.params for t in plain.trials]
 
 
+def test_a_trial_that_waits_is_not_proposed_again():
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage)
+    distributions = make_space().distributions()
+    waiting = {"learning_rate": 0.05, "lora_r": 8, "batch_size_multiplier": 2}
+    study.enqueue_trial(waiting)
+    proposer = Proposer(
+        study,
+        storage,
+        distributions,
+        lambda number: build_sampler("tpe", "", seed=3, number=number, n_trials=16),
+    )
+    assert proposer.propose(study.get_trials()).params not in ({}, waiting)
+
+
 def test_two_drivers_begun_together_take_turns_on_one_quasi_random_sequence():
     distributions = make_space().distributions()
     storage = optuna.storages.InMemoryStorage()
