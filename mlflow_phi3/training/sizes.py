@@ -37,9 +37,9 @@ class Sizes:
 
 
 def measure_sizes(examples: Sequence[Example]) -> Sizes:
-    """Count the tokens of ``examples``."""
+    """Count the tokens of ``examples``, of which there is at least one."""
     each = [
         (len(e.input_ids), np.count_nonzero(e.supervised), -1 if e.label is None else e.label)
         for e in examples
     ]
-    return Sizes(*np.array(each, dtype=np.int64).reshape(-1, 3).T)
+    return Sizes(*np.array(each, dtype=np.int64).T)

@@ -239,6 +239,9 @@ def test_progress_only_grows(conduct):
     assert shares == sorted(shares)
     assert seen[-1].finished >= 4
     assert seen[-1].best_trial.startswith("trial-")
+    best = [progress.best_loss for progress in seen if progress.best_trial]
+    assert best == sorted(best, reverse=True)
+    assert best[0] > best[-1]
 
 
 def test_a_grid_goes_on_where_another_sampler_was(conduct):

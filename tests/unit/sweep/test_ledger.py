@@ -118,6 +118,15 @@ def test_a_pruner_writes_nothing_about_what_another_has_finished(open_as, pruner
     assert mine.trials()[1].values == [0.5]
 
 
+def test_a_run_is_noted_beside_a_trial_that_another_has_finished(open_as):
+    mine = open_as()
+    with beating(mine.study, mine.driver):
+        tickets = mine.take(2)
+        open_as("other").study.tell(0, 0.5)
+        mine.note_runs([(ticket, f"run {ticket.number}") for ticket in tickets])
+    assert [trial.user_attrs.get("run_id") for trial in mine.trials()] == [None, "run 1"]
+
+
 def test_what_a_driver_lost_sight_of_waits_again_after_a_while(open_as, monkeypatch):
     mine = open_as()
     with beating(mine.study, mine.driver):

@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
@@ -30,6 +31,10 @@ def value(params):
     return abs(params["learning_rate"] - 1e-3) + params["lora_r"] / 100
 
 
+def end_of(number):
+    return TrialState.PRUNED if number % 2 else TrialState.COMPLETE
+
+
 @pytest.mark.parametrize("name", ["tpe", "random", "qmc"])
 def test_the_copy_proposes_what_the_study_would(name):
     distributions = make_space().distributions()
@@ -41,7 +46,9 @@ def test_the_copy_proposes_what_the_study_would(name):
     for number in range(16):
         plain.sampler = sampler(number)
         trial = plain.ask(distributions)
-        plain.tell(trial, value(trial.params))
+        trial.report(value(trial.params), 1)
+        pruned = end_of(number) is TrialState.PRUNED
+        plain.tell(trial, None if pruned else value(trial.params), state=end_of(number))
 
     storage = optuna.storages.InMemoryStorage()
     study = optuna.create_study(storage=storage)
@@ -51,24 +58,37 @@ def test_the_copy_proposes_what_the_study_would(name):
             proposer = Proposer(study, storage, distributions, sampler)
         proposal = proposer.propose(study.get_trials())
         trial_id = storage.create_new_trial(study._study_id, proposal)
-        done = optuna.trial.TrialState.COMPLETE
-        storage.set_trial_state_values(trial_id, done, [value(proposal.params)])
+        storage.set_trial_intermediate_value(trial_id, 1, value(proposal.params))
+        storage.set_trial_state_values(trial_id, end_of(number), [value(proposal.params)])
     assert [t.params for t in study.trials] == [t.params for t in plain.trials]
 
 
-def test_a_trial_that_waits_is_not_proposed_again():
-    storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(storage=storage)
+@pytest.fixture
+def new_proposer():
+    study = optuna.create_study()
     distributions = make_space().distributions()
+
+    def sampler(number):
+        return build_sampler("tpe", "", seed=3, number=number, n_trials=16)
+
+    return lambda: (study, Proposer(study, study._storage, distributions, sampler))
+
+
+def test_a_trial_that_waits_is_not_proposed_again(new_proposer):
+    study, proposer = new_proposer()
     waiting = {"learning_rate": 0.05, "lora_r": 8, "batch_size_multiplier": 2}
     study.enqueue_trial(waiting)
-    proposer = Proposer(
-        study,
-        storage,
-        distributions,
-        lambda number: build_sampler("tpe", "", seed=3, number=number, n_trials=16),
-    )
     assert proposer.propose(study.get_trials()).params not in ({}, waiting)
+
+
+def test_a_proposal_that_came_to_nothing_is_forgotten(new_proposer):
+    study, proposer = new_proposer()
+    for number in range(8):
+        proposer.propose(study.get_trials())  # another driver's takes its number
+        trial = study.ask(make_space().distributions())
+        study.tell(trial, float(number))
+    fresh = new_proposer()[1].propose(study.get_trials())
+    assert proposer.propose(study.get_trials()).params == fresh.params
 
 
 def test_two_drivers_begun_together_take_turns_on_one_quasi_random_sequence():
@@ -183,6 +203,28 @@ def test_every_number_of_epochs_is_tried_although_another_driver_comes_between(
         mine = first.take(1)
     rate = mine[0].spec.learning_rate
     assert sorted(t.spec.epochs for t in mine if t.spec.learning_rate == rate) == [1, 2, 3]
+
+
+def test_a_driver_that_died_before_it_asked_for_the_other_epochs_loses_none(
+    storage_url, monkeypatch
+):
+    values = {**SPACE, "epochs": "1..3", "n_trials": "9", "pruner": "none"}
+    config = parse_values(SweepConfig, values)
+    space = build_space(config, model="demo", seed=0)
+    dead, heir = (
+        open_ledger(config, space, name="study", url=storage_url, tags={}) for _ in range(2)
+    )
+
+    def die(trial, first):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dead, "_enqueue_siblings", die)
+    with pytest.raises(KeyboardInterrupt):
+        dead.take(1)
+    with beating(heir.study, heir.driver):
+        mine = heir.take(1)
+    assert sorted(ticket.spec.epochs for ticket in mine) == [1, 2, 3]
+    assert len({ticket.spec.trunk for ticket in mine}) == 1
 
 
 def test_the_size_of_a_round_is_the_studys(ledgers):

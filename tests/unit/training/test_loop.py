@@ -1,6 +1,8 @@
 """The session: who trains when, with whom, and what is told."""
 
 import itertools
+import math
+import shutil
 from collections import defaultdict
 from dataclasses import replace
 
@@ -24,12 +26,17 @@ from tests.unit.training.sessions import (
 )
 
 
-def test_a_trial_tells_its_steps_its_epochs_and_its_end(session, tmp_path):
-    one = session()
+def test_a_trial_tells_its_steps_its_epochs_and_its_end(session, new_base, tmp_path):
+    base = new_base()
+    modules = [name for name, _ in base.model.named_modules()]
+    one = session(base=base)
     one.add("a", SPEC)
     *told, end = collect(one)["a"]
+    assert [name for name, _ in base.model.named_modules()] == modules
     steps = [report for report in told if isinstance(report, StepReport)]
     assert [report.step for report in steps] == list(range(1, 11))
+    tokens = [report.tokens for report in steps]
+    assert tokens[:5] != tokens[5:]  # another order
     assert {report.total_steps for report in steps} == {10}
     assert sum(report.tokens for report in steps) == 2 * sum(LENGTHS)
     evaluations = [report for report in told if isinstance(report, EvaluationReport)]
@@ -61,6 +68,35 @@ def test_together_as_apart(session):
         expected = collect(alone)[name]
         for kind in (StepReport, EvaluationReport):
             assert losses(told[name], kind) == pytest.approx(losses(expected, kind), rel=1e-5)
+
+
+def test_of_equal_evaluations_the_first_is_the_best(session):
+    one = session()
+    one.add("a", replace(SPEC, learning_rate=0.0))
+    told = collect(one)["a"]
+    assert [r.best for r in told if isinstance(r, EvaluationReport)] == [True, False]
+
+
+@pytest.mark.parametrize("at", [slice(2), slice(None)])
+def test_examples_that_teach_nothing_cost_nothing(new_base, new_examples, tmp_path, at):
+    examples = new_examples(LENGTHS[:4])
+    for example in examples[at]:
+        example.supervised[:] = False
+    one = Session(new_base(), examples, examples, folder=tmp_path)
+    one.add("a", replace(SPEC, shuffle=False, epochs=1))
+    *told, end = collect(one)["a"]
+    assert (told[0].loss, end.outcome) == (0.0, "complete")
+    assert told[-1].example_losses[:2] == (0.0, 0.0)
+
+
+def test_classes_that_weigh_alike_weigh_as_without_weights(new_base, new_examples, tmp_path):
+    found = []
+    for weights in ((), (2.0, 2.0, 2.0)):
+        examples = new_examples(LENGTHS, labels=3)
+        one = Session(new_base(labels=3), examples, [], folder=tmp_path)
+        one.add("a", replace(SPEC, class_weights=weights))
+        found.append(losses(collect(one)["a"]))
+    assert found[1] == pytest.approx(found[0], rel=1e-5)
 
 
 def test_a_second_round_is_computed_by_the_same_engine(session):
@@ -123,6 +159,8 @@ def test_epochs_are_read_off_one_trajectory(session, tmp_path):
     for epochs in (1, 3, 2):
         shared.add(f"e{epochs}", replace(SPEC, epochs=epochs))
     told = collect(shared)
+    (done,) = shared._finished.values()
+    assert (done.weights.numel(), dict(done.optimizer.state)) == (0, {})
     assert told["e1"][-1].shared_with is None
     assert told["e3"][-1].shared_with == told["e2"][-1].shared_with == "e1"
     for epochs in (1, 2, 3):
@@ -167,6 +205,31 @@ def test_a_longer_trial_goes_on_where_a_finished_one_ended(session):
     assert told[-1].shared_with == "short"
 
 
+def test_nobody_gets_on_after_his_last_epoch(session):
+    one = session()
+    one.add("long", SPEC)
+    told = []
+    for report in one.reports():
+        told += [report] * (report.trial == "short")
+        if isinstance(report, EvaluationReport) and (report.trial, report.epoch) == ("long", 1):
+            one.add("short", replace(SPEC, epochs=1))
+    one.add("later", replace(SPEC, epochs=1))
+    for reports in (told, collect(one)["later"]):
+        assert [report.step for report in reports if is_step(report)] == [1, 2, 3, 4, 5]
+        assert reports[-1].shared_with is None
+
+
+def test_nobody_goes_on_from_a_checkpoint_that_is_gone(session, tmp_path):
+    one = session()
+    one.add("short", replace(SPEC, epochs=1))
+    collect(one)
+    shutil.rmtree(tmp_path / "s/short")
+    one.add("long", SPEC)
+    told = collect(one)["long"]
+    assert [report.step for report in told if is_step(report)] == list(range(1, 11))
+    assert told[-1].shared_with is None
+
+
 def test_a_decaying_rate_is_not_shared(session):
     both = session()
     both.add("a", replace(SPEC, scheduler="linear", epochs=1))
@@ -178,10 +241,15 @@ def test_a_decaying_rate_is_not_shared(session):
 
 def test_a_trial_that_diverges_fails_alone(session):
     both = session()
-    both.add("mad", replace(SPEC, learning_rate=1e38, max_grad_norm=0.0, optimizer="sgd"))
+    mad = replace(SPEC, learning_rate=1e38, max_grad_norm=0.0, optimizer="sgd")
+    both.add("mad", mad)
+    both.add("at its end", replace(mad, per_device_batch_size=len(LENGTHS), epochs=1))
     both.add("sane", SPEC)
     told = collect(both)
+    assert told["at its end"][-1].outcome == "failed"
+    assert "validation loss" in told["at its end"][-1].reason
     assert told["mad"][-1].outcome == "failed"
+    assert math.isnan(told["mad"][-1].best_loss)
     assert "PHI3-T003" in told["mad"][-1].reason
     assert f"step {told['mad'][-1].steps + 1}" in told["mad"][-1].reason
     assert told["sane"][-1].outcome == "complete"
@@ -212,6 +280,25 @@ def test_a_group_scores_no_more_at_once_than_one_may(session, monkeypatch):
         one.add(f"{rate}", replace(SPEC, epochs=1, learning_rate=rate))
     collect(one)
     assert parts[-2:] == [[10, 15], [12]]  # 30 tokens each
+
+
+@pytest.mark.parametrize(
+    ("change", "fuse"),
+    [
+        ({"seed": 4}, True),  # nothing is shuffled
+        ({"seed": 4, "shuffle": True}, False),
+        ({"loss": "focal"}, False),
+        ({"label_smoothing": 0.1}, False),
+        ({"lora": LoraSpec(r=4, dropout=0.1)}, False),
+    ],
+)
+def test_trials_that_are_computed_alike_share_a_pass(session, change, fuse):
+    one = session()
+    plain = replace(SPEC, shuffle=False)
+    one.add("a", plain)
+    one.add("b", replace(plain, learning_rate=1e-3, **change))
+    a, b = one._running
+    assert (a.fuses_with == b.fuses_with) == fuse
 
 
 def test_an_adapter_to_begin_with(session, tmp_path):

@@ -165,6 +165,9 @@ def test_a_torn_save_leaves_a_whole_checkpoint(new_base, tmp_path, monkeypatch):
     new_checkpoint(new_base, tmp_path / ".last.new", 3)
     last.rename(tmp_path / ".last.old")
     assert disk.load_progress(last).step == 3
+    (tmp_path / ".last.new").mkdir()  # killed while it was written
+    new_checkpoint(new_base, last, 4)
+    assert disk.load_progress(last).step == 4
 
 
 def test_a_checkpoint_is_on_the_disk_before_the_one_before_it_is_gone(

@@ -1,5 +1,6 @@
 """The session: what is kept, and what survives a stop, a kill and a full disk."""
 
+import itertools
 import shutil
 from collections import defaultdict
 from dataclasses import replace
@@ -10,9 +11,10 @@ from peft import PeftModel
 
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.training import checkpoint, loop
-from mlflow_phi3.training.checkpoint import is_resumable, load_progress
+from mlflow_phi3.training.checkpoint import is_resumable, leave_untold, load_progress
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
+from mlflow_phi3.training.rider import Rider
 from mlflow_phi3.training.spec import LoraSpec
 from mlflow_phi3.training.trajectory import Trajectory
 from tests.unit.training.sessions import (
@@ -51,9 +53,12 @@ def test_resumed_is_undisturbed_bit_for_bit(session, tmp_path, stop, multiplier,
     assert same(adapter(tmp_path / "torn/a/best"), adapter(tmp_path / "whole/a/best"))
 
 
-@pytest.mark.parametrize("place", ["gradients", "step"])
+@pytest.mark.parametrize(
+    ("owner", "method", "heard"),
+    [(Trajectory, "row", 3), (torch.optim.AdamW, "step", 3), (Rider, "hear", 5)],
+)
 def test_an_interrupt_anywhere_leaves_a_checkpoint_that_continues(
-    session, tmp_path, monkeypatch, place
+    session, tmp_path, monkeypatch, owner, method, heard
 ):
     whole = session("whole")
     whole.add("a", SPEC)
@@ -61,22 +66,23 @@ def test_an_interrupt_anywhere_leaves_a_checkpoint_that_continues(
     torn = session("torn", checkpoint_s=0.0)
     torn.add("a", SPEC)
     told = []
-    owner = torch.optim.AdamW if place == "step" else Trajectory
-    real = getattr(owner, "step" if place == "step" else "row")
+    real = getattr(owner, method)
 
     def interrupted(*arguments, **keywords):
         result = real(*arguments, **keywords)
-        if len(told) == 3:
+        if len(told) == heard:
             raise KeyboardInterrupt
         return result
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(owner, "step" if place == "step" else "row", interrupted)
+        patch.setattr(owner, method, interrupted)
         for report in torn.reports():
             told.append(report)  # noqa: PERF402 - the interruption looks at what was told
     again = session("torn")
     again.add("a", SPEC, resume=True)
-    after = {report.step: report.loss for report in collect(again)["a"] if is_step(report)}
+    retold = collect(again)["a"]
+    assert losses(retold, EvaluationReport) == losses(expected, EvaluationReport)
+    after = {report.step: report.loss for report in retold if is_step(report)}
     # What had been heard when it was written may be told again, and is the same.
     assert {**after, **{r.step: r.loss for r in told}} == {
         r.step: r.loss for r in expected if is_step(r)
@@ -190,20 +196,39 @@ def test_who_got_on_and_was_killed_goes_on_from_there(session, tmp_path):
 def test_a_death_within_an_epoch_costs_no_step_that_was_only_heard(session, tmp_path):
     one = session(checkpoint_s=0.0)
     one.add("a", SPEC)
+    one.add("beside", replace(SPEC, epochs=3))
     reports = one.reports()
-    told = [next(reports) for _ in range(9)]
+    told = [report for report in itertools.islice(reports, 18) if report.trial == "a"]
     dead = shutil.copytree(tmp_path / "s/a", tmp_path / "dead/a")  # as a kill would leave it
     reports.close()
     stood = load_progress(dead / "last")
     assert stood.step > stood.evaluated * 5
 
-    again = session("dead")
+    second = session("dead", checkpoint_s=0.0)
+    second.add("a", SPEC, resume=True)
+    reports = second.reports()
+    told += itertools.islice(reports, stood.step % 5 + 2)
+    shutil.copytree(dead, tmp_path / "dead again/a")
+    reports.close()
+    assert load_progress(tmp_path / "dead again/a/last").step > stood.step
+
+    again = session("dead again")
     again.add("a", SPEC, resume=True)
     retold = [report for report in again.reports() if isinstance(report, StepReport)]
     first = stood.evaluated * 5 + 1
     assert [report.step for report in retold] == list(range(first, 5 * SPEC.epochs + 1))
     heard = {r.step: r.loss for r in told if isinstance(r, StepReport)}
     assert all(r.loss == heard[r.step] for r in retold if r.step in heard)
+
+
+def test_what_a_listener_could_not_write_down_is_told_before_what_follows(session, tmp_path):
+    one = session()
+    one.add("a", SPEC)
+    steps = stop_at(one, 3)
+    last = tmp_path / "s/a/last"
+    for step in (steps[1:], steps[:1]):
+        leave_untold(last, step)
+    assert list(load_progress(last).untold) == steps
 
 
 def test_a_checkpoint_within_an_epoch_comes_once_in_so_many_seconds(session, monkeypatch):
