@@ -120,7 +120,17 @@ def test_epochs_ride_along(conduct, scripted):
         by_rate.setdefault(trial.params["learning_rate"], []).append(trial.params["epochs"])
     assert [sorted(epochs) for epochs in by_rate.values()] == [[1, 2, 3]] * 3
     assert scripted.epochs_trained == 9  # not 18
+    assert not any(job.resume for r in scripted.rounds for group in r for job in group)
     assert all(len({job.spec.trunk for job in group}) <= 2 for r in scripted.rounds for group in r)
+
+
+def test_epochs_that_ride_along_count_as_trials(conduct):
+    seen, asked = [], {"epochs": "1..3", "on_progress": lambda told: seen.append(told.finished)}
+    assert len(conduct(n_trials="3", **asked).trials()) == 3
+    assert set(seen) == {0, 1, 2}
+    seen.clear()
+    assert len(conduct(n_trials="4", **asked).trials()) == 4
+    assert set(seen) == {3}
 
 
 def test_epochs_do_not_ride_along_when_that_is_not_wanted(conduct):

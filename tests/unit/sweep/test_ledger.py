@@ -82,9 +82,10 @@ def test_what_another_has_taken_over_is_not_released(open_as):
 def test_a_round_that_was_cut_is_filled_up_and_no_more(open_as):
     first, again = open_as(), open_as()
     with beating(first.study, first.driver), beating(again.study, again.driver):
-        done, left = first.take(2)
-        first.complete(done, 2.0)
-        first.release(left)
+        for ticket in first.take(2):
+            first.release(ticket)
+        (done,) = again.take(1)
+        again.complete(done, 2.0)
         assert names(again.take(2)) == ["trial-001"]
         assert names(again.take(2)) == ["trial-002", "trial-003"]
 
@@ -125,6 +126,14 @@ def test_a_run_is_noted_beside_a_trial_that_another_has_finished(open_as):
         open_as("other").study.tell(0, 0.5)
         mine.note_runs([(ticket, f"run {ticket.number}") for ticket in tickets])
     assert [trial.user_attrs.get("run_id") for trial in mine.trials()] == [None, "run 1"]
+
+
+def test_a_pruned_trial_counts_with_its_last_loss(open_as):
+    mine = open_as()
+    (ticket,) = mine.take(1)
+    assert all(mine.report(ticket, epoch, loss) for epoch, loss in ((1, 2.0), (2, 3.0)))
+    mine.prune(ticket)
+    assert (mine.trials()[0].state.name, mine.trials()[0].values) == ("PRUNED", [3.0])
 
 
 def test_what_a_driver_lost_sight_of_waits_again_after_a_while(open_as, monkeypatch):

@@ -32,7 +32,7 @@ def value(params):
 
 
 def end_of(number):
-    return TrialState.PRUNED if number % 2 else TrialState.COMPLETE
+    return TrialState.PRUNED if number else TrialState.COMPLETE
 
 
 @pytest.mark.parametrize("name", ["tpe", "random", "qmc"])

@@ -4,6 +4,7 @@ import itertools
 import json
 
 import optuna
+import pytest
 
 from mlflow_phi3.sweep.budget import Budget
 
@@ -54,7 +55,8 @@ def test_a_study_that_can_hardly_gain_stops_and_stays_so(conduct):
     assert conduct(n_trials=str(numbers + 2), epochs="1").why == "n_trials"
 
 
-def test_a_budget_counts_what_others_spend_while_a_round_is_trained(conduct, scripted):
+@pytest.mark.parametrize("objective", ["eval/loss", "eval/loss,cost/epochs"])
+def test_a_budget_counts_what_others_spend_while_a_round_is_trained(conduct, scripted, objective):
     now = [0.0]
 
     def clock():
@@ -75,6 +77,8 @@ def test_a_budget_counts_what_others_spend_while_a_round_is_trained(conduct, scr
             study.set_user_attr("driver:other", json.dumps(facts))
 
     scripted.before_step = another
-    ledger = conduct(budget=Budget(1e6), clock=clock, n_trials="100")
+    ledger = conduct(budget=Budget(1e6), clock=clock, n_trials="100", objective=objective)
     assert ledger.why == "budget_hours"
     assert [t.state.name for t in ledger.trials()] == ["COMPLETE"] * 2 + ["PRUNED"] * 2
+    counts = {t.values is not None for t in ledger.trials()[2:]}
+    assert counts == {objective == "eval/loss"}  # what it would have cost is not known

@@ -230,6 +230,15 @@ def test_nobody_goes_on_from_a_checkpoint_that_is_gone(session, tmp_path):
     assert told[-1].shared_with is None
 
 
+def test_of_so_many_finished_trials_the_latest_are_remembered(session, monkeypatch):
+    monkeypatch.setattr(loop, "REMEMBERED", 1)
+    one = session()
+    for rate in (1e-2, 2e-2):
+        one.add(f"{rate}", replace(SPEC, learning_rate=rate, epochs=1))
+        collect(one)
+    assert [spec.learning_rate for spec in one._finished] == [2e-2]
+
+
 def test_a_decaying_rate_is_not_shared(session):
     both = session()
     both.add("a", replace(SPEC, scheduler="linear", epochs=1))
