@@ -1,3 +1,4 @@
+import itertools
 import json
 import subprocess
 import sys
@@ -61,14 +62,29 @@ def test_who_is_elsewhere_is_known_by_the_heartbeat(study, elsewhere):
     assert not is_alive("far", study.user_attrs, now=1000.0 + GRACE_S * 2)
 
 
-def test_the_heart_beats_on(study):
+def test_the_heart_beats_on_after_one_that_failed(study, monkeypatch):
     driver = this_driver()
     key = f"driver:{driver.name}"
+    note, beats = study.set_user_attr, itertools.count()
+
+    def fail_once(*fact):
+        if next(beats) == 1:
+            raise OSError("nobody answers")
+        note(*fact)
+
+    monkeypatch.setattr(study, "set_user_attr", fail_once)
     with beating(study, driver, every_s=0.01):
         first = study.user_attrs[key]
         deadline = time.monotonic() + 10
         while study.user_attrs[key] == first:
             assert time.monotonic() < deadline
+
+
+def test_the_last_beat_is_at_the_end(study, monkeypatch):
+    driver, end = this_driver(), time.time() + 100.0
+    with beating(study, driver):
+        monkeypatch.setattr(time, "time", lambda: end)
+    assert spent_by_others(study.user_attrs, "another") == pytest.approx(100.0, abs=5.0)
 
 
 def test_what_earlier_drivers_worked_is_known(study):

@@ -118,7 +118,9 @@ def test_an_epoch_was_judged_once_all_who_train_so_long_had_reported_it(epochs, 
     assert count_judged(mine, [mine, other]) == judged
 
 
-def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(conduct, tracker, parent, storage_url):
+def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(
+    conduct, tracker, parent, storage_url, tmp_path
+):
     conduct(n_trials="2")
     study = optuna.load_study(study_name="study", storage=storage_url)
     dead = study.ask(
@@ -131,8 +133,15 @@ def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(conduct, tracker, p
         parent=parent,
         tags={"phi3.study": "study", "phi3.trial_number": 2},
     )
-    ledger = conduct(n_trials="4")
+    left.log_metrics({"train/loss": 9.0}, step=4)
+    left.log_metrics({"eval/loss": 9.0}, step=2)
+    (tmp_path / "trial-002.json").write_text('[["eval/loss", 8.0, 0, 4]]\n')
+    ledger = conduct(n_trials="4", folder=tmp_path)
     assert [t.state.name for t in ledger.trials()] == ["COMPLETE"] * 4
+    evaluated = tracker.client.get_metric_history(left.run_id, "eval/loss")
+    points = sorted((point.step, point.value) for point in evaluated)
+    assert points[:2] == [(2, 9.0), (4, 8.0)]
+    assert [step for step, _ in points] == [2, 4, 6]
     assert ledger.trials()[2].user_attrs["run_id"] == left.run_id
     assert len(tracker.children(parent.run_id)) == 4
 

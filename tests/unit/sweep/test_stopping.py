@@ -2,11 +2,13 @@
 
 import itertools
 import json
+import math
 
 import optuna
 import pytest
 
 from mlflow_phi3.sweep.budget import Budget
+from mlflow_phi3.sweep.gain import bound_gain
 
 
 def test_a_spent_budget_stops_what_runs_and_begins_nothing(conduct, tracker, parent):
@@ -42,6 +44,16 @@ def test_a_budget_counts_what_earlier_commands_spent(conduct):
     assert again.why == "budget_hours"
     assert len(again.trials()) == 2
     assert conduct(n_trials="4", budget=Budget(6000.0)).why == "n_trials"
+
+
+def test_ten_complete_trials_say_what_may_still_be_gained():
+    space = {"rate": optuna.distributions.FloatDistribution(0.0, 1.0)}
+    trials = [
+        optuna.create_trial(params={"rate": at / 10}, distributions=space, value=at / 10)
+        for at in range(10)
+    ]
+    assert math.isfinite(bound_gain(trials))
+    assert math.isinf(bound_gain(trials[1:]))
 
 
 def test_a_study_that_can_hardly_gain_stops_and_stays_so(conduct):

@@ -1,10 +1,13 @@
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import optuna
 import pytest
 
 from mlflow_phi3.errors import PreflightError, UsageError
+from mlflow_phi3.sweep.driving import _disk_has_room
 from mlflow_phi3.sweep.storage import check_storage, find_storage, open_storage
 from mlflow_phi3.tracking.uris import hide_password
 
@@ -112,3 +115,13 @@ def test_a_line_that_a_full_disk_has_torn_costs_a_journal_nothing_else(tmp_path)
         study.tell(study.ask(), 2.0)
     found = optuna.load_study(study_name="s", storage=open_storage(str(path)))
     assert [trial.value for trial in found.trials] == [1.0, 2.0, 2.0, 2.0]
+
+
+def test_a_database_on_a_full_disk_is_told_so(tmp_path):
+    with (
+        closing(sqlite3.connect(tmp_path / "study.db")) as database,
+        pytest.raises(PreflightError, match=r"PHI3-P088 .*disk is full. Fix: make room"),
+        _disk_has_room(tmp_path, "s"),
+    ):
+        database.execute("pragma max_page_count = 1")
+        database.execute("create table trials (number integer)")

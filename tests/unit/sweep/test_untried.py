@@ -36,6 +36,7 @@ def test_there_are_no_more_trials_than_points(n_trials, total):
 def test_a_point_that_somebody_asked_for_twice_counts_once():
     untried, space = make(9)
     assert untried.left(tried(space, (1e-4, 1), (1e-4, 1), (1e-3, 1))) == 2
+    assert untried.left(tried(space, *[(1e-4, 1)] * 8)) == 1  # of nine
 
 
 def test_the_nearest_point_is_tried_instead_of_one_that_was():

@@ -1,6 +1,8 @@
 """One suite over all writers; and that what belongs together is written together or not at all."""
 
 import math
+import sqlite3
+from contextlib import closing
 
 import optuna
 import pytest
@@ -285,3 +287,21 @@ def test_only_what_is_still_as_it_was_seen_is_released(writer, study):
     writer.take(trial_id, {})
     writer.finish(trial_id, TrialState.FAIL, None, {})
     assert not writer.release(trial_id, {})
+
+
+def test_nobody_writes_between_a_look_at_a_trial_and_its_release(storage_url, monkeypatch):
+    storage = optuna.storages.RDBStorage(storage_url)
+    trial = optuna.create_study(storage=storage).ask()
+    writer = build_writer(storage)
+    find = writer._find_trial
+
+    def look(*asked):
+        with (
+            closing(sqlite3.connect(storage_url.removeprefix("sqlite:///"), timeout=0)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("update trials set state = state")
+        return find(*asked)
+
+    monkeypatch.setattr(writer, "_find_trial", look)
+    assert writer.release(trial._trial_id, {})

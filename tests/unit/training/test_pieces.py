@@ -319,12 +319,13 @@ def test_a_probe_times_scoring_without_checkpoints(monkeypatch, new_base, new_ex
     assert found.trained_tokens == 2 * 2 * 36
     assert found.train_tokens_per_s == 2 * 2 * 36 / 4.0
     assert found.validation_tokens_per_s == 2 * 40 / 0.5
-    assert found.checkpoint_bytes > 0
     few = train[:3]
     alone = probe.probe(
-        new_base(), few, held, spec, side_by_side=2, steps=2, on_step=lambda *_: None
+        new_base(), few, held, spec, side_by_side=1, steps=2, on_step=lambda *_: None
     )
-    assert alone.train_tokens_per_s == 2 * 36 / 2.0  # its only step counts
+    assert alone.train_tokens_per_s == 36 / 2.0  # its only step counts
+    assert found.checkpoint_bytes == pytest.approx(alone.checkpoint_bytes, rel=0.05)
+    assert probe._spread(range(10), 3) == [0, 3, 6]
 
 
 def test_capacity_is_measured_on_a_pass_that_happens(new_base, new_examples):
