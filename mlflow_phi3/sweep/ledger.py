@@ -21,15 +21,7 @@ from mlflow_phi3.sweep.gain import bound_gain
 from mlflow_phi3.sweep.proposer import Proposer
 from mlflow_phi3.sweep.pruners import find_hopeless
 from mlflow_phi3.sweep.space import Space
-from mlflow_phi3.sweep.tickets import (
-    LEASE,
-    OWNER,
-    RUN_ID,
-    Standing,
-    Ticket,
-    owner_of,
-    signature,
-)
+from mlflow_phi3.sweep.tickets import LEASE, OWNER, RUN_ID, Standing, Ticket, owner_of, signature
 from mlflow_phi3.sweep.untried import Untried
 from mlflow_phi3.sweep.writer import build_writer
 from mlflow_phi3.training.spec import TrialSpec

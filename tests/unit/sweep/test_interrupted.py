@@ -135,6 +135,7 @@ def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(
     )
     left.log_metrics({"train/loss": 9.0}, step=4)
     left.log_metrics({"eval/loss": 9.0}, step=2)
+    left.flush()
     (tmp_path / "trial-002.json").write_text('[["eval/loss", 8.0, 0, 4]]\n')
     ledger = conduct(n_trials="4", folder=tmp_path)
     assert [t.state.name for t in ledger.trials()] == ["COMPLETE"] * 4
