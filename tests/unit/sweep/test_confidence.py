@@ -26,7 +26,7 @@ def new_trial(tracker):
     return make
 
 
-@pytest.mark.parametrize(("label", "difference"), [(None, 0.25), (1, 0.5)])
+@pytest.mark.parametrize(("label", "difference"), [(None, 0.75), (1, 0.5)])
 def test_the_complete_trials_are_compared_nearest_first(new_trial, tracker, label, difference):
     supervised = ([True, True, True], [True, False, False])
     validation = [
@@ -36,7 +36,7 @@ def test_the_complete_trials_are_compared_nearest_first(new_trial, tracker, labe
     winner = new_trial(2, [1.0, 1.0])
     trials = [
         new_trial(0, [3.0, 3.0]),
-        new_trial(1, [1.0, 2.0]),
+        new_trial(1, [2.0, 1.0]),
         winner,
         new_trial(3, [1.0, 1.5], "pruned"),
     ]

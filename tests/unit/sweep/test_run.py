@@ -176,7 +176,7 @@ def test_the_winner_is_trained_again_with_other_seeds_once(sweep, tracker, paren
     assert len(result.reseeded) == 2
     assert shares == sorted(shares)
     assert [share for share in shares if share < 0.5]  # the search is half of it
-    assert shares.count(shares[-1]) == shares.count(1.0) == 1
+    assert (shares[-1], shares.count(1.0)) == (1.0, 1)
     assert result.winner.loss not in result.reseeded
     assert len(result.trials) == 2
     assert sweep(n_trials="2", winner_seeds="2").reseeded == result.reseeded
