@@ -355,12 +355,11 @@ class Ledger:
     def _enqueue_siblings(self, trial: FrozenTrial, first: int) -> None:
         """Enqueue what shares this trial's training and was not asked yet."""
         lease = {_ROUND: first, OWNER: self.driver.name}
-        while self._left() > 0:
-            siblings = self.untried.siblings(trial.params, self._counted())
-            if not siblings:
-                return
-            if self._create(self._whole(siblings[0], TrialState.WAITING), lease) is None:
+        siblings = self.untried.siblings(trial.params, self._counted())
+        while siblings and self._left() > 0:
+            if self._create(self._whole(siblings.pop(0), TrialState.WAITING), lease) is None:
                 self._look()  # another driver was faster
+                siblings = self.untried.siblings(trial.params, self._counted())
 
     def _trunks(self, first: int) -> set[TrialSpec]:
         """The trainings of a round, finished ones included."""
