@@ -1,5 +1,6 @@
 """One emulator for all contract tests: its own process, under a guard that ends it with pytest."""
 
+import gc
 import json
 import os
 import ssl
@@ -71,6 +72,15 @@ def pytest_collection_modifyitems(items):
         if Path(__file__).parent in item.path.parents:
             for category in ("ResourceWarning", "pytest.PytestUnraisableExceptionWarning"):
                 item.add_marker(pytest.mark.filterwarnings(f"ignore::{category}"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item, nextitem):
+    """Collect them here, where their warnings are ignored, and not in the midst of another test."""
+    done = yield
+    if nextitem is None or nextitem.path != item.path:
+        gc.collect()
+    return done
 
 
 class Emulator:
