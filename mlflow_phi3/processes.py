@@ -63,11 +63,22 @@ def this_process() -> Process:
     return Process(socket.gethostname(), _table_of_processes(), os.getpid(), began)
 
 
-@cache
-def _table_of_processes() -> str:
-    """Names the kernel and the namespace in which process numbers mean what they do here."""
+def namespace() -> str:
+    """Number of the namespace in which process numbers mean what they do here; empty if unknown.
+
+    A container has its own. That of the machine itself has the same number after each start.
+    """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
     except OSError:  # not Linux: the machine is all that there is
         return ""
+
+
+@cache
+def _table_of_processes() -> str:
+    """Names the start of the kernel and the namespace of process numbers."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:  # as above
+        return ""
+    return f"{boot} {namespace()}"

@@ -1,13 +1,13 @@
 """Working folders of one process; what a killed process left of them is cleared away."""
 
 import os
-import platform
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
+from mlflow_phi3.processes import is_alive, namespace
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
     ending = f".{machine_name()}.partial"
     for left in parent.glob(f".*{ending}"):
         pid = int(left.name.removesuffix(ending).rpartition(".")[2])
-        if pid == os.getpid() or not psutil.pid_exists(pid):
+        if pid == os.getpid() or not is_alive(pid):
             shutil.rmtree(left, ignore_errors=True)
     scratch = parent / f".{name}.{os.getpid()}{ending}"
     try:
@@ -35,12 +35,5 @@ def scratch_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def machine_name() -> str:
-    """Names the table in which process numbers mean what they do here.
-
-    Two containers that share a host name have a table each. That of the machine itself has the
-    same number after each start, so that what was left before one is still cleared away.
-    """
-    try:
-        return f"{platform.node()}-{Path('/proc/self/ns/pid').stat().st_ino}"
-    except OSError:  # not Linux: the machine is all that there is
-        return platform.node()
+    """Names the table in which process numbers mean what they do here, also after a new start."""
+    return f"{socket.gethostname()}-{namespace()}"

@@ -81,10 +81,16 @@ def narrow(config: Config, schema: type[SchemaT]) -> SchemaT:
     return schema.model_validate({name: getattr(config, name) for name in schema.model_fields})
 
 
-def nearest(name: str, known: Sequence[str]) -> str | None:
-    """The known name that ``name`` was probably meant to be, or None when none is near."""
+def nearest(name: str, known: Sequence[str], *, least: float = _NEAR) -> str | None:
+    """The known name that ``name`` was probably meant to be, or None when none is near.
+
+    Args:
+        name: As it was written.
+        known: The names that there are.
+        least: Likeness, up to 100, from which on one is near.
+    """
     found = process.extractOne(
-        name, known, scorer=fuzz.WRatio, processor=str.casefold, score_cutoff=_NEAR
+        name, known, scorer=fuzz.WRatio, processor=str.casefold, score_cutoff=least
     )
     return str(found[0]) if found else None
 

@@ -1,6 +1,5 @@
 """What ``train_data`` and its kin name: files, folders, hub datasets, the demo."""
 
-import difflib
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from mlflow_phi3.config.parse import nearest
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data import jsonl, jsonscan, tables
 from mlflow_phi3.data.findings import printable
@@ -22,8 +22,8 @@ from mlflow_phi3.errors import DataError
 DEMO = "demo"
 Kind = Literal["jsonl", "json", "json-line", "csv", "parquet", "arrow"]
 _SNIFFED_ROWS = 100
-# Share of letters in common that a mistyped file name has: "trian.jsonl" has 0.91.
-_ALIKE = 0.85
+# Likeness of a mistyped file name; all have an ending in common, and "trian.jsonl" has 91.
+_ALIKE = 85
 _OUR_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val", "dev", "eval"),
@@ -202,13 +202,12 @@ def _to_path(named: str, split: str) -> Path:
 
 def _absent(named: str, split: str) -> DataError:
     near = _neighbour(Path(named))
+    otherwise = "give a path relative to the working directory, or an absolute one"
     return DataError(
         "PHI3-D030",
         f"there is no file or folder {named!r}",
         where=f"{split}_data",
-        fix=f"did you mean {near!r}?"
-        if near
-        else "give a path relative to the working directory, or an absolute one",
+        fix=f"did you mean {near!r}?" if near else otherwise,
     )
 
 
@@ -216,8 +215,8 @@ def _neighbour(absent: Path) -> str | None:
     """What lies in the same folder under almost the same name."""
     folder = absent.parent
     names = sorted(file.name for file in folder.iterdir()) if folder.is_dir() else []
-    close = difflib.get_close_matches(absent.name, names, n=1, cutoff=_ALIKE)
-    return str(folder / close[0]) if close else None
+    found = nearest(absent.name, names, least=_ALIKE)
+    return str(folder / found) if found else None
 
 
 def _dataset_files(named: str, path: Path, split: str) -> tuple[Path, ...]:

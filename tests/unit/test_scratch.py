@@ -1,12 +1,12 @@
 import os
-import platform
+import socket
 
 from mlflow_phi3.scratch import machine_name, scratch_folder
 
 
 def test_a_scratch_folder_goes_and_takes_those_of_the_dead_with_it(tmp_path):
-    here, other_container = machine_name(), f"{platform.node()}-4026599999"
-    assert here != platform.node()
+    here, other_container = machine_name(), f"{socket.gethostname()}-4026599999"
+    assert here != socket.gethostname()
     dead, alive, elsewhere, contained = (
         tmp_path / f".register.{name}.partial"
         for name in (

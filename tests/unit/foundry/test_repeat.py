@@ -1,4 +1,3 @@
-import pytest
 import yaml
 
 from mlflow_phi3.foundry.repeat import repeat_yaml
@@ -22,8 +21,6 @@ def test_a_local_trial_can_be_read_as_a_job_of_foundry():
     assert "# Foundry decides by itself: lora_r" in text
 
 
-# The SDK's schemas are written for an older marshmallow.
-@pytest.mark.filterwarnings("ignore::marshmallow.warnings.Marshmallow4Warning")
 def test_the_sdk_reads_it(tmp_path):
     from azure.ai.ml import load_job
 

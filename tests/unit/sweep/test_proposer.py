@@ -108,13 +108,17 @@ def test_two_drivers_begun_together_take_turns_on_one_quasi_random_sequence():
     assert set(storage.get_study_system_attrs(study._study_id).values()) == {4}
 
 
+def open_twice(url, **values):
+    """Two drivers' ledgers of one study."""
+    config = parse_values(SweepConfig, {**SPACE, "pruner": "none", **values})
+    space = build_space(config, model="demo", seed=0)
+    return [open_ledger(config, space, name="study", url=url, tags={}) for _ in range(2)]
+
+
 @pytest.fixture
 def ledgers(storage_url):
     """Two drivers of one study."""
-    config = parse_values(SweepConfig, {**SPACE, "epochs": "2", "n_trials": "6", "pruner": "none"})
-    made = [
-        open_ledger(config, make_space(), name="study", url=storage_url, tags={}) for _ in range(2)
-    ]
+    made = open_twice(storage_url, epochs="2", n_trials="6")
     with ExitStack() as alive:
         for ledger in made:
             alive.enter_context(beating(ledger.study, ledger.driver))
@@ -184,12 +188,7 @@ def test_a_wish_that_cannot_be_is_left_out_and_told(ledgers, caplog):
 def test_every_number_of_epochs_is_tried_although_another_driver_comes_between(
     storage_url, monkeypatch
 ):
-    values = {**SPACE, "epochs": "1..3", "n_trials": "9", "pruner": "none"}
-    config = parse_values(SweepConfig, values)
-    space = build_space(config, model="demo", seed=0)
-    first, second = (
-        open_ledger(config, space, name="study", url=storage_url, tags={}) for _ in range(2)
-    )
+    first, second = open_twice(storage_url, epochs="1..3", n_trials="9")
     create = first._writer.create
     with beating(first.study, first.driver), beating(second.study, second.driver):
 
@@ -208,12 +207,7 @@ def test_every_number_of_epochs_is_tried_although_another_driver_comes_between(
 def test_a_driver_that_died_before_it_asked_for_the_other_epochs_loses_none(
     storage_url, monkeypatch
 ):
-    values = {**SPACE, "epochs": "1..3", "n_trials": "9", "pruner": "none"}
-    config = parse_values(SweepConfig, values)
-    space = build_space(config, model="demo", seed=0)
-    dead, heir = (
-        open_ledger(config, space, name="study", url=storage_url, tags={}) for _ in range(2)
-    )
+    dead, heir = open_twice(storage_url, epochs="1..3", n_trials="9")
 
     def die(trial, first):
         raise KeyboardInterrupt
