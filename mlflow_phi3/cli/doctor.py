@@ -25,7 +25,7 @@ _MARKS = {"ok": "[green]✓[/]", "failed": "[red]✗[/]", "fixed": "[green]✓[/
 def doctor_command(
     *,
     target: str = TARGET,
-    model: str = typer.Option("Phi-4-mini-instruct", help="Model that Foundry shall tune."),
+    model: str = typer.Option("Phi-4-mini-instruct", help="The model that Foundry is to tune."),
     instance_type: str = typer.Option(
         "Standard_NC24ads_A100_v4", help="Machine type of a managed deployment."
     ),

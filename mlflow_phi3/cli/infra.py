@@ -65,4 +65,5 @@ def infra_command(  # noqa: PLR0913 - one option each
     if not steps:
         screen.say("Nothing to do: hub and project are there.")
     if not dry_run:
-        screen.say("\n" + escape(shell_settings(found, emulated=place.emulated)))
+        settings = escape(shell_settings(found, emulated=place.emulated))
+        screen.say(f"\n# For the commands that follow, in this shell and others:\n{settings}")

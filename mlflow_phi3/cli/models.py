@@ -59,7 +59,8 @@ def models_command(
         return
     screen = Screen()
     if known is not None and rows:
-        screen.table(known.name, ["fact", "value"], [[k, _text(v)] for k, v in rows[0].items()])
+        facts = {fact.replace("_", " "): _text(value) for fact, value in rows[0].items()}
+        screen.table(known.name, ["fact", "value"], [[*one] for one in facts.items() if one[1]])
     else:
         screen.table("Phi models", _COLUMNS, [_row(row) for row in rows])
         screen.say(
