@@ -25,9 +25,9 @@ def infra_command(  # noqa: PLR0913 - one option each
     group: str = typer.Option("", help="Resource group; by default the target's."),
     hub: str = typer.Option(
         "",
-        help="Name of its hub; by default the one that it is in, else the project's with `-hub`.",
+        help="Name of the hub; by default the project's, or a new one named after it with `-hub`.",
     ),
-    location: str = typer.Option("", help="Azure region; by default that of what is there."),
+    location: str = typer.Option("", help="Azure region; by default that of what exists."),
     ai_services: str = typer.Option(
         CREATE, help="AI Services: `create`, `skip`, or the resource id of an account."
     ),

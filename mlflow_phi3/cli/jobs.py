@@ -58,7 +58,7 @@ def list_command(*, target: str = TARGET, as_json: bool = AS_JSON) -> None:
 
 @app.command("show")
 def show_command(name: str = _NAME, *, target: str = TARGET, as_json: bool = AS_JSON) -> None:
-    """Tell all that is known of a job or a tuned model."""
+    """Show all that is known of a job or a tuned model."""
     facts = describe(Inventory(open_project(target)), name)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
@@ -77,7 +77,7 @@ def delete_command(
     target: str = TARGET,
     timeout_s: float = _TIMEOUT_S,
 ) -> None:
-    """Delete a job, or a tuned model: not while it is served, unless --cascade lets that go too."""
+    """Delete a job or a tuned model; --cascade deletes what serves the model first."""
     inventory = Inventory(open_project(target), timeout_s=timeout_s)
     removal = find_removal(inventory, name, cascade=cascade)
     typer.echo("\n".join(removal.lines()))

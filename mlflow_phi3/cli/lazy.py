@@ -49,10 +49,10 @@ class LazyCommand:
 
 COMMANDS = (
     LazyCommand(
-        "models", "models", "List the Phi models: who tunes each, its price, its retirement."
+        "models", "models", "List the Phi models: where each is tuned, its price, its retirement."
     ),
     LazyCommand("doctor", "doctor", "Check what a project needs before anything is spent."),
-    LazyCommand("infra", "infra", "Create the hub and the project, as far as they are missing."),
+    LazyCommand("infra", "infra", "Create the hub and the project where they are missing."),
     LazyCommand("plan", "plan", "Estimate tokens, steps, memory, disk, hours and money first."),
     LazyCommand("try", "try_", "Ask a deployed endpoint; show how your application asks it."),
     LazyCommand(

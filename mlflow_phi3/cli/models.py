@@ -25,7 +25,7 @@ app = typer.Typer()
 _NAME = typer.Argument(
     "", help="One model, with all that is known of it; without a name, the list."
 )
-_FOR = typer.Option("", "--for", help="Only what `local` or `foundry` can tune.")
+_FOR = typer.Option("", "--for", help="Only models that can be tuned there: `local` or `foundry`.")
 _LIVE = typer.Option(
     None, "--live/--no-live", help="Ask Azure's registry; the default where a project is known."
 )
@@ -42,7 +42,7 @@ def models_command(
     target: str = TARGET,
     as_json: bool = AS_JSON,
 ) -> None:
-    """List the Phi models: what can tune each (here, Foundry), regions, price, retirement.
+    """List the Phi models: where each can be tuned, regions, price, retirement.
 
     With `--for foundry` a named model that Foundry does not tune is refused (exit code 4), with
     the date and the replacement of a retired one.

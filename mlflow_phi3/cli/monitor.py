@@ -24,7 +24,7 @@ app = typer.Typer()
 
 _NAME = typer.Argument(..., help="The endpoint.")
 _LIMIT = typer.Option(
-    [], "--limit", help="Most that a figure may be: monitor/error_rate=0.05. May be repeated."
+    [], "--limit", help="Largest value allowed: monitor/error_rate=0.05. May be repeated."
 )
 
 
@@ -34,10 +34,12 @@ def monitor_command(  # noqa: PLR0913 - one option each
     *,
     deployment: str = typer.Option("", help="Only this deployment of it."),
     hours: float = typer.Option(24.0, help="How many hours to look back."),
-    log: str = typer.Option("", help="JSONL file of calls that an application wrote down."),
+    log: str = typer.Option("", help="JSONL file of an application's calls (docs/monitor.md)."),
     train_data: str = typer.Option("", help="Training data to measure drift against."),
     limit: list[str] = _LIMIT,
-    price_model: str = typer.Option("", help="Model in the catalog whose price per token it has."),
+    price_model: str = typer.Option(
+        "", help="Model whose price per token the cost is reckoned at."
+    ),
     usd_per_hour: float = typer.Option(
         0.0, help="What an hour of the whole endpoint costs, US dollars."
     ),

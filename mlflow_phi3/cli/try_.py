@@ -22,7 +22,7 @@ from mlflow_phi3.workflows.screen import Screen
 app = typer.Typer()
 
 _NAME = typer.Argument(..., help="The endpoint.")
-_LOG = typer.Option(None, help="JSONL file that the calls are added to, for `monitor`.")
+_LOG = typer.Option(None, help="JSONL file to add the calls to, for `monitor`.")
 _GOLDEN = typer.Option(None, help="JSONL file of golden queries.")
 
 
@@ -32,8 +32,8 @@ def try_command(
     *,
     deployment: str = typer.Option("", help="Ask this deployment, whatever its share of traffic."),
     golden: Path | None = _GOLDEN,
-    question: str = typer.Option("", help="Ask this question in the place of golden queries."),
-    text: str = typer.Option("", help="Ask a classifier about this text, likewise."),
+    question: str = typer.Option("", help="Ask this question instead of golden queries."),
+    text: str = typer.Option("", help="Ask a classifier about this text."),
     log: Path | None = _LOG,
     target: str = TARGET,
     as_json: bool = AS_JSON,

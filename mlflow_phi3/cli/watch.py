@@ -15,7 +15,7 @@ from mlflow_phi3.workflows.watch import watch
 
 app = typer.Typer()
 
-_JOB = typer.Argument("", help="The job, or its run; empty takes the newest that is not over.")
+_JOB = typer.Argument("", help="The job, or its run; empty takes the newest that has not ended.")
 _ON_INTERRUPT = typer.Option("leave", help="What Ctrl-C does to the job: leave or cancel.")
 _HOURS = typer.Option(24.0, help="Hours to follow it; the job goes on after that.")
 
@@ -28,7 +28,7 @@ def watch_command(
     on_interrupt: str = _ON_INTERRUPT,
     job_timeout_hours: float = _HOURS,
     output: Literal["auto", "plain", "json"] = typer.Option(
-        "auto", help="How progress is told: auto, plain or json."
+        "auto", help="How progress is shown: auto, plain or json."
     ),
 ) -> None:
     """Follow a job to its end: its status and metrics go to its run, its model to the registry."""

@@ -23,15 +23,15 @@ class FoundryConfig(Config):
     it."""
 
     job_timeout_hours: float = Field(default=24.0, gt=0)
-    """Follow a job in Foundry for so long; it goes on without us, and `mlflow-phi3 watch` takes it
-    up again."""
+    """Hours to follow a job in Foundry; it goes on after that, and `mlflow-phi3 watch` follows it
+    again."""
 
     max_jobs: int = Field(default=2, ge=1)
     """Jobs of a sweep that train in Foundry at the same time."""
 
     budget_usd: float = Field(default=0.0, ge=0)
-    """Submit no job that would bring the training in Foundry above so many US dollars, by estimate;
-    0 sets no limit. Hosting is not part of it."""
+    """Submit no job that would bring the estimated cost of training in Foundry above this, US
+    dollars; 0 sets no limit. Hosting is not part of it."""
 
     training_usd_per_million: float = Field(default=0.0, ge=0)
     """Foundry's price of training, US dollars per million tokens, from its price page; 0 takes the
@@ -42,4 +42,4 @@ class FoundryJobConfig(FoundryConfig):
     """What a single job of Foundry needs to know; those of a sweep are submitted as others end."""
 
     detach: bool = False
-    """Submit the job and return; `mlflow-phi3 watch` takes it up again."""
+    """Submit the job and return; `mlflow-phi3 watch` follows it."""

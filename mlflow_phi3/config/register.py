@@ -26,11 +26,11 @@ class RegisterConfig(ComparisonConfig):
     the largest logit."""
 
     parity_examples: int = Field(default=8, ge=1)
-    """Test conversations on which the two are compared."""
+    """Test conversations on which the trained and the registered model are compared."""
 
     certificate_tokens: int = Field(default=24, ge=1)
-    """Tokens of an answer to each of the fixed prompts, which the trained, reloaded, merged and
-    logged model must answer alike."""
+    """Tokens of the answer to each fixed prompt, which the trained, reloaded, merged and logged
+    model must answer alike."""
 
     golden: str = ""
     """JSONL file of questions whose answers must hold before anything is registered; see

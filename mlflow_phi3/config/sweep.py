@@ -61,9 +61,9 @@ class SweepConfig(ModelConfig, Hyperparameters):
     most 4 on a CPU and 32 on a GPU."""
 
     backend: Literal["local", "ray", "foundry"] = "local"
-    """Where trials train: in this process, on a Ray cluster, one group a GPU (or a node, where
-    there are none), or as fine-tuning jobs of Azure AI Foundry (docs/foundry.md); `ray` needs the
-    extra `[ray]`."""
+    """Where trials train: `local`, in this process; `ray`, on a Ray cluster, a group of trials for
+    each GPU, or for each node without any (needs the extra `[ray]`); `foundry`, as fine-tuning jobs
+    of Azure AI Foundry (docs/foundry.md)."""
 
     ray_address: str = ""
     """Address of the Ray cluster (`auto`, `host:6379`); empty starts one on this machine."""
@@ -77,7 +77,7 @@ class SweepConfig(ModelConfig, Hyperparameters):
     `.log`. Empty: an SQLite file beside the tracking store."""
 
     budget_hours: float = Field(default=0.0, ge=0)
-    """Begin no further trial after so many hours, and stop those that run; 0 sets no limit. The
+    """Begin no further trial after this many hours, and stop those that run; 0 sets no limit. The
     hours of every command and machine that worked on the study count."""
 
     budget_cost: float = Field(default=0.0, ge=0)
@@ -93,12 +93,11 @@ class SweepConfig(ModelConfig, Hyperparameters):
     that is not the list price of `machine`."""
 
     min_gain: float = Field(default=0.0, ge=0)
-    """Stop when the loss can hardly fall by so many nats per token any more, which is when a
-    further trial is not worth its cost; 0 goes on. Judged by Optuna's regret bound, from ten
-    complete trials on."""
+    """Stop when a further trial can hardly lower the loss by this many nats per token; 0 goes on.
+    Judged by Optuna's regret bound, from ten complete trials on."""
 
     winner_seeds: int = Field(default=0, ge=0)
-    """Train the winner again with so many other seeds, and report how far its loss depends on
+    """Train the winner again with this many other seeds, and report how far its loss depends on
     them; they do not count as trials."""
 
     @property

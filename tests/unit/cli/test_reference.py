@@ -40,7 +40,7 @@ def test_a_parameter_is_said_to_be_known_where_it_is_taken_and_as_what():
 
     assert "| train | Submit the job and return" in rows["detach"]
     assert "detach" not in {parameter.name for parameter in parameters(WORDS["sweep"])}
-    assert "`ray` needs the extra" in rows["backend"]
+    assert "`ray`, on a Ray cluster" in rows["backend"]
     assert "train: Where it trains: `local`, in this process; `foundry`" in rows["backend"]
 
 
