@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.choice import EngineKind
@@ -87,12 +86,7 @@ class Trajectory:
         views = list(layout.views(weights).values())
         for view, gradient in zip(views, layout.views(self.gradient).values(), strict=True):
             view.grad = gradient
-        self.optimizer: Optimizer = make_optimizer(
-            spec.optimizer,
-            views,
-            learning_rate=spec.learning_rate,
-            weight_decay=spec.weight_decay,
-        )
+        self.optimizer = make_optimizer(spec, views)
 
     @property
     def schedule(self) -> Schedule:

@@ -142,9 +142,7 @@ def new_checkpoint(new_base, folder, seed):
     linear = find_linear(new_base().model)
     layout = plan_layout(linear, SPEC.lora)
     weights = initial_weights(linear, layout, seed)
-    optimizer = make_optimizer(
-        "adamw", layout.views(weights).values(), learning_rate=1.0, weight_decay=0.0
-    )
+    optimizer = make_optimizer(SPEC, layout.views(weights).values())
     progress = disk.Progress(seed, 0, math.inf, math.inf, {"spec": [1, 2]})
     disk.save_checkpoint(
         folder, layout, weights, base_name="b", optimizer=optimizer, progress=progress
@@ -343,7 +341,7 @@ def test_capacity_is_measured_on_a_pass_that_happens(new_base, new_examples):
         ("mlflow_phi3.losses", lambda: get_loss(replace(SPEC, loss="mine"), torch.device("cpu"))),
         (
             "mlflow_phi3.optimizers",
-            lambda: make_optimizer("mine", [torch.zeros(1)], learning_rate=1.0, weight_decay=0.0),
+            lambda: make_optimizer(replace(SPEC, optimizer="mine"), [torch.zeros(1)]),
         ),
     ],
 )
