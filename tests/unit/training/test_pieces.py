@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig
+from peft import IA3Config, LoraConfig, VeraConfig
 from transformers import get_scheduler
 
 from mlflow_phi3.data.messages import Example
@@ -116,6 +116,20 @@ def test_peft_round_trip(new_base, tmp_path):
         load_adapter(tmp_path, other)
     with pytest.raises(TrainingError, match="expected None"):
         load_adapter(tmp_path, plan_layout(linear, replace(spec, target_modules=("o_proj",))))
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (VeraConfig(target_modules=["o_proj"]), "peft_type=VERA"),
+        (IA3Config(target_modules=["o_proj"], feedforward_modules=[]), "peft_type=IA3"),
+        (LoraConfig(target_parameters=["experts.weight"]), "target_parameters"),
+    ],
+)
+def test_an_adapter_that_is_no_lora_of_layers_is_refused(tmp_path, config, told):
+    config.save_pretrained(str(tmp_path))
+    with pytest.raises(TrainingError, match=f"PHI3-T011 .*: {told} is not read"):
+        load_lora_spec(tmp_path)
 
 
 @pytest.mark.parametrize(
