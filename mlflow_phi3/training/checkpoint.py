@@ -22,7 +22,6 @@ from torch.optim import Optimizer
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.files import link_or_copy
-from mlflow_phi3.modeling.adapter import CONFIG_FILE, WEIGHTS_FILE
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.engine.adapters import Layout
 from mlflow_phi3.training.peft_files import save_adapter
@@ -220,11 +219,6 @@ def finish_replacing(folder: Path) -> None:
     old = folder.with_name(f".{folder.name}.old")
     if not folder.exists() and old.exists():
         (beside if beside.exists() else old).rename(folder)
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether ``folder`` holds PEFT's two files."""
-    return (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file()
 
 
 def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
