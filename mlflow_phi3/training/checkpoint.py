@@ -30,6 +30,7 @@ from mlflow_phi3.training.spec import TrialSpec
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
+_LOSSES = ("best_loss", "best_before")  # infinite before the first, for which JSON has no word
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +84,8 @@ def save_checkpoint(
     if optimizer is not None and progress is not None:
         tensors, rest = _split_state(optimizer)
         save_file(tensors, beside / OPTIMIZER_FILE)
-        state = {
-            "step": progress.step,
-            "evaluated": progress.evaluated,
-            "best_loss": _to_json(progress.best_loss),
-            "best_before": _to_json(progress.best_before),
-            "identity": dict(progress.identity),
-            "start": progress.start,
-            "untold": [asdict(report) for report in progress.untold],
-            "optimizer": rest,
-        }
+        losses = {name: _to_json(getattr(progress, name)) for name in _LOSSES}
+        state = {**asdict(progress), **losses, "optimizer": rest}
         (beside / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     replace_folder(beside, folder)
 
@@ -124,15 +117,10 @@ def load_progress(folder: Path) -> Progress:
             "PHI3-T012", "no resumable checkpoint", where=str(folder), fix="start the trial anew"
         )
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    return Progress(
-        step=state["step"],
-        evaluated=state["evaluated"],
-        best_loss=_from_json(state["best_loss"]),
-        best_before=_from_json(state["best_before"]),
-        identity=state["identity"],
-        start=state["start"],
-        untold=tuple(StepReport(**report) for report in state["untold"]),
-    )
+    del state["optimizer"]
+    losses = {name: _from_json(state[name]) for name in _LOSSES}
+    untold = tuple(StepReport(**report) for report in state["untold"])
+    return Progress(**{**state, **losses, "untold": untold})
 
 
 def leave_untold(folder: Path, steps: Sequence[StepReport]) -> None:
@@ -237,7 +225,6 @@ def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dic
 
 
 def _to_json(loss: float) -> float | None:
-    """JSON has no infinity."""
     return loss if loss < float("inf") else None
 
 
