@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from peft import PeftModel
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -62,7 +63,7 @@ def check_adapter(adapter: Path) -> None:
     """Refuse a folder that is not an adapter in PEFT's format, with safetensors weights.
 
     Raises:
-        UsageError: A file is missing.
+        UsageError: A file is missing, or its weights are cut off or none.
     """
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (adapter / name).is_file():
@@ -72,3 +73,13 @@ def check_adapter(adapter: Path) -> None:
                 where=str(adapter),
                 fix="name the folder of a checkpoint that a training wrote",
             )
+    try:
+        with safe_open(adapter / WEIGHTS_FILE, framework="pt"):
+            pass  # its header is held against its length
+    except SafetensorError as error:
+        raise UsageError(
+            "PHI3-U030",
+            f"{WEIGHTS_FILE} is not whole: {error}",
+            where=str(adapter),
+            fix="copy it again; `git lfs pull` where it was cloned",
+        ) from error

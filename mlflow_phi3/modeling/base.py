@@ -36,7 +36,8 @@ class Base:
             mode, gradients off.
         tokenizer: Its tokenizer, with a chat template.
         name: What the person asked for: ``demo``, a hub id or a folder.
-        revision: Commit of the hub repository; for a folder, the digest of its weights' index.
+        revision: Commit of the hub repository; for a folder, a digest of its configuration and
+            weights.
         path: Where the checkpoint's files lie, or the hub id.
     """
 

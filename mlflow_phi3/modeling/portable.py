@@ -96,7 +96,7 @@ def load_portable(folder: Path, *, precision: Precision = "auto", device: str = 
     if pinned.labels:
         base = with_labels(base, pinned.labels)
     model = fold_adapter(base.model, folder, dtype=getattr(torch, pinned.dtype))
-    wanted = torch.float32 if precision == "float32" else getattr(torch, pinned.dtype)
+    wanted = getattr(torch, pinned.dtype if precision == "auto" else precision)
     cast_weights(model, wanted).to(device).eval().requires_grad_(requires_grad=False)
     return replace(base, model=model)
 

@@ -12,7 +12,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.entities import Run as MlflowRun
 from mlflow.environment_variables import MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT
 from mlflow.exceptions import MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from mlflow_phi3.errors import PreflightError, UsageError
 from mlflow_phi3.processes import Process, this_process
@@ -59,11 +59,10 @@ class Tracker:
 
     def resume(self, run_id: str, *, name: str | None = None) -> Run:
         """Take up an existing run and set it RUNNING; named ``name`` if nobody named it."""
-        run = self.client.get_run(run_id)
-        if name and _RANDOM_NAME.fullmatch(run.info.run_name or ""):
-            self.client.set_tag(run_id, MLFLOW_RUN_NAME, name)
-        self.client.update_run(run_id, status="RUNNING")
-        return self.handle(self.client.get_run(run_id))
+        found = self.client.get_run(run_id).info.run_name or ""
+        new_name = name if _RANDOM_NAME.fullmatch(found) else None
+        self.client.update_run(run_id, status="RUNNING", name=new_name)
+        return self.get(run_id)
 
     def experiment_name(self, experiment_id: str) -> str:
         """What an experiment of the store is called."""

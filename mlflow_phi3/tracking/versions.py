@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.utils.models import get_model_name_and_version
+from mlflow.store.model_registry import SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD
 
 from mlflow_phi3.config.parse import suggest
 from mlflow_phi3.errors import UsageError
@@ -75,11 +76,15 @@ def connect() -> MlflowClient:
 
 def _what_there_is(client: MlflowClient, name: str) -> tuple[str, str]:
     """What is wrong with a URI that leads nowhere, and the mend: another name, alias or version."""
-    names = [model.name for model in client.search_registered_models()]
-    if name not in names:
+    try:
+        model = client.get_registered_model(name)
+    except MlflowException as missing:
+        if not is_missing(missing):
+            raise
+        most = SEARCH_REGISTERED_MODEL_MAX_RESULTS_THRESHOLD  # there may be more
+        names = [model.name for model in client.search_registered_models(max_results=most)]
         fix = suggest(name, names, otherwise="register one by mlflow-phi3 register")
         return "no such registered model", fix
-    model = client.get_registered_model(name)
     known = [f"@{alias}" for alias in sorted(model.aliases)]
     known += [f"/{version.version}" for version in model.latest_versions]
     there = f"one of {', '.join(known)}" if known else "register one by mlflow-phi3 register"

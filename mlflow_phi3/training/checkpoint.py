@@ -22,7 +22,6 @@ from torch.optim import Optimizer
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError
 from mlflow_phi3.files import link_or_copy
-from mlflow_phi3.modeling.adapter import CONFIG_FILE, WEIGHTS_FILE
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.training.engine.adapters import Layout
 from mlflow_phi3.training.peft_files import save_adapter
@@ -31,6 +30,7 @@ from mlflow_phi3.training.spec import TrialSpec
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
+_LOSSES = ("best_loss", "best_before")  # infinite before the first, for which JSON has no word
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +84,8 @@ def save_checkpoint(
     if optimizer is not None and progress is not None:
         tensors, rest = _split_state(optimizer)
         save_file(tensors, beside / OPTIMIZER_FILE)
-        state = {
-            "step": progress.step,
-            "evaluated": progress.evaluated,
-            "best_loss": _to_json(progress.best_loss),
-            "best_before": _to_json(progress.best_before),
-            "identity": dict(progress.identity),
-            "start": progress.start,
-            "untold": [asdict(report) for report in progress.untold],
-            "optimizer": rest,
-        }
+        losses = {name: _to_json(getattr(progress, name)) for name in _LOSSES}
+        state = {**asdict(progress), **losses, "optimizer": rest}
         (beside / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     replace_folder(beside, folder)
 
@@ -125,15 +117,10 @@ def load_progress(folder: Path) -> Progress:
             "PHI3-T012", "no resumable checkpoint", where=str(folder), fix="start the trial anew"
         )
     state = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-    return Progress(
-        step=state["step"],
-        evaluated=state["evaluated"],
-        best_loss=_from_json(state["best_loss"]),
-        best_before=_from_json(state["best_before"]),
-        identity=state["identity"],
-        start=state["start"],
-        untold=tuple(StepReport(**report) for report in state["untold"]),
-    )
+    del state["optimizer"]
+    losses = {name: _from_json(state[name]) for name in _LOSSES}
+    untold = tuple(StepReport(**report) for report in state["untold"])
+    return Progress(**{**state, **losses, "untold": untold})
 
 
 def leave_untold(folder: Path, steps: Sequence[StepReport]) -> None:
@@ -222,11 +209,6 @@ def finish_replacing(folder: Path) -> None:
         (beside if beside.exists() else old).rename(folder)
 
 
-def is_adapter(folder: Path) -> bool:
-    """Whether ``folder`` holds PEFT's two files."""
-    return (folder / WEIGHTS_FILE).is_file() and (folder / CONFIG_FILE).is_file()
-
-
 def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     """The optimizer's state as tensors for safetensors and the rest for JSON."""
     tensors: dict[str, Tensor] = {}
@@ -243,7 +225,6 @@ def _split_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, dic
 
 
 def _to_json(loss: float) -> float | None:
-    """JSON has no infinity."""
     return loss if loss < float("inf") else None
 
 

@@ -165,12 +165,16 @@ class Session:
         seconds = time.perf_counter() - began
         memory = memory_bytes(self._base.model.device)
         for trajectory, loss in zip(group, losses, strict=True):
-            update = trajectory.absorb(loss, len(examples), seconds)
-            if update is not None and update.finite:
-                self._pending += trajectory.report_step(update, memory)
-            elif update is not None:
-                problem = f"loss {update.loss}, gradient norm {update.grad_norm}"
-                self._fail(trajectory, problem)
+            told = trajectory.absorb(loss, len(examples), seconds, memory)
+            if told is None:
+                continue
+            if math.isfinite(told.loss) and math.isfinite(told.grad_norm or 0.0):
+                trajectory.torn = True  # until what it tells is not lost any more
+                self._pending += trajectory.take(told)
+                trajectory.torn = False
+            else:
+                problem = f"loss {told.loss}, gradient norm {told.grad_norm}"
+                self._fail(trajectory, problem, told.step)
 
     def _evaluate(self, group: Sequence[Trajectory]) -> None:
         """Score the validation examples for all of ``group`` at once."""
@@ -185,7 +189,7 @@ class Session:
             trajectory.evaluated += 1
             told = trajectory.report_evaluation([scores[at] for scores in passes])
             if told is not None and not math.isfinite(told.loss):
-                self._fail(trajectory, f"validation loss {told.loss}")
+                self._fail(trajectory, f"validation loss {told.loss}", told.step)
             else:
                 self._end_epoch(trajectory, told)
             trajectory.torn = False
@@ -316,9 +320,9 @@ class Session:
             if len(self._finished) > REMEMBERED:
                 del self._finished[next(iter(self._finished))]
 
-    def _fail(self, trajectory: Trajectory, problem: str) -> None:
+    def _fail(self, trajectory: Trajectory, problem: str, step: int) -> None:
         for rider in list(trajectory.riders):
-            error = diverged(problem, step=trajectory.step + 1, where=rider.trial)
+            error = diverged(problem, step=step, where=rider.trial)
             self._leave(trajectory, rider, "failed", str(error))
 
     # -- what is told and kept ----------------------------------------------------------------

@@ -9,6 +9,7 @@ from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.training.plugins import find_named
+from mlflow_phi3.training.spec import TrialSpec
 
 Make = Callable[[Iterable[Tensor], float, float], Optimizer]
 """``(parameters, learning rate, weight decay) -> Optimizer``."""
@@ -75,11 +76,9 @@ def find_optimizer(name: str) -> Make:
     return find_named(name, BUILT_IN, group=group, where="optimizer", code="PHI3-U061")
 
 
-def make_optimizer(
-    name: str, parameters: Iterable[Tensor], *, learning_rate: float, weight_decay: float
-) -> Optimizer:
-    """Make the optimizer that :func:`find_optimizer` finds, over ``parameters``."""
-    return find_optimizer(name)(parameters, learning_rate, weight_decay)
+def make_optimizer(spec: TrialSpec, parameters: Iterable[Tensor]) -> Optimizer:
+    """The optimizer of ``spec`` over ``parameters``; see :func:`find_optimizer`."""
+    return find_optimizer(spec.optimizer)(parameters, spec.learning_rate, spec.weight_decay)
 
 
 def clip_gradient(gradient: Tensor, limit: float) -> float:

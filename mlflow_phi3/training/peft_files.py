@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, PeftType
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -12,7 +12,13 @@ from mlflow_phi3.modeling.adapter import CONFIG_FILE, WEIGHTS_FILE
 from mlflow_phi3.training.engine.adapters import HEAD, Layout
 from mlflow_phi3.training.spec import LoraSpec
 
-UNREAD = ("alpha_pattern", "rank_pattern", "layer_replication", "alora_invocation_tokens")
+UNREAD = (
+    "alpha_pattern",
+    "rank_pattern",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "target_parameters",
+)
 PLAIN_STARTS = (True, False, "gaussian", "orthogonal", "eva")  # others change the base as well
 
 
@@ -71,10 +77,14 @@ def load_lora_spec(folder: Path) -> LoraSpec:
     """
     config = LoraConfig.from_pretrained(str(folder))
     odd = [name for name in UNREAD if getattr(config, name, None)]
-    if odd or config.init_lora_weights not in PLAIN_STARTS:
+    if config.peft_type != PeftType.LORA:  # PEFT reads any of its kinds
+        odd = [f"peft_type={config.peft_type.value}"]
+    elif config.init_lora_weights not in PLAIN_STARTS:
+        odd.append(f"init_lora_weights={config.init_lora_weights}")
+    if odd:
         raise TrainingError(
             "PHI3-T011",
-            f"{odd[0] if odd else f'init_lora_weights={config.init_lora_weights}'} is not read",
+            f"{odd[0]} is not read",
             where=f"{folder / CONFIG_FILE}",
             fix="save it as plain LoRA (PEFT: path_initial_model_for_weight_conversion)",
         )

@@ -56,7 +56,7 @@ class Rider:
             reason=reason,
             steps=self.steps,
             best_loss=self.best_loss if math.isfinite(self.best_loss) else math.nan,
-            best_checkpoint=best if disk.is_adapter(best) else None,
+            best_checkpoint=best if best.is_dir() else None,
             seconds=time.perf_counter() - self.began,
             shared_with=self.shared_with,
         )

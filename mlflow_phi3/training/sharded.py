@@ -69,34 +69,6 @@ class Group:
         return [float(number) for number in told]
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """An evaluation.
-
-    Args:
-        loss: Nats per supervised token.
-        tokens: How many of those there are.
-        accuracy: Share of them whose most likely token is right.
-    """
-
-    loss: float
-    tokens: int
-    accuracy: float
-
-    def to_report(self, at: disk.Progress, *, best: bool) -> EvaluationReport:
-        """As the other engines tell it."""
-        return EvaluationReport(
-            trial=TRIAL,
-            step=at.step,
-            epoch=at.evaluated,
-            loss=self.loss,
-            perplexity=perplexity(self.loss),
-            token_accuracy=self.accuracy,
-            supervised_tokens=self.tokens,
-            best=best,
-        )
-
-
 def train_sharded(
     base: Base,
     train: Sequence[Example],
@@ -134,24 +106,23 @@ def train_sharded(
     schedule = Schedule(spec, len(train))
     saved = time.perf_counter()
     for step in range(progress.step, schedule.total_steps):
-        told = _step(spread, train, step, group, budget)
-        yield told
+        yield _step(spread, train, step, group, budget)
         progress = replace(progress, step=step + 1)
         if progress.step % schedule.steps_per_epoch == 0:
-            scores = _evaluate(spread.model, validation, group, budget)
-            _refuse_infinite(f"validation loss {scores.loss}", step, scores.loss)
+            told = _evaluate(spread.model, validation, group, budget, progress)
+            _refuse_infinite(f"validation loss {told.loss}", step, told.loss)
             before = progress.best_loss
-            improved = not validation or scores.loss < before
+            improved = not validation or told.loss < before
             progress = replace(
                 progress,
-                evaluated=progress.evaluated + 1,
-                best_loss=scores.loss if validation and improved else before,
+                evaluated=told.epoch,
+                best_loss=told.loss if validation and improved else before,
                 best_before=before,
             )
             _save(spread, progress, base, folder, best=improved)
             saved = time.perf_counter()
             if validation:
-                yield scores.to_report(progress, best=improved)
+                yield replace(told, best=improved)
         elif group.add_up(time.perf_counter() - saved)[0] > checkpoint_s * group.size:
             _save(spread, progress, base, folder)
             saved = time.perf_counter()
@@ -263,8 +234,10 @@ def _clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
 
 
 @torch.no_grad()
-def _evaluate(model: PeftModel, examples: Sequence[Example], group: Group, budget: int) -> Totals:
-    """What all processes together find on ``examples``."""
+def _evaluate(
+    model: PeftModel, examples: Sequence[Example], group: Group, budget: int, at: disk.Progress
+) -> EvaluationReport:
+    """What all processes together find on ``examples`` after an epoch, as if it were not best."""
     model.eval()
     nll = tokens = correct = 0.0
     for start in range(0, len(examples), 8 * group.size):
@@ -277,7 +250,17 @@ def _evaluate(model: PeftModel, examples: Sequence[Example], group: Group, budge
             correct += counts * int((logits.argmax(-1) == wanted).sum())
             tokens += counts * len(wanted)
     nll, tokens, correct = group.add_up(nll, tokens, correct)
-    return Totals(nll / max(1.0, tokens), int(tokens), correct / max(1.0, tokens))
+    loss = nll / max(1.0, tokens)
+    return EvaluationReport(
+        trial=TRIAL,
+        step=at.step,
+        epoch=at.evaluated + 1,
+        loss=loss,
+        perplexity=perplexity(loss),
+        token_accuracy=correct / max(1.0, tokens),
+        supervised_tokens=int(tokens),
+        best=False,
+    )
 
 
 def _save(

@@ -1,6 +1,6 @@
 """An adapter and its optimizer, spread with their base over the processes that train together."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Spread:
         """Weights ``[layout.size]`` and optimizer as one process has them; all must ask."""
         flat = torch.empty(self.layout.size)
         views = self.layout.views(flat)
-        whole = _make_optimizer(self.spec, views.values())
+        whole = make_optimizer(self.spec, views.values())
         for name, view in views.items():
             view.copy_(gathered(self.parameters[name].detach()))
             state = self.optimizer.state[self.parameters[name]]
@@ -53,7 +53,7 @@ class Spread:
     def restore(self, last: Path) -> None:
         """Deal out the optimizer of the checkpoint ``last``."""
         views = self.layout.views(torch.empty(self.layout.size))
-        whole = _make_optimizer(self.spec, views.values())
+        whole = make_optimizer(self.spec, views.values())
         disk.load_optimizer(last, whole)
         for name, view in views.items():
             parameter = self.parameters[name]
@@ -77,16 +77,11 @@ def spread_adapter(base: Base, spec: TrialSpec, last: Path | None) -> Spread:
     fully_shard(model)
     found = find_trained(model, "default")
     parameters = {name: found[name] for name in views}
-    optimizer = _make_optimizer(spec, parameters.values())
+    optimizer = make_optimizer(spec, parameters.values())
     spread = Spread(spec, layout, model, parameters, optimizer)
     if last:
         spread.restore(last)
     return spread
-
-
-def _make_optimizer(spec: TrialSpec, parameters: Iterable[Tensor]) -> Optimizer:
-    rate, decay = spec.learning_rate, spec.weight_decay
-    return make_optimizer(spec.optimizer, parameters, learning_rate=rate, weight_decay=decay)
 
 
 def gathered(value: Any) -> Any:

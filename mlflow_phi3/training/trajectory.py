@@ -1,7 +1,6 @@
 """One line of weights through the data; trials that have the same beginning ride on it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training.choice import EngineKind
@@ -25,23 +23,6 @@ from mlflow_phi3.training.rider import Rider
 from mlflow_phi3.training.schedule import Schedule, order_examples
 from mlflow_phi3.training.sizes import Sizes
 from mlflow_phi3.training.spec import TrialSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What one optimizer step did, to whomever it is reported."""
-
-    loss: float
-    learning_rate: float
-    grad_norm: float
-    tokens: int
-    targets: int
-    seconds: float
-
-    @property
-    def finite(self) -> bool:
-        """Whether the numbers are still numbers."""
-        return bool(np.isfinite(self.loss) and np.isfinite(self.grad_norm))
 
 
 class Trajectory:
@@ -79,7 +60,7 @@ class Trajectory:
         self.step = 0
         self.evaluated = 0
         self.offset = 0  # examples of this epoch already seen
-        self.torn = False  # in the midst of a step or an epoch's end: not to be saved
+        self.torn = False  # in the midst of a step or an epoch's end: not to be saved; the loop's
         self._sizes = sizes
         self._loss_weights = sizes.weigh(spec, classifies=layout.classifies)
         self._loss_sum = self._seconds = 0.0  # of this batch so far
@@ -87,12 +68,7 @@ class Trajectory:
         views = list(layout.views(weights).values())
         for view, gradient in zip(views, layout.views(self.gradient).values(), strict=True):
             view.grad = gradient
-        self.optimizer: Optimizer = make_optimizer(
-            spec.optimizer,
-            views,
-            learning_rate=spec.learning_rate,
-            weight_decay=spec.weight_decay,
-        )
+        self.optimizer = make_optimizer(spec, views)
 
     @property
     def schedule(self) -> Schedule:
@@ -138,11 +114,12 @@ class Trajectory:
             moment=(self.step, self.offset),
         )
 
-    def absorb(self, loss_sum: float, n_examples: int, seconds: float) -> Update | None:
-        """Count a pass over the next ``n_examples``; at the end of the batch, take the step.
+    def absorb(
+        self, loss_sum: float, n_examples: int, seconds: float, memory: int
+    ) -> StepReport | None:
+        """Count a pass over the next ``n_examples``; at the end of the batch, the step to take.
 
-        An update that is not finite is returned without having been applied. After one that was,
-        the trajectory is torn until it has been reported.
+        The gradient is then clipped, and nothing else is done yet.
         """
         self._loss_sum += loss_sum
         self._seconds += seconds
@@ -151,23 +128,32 @@ class Trajectory:
         if self.offset < end:
             return None
         batch = self._epoch_order(epoch)[start:end]
-        update = Update(
+        tokens = int(self._sizes.tokens[batch].sum())
+        return StepReport(
+            trial="",
+            step=self.step + 1,
+            total_steps=0,
+            epoch=self.seen / len(self._sizes),
             loss=self._loss_sum / self._denominator(),
             learning_rate=self.schedule.learning_rate(self.step),
             grad_norm=clip_gradient(self.gradient, self.spec.max_grad_norm),
-            tokens=int(self._sizes.tokens[batch].sum()),
-            targets=int(self._sizes.supervised[batch].sum()),
-            seconds=self._seconds,
+            tokens=tokens,
+            supervised_tokens=int(self._sizes.supervised[batch].sum()),
+            tokens_per_second=tokens / max(self._seconds, 1e-9),
+            memory_bytes=memory,
         )
-        if update.finite:
-            self.torn = True
-            self.optimizer.param_groups[0]["lr"] = update.learning_rate
-            self.optimizer.step()
-            self.gradient.zero_()
-            self._loss_sum = self._seconds = 0.0
-            self.step += 1
-            self.offset = 0 if end == len(self._sizes) else end
-        return update
+
+    def take(self, told: StepReport) -> list[StepReport]:
+        """Take the step of :meth:`absorb`; what every rider is told of it."""
+        self.optimizer.param_groups[0]["lr"] = told.learning_rate
+        self.optimizer.step()
+        self.gradient.zero_()
+        self._loss_sum = self._seconds = 0.0
+        self.step, self.offset = told.step, self.offset % len(self._sizes)
+        self.history.append(told)
+        for rider in self.riders:
+            rider.steps = told.step
+        return [rider.own_step(told, len(self._sizes)) for rider in self.riders]
 
     def recent(self) -> list[StepReport]:
         """The steps since the last epoch's end."""
@@ -216,27 +202,6 @@ class Trajectory:
         self.weights = self.gradient = torch.empty(0)
         self.optimizer.state.clear()
         self.optimizer.param_groups.clear()
-
-    def report_step(self, update: Update, memory: int) -> list[StepReport]:
-        """What every rider is told of ``update``; remembered for those who come later."""
-        told = StepReport(
-            trial="",
-            step=self.step,
-            total_steps=0,
-            epoch=self.seen / len(self._sizes),
-            loss=update.loss,
-            learning_rate=update.learning_rate,
-            grad_norm=update.grad_norm,
-            tokens=update.tokens,
-            supervised_tokens=update.targets,
-            tokens_per_second=update.tokens / max(update.seconds, 1e-9),
-            memory_bytes=memory,
-        )
-        self.history.append(told)
-        self.torn = False
-        for rider in self.riders:
-            rider.steps = told.step
-        return [rider.own_step(told, len(self._sizes)) for rider in self.riders]
 
     def report_evaluation(self, parts: Sequence[Scores]) -> EvaluationReport | None:
         """One report over all validation examples; trial and best are each rider's.

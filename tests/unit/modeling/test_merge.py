@@ -1,11 +1,12 @@
 import json
+import shutil
 
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.modeling.adapter import with_adapter
+from mlflow_phi3.modeling.adapter import WEIGHTS_FILE, with_adapter
 from mlflow_phi3.modeling.base import load_base
 from mlflow_phi3.modeling.merge import merge_adapter
 from mlflow_phi3.modeling.parity import compare_logits
@@ -80,6 +81,13 @@ def test_folder_is_portable(base, adapter, tmp_path):
     assert AutoTokenizer.from_pretrained(folder).chat_template == base.tokenizer.chat_template
 
 
-def test_no_adapter_is_told(base, tmp_path):
+def test_no_adapter_is_told(base, adapter, tmp_path):
+    whole = (adapter / WEIGHTS_FILE).read_bytes()
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 123\n"
+    for name, content in (("cut", whole[:-1]), ("pointer", pointer)):
+        shutil.copytree(adapter, tmp_path / name)
+        (tmp_path / name / WEIGHTS_FILE).write_bytes(content)
+        with pytest.raises(UsageError, match=r"PHI3-U030 .*: adapter_model.safetensors is not"):
+            merge_adapter(base, tmp_path / name, tmp_path / "out", dtype=torch.float32)
     with pytest.raises(UsageError, match=r"PHI3-U030 .*: no adapter_config.json"):
         merge_adapter(base, tmp_path, tmp_path / "out", dtype=torch.float32)

@@ -55,6 +55,12 @@ def test_an_adapter_in_bfloat16_is_the_merged_model_at_every_position(
         assert torch.equal(one(ids).logits, other(ids).logits)
 
 
+def test_an_adapter_pinned_in_float32_is_read_in_the_precision_that_is_asked_for(pinned):
+    asked = {"auto": torch.float32, "float32": torch.float32, "bfloat16": torch.bfloat16}
+    for precision, dtype in asked.items():
+        assert load_portable(pinned, precision=precision).model.dtype == dtype
+
+
 def test_a_checkpoint_that_names_its_format_as_it_was_named_before_is_read(base, adapter, tmp_path):
     folder = merge_adapter(base, adapter, tmp_path / "merged", dtype=torch.float32)
     config = json.loads((folder / "config.json").read_text())

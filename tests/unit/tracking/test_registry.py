@@ -2,6 +2,7 @@
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.store.model_registry import SEARCH_REGISTERED_MODEL_MAX_RESULTS_DEFAULT
 
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.tracking.deployment_registry import DeploymentRegistry
@@ -104,6 +105,14 @@ def test_the_latest_version_is_found_as_mlflow_finds_it(tracker, tmp_path):
     assert find_version("models:/latest of three/2").tags == {"number": "1"}
     with pytest.raises(UsageError, match="PHI3-U733 models:/none of three/latest"):
         find_version("models:/none of three/latest")
+
+
+def test_a_model_beyond_the_registrys_first_page_is_there(tracker):
+    for number in range(SEARCH_REGISTERED_MODEL_MAX_RESULTS_DEFAULT):
+        ensure_registered(tracker.client, f"a page of models {number}")
+    ensure_registered(tracker.client, "zz is after them")
+    with pytest.raises(UsageError, match="zz is after them has no such version or alias"):
+        find_version("models:/zz is after them@champion")
 
 
 def test_a_version_that_is_not_there_is_told_what_is(tracker, tmp_path):

@@ -256,7 +256,7 @@ def test_a_trial_that_diverges_fails_alone(session):
     both.add("sane", SPEC)
     told = collect(both)
     assert told["at its end"][-1].outcome == "failed"
-    assert "validation loss" in told["at its end"][-1].reason
+    assert "validation loss nan at step 1" in told["at its end"][-1].reason
     assert told["mad"][-1].outcome == "failed"
     assert math.isnan(told["mad"][-1].best_loss)
     assert "PHI3-T003" in told["mad"][-1].reason

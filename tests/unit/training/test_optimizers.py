@@ -1,6 +1,7 @@
 """Every optimizer by name: it learns, and goes on from a checkpoint as if nothing had been."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,14 +12,15 @@ from mlflow_phi3.training import optimizer as optimizers
 from mlflow_phi3.training.engine.adapters import find_linear, initial_weights, plan_layout
 from mlflow_phi3.training.optimizer import BUILT_IN, make_optimizer
 from mlflow_phi3.training.peft_files import load_adapter
-from mlflow_phi3.training.spec import LoraSpec
+from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 
+SPEC = TrialSpec(1e-2, weight_decay=0.1)
 LORA = LoraSpec(r=128)  # of this rank the matrices have 4,096 weights: 8 bits are used from there
 
 
 def start(layout, weights, name):
     views = layout.views(weights)
-    return views, make_optimizer(name, views.values(), learning_rate=1e-2, weight_decay=0.1)
+    return views, make_optimizer(replace(SPEC, optimizer=name), views.values())
 
 
 def step(views, optimizer, number):
@@ -65,4 +67,4 @@ def test_eight_bits_are_eight_bits(new_base):
 def test_without_bitsandbytes_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr(optimizers, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"PHI3-U068 .*\[quantization\]"):
-        make_optimizer("adamw_8bit", [torch.zeros(1)], learning_rate=1.0, weight_decay=0.0)
+        make_optimizer(replace(SPEC, optimizer="adamw_8bit"), [torch.zeros(1)])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import LoraConfig
+from peft import IA3Config, LoraConfig, VeraConfig
 from transformers import get_scheduler
 
 from mlflow_phi3.data.messages import Example
@@ -119,6 +119,20 @@ def test_peft_round_trip(new_base, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (VeraConfig(target_modules=["o_proj"]), "peft_type=VERA"),
+        (IA3Config(target_modules=["o_proj"], feedforward_modules=[]), "peft_type=IA3"),
+        (LoraConfig(target_parameters=["experts.weight"]), "target_parameters"),
+    ],
+)
+def test_an_adapter_that_is_no_lora_of_layers_is_refused(tmp_path, config, told):
+    config.save_pretrained(str(tmp_path))
+    with pytest.raises(TrainingError, match=f"PHI3-T011 .*: {told} is not read"):
+        load_lora_spec(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("change", "told"),
     [
         ({"alpha_pattern": {"o_proj": 64}}, "alpha_pattern"),
@@ -142,9 +156,7 @@ def new_checkpoint(new_base, folder, seed):
     linear = find_linear(new_base().model)
     layout = plan_layout(linear, SPEC.lora)
     weights = initial_weights(linear, layout, seed)
-    optimizer = make_optimizer(
-        "adamw", layout.views(weights).values(), learning_rate=1.0, weight_decay=0.0
-    )
+    optimizer = make_optimizer(SPEC, layout.views(weights).values())
     progress = disk.Progress(seed, 0, math.inf, math.inf, {"spec": [1, 2]})
     disk.save_checkpoint(
         folder, layout, weights, base_name="b", optimizer=optimizer, progress=progress
@@ -343,7 +355,7 @@ def test_capacity_is_measured_on_a_pass_that_happens(new_base, new_examples):
         ("mlflow_phi3.losses", lambda: get_loss(replace(SPEC, loss="mine"), torch.device("cpu"))),
         (
             "mlflow_phi3.optimizers",
-            lambda: make_optimizer("mine", [torch.zeros(1)], learning_rate=1.0, weight_decay=0.0),
+            lambda: make_optimizer(replace(SPEC, optimizer="mine"), [torch.zeros(1)]),
         ),
     ],
 )

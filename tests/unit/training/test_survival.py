@@ -55,7 +55,12 @@ def test_resumed_is_undisturbed_bit_for_bit(session, tmp_path, stop, multiplier,
 
 @pytest.mark.parametrize(
     ("owner", "method", "heard"),
-    [(Trajectory, "row", 3), (torch.optim.AdamW, "step", 3), (Rider, "hear", 5)],
+    [
+        (Trajectory, "row", 3),
+        (torch.optim.AdamW, "step", 3),
+        (Trajectory, "take", 3),
+        (Rider, "hear", 5),
+    ],
 )
 def test_an_interrupt_anywhere_leaves_a_checkpoint_that_continues(
     session, tmp_path, monkeypatch, owner, method, heard
