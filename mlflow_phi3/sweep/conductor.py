@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mlflow_phi3.backends.base import Backend, Job, Training
 from mlflow_phi3.sweep.budget import Budget
-from mlflow_phi3.sweep.drivers import HEARTBEAT_S
+from mlflow_phi3.sweep.drivers import HEARTBEAT_S, heard_until
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.objectives import measure_costs
 from mlflow_phi3.sweep.repair import close_sweeps
@@ -140,7 +140,9 @@ class Conductor:
 
     def _close_dead(self) -> None:
         """Close the runs of sweeps of the study in which nobody works any more."""
-        close_sweeps(self.ledger.study, tracker=self.tracker, now=time.time())
+        study = self.ledger.study
+        now = heard_until(self.ledger.driver.name, study.user_attrs)
+        close_sweeps(study, tracker=self.tracker, now=now)
 
     def _look_at_others(self) -> None:
         self._spent_before, self._looked_at = self.ledger.spent_by_others(), self.clock()
