@@ -233,7 +233,7 @@ class FoundryTraining:
 
     def _submit(self, job: Job) -> Iterator[Report]:
         backend = self.backend
-        if job.trial in self.dropped:
+        if job.trial in self.dropped and not job.evaluated:  # else it has a job, which goes on
             yield _end(job, "dropped", "")
             return
         try:

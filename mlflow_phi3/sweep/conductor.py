@@ -9,13 +9,19 @@ from pathlib import Path
 
 from mlflow_phi3.backends.base import Backend, Job, Training
 from mlflow_phi3.sweep.budget import Budget
-from mlflow_phi3.sweep.drivers import HEARTBEAT_S
+from mlflow_phi3.sweep.drivers import HEARTBEAT_S, heard_until
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.objectives import measure_costs
 from mlflow_phi3.sweep.repair import close_sweeps
 from mlflow_phi3.sweep.results import Accuracy, SweepProgress, trial_name
 from mlflow_phi3.sweep.tickets import OUTCOME, Ticket
-from mlflow_phi3.sweep.trial_run import DRIVER, SHARED_WITH, TrialRun, open_trial_run
+from mlflow_phi3.sweep.trial_run import (
+    DRIVER,
+    SHARED_WITH,
+    TrialRun,
+    TrialState,
+    open_trial_run,
+)
 from mlflow_phi3.tracking.missing import briefly
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tracker import Tracker
@@ -134,7 +140,9 @@ class Conductor:
 
     def _close_dead(self) -> None:
         """Close the runs of sweeps of the study in which nobody works any more."""
-        close_sweeps(self.ledger.study, tracker=self.tracker, now=time.time())
+        study = self.ledger.study
+        now = heard_until(self.ledger.driver.name, study.user_attrs)
+        close_sweeps(study, tracker=self.tracker, now=now)
 
     def _look_at_others(self) -> None:
         self._spent_before, self._looked_at = self.ledger.spent_by_others(), self.clock()
@@ -155,7 +163,8 @@ class Conductor:
                         folder=self.folder,
                         accuracy=self.accuracy,
                     )
-                    judged = count_judged(ticket, group)
+                    # Of its last epoch the pruner's answer may have died with who had asked.
+                    judged = max(0, max(ticket.known, default=0) - 1)
                     self._live[ticket.name] = LiveTrial(ticket, run, number, judged)
             # Whoever continues after a death before this finds the runs by their tags.
             self.ledger.note_runs(
@@ -163,6 +172,8 @@ class Conductor:
             )
             jobs = [[_job(ticket) for ticket in group] for group in groups]
             with self.backend.train(jobs) as training:
+                for number in range(len(groups)):
+                    self._judge(number, training)
                 for report in training.reports():
                     self._hear(report, training)
         except KeyboardInterrupt as stop:
@@ -185,6 +196,7 @@ class Conductor:
         elif isinstance(report, EvaluationReport):
             live.run.log_evaluation(report)
             if not self.ledger.report(live.ticket, report.epoch, report.loss):
+                live.run.run.gone = True  # as its end, it is the other's
                 self._give_up(live, _LOST, training)
             elif report.best and report.token_accuracy is not None:
                 live.accuracy = report.token_accuracy
@@ -218,33 +230,36 @@ class Conductor:
         training.drop(live.ticket.name)
 
     def _end(self, live: LiveTrial, report: EndReport) -> None:
-        ticket = live.ticket
-        del self._live[ticket.name]
-        if live.given_up == _LOST:  # its run and its end are the other's
-            live.run.run.abandon()
-            del self._unresolved[ticket.name]
+        """Close the trial's run, then tell the study; a stop before that lets both wait."""
+        ticket, run, costs = live.ticket, live.run, dict[str, float]()
+        if live.given_up == _LOST:
+            del self._live[ticket.name], self._unresolved[ticket.name]
             return
-        if live.given_up == _DELETED:
-            self.ledger.fail(ticket, _outcome(live, report, _DELETED))
-            del self._unresolved[ticket.name]
-            return
-        if report.shared_with is not None:
-            live.run.run.set_tags({SHARED_WITH: report.shared_with}, later=True)
-        if math.isnan(live.accuracy) and ticket.known:
-            live.accuracy = live.run.best_accuracy()
         loss = min(ticket.known.values(), default=math.nan)
-        if report.outcome == "complete" and not math.isnan(loss):
+        end: TrialState
+        if live.given_up == _DELETED:
+            end, reason = "FAIL", _DELETED
+        elif report.outcome == "complete" and not math.isnan(loss):
+            end, reason = "COMPLETE", ""
             costs = measure_costs(self.costs, ticket.spec, report)
-            live.run.log_costs(costs)
-            live.run.end("COMPLETE", adapter=report.best_checkpoint)
-            self.ledger.complete(ticket, loss, list(costs.values()), _outcome(live, report))
         elif report.outcome == "dropped":
-            live.run.end("PRUNED", reason=live.given_up, adapter=report.best_checkpoint)
-            self.ledger.prune(ticket, _outcome(live, report, live.given_up))
+            end, reason = "PRUNED", live.given_up
         else:
-            reason = report.reason or "it was never evaluated"
-            live.run.end("FAIL", reason=reason)
-            self.ledger.fail(ticket, _outcome(live, report, reason))
+            end, reason = "FAIL", report.reason or "it was never evaluated"
+        if report.shared_with is not None:
+            run.run.set_tags({SHARED_WITH: report.shared_with}, later=True)
+        if math.isnan(live.accuracy) and ticket.known and not run.run.gone:
+            live.accuracy = run.best_accuracy()
+        run.log_costs(costs)
+        run.end(end, reason=reason, adapter=None if end == "FAIL" else report.best_checkpoint)
+        del self._live[ticket.name]
+        facts = _outcome(live, report, reason)
+        if end == "COMPLETE":
+            self.ledger.complete(ticket, loss, list(costs.values()), facts)
+        elif end == "PRUNED":
+            self.ledger.prune(ticket, facts)
+        else:
+            self.ledger.fail(ticket, facts)
         del self._unresolved[ticket.name]
 
     # -- stopping ----------------------------------------------------------------------------
@@ -326,17 +341,7 @@ def group_tickets(tickets: Sequence[Ticket], size: int) -> list[list[Ticket]]:
     return groups
 
 
-def count_judged(ticket: Ticket, group: Sequence[Ticket]) -> int:
-    """Epochs after which an earlier attempt asked the pruner about a trial of ``group``.
-
-    It reported its last one, but was not judged while others had yet to report that.
-    """
-    last = max(ticket.known, default=0)
-    waited = any(last not in other.known for other in group if other.spec.epochs >= last)
-    return max(0, last - waited)
-
-
-def _outcome(live: LiveTrial, report: EndReport, reason: str = "") -> dict[str, object]:
+def _outcome(live: LiveTrial, report: EndReport, reason: str) -> dict[str, object]:
     """What the study keeps of a trial beside its losses."""
     adapter = report.best_checkpoint
     facts = {

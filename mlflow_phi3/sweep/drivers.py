@@ -2,7 +2,7 @@
 
 A trial that runs carries its driver's name. Where its process can be seen, a driver that is gone is
 seen at once; from another machine or container by its heartbeat, a study attribute renewed by a
-thread.
+thread. A storage that was away has heard of nobody, so others' hearts are compared with one's own.
 """
 
 import json
@@ -52,13 +52,22 @@ def beating(study: Study, driver: Driver, *, every_s: float = HEARTBEAT_S) -> It
         KeyboardInterrupt: As it came, with a note that says how the study is gone on with.
     """
     stop = threading.Event()
-    began = time.time()
-    _beat(study, driver, began)
+    began = last = time.time()
+
+    def beat() -> None:
+        nonlocal last
+        now = time.time()
+        times = {"began_at": began, "before_at": last, "beat_at": now}
+        told = json.dumps({**asdict(driver.process), **times})
+        study.set_user_attr(_PREFIX + driver.name, told)
+        last = now
 
     def go_on() -> None:
         while not stop.wait(every_s):
             with suppress(Exception):  # a storage that is away for a while; the next may reach it
-                _beat(study, driver, began)
+                beat()
+
+    beat()
 
     thread = threading.Thread(target=go_on, name="heartbeat", daemon=True)
     thread.start()
@@ -72,17 +81,25 @@ def beating(study: Study, driver: Driver, *, every_s: float = HEARTBEAT_S) -> It
         stop.set()
         thread.join(timeout=every_s)
         with suppress(Exception):  # without it a few seconds of its time are not known
-            _beat(study, driver, began)
+            beat()
 
 
-def is_alive(name: str, attrs: Mapping[str, Any], *, now: float, grace_s: float = GRACE_S) -> bool:
-    """Whether the driver called ``name`` still works, judging by the study's ``attrs``."""
+def is_alive(name: str, attrs: Mapping[str, Any], *, now: float) -> bool:
+    """Whether the driver called ``name`` still worked at ``now``, judging by the study's attrs."""
     text = attrs.get(_PREFIX + name)
     if text is None:
         return False
     facts = json.loads(text)
     process = Process(**{field.name: facts[field.name] for field in fields(Process)})
-    return process.runs() if process.is_visible() else bool(now - facts["beat_at"] < grace_s)
+    return process.runs() if process.is_visible() else bool(now - facts["beat_at"] < GRACE_S)
+
+
+def heard_until(name: str, attrs: Mapping[str, Any]) -> float:
+    """The beat before the last of the driver called ``name``; the present of one without any.
+
+    Until then the study could be told, and whoever else lives has told it since.
+    """
+    return float(json.loads(attrs.get(_PREFIX + name, "{}")).get("before_at", time.time()))
 
 
 def worked_here(name: str, attrs: Mapping[str, Any]) -> bool:
@@ -93,16 +110,6 @@ def worked_here(name: str, attrs: Mapping[str, Any]) -> bool:
 
 def spent_by_others(attrs: Mapping[str, Any], name: str) -> float:
     """Seconds that drivers other than ``name`` have worked on the study, as far as they told."""
-    told = [json.loads(text) for key, text in attrs.items() if key.startswith(_PREFIX)]
-    others = [facts for facts in told if facts["name"] != name]
-    return math.fsum(max(0.0, one["beat_at"] - one["began_at"]) for one in others)
-
-
-def _beat(study: Study, driver: Driver, began: float) -> None:
-    facts = {
-        "name": driver.name,
-        **asdict(driver.process),
-        "began_at": began,
-        "beat_at": time.time(),
-    }
-    study.set_user_attr(_PREFIX + driver.name, json.dumps(facts))
+    keys = [key for key in attrs if key.startswith(_PREFIX) and key != _PREFIX + name]
+    told = [json.loads(attrs[key]) for key in keys]
+    return math.fsum(max(0.0, one["beat_at"] - one["began_at"]) for one in told)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from optuna.exceptions import ExperimentalWarning
 from optuna.study import StudyDirection
 from optuna.terminator import RegretBoundEvaluator
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 # Below this the model is little more than its prior.
 LEAST_TRIALS = 10
@@ -24,17 +24,16 @@ def bound_gain(trials: Sequence[FrozenTrial]) -> float:
     its way out of Optuna.
 
     Args:
-        trials: Of one objective that is minimised; those that are not complete say nothing.
+        trials: Complete ones, of one objective that is minimised.
 
     Returns:
         Infinity while there are too few trials to say.
     """
-    complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
-    if len(complete) < LEAST_TRIALS:
+    if len(trials) < LEAST_TRIALS:
         return float("inf")
     with warnings.catch_warnings():
         # That Optuna calls it experimental is for its documentation, not for every round.
         warnings.simplefilter("ignore", ExperimentalWarning)
         # A seed of its own: asking again about the same trials gives the same answer.
         evaluator = RegretBoundEvaluator(seed=0)
-    return float(evaluator.evaluate(complete, StudyDirection.MINIMIZE))
+    return float(evaluator.evaluate(list(trials), StudyDirection.MINIMIZE))

@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from mlflow_phi3.sweep.drivers import GRACE_S, Driver, is_alive, spent_by_others
+from mlflow_phi3.sweep.drivers import GRACE_S, Driver, heard_until, is_alive, spent_by_others
 from mlflow_phi3.sweep.gain import bound_gain
 from mlflow_phi3.sweep.proposer import Proposer
 from mlflow_phi3.sweep.pruners import find_hopeless
@@ -158,8 +158,9 @@ class Ledger:
 
     def reclaim(self) -> list[int]:
         """Let trials of dead drivers wait again; their numbers."""
-        attrs = self.study.user_attrs
         self._look()
+        attrs = self.study.user_attrs  # later: a driver is told of before it has a trial
+        now = heard_until(self.driver.name, attrs)
         found: list[int] = []
         for trial in self._counted():
             if trial.state is not TrialState.RUNNING:
@@ -171,7 +172,7 @@ class Ledger:
             forgotten = owner in (self.driver.name, "")
             if forgotten and time.time() - began < GRACE_S:
                 continue
-            if not forgotten and is_alive(owner, attrs, now=time.time()):
+            if not forgotten and is_alive(owner, attrs, now=now):
                 continue
             if self._writer.release(trial._trial_id, signature(trial)):
                 found.append(trial.number)

@@ -69,7 +69,7 @@ def build_by_name(
                 fix="see Optuna's pages",
             ) from None
         least = _LEAST.get(name)
-        if least is not None and options[name] != "auto" and options[name] < least:
+        if least is not None and not isinstance(options[name], str) and options[name] < least:
             raise UsageError(
                 "PHI3-U085",
                 f"{name}={value} is less than {least}, the least allowed",

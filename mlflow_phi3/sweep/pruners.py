@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -103,29 +103,20 @@ def build_pruner(name: str, options: str, *, epochs: int) -> BasePruner:
     """
     where = "pruner_options"
     given = parse_options(options, where)
-    made: BasePruner
-    match name:
-        case "median":
-            defaults = {"n_startup_trials": _MEDIAN_STARTUP}
-            made = build_by_name(pruners.MedianPruner, defaults, given, where)
-        case "halving":
-            made = build_by_name(HalvingPruner, {}, given, where)
-        case "asha":
-            made = build_by_name(
-                pruners.SuccessiveHalvingPruner, {"reduction_factor": 2}, given, where
-            )
-        case "hyperband":
-            # Optuna's own "auto" is what the first complete trial had, were it the shortest, and
-            # something else when the study is continued.
-            defaults = {"reduction_factor": 2, "max_resource": epochs}
-            made = build_by_name(pruners.HyperbandPruner, defaults, given, where)
-            # Its brackets are halvings, whose options Optuna checks when it is first asked.
-            rungs = {name: given[name] for name in given if name != "max_resource"}
-            build_by_name(pruners.SuccessiveHalvingPruner, {}, rungs, where)
-        case "patient":
-            made = build_by_name(
-                pruners.PatientPruner, {"wrapped_pruner": None, "patience": 1}, given, where
-            )
-        case _:
-            made = build_by_name(pruners.NopPruner, {}, given, where)
+    makes: dict[str, tuple[Callable[..., BasePruner], dict[str, Any]]] = {
+        "none": (pruners.NopPruner, {}),
+        "median": (pruners.MedianPruner, {"n_startup_trials": _MEDIAN_STARTUP}),
+        "halving": (HalvingPruner, {}),
+        "asha": (pruners.SuccessiveHalvingPruner, {"reduction_factor": 2}),
+        # Optuna's own "auto" is what the first complete trial had, were it the shortest, and
+        # something else when the study is continued.
+        "hyperband": (pruners.HyperbandPruner, {"reduction_factor": 2, "max_resource": epochs}),
+        "patient": (pruners.PatientPruner, {"wrapped_pruner": None, "patience": 1}),
+    }
+    make, defaults = makes[name]
+    made: BasePruner = build_by_name(make, defaults, given, where)
+    if name == "hyperband":
+        # Its brackets are halvings, whose options Optuna checks when it is first asked.
+        rungs = {name: given[name] for name in given if name != "max_resource"}
+        build_by_name(pruners.SuccessiveHalvingPruner, {"min_resource": 1}, rungs, where)
     return made

@@ -77,8 +77,8 @@ def repair_study(storage: BaseStorage, study_name: str, *, tracker: Tracker, now
     )
     # Before trials and drivers are read: who begins meanwhile has those before a run.
     running = tracker.find({STUDY: study_name}, status="RUNNING")
-    attrs = study.user_attrs
     trials = study.get_trials(deepcopy=False)
+    attrs = study.user_attrs  # later than the trials, for the same reason
     busy = {trial.number for trial in trials if _is_driven(trial, attrs, now)}
     writer = build_writer(storage)
     released = tuple(

@@ -94,30 +94,19 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
             round_size=study.ledger.remember_round(backend.group_size * backend.slots),
             accuracy=accuracy_of(base.labels),
         )
-        result = _work(conductor, checkpoints, seeds=config.winner_seeds)
-        _compare(conductor, result, validation, seed=config.seed)
+        result = work_through(conductor)
+        adapter = _fetch_adapter(result.winner, conductor, checkpoints)
+        winner = replace(result.winner, adapter=adapter)
+        reseeded = reseed_winner(winner, _affordable(config.winner_seeds, conductor), conductor)
+        _log_spent(parent, study.budget, conductor.spent())
+        result = replace(result, winner=winner, reseeded=reseeded)
+        rivals = compare_with_winner(
+            winner, result.trials, validation=validation, tracker=tracker, seed=config.seed
+        )
+        log_result(conductor, result, rivals)
+        if result.costs:
+            mark_front(result, tracker)
         return result
-
-
-def _compare(
-    conductor: Conductor, result: SweepResult, validation: Sequence[Example], *, seed: int
-) -> None:
-    """Say what can be told apart from the winner, and log it all."""
-    tracker = conductor.tracker
-    rivals = compare_with_winner(
-        result.winner, result.trials, validation=validation, tracker=tracker, seed=seed
-    )
-    log_result(conductor, result, rivals)
-    if result.costs:
-        mark_front(result, tracker)
-
-
-def _work(conductor: Conductor, folder: Path, *, seeds: int) -> SweepResult:
-    """Train until the study is complete, and its winner again with other seeds."""
-    result = _result(conductor, folder)
-    reseeded = reseed_winner(result.winner, _affordable(seeds, conductor), conductor)
-    _log_spent(conductor.parent, conductor.budget, conductor.spent())
-    return replace(result, reseeded=reseeded)
 
 
 def _affordable(seeds: int, conductor: Conductor) -> int:
@@ -168,16 +157,15 @@ def _opened(config: SweepConfig, work: Workload, folder: Path) -> closing[Backen
     return closing(RayBackend(work, folder=folder, address=config.ray_address))
 
 
-def _result(conductor: Conductor, folder: Path) -> SweepResult:
-    result = work_through(conductor)
-    winner = result.winner
-    adapter, study = winner.adapter, conductor.ledger.study
+def _fetch_adapter(winner: TrialResult, conductor: Conductor, folder: Path) -> Path:
+    """Where the winner's adapter lies on this machine, which may have to fetch it."""
+    study = conductor.ledger.study
     owner = owner_of(study.get_trials(deepcopy=False)[winner.number])
-    if adapter is None or not worked_here(owner, study.user_attrs) or not adapter.is_dir():
-        # Another machine trained it, and a folder of that name here is of an earlier attempt; or
-        # the folder was cleaned away.
-        adapter = conductor.tracker.get(winner.run_id).download(BEST, folder / winner.name)
-    return replace(result, winner=replace(winner, adapter=adapter))
+    if winner.adapter and worked_here(owner, study.user_attrs) and winner.adapter.is_dir():
+        return winner.adapter
+    # Another machine trained it, and a folder of that name here is of an earlier attempt; or the
+    # folder was cleaned away.
+    return conductor.tracker.get(winner.run_id).download(BEST, folder / winner.name)
 
 
 def work_through(conductor: Conductor) -> SweepResult:

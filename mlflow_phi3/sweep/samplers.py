@@ -1,6 +1,8 @@
 """Samplers by name."""
 
 import importlib.util
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from optuna import samplers
@@ -32,35 +34,33 @@ def build_sampler(name: str, options: str, *, seed: int, number: int, n_trials: 
         PreflightError: The sampler's library is not installed.
     """
     own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    given = parse_options(options, "sampler_options")
+    where = "sampler_options"
+    given = parse_options(options, where)
     if "seed" in given:
         # One for all trials would propose the same again and again.
         raise UsageError(
             "PHI3-U084",
             "each trial has a sampler with a seed of its own, made of the study's",
-            where="sampler_options",
+            where=where,
             fix=f"seed={given['seed']} as a parameter of the sweep",
         )
+    if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
+        raise PreflightError(
+            "PHI3-P080",
+            "CMA-ES needs the package cmaes",
+            where="sampler",
+            fix="pip install cmaes, or choose sampler=tpe",
+        )
     startup = min(_MOST_STARTUP, max(_LEAST_STARTUP, n_trials // 4))
-    match name:
-        case "tpe":
-            defaults = {"seed": own, "n_startup_trials": startup}
-            return build_by_name(samplers.TPESampler, defaults, given, "sampler_options")
-        case "qmc":
-            # One sequence for the whole study: each trial takes its next point.
-            defaults = {"seed": seed, "scramble": True}
-            return build_by_name(samplers.QMCSampler, defaults, given, "sampler_options")
-        case "gp":
-            defaults = {"seed": own, "n_startup_trials": startup}
-            return build_by_name(samplers.GPSampler, defaults, given, "sampler_options")
-        case "cmaes":
-            if importlib.util.find_spec("cmaes") is None:
-                raise PreflightError(
-                    "PHI3-P080",
-                    "CMA-ES needs the package cmaes",
-                    where="sampler",
-                    fix="pip install cmaes, or choose sampler=tpe",
-                )
-            return build_by_name(samplers.CmaEsSampler, {"seed": own}, given, "sampler_options")
-        case _:
-            return build_by_name(samplers.RandomSampler, {"seed": own}, given, "sampler_options")
+    makes: dict[str, tuple[Callable[..., BaseSampler], dict[str, Any]]] = {
+        "tpe": (samplers.TPESampler, {"seed": own, "n_startup_trials": startup}),
+        "random": (samplers.RandomSampler, {"seed": own}),
+        "grid": (samplers.RandomSampler, {"seed": own}),
+        # One sequence for the whole study: each trial takes its next point.
+        "qmc": (samplers.QMCSampler, {"seed": seed, "scramble": True}),
+        "gp": (samplers.GPSampler, {"seed": own, "n_startup_trials": startup}),
+        "cmaes": (samplers.CmaEsSampler, {"seed": own}),
+    }
+    make, defaults = makes[name]
+    sampler: BaseSampler = build_by_name(make, defaults, given, where)
+    return sampler

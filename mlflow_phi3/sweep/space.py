@@ -130,7 +130,8 @@ def build_space(parameters: Hyperparameters, *, model: str, seed: int) -> Space:
     swept: dict[str, Interval | Choices] = {}
     pinned: dict[str, Scalar] = {}
     for name in Hyperparameters.model_fields:
-        match _decided(getattr(parameters, name), model):
+        given: Swept = getattr(parameters, name)
+        match _rates(model) if isinstance(given, Auto) else given:
             case Pin(value=value):
                 pinned[name] = value
             case Interval() | Choices() as several:
@@ -177,10 +178,6 @@ def flat_params(spec: TrialSpec) -> dict[str, object]:
         "class_weights": "+".join(f"{weight:g}" for weight in weights) or UNWEIGHTED,
         "target_modules": "+".join(modules),
     }
-
-
-def _decided(value: Swept, model: str) -> Swept:
-    return _rates(model) if isinstance(value, Auto) else value
 
 
 def _rates(model: str) -> Interval:

@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,7 +194,7 @@ def _open_database(url: str) -> BaseStorage:
     if url.startswith(SCHEME):
         write_ahead(storage.engine)
     else:
-        event.listen(storage.engine, "do_connect", _connect_patiently)
+        event.listen(storage.engine, "do_connect", _Patience().connect)
     return storage
 
 
@@ -210,24 +211,45 @@ def _name_driver(url: str) -> str:
     return url.replace("postgresql://", "postgresql+psycopg2://", 1) if old else url
 
 
-def _connect_patiently(
-    dialect: Dialect, _: ConnectionPoolEntry, arguments: tuple[Any, ...], options: dict[str, Any]
-) -> DBAPIConnection:
-    """Wait for a database that restarts; training goes on once it answers.
+class _Patience:
+    """Waits for a database that restarts; training goes on once it answers.
 
     Connections are checked before each use, so whatever is begun while the database is away waits
-    here; only what was under way when it went away fails.
+    here, all of it together no longer than that may be; only what was under way when it went away
+    fails. Who is told to stop waits no more.
     """
-    away: type[Exception] = dialect.loaded_dbapi.OperationalError
-    attempts = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(away),
-        stop=tenacity.stop_after_delay(_AWAY_S),
-        wait=tenacity.wait_exponential(multiplier=0.1, max=5),
-        before_sleep=_tell_wait,
-        reraise=True,
-    )
-    connection: DBAPIConnection = attempts(dialect.connect, *arguments, **options)
-    return connection
+
+    def __init__(self) -> None:
+        self._until: float | None = None  # while it is away
+
+    def connect(
+        self,
+        dialect: Dialect,
+        _: ConnectionPoolEntry,
+        arguments: tuple[Any, ...],
+        options: dict[str, Any],
+    ) -> DBAPIConnection:
+        """A connection, once the database gives one."""
+        away: type[Exception] = dialect.loaded_dbapi.OperationalError
+        attempts = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(away),
+            stop=self._is_over,
+            wait=tenacity.wait_exponential(multiplier=0.1, max=5),
+            before_sleep=_tell_wait,
+            reraise=True,
+        )
+        try:
+            connection: DBAPIConnection = attempts(dialect.connect, *arguments, **options)
+        except KeyboardInterrupt:
+            self._until = 0.0
+            raise
+        self._until = None
+        return connection
+
+    def _is_over(self, _: tenacity.RetryCallState) -> bool:
+        if self._until is None:
+            self._until = time.monotonic() + _AWAY_S
+        return time.monotonic() > self._until
 
 
 def _tell_wait(state: tenacity.RetryCallState) -> None:

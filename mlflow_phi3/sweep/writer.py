@@ -9,9 +9,9 @@ storage that has no such rows.
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol
 
 from optuna.distributions import distribution_to_json
@@ -149,9 +149,8 @@ class RowWriter:
         from optuna.storages._rdb import models
         from optuna.storages._rdb.storage import _create_scoped_session
 
-        self._storage = storage
         self._plain = PlainWriter(storage)
-        self._transaction_of = _create_scoped_session
+        self._transaction = partial(_create_scoped_session, storage.scoped_session)
         self._trial = models.TrialModel
         self._find_study = models.StudyModel.find_or_raise_by_id
         self._find_trial = models.TrialModel.find_or_raise_by_id
@@ -260,11 +259,6 @@ class RowWriter:
             number = int(self._count_before(row, session))
             row.number = number
         return trial_id, number
-
-    @contextmanager
-    def _transaction(self) -> Iterator[Session]:
-        with self._transaction_of(self._storage.scoped_session) as session:
-            yield session
 
     def _locked(self, session: Session, trial_id: int) -> Any:
         """The trial as it is now, and stays until the transaction ends.

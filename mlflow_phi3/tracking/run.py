@@ -83,7 +83,7 @@ class Run:
     name: str
     artifact_uri: str
     pace: Pace = field(default_factory=Pace, repr=False)
-    gone: bool = False  # somebody has deleted it: nothing more is written
+    gone: bool = False  # it was deleted, or is another's by now: nothing more is written
     _metrics: list[Metric] = field(default_factory=list, repr=False)
     _params: list[Param] = field(default_factory=list, repr=False)
     _tags: dict[str, RunTag] = field(default_factory=dict, repr=False)

@@ -290,6 +290,18 @@ def test_a_trial_that_waits_for_its_turn_can_be_dropped():
     assert len(project.submitted) == 3
 
 
+def test_the_job_of_an_earlier_attempt_is_cancelled_with_its_trial():
+    project = Trainer()
+    (job,) = jobs(1)
+    backend(project).submit(job.spec)
+    with backend(project).train([[replace(job, resume=True, evaluated=1)]]) as training:
+        training.drop(job.trial)
+        (end,) = [r for r in training.reports() if isinstance(r, EndReport)]
+
+    assert end.outcome == "dropped"
+    assert project.cancelled == project.submitted
+
+
 def test_a_job_that_two_trials_wait_for_is_cancelled_for_both_alone():
     project = Trainer()
     (one,) = jobs(1)

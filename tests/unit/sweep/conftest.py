@@ -97,6 +97,9 @@ class ScriptedTraining:
         best = {job.trial: self._best_known(job) for job in jobs}
         epoch = 0
         while jobs:
+            for job in [job for job in jobs if job.trial in self.dropped]:
+                jobs.remove(job)
+                yield self._end(job, epoch, "dropped")
             epoch += 1
             self.backend.epochs_trained += len({job.spec.trunk for job in jobs})
             for job in jobs:
@@ -107,11 +110,10 @@ class ScriptedTraining:
                     yield self._end(job, epoch, "failed")
                 else:
                     yield self._evaluation(job, epoch, best)
-            for job in list(jobs):
-                if job.trial in self.dropped or job.spec.epochs == epoch:
+            for job in [job for job in jobs if job.spec.epochs == epoch]:
+                if job.trial not in self.dropped:
                     jobs.remove(job)
-                    dropped = job.trial in self.dropped
-                    yield self._end(job, epoch, "dropped" if dropped else "complete")
+                    yield self._end(job, epoch, "complete")
 
     def _best_known(self, job: Job) -> float:
         epochs = range(1, job.evaluated + 1)

@@ -119,12 +119,14 @@ def test_hyperband_has_the_brackets_of_the_longest_trial():
 
 
 @pytest.mark.parametrize(
-    "option", ["reduction_factor=1", "min_resource=0", "max_resource=0", "max_resource=-1"]
+    "option",
+    ["reduction_factor=1", "min_resource=0", "max_resource=0", "max_resource=-1", "max_resource=a"],
 )
 def test_brackets_that_cannot_be_are_refused_before_anything_runs(option):
     with pytest.raises(UsageError, match="PHI3-U085 pruner_options"):
         build_pruner("hyperband", option, epochs=4)
-    assert build_pruner("hyperband", "max_resource=auto", epochs=4)
+    for possible in ("max_resource=auto", "bootstrap_count=1"):
+        assert build_pruner("hyperband", possible, epochs=4)
 
 
 def test_halving_keeps_the_better_half():

@@ -14,6 +14,7 @@ from mlflow_phi3.sweep.drivers import (
     GRACE_S,
     Driver,
     beating,
+    heard_until,
     is_alive,
     spent_by_others,
     this_driver,
@@ -27,7 +28,7 @@ def study():
 
 
 def beat(study, driver, at):
-    facts = {"name": driver.name, **asdict(driver.process), "beat_at": at}
+    facts = {**asdict(driver.process), "beat_at": at}
     study.set_user_attr(f"driver:{driver.name}", json.dumps(facts))
 
 
@@ -75,9 +76,12 @@ def test_the_heart_beats_on_after_one_that_failed(study, monkeypatch):
     monkeypatch.setattr(study, "set_user_attr", fail_once)
     with beating(study, driver, every_s=0.01):
         first = study.user_attrs[key]
+        began = json.loads(first)["began_at"]
+        assert heard_until(driver.name, study.user_attrs) == began
         deadline = time.monotonic() + 10
         while study.user_attrs[key] == first:
             assert time.monotonic() < deadline
+    assert began <= heard_until(driver.name, study.user_attrs) < time.time()
 
 
 def test_the_last_beat_is_at_the_end(study, monkeypatch):

@@ -1,5 +1,6 @@
 """What a stop or a death leaves of a study, and how the study goes on from there."""
 
+import itertools
 import json
 import math
 
@@ -8,10 +9,9 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import Interrupted
-from mlflow_phi3.sweep.conductor import count_judged
 from mlflow_phi3.sweep.ledger import Ledger
-from mlflow_phi3.sweep.tickets import Ticket
-from mlflow_phi3.training.spec import TrialSpec
+from mlflow_phi3.tracking.run import Run
+from tests.unit.sweep.conftest import STEPS_PER_EPOCH
 
 
 @pytest.fixture(autouse=True)
@@ -81,41 +81,62 @@ def test_an_error_of_the_backend_leaves_no_run_running(conduct, tracker, parent,
     assert "No space left" in runs[0].data.tags["phi3.reason"]
 
 
-@pytest.mark.parametrize("at", [(2, 1), (3, 1), (0, 2)])
-def test_after_a_stop_each_epoch_is_judged_once(conduct, scripted, monkeypatch, at):
+@pytest.mark.parametrize("at", [("report", 3), ("report", 4), ("hopeless", 1), ("prune", 1)])
+def test_after_a_stop_all_are_judged_as_without_it(conduct, scripted, monkeypatch, at):
     scripted.group_size = 4
-    report, hopeless, judged = Ledger.report, Ledger.hopeless, []
+    method, number = at
+    going, calls = getattr(Ledger, method), itertools.count(1)
 
-    def ask(ledger, tickets):
-        judged.extend((ledger.study.study_name, t.number, max(t.known)) for t in tickets)
-        return hopeless(ledger, tickets)
-
-    def stop(ledger, ticket, epoch, loss):
-        if (ticket.number, epoch) == at:
+    def stop(*given):
+        if next(calls) == number:
             raise KeyboardInterrupt
-        return report(ledger, ticket, epoch, loss)
+        return going(*given)
 
-    monkeypatch.setattr(Ledger, "hopeless", ask)
     values = {"pruner": "halving", "epochs": "4", "n_trials": "4"}
     undisturbed = told(conduct("a", **values))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Ledger, "report", stop)
+        patch.setattr(Ledger, method, stop)
         conduct("b", **values)
 
     assert told(conduct("b", **values)) == undisturbed
     assert {state for _, state, *_ in undisturbed} == {"COMPLETE", "PRUNED"}
-    epochs = [[(n, e) for study, n, e in judged if study == name] for name in "ab"]
-    assert epochs[0] == epochs[1]
 
 
-@pytest.mark.parametrize(
-    ("epochs", "known", "judged"), [(3, {1: 2.0}, 1), (3, {1: 2.0, 2: 2.0}, 2), (1, {}, 2)]
-)
-def test_an_epoch_was_judged_once_all_who_train_so_long_had_reported_it(epochs, known, judged):
-    trial = optuna.create_trial(value=0.0)
-    mine = Ticket(trial, TrialSpec(1e-2, epochs=3), {1: 1.0, 2: 1.0})
-    other = Ticket(trial, TrialSpec(1e-2, epochs=epochs), known)
-    assert count_judged(mine, [mine, other]) == judged
+def test_a_stop_while_a_checkpoint_is_logged_leaves_no_run_running(
+    conduct, tracker, parent, monkeypatch
+):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "log_folder", stop)
+        conduct()
+    assert {run.info.status for run in tracker.children(parent.run_id)} == {"KILLED"}
+    assert {trial.state.name for trial in conduct().trials()} == {"COMPLETE"}
+    assert {run.info.status for run in tracker.children(parent.run_id)} == {"FINISHED"}
+
+
+def test_a_stop_leaves_the_run_of_a_trial_that_another_has_finished(
+    conduct, tracker, parent, scripted
+):
+    def finish_the_other(trial, step):
+        if (trial, step) == ("trial-000", 3):
+            study = optuna.load_study(study_name="study", storage=conduct.url)
+            study.tell(0, 0.25)
+            tracker.get(study.trials[0].user_attrs["run_id"]).end("FINISHED")
+
+    def stop(spec, epoch):
+        if (epoch, spec.learning_rate) == (2, rates[1]) and next(asked) > STEPS_PER_EPOCH:
+            raise KeyboardInterrupt  # the other has just told its evaluation
+        return 1.0
+
+    asked = itertools.count(1)
+    rates = [trial.params["learning_rate"] for trial in conduct("before").trials()]
+    scripted.before_step, scripted.loss = finish_the_other, stop
+    with pytest.raises(KeyboardInterrupt):
+        conduct()
+    runs = tracker.find({"phi3.study": "study"})
+    assert [run.info.status for run in runs] == ["FINISHED", "KILLED"]
 
 
 def test_a_trial_of_a_dead_driver_is_taken_over_with_its_run(

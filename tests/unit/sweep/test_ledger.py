@@ -2,6 +2,8 @@
 
 import json
 import time
+from contextlib import ExitStack
+from dataclasses import asdict
 
 import optuna
 import pytest
@@ -58,9 +60,41 @@ def test_a_slow_look_takes_nothing_from_a_faster_driver(open_as, monkeypatch):
     assert others == ["trial-002", "trial-003"]
 
 
+def test_a_driver_that_begins_during_a_look_keeps_its_trials(open_as, monkeypatch):
+    slow, new = open_as(), open_as()
+    look = slow.study.get_trials
+    with beating(slow.study, slow.driver), ExitStack() as beats:
+
+        def look_slowly(**options):
+            if not new.trials():
+                beats.enter_context(beating(new.study, new.driver))
+                new.take(2)
+            return look(**options)
+
+        monkeypatch.setattr(slow.study, "get_trials", look_slowly)
+        assert slow.reclaim() == []
+
+
+def test_who_could_not_tell_that_it_lives_is_not_dead(open_as, monkeypatch):
+    far, near = open_as("far"), open_as()
+    far.take(1)
+    monkeypatch.setattr(time, "time", lambda: now)
+
+    def beat(driver, **times):
+        told = {**asdict(driver.process), "began_at": 0.0, **times}
+        near.study.set_user_attr(f"driver:{driver.name}", json.dumps(told))
+
+    now = 1e10
+    beat(far.driver, beat_at=now - 200)  # then the storage was away
+    beat(near.driver, before_at=now - 190, beat_at=now)
+    assert near.reclaim() == []
+    beat(near.driver, before_at=now, beat_at=now + 15)  # and now it would have told
+    assert near.reclaim() == [0]
+
+
 def test_what_another_has_taken_over_is_not_released(open_as):
     asleep = open_as("asleep")
-    facts = {"name": "asleep", "host": "elsewhere", "processes": "", "pid": 1, "started": 0.0}
+    facts = {"host": "elsewhere", "processes": "", "pid": 1, "started": 0.0}
     facts |= {"began_at": time.time() - 300, "beat_at": time.time() - 100}
     asleep.study.set_user_attr("driver:asleep", json.dumps(facts))
     (mine,) = asleep.take(1)

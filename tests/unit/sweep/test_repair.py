@@ -1,3 +1,4 @@
+import itertools
 import time
 from contextlib import ExitStack
 from dataclasses import replace
@@ -92,6 +93,22 @@ def test_who_begins_while_the_store_is_asked_is_left_alone(storage, tracker):
         done = repair_study(storage, "s", tracker=slow, now=time.time())
     assert (done.released, done.closed) == ((), ())
     assert {tracker.client.get_run(run.run_id).info.status for run in runs} == {"RUNNING"}
+
+
+def test_who_begins_while_the_study_is_read_is_left_alone(storage, tracker, monkeypatch):
+    optuna.create_study(storage=storage, study_name="s")
+    me, read, reads = this_driver(), optuna.Study.get_trials, itertools.count(1)
+    with ExitStack() as beats:
+
+        def read_slowly(study, **options):
+            if next(reads) == 2:  # the first looks for the runs
+                beats.enter_context(beating(study, me))
+                begin(study, tracker, me.name)
+            return read(study, **options)
+
+        monkeypatch.setattr(optuna.Study, "get_trials", read_slowly)
+        done = repair_study(storage, "s", tracker=tracker, now=time.time())
+    assert (done.released, done.closed) == ((), ())
 
 
 def test_runs_of_a_study_are_found_in_another_experiment(storage, tracker):

@@ -5,6 +5,7 @@ import time
 
 import optuna
 import pytest
+from optuna.exceptions import StorageInternalError
 
 from mlflow_phi3.sweep.storage import open_storage
 from mlflow_phi3.tracking.tracker import open_tracker
@@ -26,6 +27,32 @@ def test_a_study_waits_for_a_postgresql_that_restarts(tmp_path):
         back.start()
         study.tell(trial, 1.0)  # asked while nobody answers
         back.join()
+        assert study.best_value == 1.0
+    finally:
+        server.server.cleanup()
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_postgresql_that_stays_away_is_waited_for_once(tmp_path, caplog, monkeypatch, stopped):
+    def stop(_seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mlflow_phi3.sweep.storage._AWAY_S", 5.0 if stopped else 0.5)
+    server = Postgres(tmp_path / "pg")
+    study = optuna.create_study(storage=open_storage(server.url), study_name="s")
+    trials = [study.ask(), study.ask()]
+    server.stop()
+    try:
+        if stopped:
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr("tenacity.nap.time.sleep", stop)
+                study.tell(trials[0], 1.0)
+        for trial in trials:
+            with pytest.raises(StorageInternalError):
+                study.tell(trial, 1.0)
+        assert caplog.text.count("the study's database is away") == 1
+        server.start()
+        study.tell(trials[0], 1.0)
         assert study.best_value == 1.0
     finally:
         server.server.cleanup()

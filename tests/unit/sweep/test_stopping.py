@@ -78,13 +78,7 @@ def test_a_budget_counts_what_others_spend_while_a_round_is_trained(conduct, scr
     def another(trial, step):
         if (trial, step) == ("trial-002", 2):
             study = optuna.load_study(study_name="study", storage=conduct.url)
-            facts = {
-                "name": "other",
-                "host": "elsewhere",
-                "processes": "",
-                "pid": 1,
-                "started": 0.0,
-            }
+            facts = {"host": "elsewhere", "processes": "", "pid": 1, "started": 0.0}
             facts |= {"began_at": 0.0, "beat_at": 2e6}
             study.set_user_attr("driver:other", json.dumps(facts))
 
