@@ -142,7 +142,7 @@ def read_csv(path: Path, span: Span) -> Iterator[RawRow]:
 def _to_row(line: int, names: Sequence[str], record: Sequence[str]) -> RawRow:
     raw = json.dumps(record, ensure_ascii=False)
     if len(record) != len(names):
-        text = f"{len(record)} fields under {len(names)} column names"
+        text = f"found fields: {len(record)}; expected, as in the header: {len(names)}"
         return RawRow(line, problem=Problem("PHI3-D034", text), raw=raw)
     for name, field in zip(names, record, strict=True):
         if not field.isascii() and (found := _NOT_UTF8.search(field)):

@@ -63,6 +63,13 @@ def test_the_byte_that_is_not_utf8_is_named(tmp_path):
     assert row.problem.text == "byte 0xe9 in 'prompt' is not UTF-8"
 
 
+def test_a_row_that_does_not_fit_the_header_is_told(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion\na\n", encoding="utf-8")
+    (row,) = _read(path)
+    assert row.problem.text == "found fields: 1; expected, as in the header: 2"
+
+
 def test_a_tab_divides_what_is_named_so(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_text("question\tanswer\tnote, a, b, c\nx\ty\tz\n", encoding="utf-8")
