@@ -142,7 +142,7 @@ def _is_managed(workspace: Workspace, endpoint: str) -> bool:
         "PHI3-U767",
         "there is no such endpoint",
         where=f"endpoint {endpoint}",
-        fix="mlflow deployments list -t <target>",
+        fix="list them by mlflow deployments list -t azure-foundry",
     )
 
 
