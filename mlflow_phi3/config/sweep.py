@@ -105,7 +105,7 @@ class SweepConfig(ModelConfig, Hyperparameters):
     @property
     def objectives(self) -> tuple[str, ...]:
         """The parts of `objective`, the loss first."""
-        return tuple(part.strip() for part in self.objective.split(","))
+        return _parts(self.objective)
 
     @field_validator("study")
     @classmethod
@@ -120,15 +120,17 @@ class SweepConfig(ModelConfig, Hyperparameters):
             raise ValueError(f"is longer than {_LONGEST_NAME} bytes")
         return name
 
+    @field_validator("objective")
+    @classmethod
+    def _begins_with_the_loss(cls, objective: str) -> str:
+        first, *costs = _parts(objective)
+        if first != LOSS or not set(costs) <= set(COSTS) or len(costs) != len(set(costs)):
+            raise ValueError(f"is neither {LOSS} nor that and some of {', '.join(COSTS)}")
+        return objective
+
     @model_validator(mode="after")
     def _check_objective(self) -> Self:
-        first, *costs = self.objectives
-        if first != LOSS or not set(costs) <= set(COSTS) or len(costs) != len(set(costs)):
-            raise ValueError(
-                f"objective is {LOSS}, or {LOSS} and some of {', '.join(COSTS)}; "
-                f"not {self.objective!r}"
-            )
-        if not costs:
+        if len(self.objectives) == 1:
             return self
         if self.pruner != "none":
             raise ValueError("several objectives take pruner=none: Optuna prunes by one number")
@@ -174,6 +176,10 @@ class SweepConfig(ModelConfig, Hyperparameters):
         if values.keys() >= Hyperparameters.model_fields.keys():
             return values  # it was read before; by now the file may be gone, or another
         return {**load_space(Path(values["space"])), **values}
+
+
+def _parts(objective: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in objective.split(","))
 
 
 def load_space(path: Path) -> dict[str, Any]:
