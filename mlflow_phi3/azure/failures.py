@@ -42,10 +42,12 @@ _FIXES = {
 _WAIT = "wait until the other operation has ended, then run the same command again"
 _FIXES_BY_CODE = {
     "DeploymentLimitReached": "delete the deployment that this model has, or deploy another "
-    "version (mlflow deployments list shows what runs)",
-    "ModelInUse": "delete the deployments of the model first (mlflow deployments list shows them)",
+    "version (mlflow deployments list -t azure-foundry shows what runs)",
+    "ModelInUse": "delete the deployments of the model first (mlflow deployments list "
+    "-t azure-foundry shows them)",
     "OutOfQuota": "take fewer or smaller machines (-C instance_count=, -C instance_type=), delete "
-    "an idle deployment (mlflow deployments list shows what runs), or ask Azure for more quota",
+    "an idle deployment (mlflow deployments list -t azure-foundry shows what runs), or ask Azure "
+    "for more quota",
     "ModelNotFound": "the model is gone from the project: deploy another version, or make it again",
 }
 """By the service's own code, where the status says too little."""

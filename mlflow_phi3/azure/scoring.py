@@ -143,7 +143,8 @@ class ScoringClient:
             "PHI3-A706",
             f"no answer: {redact(str(gone)) or type(gone).__name__}",
             where=self._uri,
-            fix="check the network, and the deployment's state by mlflow deployments get",
+            fix="check the network, and the deployment's state by mlflow deployments get "
+            "-t azure-foundry --name <endpoint>",
         )
 
     def _parsed(self, text: str) -> Any:
@@ -162,7 +163,8 @@ class ScoringClient:
             return
         fixes = {
             401: "the key was changed: run the command again",
-            404: "check the name, and the endpoint's traffic by mlflow deployments get",
+            404: "check the name, and the endpoint's traffic by mlflow deployments get "
+            "-t azure-foundry --name <endpoint>",
         }
         raise AzureError(
             "PHI3-A707",

@@ -13,7 +13,7 @@ from mlflow_phi3.cli.stopping import told_to_stop
 from mlflow_phi3.config.monitor import MonitorConfig
 from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.errors import GateError
-from mlflow_phi3.evaluation.notation import show_short
+from mlflow_phi3.evaluation.notation import count_of, show_short
 from mlflow_phi3.workflows.entry import quieten_libraries
 from mlflow_phi3.workflows.screen import Screen
 
@@ -89,7 +89,7 @@ def _show(outcome: "Outcome", title: str) -> None:
     screen.table(title, ["figure", "value"], rows)
     if outcome.measured.drifts:
         screen.table(
-            f"Drift of {outcome.measured.prompts} prompts",
+            f"Drift of {count_of(outcome.measured.prompts, 'prompt')}",
             ["figure", "value", "usual", "reading", "note"],
             [
                 [f"drift/{d.name}", _short(d.value), _short(d.usual), d.reading, d.note]

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.model import ModelConfig
+from mlflow_phi3.config.parse import suggest
+from mlflow_phi3.errors import UsageError
 
 LOSS = "eval/loss"
 COSTS = ("cost/seconds", "cost/epochs", "cost/adapter_bytes")
@@ -103,7 +105,7 @@ class SweepConfig(ModelConfig, Hyperparameters):
     @property
     def objectives(self) -> tuple[str, ...]:
         """The parts of `objective`, the loss first."""
-        return tuple(part.strip() for part in self.objective.split(","))
+        return _parts(self.objective)
 
     @field_validator("study")
     @classmethod
@@ -118,15 +120,17 @@ class SweepConfig(ModelConfig, Hyperparameters):
             raise ValueError(f"is longer than {_LONGEST_NAME} bytes")
         return name
 
+    @field_validator("objective")
+    @classmethod
+    def _begins_with_the_loss(cls, objective: str) -> str:
+        first, *costs = _parts(objective)
+        if first != LOSS or not set(costs) <= set(COSTS) or len(costs) != len(set(costs)):
+            raise ValueError(f"is neither {LOSS} nor that and some of {', '.join(COSTS)}")
+        return objective
+
     @model_validator(mode="after")
     def _check_objective(self) -> Self:
-        first, *costs = self.objectives
-        if first != LOSS or not set(costs) <= set(COSTS) or len(costs) != len(set(costs)):
-            raise ValueError(
-                f"objective is {LOSS}, or {LOSS} and some of {', '.join(COSTS)}; "
-                f"not {self.objective!r}"
-            )
-        if not costs:
+        if len(self.objectives) == 1:
             return self
         if self.pruner != "none":
             raise ValueError("several objectives take pruner=none: Optuna prunes by one number")
@@ -174,28 +178,39 @@ class SweepConfig(ModelConfig, Hyperparameters):
         return {**load_space(Path(values["space"])), **values}
 
 
+def _parts(objective: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in objective.split(","))
+
+
 def load_space(path: Path) -> dict[str, Any]:
     """The parameters in a YAML file, as they are written there.
 
     Raises:
-        ValueError: There is no such file, or something else is in it.
+        UsageError: There is no such file, or something else is in it.
     """
     if not path.is_file():
-        raise ValueError(f"no file {str(path)!r} to read the search space from")
+        fix = "give a path relative to the working directory, or an absolute one"
+        raise _no_space(f"there is no file {str(path)!r}", fix)
     try:
         text = path.read_text(encoding="utf-8")
         node, found = yaml.compose(text, Loader=yaml.SafeLoader), yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
+        raise _no_space(f"{path} is not YAML: {error}") from error
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError(f"{path} holds no mapping of parameters")  # noqa: TRY004 - pydantic wants it
+        raise _no_space(f"{path} holds no mapping of parameters")
     unknown = sorted(map(str, found.keys() - Hyperparameters.model_fields.keys()))
     if unknown:
-        raise ValueError(f"{path} names unknown parameters: {', '.join(unknown)}")
+        told = f"{path} names unknown parameters: {', '.join(unknown)}"
+        raise _no_space(told, suggest(unknown[0], list(Hyperparameters.model_fields)))
     names = [key.value for key, _ in node.value]
     for name, value in found.items():
         if names.count(name) > 1:  # YAML's readers keep the last, and say nothing
-            raise ValueError(f"{path} gives {name} twice")
+            raise _no_space(f"{path} gives {name} twice", "give it once")
         if value is None or isinstance(value, dict):
-            raise ValueError(f"{path} gives {name} no value: write one, a range or a list")
+            raise _no_space(f"{path} gives {name} no value", "write one, a range or a list")
     return dict(found)
+
+
+def _no_space(problem: str, fix: str = "write it as docs/sweep.md shows") -> UsageError:
+    # A UsageError, as a validator's ValueError would be told of the whole, without the place.
+    return UsageError("PHI3-U005", problem, where="space", fix=fix)

@@ -190,8 +190,8 @@ def _find_alike(table: Table, kept: Flags) -> list[Finding]:
         table.finding(
             int(rows[first[at]]),
             "PHI3-D049",
-            f"the label {show(names[at])} ({counts[at]} rows) stands beside {show(names[other])} "
-            f"({counts[other]} rows)",
+            f"the label {show(names[at])} (rows: {counts[at]}) stands beside {show(names[other])} "
+            f"(rows: {counts[other]})",
             related=table.place(int(rows[first[other]])),
         )
         for at, other in find_alike(names)
@@ -269,7 +269,7 @@ def _check_limits(given: Collected, decided: Decided) -> list[Finding]:
     rows = np.count_nonzero(decided.sides == TRAIN)
     if rows < _AZURE_ROWS:
         name = given.names("train")
-        found.append(Finding("PHI3-D038", name, 0, f"{rows} rows to train on"))
+        found.append(Finding("PHI3-D038", name, 0, f"rows to train on: {rows}"))
     return found
 
 

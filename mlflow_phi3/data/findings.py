@@ -226,7 +226,7 @@ class Tally:
             lines.append(f"\n  {number:>6} x {other} at {places}{more}{example}")
             lines.append(f"\n           {RULES[other].fix}")
         if len(ordered) > SHOWN_CODES:
-            lines.append(f"\n  {len(ordered) - SHOWN_CODES} further codes")
+            lines.append(f"\n  further codes: {len(ordered) - SHOWN_CODES}")
         if total > 1:
             lines.append("\n  ")
         lines.append(f"{' ' if total == 1 else ''}(all: {whole})")

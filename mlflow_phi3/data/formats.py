@@ -193,18 +193,21 @@ def _unknown(keys: list[str], name: str) -> DataError:
         "PHI3-D032",
         f"no known format has the keys {_listed(keys)}{hint}",
         where=name,
-        fix=f"write messages, or one of {', '.join(FORMATS)}",
+        fix=f"rename them to {'; '.join(_needs(way) for way in FORMATS.values())}",
     )
 
 
 def _unfit(way: Format, keys: list[str], name: str) -> DataError:
-    needed = ", ".join("/".join(group) for group in way.needs)
     return DataError(
         "PHI3-D033",
-        f"format={way.name} needs {needed}; there are {_listed(keys)}",
+        f"format={way.name} needs {_needs(way)}; there are {_listed(keys)}",
         where=name,
         fix="rename the columns or set format=auto",
     )
+
+
+def _needs(way: Format) -> str:
+    return ", ".join("/".join(group) for group in way.needs)
 
 
 def _listed(keys: list[str]) -> str:

@@ -21,6 +21,8 @@ from mlflow_phi3.errors import DataError
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what surrogateescape makes of such bytes
 _DELIMITERS = (",", ";", "\t", "|")
+# The first line by which Excel says what divides the fields; the header follows.
+_EXCEL_LINE = re.compile(r"sep=([\t -!#-~])[\r\n]*", re.IGNORECASE)
 # What Python makes of a cell that is not UTF-8, a time beyond the year 9999, an unknown time zone.
 _UNREADABLE = (ValueError, OverflowError, LookupError, pa.ArrowException)
 _ARROW_ROWS = 4096
@@ -41,7 +43,7 @@ def plan_csv(path: Path, *, chunk_bytes: int = CHUNK_BYTES) -> list[Span]:
     Raises:
         DataError: It has no header that can be read.
     """
-    _, delimiter = read_header(path)
+    _, delimiter, _ = read_header(path)
     spans: list[Span] = []
     start, line, at = 0, 1, 0
 
@@ -87,8 +89,8 @@ def _records(lines: Iterable[str], delimiter: str) -> Iterator[tuple[int, int, l
         yield before, reader.line_num, record
 
 
-def read_header(path: Path) -> tuple[list[str], str]:
-    """Column names of a CSV file, and its delimiter.
+def read_header(path: Path) -> tuple[list[str], str, int]:
+    """Column names of a CSV file, its delimiter, and the line where the header ends.
 
     Raises:
         DataError: It is not UTF-8, has no header, or two columns of one name.
@@ -98,16 +100,19 @@ def read_header(path: Path) -> tuple[list[str], str]:
     refuse_foreign(head, path.name)
     text = head.removeprefix(BOM_UTF8).decode(errors="surrogateescape")
     first = next(io.StringIO(text.lstrip("\r\n"), newline=""), "")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=first.count)
-    records = _records(io.StringIO(text, newline=""), delimiter)
-    names = next((record for _, _, record in records if record), [])
+    if told := _EXCEL_LINE.fullmatch(first):
+        delimiter = told[1]
+    else:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=first.count)
+    records = (record for record in _records(io.StringIO(text, newline=""), delimiter) if record[2])
+    _, past, names = next(islice(records, 1 if told else 0, None), (0, 0, []))
     if isinstance(names, str):
         raise _broken_table(path, names)
     if not names or _NOT_UTF8.search("".join(names)):
         raise _broken_table(path, "no header in UTF-8")
     names = [name.strip() for name in names]
     _refuse_twins(names, path)
-    return names, delimiter
+    return names, delimiter, past
 
 
 def _refuse_twins(names: Sequence[str], path: Path) -> None:
@@ -119,28 +124,25 @@ def _refuse_twins(names: Sequence[str], path: Path) -> None:
 
 def read_csv(path: Path, span: Span) -> Iterator[RawRow]:
     """Parse the records of a piece; the line is the one where a record begins."""
-    names, delimiter = read_header(path)
+    names, delimiter, header = read_header(path)
     with path.open("rb") as stream:
         stream.seek(span.start)
         data = stream.read(span.end - span.start)
     text = data.removeprefix(BOM_UTF8).decode(errors="surrogateescape")
     lines = list(io.StringIO(text, newline=""))
-    skip_header = span.start == 0
     for before, past, record in _records(lines, delimiter):
         line = span.line + before
         if isinstance(record, str):
             problem = Problem("PHI3-D034", f"not a CSV record: {record}")
             yield RawRow(line, problem=problem, raw="".join(lines[before:past]))
-        elif record and skip_header:
-            skip_header = False
-        elif record:
+        elif record and line > header:
             yield _to_row(line, names, record)
 
 
 def _to_row(line: int, names: Sequence[str], record: Sequence[str]) -> RawRow:
     raw = json.dumps(record, ensure_ascii=False)
     if len(record) != len(names):
-        text = f"{len(record)} fields under {len(names)} column names"
+        text = f"found fields: {len(record)}; expected, as in the header: {len(names)}"
         return RawRow(line, problem=Problem("PHI3-D034", text), raw=raw)
     for name, field in zip(names, record, strict=True):
         if not field.isascii() and (found := _NOT_UTF8.search(field)):

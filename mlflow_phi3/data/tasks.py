@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
+from mlflow_phi3.config.plugins import find_named
 from mlflow_phi3.config.prepare import TASK_ENTRY_POINTS
 from mlflow_phi3.data.validate import Problem
 from mlflow_phi3.errors import UsageError
@@ -52,24 +52,12 @@ def find_task(name: str) -> Task:
     Raises:
         UsageError: There is none, it cannot be loaded, or it is no :class:`Task`.
     """
-    if name in BUILT_IN:
-        return BUILT_IN[name]
-    found = next(
-        (entry for entry in entry_points(group=TASK_ENTRY_POINTS) if entry.name == name), None
-    )
-    if found is None:
-        raise _wrong(name, "there is no such task", "install the package that brings it")
-    try:
-        task = found.load()
-    except (ImportError, AttributeError) as error:
-        raise _wrong(
-            name, f"cannot be loaded: {error}", "mend the package that brings it"
-        ) from error
+    task = find_named(name, BUILT_IN, group=TASK_ENTRY_POINTS, where="task", code="PHI3-U067")
     if not isinstance(task, Task):
-        kind = type(task).__name__
-        raise _wrong(name, f"is {kind}, not a Task", "let the entry point name a Task")
+        raise UsageError(
+            "PHI3-U067",
+            f"{name!r} is {type(task).__name__}, not a Task",
+            where="task",
+            fix="let the entry point name a Task",
+        )
     return task
-
-
-def _wrong(name: str, told: str, mend: str) -> UsageError:
-    return UsageError("PHI3-U067", f"{name!r} {told}", where="task", fix=mend)

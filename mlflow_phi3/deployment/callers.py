@@ -120,7 +120,7 @@ class Callers:
             "PHI3-U737",
             "there is no such endpoint, or it is still being created",
             where=f"endpoint {endpoint}",
-            fix=f"mlflow deployments list -t {self._uri}",
+            fix=f"list them by mlflow deployments list -t {self._uri}",
         )
 
 

@@ -1,7 +1,7 @@
 """Deployment as a whole: which kind of endpoint is meant, and what is done with both kinds."""
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
@@ -12,7 +12,7 @@ from mlflow_phi3.config.deploy import DeployConfig
 from mlflow_phi3.deployment.callers import Callers
 from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
-from mlflow_phi3.deployment.reap import Gone, find_expired, note_deleted
+from mlflow_phi3.deployment.reap import Gone, find_expired, note_deleted, note_replaced
 from mlflow_phi3.deployment.serverless import (
     check_splits,
     describe_serverless,
@@ -81,7 +81,8 @@ class Deployer:
         """
         billed = self._find_billed(names.endpoint, config.timeout_s)
         deployer = self.managed if billed is None else self.serverless
-        self._note(deployer.remove(names, config))
+        gone = deployer.remove(names, config)
+        self._note(gone, [] if names.deployment or config.dry_run else [names.endpoint])
 
     def describe(self, names: Names) -> dict[str, Any]:
         """Return how a service or a deployment stands, without secrets.
@@ -129,7 +130,7 @@ class Deployer:
             else:
                 names.append(name)
                 deleted += gone
-        self._note(deleted)
+        self._note(deleted, names)
         if failed:
             raise failed[0]
         return names
@@ -158,8 +159,15 @@ class Deployer:
             return None
         return self.serverless.service(timeout_s).get(endpoint)
 
-    def _note(self, gone: list[Gone]) -> None:
-        note_deleted(gone, self._open().target.path, self.registry)
+    def _note(self, gone: list[Gone], endpoints: Sequence[str]) -> None:
+        """Tell the registry what runs no more, and that nothing does at ``endpoints``.
+
+        There a version may be noted that one which never came to run has replaced.
+        """
+        target = self._open().target.path
+        note_deleted(gone, target, self.registry)
+        for endpoint in endpoints:
+            note_replaced(endpoint, list, target, self.registry)
 
     def _open(self) -> Workspace:
         if self._workspace is None:

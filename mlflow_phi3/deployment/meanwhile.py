@@ -186,7 +186,8 @@ def _overtaken(where: str, problem: str) -> Overtaken:
         "PHI3-A713",
         problem,
         where=where,
-        fix="see what it is by mlflow deployments get, then run the same command again",
+        fix="see what it is by mlflow deployments get -t azure-foundry --name <name>, then run the "
+        "same command again",
     )
 
 

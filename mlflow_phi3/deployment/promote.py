@@ -129,7 +129,7 @@ def promote(
     if target is None or target.state != RUNS:
         state = "does not exist" if target is None else f"is in state {target.state}"
         able = [d.name for d in standing.current.deployments if d.state == RUNS]
-        fix = suggest(name, able) if able else "mlflow deployments create, with --model-uri"
+        fix = suggest(name, able) if able else _to_create(endpoint)
         raise UsageError("PHI3-U724", f"it {state}", where=f"deployment {endpoint}/{name}", fix=fix)
     traffic = {name: WHOLE}
     if standing.endpoint.traffic != traffic:
@@ -178,7 +178,8 @@ def rollback(
             "PHI3-U726",
             f"what {', '.join(lost)} ran when it had the traffic does not run there any more",
             where=f"endpoint {endpoint}",
-            fix="deploy the version again: mlflow deployments update -m models:/<name>@previous",
+            fix="deploy the version again: mlflow deployments update -t azure-foundry "
+            f"--name {endpoint} -m models:/<name>@previous",
         )
     alias = _alias_to(current.find(largest(last.before)), registry)
     # The alias goes back only where it points at what is being rolled back.
@@ -293,7 +294,7 @@ def _find_standing(service: Service, endpoint: str) -> Standing:
             "PHI3-U727",
             "there is no such endpoint",
             where=f"endpoint {endpoint}",
-            fix="list them by mlflow deployments list -t <target>",
+            fix="list them by mlflow deployments list -t azure-foundry",
         )
     return Standing(current.endpoint, current)
 
@@ -320,7 +321,7 @@ def _candidate(standing: Standing, told: Callable[[str], None]) -> str:
             "PHI3-U729",
             "there is no deployment on it",
             where=f"endpoint {endpoint.name}",
-            fix="mlflow deployments create, with --model-uri",
+            fix=_to_create(endpoint.name),
         )
     others = [d.name for d in current.deployments if endpoint.traffic.get(d.name, 0) < WHOLE]
     if not others:  # it is promoted already; its alias may not be
@@ -363,3 +364,9 @@ def version_of(deployment: Deployment | None) -> tuple[str, str]:
     """Return the registered model that a deployment runs, and its version; empty texts if none."""
     tags = deployment.tags if deployment else {}
     return tags.get(MODEL_TAG, ""), tags.get(VERSION_TAG, "")
+
+
+def _to_create(endpoint: str) -> str:
+    return (
+        f"mlflow deployments create -t azure-foundry --name {endpoint} -m models:/<name>/<version>"
+    )

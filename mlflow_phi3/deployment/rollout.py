@@ -177,7 +177,9 @@ def try_undoing(
         return left.problem
     except Exception as stuck:  # noqa: BLE001 - it is told, and the rest is taken back
         reason = stuck.problem if isinstance(stuck, Phi3Error) else repr(stuck)
-        return f"could not {what} ({reason}): do it by mlflow deployments {by_hand}"
+        return (
+            f"could not {what} ({reason}): do it by mlflow deployments {by_hand} -t azure-foundry"
+        )
     return f"done: {what}"
 
 
@@ -194,7 +196,8 @@ def add_undone(failed: Exception, notes: Sequence[str], *, stays: str = "", log:
 
 def to_billed(what: str, flags: str) -> str:
     """Return as text that something stays and is billed, and what of ``delete`` removes it."""
-    return f"{what} stays, and is billed: mlflow deployments delete {flags} removes it"
+    delete = f"mlflow deployments delete -t azure-foundry {flags}"
+    return f"{what} stays, and is billed: {delete} removes it"
 
 
 def _do(action: Action, service: Service, check: Check) -> None:

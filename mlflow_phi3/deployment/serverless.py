@@ -73,7 +73,8 @@ def name_taken(endpoint: str, other: str) -> UsageError:
         "PHI3-U753",
         f"there is a {other} endpoint of this name",
         where=f"endpoint {endpoint}",
-        fix=f"choose another name, or first mlflow deployments delete --name {endpoint}",
+        fix=f"choose another name, or first mlflow deployments delete -t azure-foundry "
+        f"--name {endpoint}",
     )
 
 
@@ -84,7 +85,8 @@ def check_splits(endpoint: str, known: ServerlessEndpoint | None) -> None:
             "PHI3-U755",
             "it is serverless: its one deployment has all traffic",
             where=f"endpoint {endpoint}",
-            fix="give it another version: mlflow deployments update, with --model-uri",
+            fix="give it another version: mlflow deployments update -t azure-foundry "
+            f"--name {endpoint} -m models:/<name>/<version>",
         )
 
 

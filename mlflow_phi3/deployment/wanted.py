@@ -116,7 +116,7 @@ def check_purpose(
             "PHI3-U738",
             f"it exists and serves {short_name(other)}",
             where=where,
-            fix="mlflow deployments update takes it to another model",
+            fix="the same command with update instead of create takes it to another model",
         )
     if not new and not exists:
         raise _nothing(where, there)
@@ -188,5 +188,5 @@ def _asked(names: Names, config: DeployConfig) -> Wanted:
 
 def _nothing(where: str, there: Sequence[str]) -> UsageError:
     beside = f"; there is {', '.join(there)}" if there else ""
-    fix = "mlflow deployments create, with --model-uri"
+    fix = "the same command with create instead of update, and --model-uri"
     return UsageError("PHI3-U736", f"there is nothing to update{beside}", where=where, fix=fix)

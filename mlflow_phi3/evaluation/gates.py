@@ -8,6 +8,7 @@ from typing import Any, Literal
 from mlflow_phi3.errors import GateError
 from mlflow_phi3.evaluation.compare import Comparison
 from mlflow_phi3.evaluation.golden import GoldenResult
+from mlflow_phi3.evaluation.notation import count_of
 
 Promote = Literal["better", "always", "never"]
 
@@ -126,7 +127,8 @@ def champion_gate(comparison: Comparison | None, promote: Promote, *, unlike: st
         return Gate("champion", False, False, unlike)
     if comparison is None:
         return Gate("champion", True, False, "the first champion")
-    told = f"test loss {comparison.difference:+.4f} against the champion on {comparison.rows} rows"
+    rows = count_of(comparison.rows, "row")
+    told = f"test loss {comparison.difference:+.4f} against the champion on {rows}"
     if comparison.too_few:
         told += " (too few to tell them apart)"
     else:

@@ -178,7 +178,8 @@ def check_answers(queries: Sequence[GoldenQuery], ask: Ask, *, where: str) -> No
                 f"golden query {number} of {len(queries)}{told}: the answer "
                 f"{', '.join(result.faults)}: {result.answer[:200]!r}",
                 where=where,
-                fix="look at the model by mlflow deployments run-local, or change the golden file",
+                fix="look at the model by mlflow deployments run-local -t azure-foundry --name t "
+                "-m models:/<name>/<version>, or change the golden file",
             )
 
 

@@ -23,7 +23,7 @@ class LabelMetrics:
 
     Args:
         accuracy: Share of right labels.
-        f1_macro: Mean of each label's F1; a label that is neither expected nor predicted counts 0.
+        f1_macro: Mean of the F1 of each label that is expected or predicted, as scikit-learn's.
         f1_weighted: The same, weighted by how often each label is expected.
         confusion: int64 ``[labels, labels]``; row expected, column predicted.
     """
@@ -144,14 +144,14 @@ def label_metrics(
     known = list(labels)
     return LabelMetrics(
         accuracy=float(accuracy_score(expected, predicted)),
-        f1_macro=_f1(expected, predicted, known, "macro"),
-        f1_weighted=_f1(expected, predicted, known, "weighted"),
+        f1_macro=_f1(expected, predicted, "macro"),
+        f1_weighted=_f1(expected, predicted, "weighted"),
         confusion=confusion_matrix(expected, predicted, labels=known).astype(np.int64),
     )
 
 
-def _f1(expected: list[str], predicted: list[str], labels: list[str], kind: str) -> float:
-    return float(f1_score(expected, predicted, labels=labels, average=kind, zero_division=0.0))
+def _f1(expected: list[str], predicted: list[str], kind: str) -> float:
+    return float(f1_score(expected, predicted, average=kind, zero_division=0.0))
 
 
 def _label_of(example: Example, labels: tuple[str, ...]) -> int:

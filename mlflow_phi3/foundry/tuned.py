@@ -27,6 +27,12 @@ class Deployed:
     alone: bool = True
     traffic: int = 100
 
+    def to_delete(self) -> str:
+        """The command that deletes it, with its endpoint where nothing else is on that."""
+        flags = f"--endpoint {self.endpoint} --name {self.deployment}"
+        flags = f"--name {self.endpoint}" if self.alone else flags
+        return f"mlflow deployments delete -t azure-foundry {flags}"
+
     def __str__(self) -> str:
         if not self.deployment:
             return f"serverless endpoint {self.endpoint}"
@@ -86,7 +92,7 @@ def plan_removal(
             "PHI3-U778",
             f"it is served by {', '.join(str(place) for place in deployed)}",
             where=where,
-            fix="delete that first (mlflow deployments delete), or add --cascade",
+            fix=f"{'; '.join(place.to_delete() for place in deployed)}; or add --cascade",
         )
     for place in deployed:
         if not place.alone and place.traffic:

@@ -19,6 +19,7 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import rankdata
 
 from mlflow_phi3.data.languages import LANGUAGES, describe_texts
+from mlflow_phi3.evaluation.notation import count_of
 from mlflow_phi3.evaluation.words import split_words
 
 Floats = npt.NDArray[np.float64]
@@ -77,7 +78,7 @@ def measure_drift(sent: Sequence[str], trained: Sequence[str], *, seed: int = 0)
     random = np.random.default_rng(seed)
     now, before = _some(sent, _MOST, random), _some(trained, _MOST, random)
     if min(len(now), len(before)) < LEAST:
-        told = f"{len(now)} prompts against {len(before)}; {LEAST} are the least"
+        told = f"{count_of(len(now), 'prompt')} against {len(before)}; {LEAST} are the least"
         return [_too_few(name, told) for name in DRIFTS]
     texts = [*now, *before]
     words = [split_words(text) for text in texts]

@@ -68,7 +68,7 @@ class Admission:
         try:
             if has_room:
                 return await self._work(exchange)
-            told = f"{self._most} requests are being answered already"
+            told = f"busy with as many requests as are answered at once ({self._most})"
             refusal = Refused(429, told, headers={"Retry-After": "1"})
         except Refused as error:
             refusal = error

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from mlflow_phi3.tracking.missing import briefly
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
+from mlflow_phi3.training.spec import TrialSpec
 
 # How long to wait before looking again whether another driver has finished its trials.
 POLL_S = 2.0
@@ -98,6 +100,7 @@ class Conductor:
     _looked_at: float = 0.0
     _live: dict[str, LiveTrial] = field(default_factory=dict)
     _unresolved: dict[str, Ticket] = field(default_factory=dict)
+    _sharing: Counter[TrialSpec] = field(default_factory=Counter)
 
     def conduct(self) -> str:
         """Train until the study is complete.
@@ -151,6 +154,7 @@ class Conductor:
         """One round: every ticket is told its end, or released."""
         groups = group_tickets(tickets, self.backend.group_size)
         self._unresolved = {ticket.name: ticket for ticket in tickets}
+        self._sharing = Counter(ticket.spec.trunk for ticket in tickets)
         try:
             for number, group in enumerate(groups):
                 for ticket in group:
@@ -301,7 +305,7 @@ class Conductor:
             reseeded: Of the winner's trainings with other seeds, how many are done.
         """
         stand = self.ledger.standing()
-        done = stand.finished + sum(live.share for live in self._live.values()) + reseeded
+        done = stand.finished + self._under_way() + reseeded
         self.on_progress(
             SweepProgress(
                 finished=stand.finished,
@@ -316,6 +320,18 @@ class Conductor:
                 best_loss=stand.best_loss,
             )
         )
+
+    def _under_way(self) -> float:
+        """Trials' worth of what is trained now, beside those of it that are finished.
+
+        Trials that share a training are done as far as the longest of them: of it all their epochs
+        are.
+        """
+        longest: dict[TrialSpec, LiveTrial] = {}
+        for live in sorted(self._live.values(), key=lambda live: live.ticket.spec.epochs):
+            longest[live.ticket.spec.trunk] = live
+        ended = sum(self._sharing[trunk] for trunk in longest) - len(self._live)
+        return sum(self._sharing[trunk] * live.share for trunk, live in longest.items()) - ended
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.evaluation.compare import Comparison
+from mlflow_phi3.evaluation.notation import count_of
 from mlflow_phi3.modeling.base import Base
 from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
@@ -203,9 +204,10 @@ def _nothing_complete(
     if why == budget.name:
         reasons.add(f"{why} is spent")
         fix = f"raise {why}, and go on with study={study}"
+    told = "; ".join(sorted(reasons)) or why
     return TrainingError(
         "PHI3-T080",
-        f"none of {len(trials)} trials was completed: {'; '.join(sorted(reasons)) or why}",
+        f"none of {count_of(len(trials), 'trial')} was completed: {told}",
         where=study,
         fix=fix,
     )

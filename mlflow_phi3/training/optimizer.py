@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adafactor, AdamW, Optimizer
 
+from mlflow_phi3.config.plugins import find_named
 from mlflow_phi3.errors import UsageError
-from mlflow_phi3.training.plugins import find_named
 from mlflow_phi3.training.spec import TrialSpec
 
 Make = Callable[[Iterable[Tensor], float, float], Optimizer]

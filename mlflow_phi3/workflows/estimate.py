@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlflow_phi3.config.swept import Interval, Pin, values_of
+from mlflow_phi3.evaluation.notation import count_of
 from mlflow_phi3.modeling.catalog import Price, TrainingPrice
 from mlflow_phi3.sweep.space import Space
 from mlflow_phi3.training.probe import Probe
@@ -129,7 +130,7 @@ def estimate_local(
     hours = work.passes.times(seconds / 3600)
     measured = (
         f"measured: {probe.train_tokens_per_s:,.0f} tokens/s over {probe.trained_tokens:,} tokens, "
-        f"{probe.side_by_side} trials side by side"
+        f"{count_of(probe.side_by_side, 'trial')} side by side"
     )
     disk = work.trials * probe.checkpoint_bytes + probe.base_bytes + prepared_bytes
     steps = Range(
@@ -140,7 +141,7 @@ def estimate_local(
         price = f"{prices.usd_per_hour:g} USD an hour, {prices.usd_source}"
     section = "local sweep"
     return (
-        Line(section, "trials", _exactly(work.trials), "", f"{work.trainings} trainings"),
+        Line(section, "trials", _exactly(work.trials), "", count_of(work.trainings, "training")),
         Line(section, "tokens trained", work.passes.times(train_tokens), "", "without pruning"),
         Line(section, "optimizer steps", steps, "", "without pruning"),
         Line(section, "memory", _exactly(probe.memory_bytes / 2**30), "GiB", "measured"),
@@ -167,7 +168,7 @@ def estimate_foundry(
     told = f"{price.usd_per_million_from:g} USD per 1M ({price.as_of}): {price.source}"
     section = "Foundry"
     return (
-        Line(section, "jobs", _exactly(jobs), "", f"{epochs} epochs each"),
+        Line(section, "jobs", _exactly(jobs), "", f"epochs of each: {epochs}"),
         Line(section, "tokens billed", tokens, "", counted),
         Line(
             section,

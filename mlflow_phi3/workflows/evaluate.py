@@ -154,8 +154,8 @@ def ask_others(
             verdicts = shares[f"{scorer.name}_verdicts"]
             if verdicts < len(rows):
                 context.screen.say(
-                    f"  the judge gave {verdicts:.0f} verdicts on {scorer.name} of {len(rows)} "
-                    "answers; the run's traces say why",
+                    f"  the judge gave {count_of(round(verdicts), 'verdict')} on {scorer.name} "
+                    f"of {len(rows)} answers; the run's traces say why",
                     event="judged",
                 )
 

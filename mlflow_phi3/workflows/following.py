@@ -62,8 +62,9 @@ def register_tuned_model(context: Context, run: Run, model: TunedModel, name: st
     )
     uri = f"models:/{version.name}/{version.version}"
     context.screen.say(f"[bold green]{uri}[/] is {model.name}:{model.version} in Azure")
-    create = f"mlflow deployments create --name {endpoint_for(name)} -m {uri}"
-    context.screen.say(f"  Deploy   {create} -t {run.tags().get(TARGET_TAG, '')}")
+    target = run.tags().get(TARGET_TAG, "")
+    create = f"mlflow deployments create -t {target} --name {endpoint_for(name)} -m {uri}"
+    context.screen.say(f"  Deploy   {create}")
 
 
 def watch_command(name: str, config: FoundryConfig) -> str:

@@ -97,7 +97,7 @@ def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
         minutes = get_minutes(manager, config.endpoint, config.deployment, start, now)
         if not minutes:
             _check_deployment(workspace, config)
-        sources.append(f"Azure Monitor: {len(minutes)} minutes with requests")
+        sources.append(f"Azure Monitor: {count_of(len(minutes), 'minute')} with requests")
     if config.log:
         lines = list(read_lines(Path(config.log), code="PHI3-D093", fix="check --log"))
         sources.append(f"log {config.log}: {count_of(len(lines), 'line')}")
@@ -114,7 +114,8 @@ def _look(config: MonitorConfig, start: dt.datetime, now: dt.datetime) -> _Seen:
     found = read_calls(lines)
     calls = [call for call in found if start <= call.at < now]
     if len(found) > len(calls):
-        sources[-1] += f", {len(found) - len(calls)} calls before or after the window"
+        apart = count_of(len(found) - len(calls), "call")
+        sources[-1] += f", {apart} before or after the window"
     return _Seen(minutes, calls, tuple(sources))
 
 
@@ -141,7 +142,7 @@ def _is_managed(workspace: Workspace, endpoint: str) -> bool:
         "PHI3-U767",
         "there is no such endpoint",
         where=f"endpoint {endpoint}",
-        fix="mlflow deployments list -t <target>",
+        fix="list them by mlflow deployments list -t azure-foundry",
     )
 
 

@@ -11,6 +11,7 @@ from mlflow_phi3.config.prepare import SPLITS, PrepareConfig
 from mlflow_phi3.config.words import PrepareWord
 from mlflow_phi3.data import pipeline
 from mlflow_phi3.data.prepared import PreparedData
+from mlflow_phi3.evaluation.notation import count_of
 from mlflow_phi3.foundry.repeat import write_repeat_data
 from mlflow_phi3.modeling.base import load_tokenizer, read_context_length
 from mlflow_phi3.tracking.datasets import DatasetFacts, log_datasets
@@ -41,10 +42,10 @@ def prepare(context: Context, config: PrepareWord, run: Run) -> PreparedData:
     _log(run, data)
     counts = data.manifest.counts
     sizes = ", ".join(f"{name} {facts.rows}" for name, facts in data.manifest.splits.items())
-    kind = "texts" if data.manifest.labels else "conversations"
+    kind = "text" if data.manifest.labels else "conversation"
     context.screen.say(
-        f"  {counts.rows_in} {kind}: {sizes}; "
-        f"{counts.duplicates} duplicates, {counts.rejected} rejected; "
+        f"  {count_of(counts.rows_in, kind)}: {sizes}; "
+        f"{count_of(counts.duplicates, 'duplicate')}, {counts.rejected} rejected; "
         f"report: {escape(str(_shown(data.folder / 'report.html')))}",
         event="prepared",
         **{name: facts.rows for name, facts in data.manifest.splits.items()},

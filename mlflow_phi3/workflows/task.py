@@ -91,7 +91,7 @@ def _weights(given: list[str], counts: Mapping[str, int]) -> Swept:
         if wanted not in {0, len(counts)}:
             raise UsageError(
                 "PHI3-U066",
-                f"{wanted} weights for {len(counts)} labels",
+                f"{count_of(wanted, 'weight')} for {count_of(len(counts), 'label')}",
                 where="class_weights",
                 fix=f"give one for each of {', '.join(counts)}, or {BALANCED}",
             )

@@ -111,7 +111,9 @@ def test_a_create_that_the_system_stops_tells_what_stays(
     wait_for(lambda: emulator.waiting_faults() == [], "no key was asked for")
     os.kill(child, signal.SIGTERM)
     emulator.http.delete("/emulator/faults")
-    stays = "deployment killed/blue stays, and is billed: mlflow deployments delete --name killed"
+    stays = (
+        "deployment killed/blue stays, and is billed: mlflow deployments delete -t azure-foundry"
+    )
     wait_for(lambda: "interrupted" in said.read_text(), said.read_text())
     wait_for(lambda: stays in said.read_text(), said.read_text())
     client.delete_deployment("killed")

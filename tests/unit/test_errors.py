@@ -1,8 +1,10 @@
+import ast
 import inspect
 import pickle
 import re
 from pathlib import Path
 
+import mlflow_phi3
 from mlflow_phi3 import errors
 from mlflow_phi3.errors import AzureError, DataError, Phi3Error
 
@@ -55,3 +57,26 @@ def test_the_readme_tells_every_exit_code_and_its_letter():
         cls = getattr(errors, name, None)
         assert cls is None or rows[str(cls.exit_code)] == letter, (name, letter)
     assert str(errors.Interrupted.exit_code) in rows
+
+
+def _texts(tree):
+    """The strings of a module but its docstrings; what is put in is left out."""
+    nodes = list(ast.walk(tree))
+    texts = [node.values for node in nodes if isinstance(node, ast.JoinedStr)]
+    apart = {id(part) for parts in texts for part in parts}
+    apart |= {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    texts += [[node] for node in nodes if isinstance(node, ast.Constant) and id(node) not in apart]
+    for parts in texts:
+        yield "".join(str(part.value) for part in parts if isinstance(part, ast.Constant))
+
+
+def test_a_command_of_mlflow_that_a_message_names_has_its_target():
+    package = Path(mlflow_phi3.__file__).parent
+    commands = [
+        command
+        for file in package.rglob("*.py")
+        for text in _texts(ast.parse(file.read_text(encoding="utf-8")))
+        for command in text.split("mlflow deployments ")[1:]
+    ]
+    assert len(commands) > 15
+    assert [command for command in commands if "-t " not in command] == []

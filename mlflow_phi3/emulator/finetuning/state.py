@@ -88,7 +88,7 @@ class Jobs:
             }
             job = envelope(job_id, _TYPE, properties)
             self._store.put(job_id, KIND, job)
-        self._begin(job)
+            self._begin(job)  # before another thread finds the job, and perhaps cancels it
         return job, True
 
     def get(self, job_id: str) -> Resource:

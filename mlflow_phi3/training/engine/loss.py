@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mlflow_phi3.training.plugins import find_named
+from mlflow_phi3.config.plugins import find_named
 from mlflow_phi3.training.spec import TrialSpec
 
 TokenLoss = Callable[..., Tensor]

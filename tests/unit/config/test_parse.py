@@ -78,7 +78,7 @@ def test_narrow_hands_down_what_the_step_knows():
         ("--dora maybe", "write true, false, or true,false to try both"),
         ("--overlength x", "one of error, drop, truncate"),
         ("--lora_r 0 --n_trials 0", "(also n_trials: '0': input should be greater"),
-        ("--space nothere.yaml", "see --help, or docs/parameters.md"),
+        ("--space nothere.yaml", "space: there is no file 'nothere.yaml'. Fix: give a path "),
     ],
 )
 def test_a_refused_value_comes_with_what_can_be_written_instead(arguments, told):

@@ -119,7 +119,7 @@ def test_a_bad_space_file_is_refused(tmp_path, text, told):
     path = tmp_path / "space.yaml"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=rf"PHI3-U005 space: [^\0]*{told}[^\0]*\. Fix: "):
         parse_values(SweepConfig, {"space": str(path)})
 
 

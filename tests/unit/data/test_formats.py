@@ -136,6 +136,13 @@ def test_the_report_says_what_was_taken_for_what(write):
     assert found[0].extra == {"id": 7}
 
 
+def test_keys_that_no_format_has_are_told_those_that_there_are(write):
+    with pytest.raises(DataError, match=r"PHI3-D032 .*no known format has the keys q, a") as told:
+        drafts(write([{"q": "Q?", "a": "A."}]))
+    assert "rename them to messages; conversations/conversation; instruction, " in str(told.value)
+    assert "; prompt, completion/response; " in str(told.value)
+
+
 def test_two_fitting_formats_are_asked_about(write):
     row = {"instruction": "Q?", "output": "A.", "prompt": "P?", "completion": "C."}
     with pytest.raises(DataError, match=r"PHI3-D032.*alpaca and prompt-completion") as caught:

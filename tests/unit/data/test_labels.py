@@ -112,7 +112,7 @@ def test_a_label_of_which_cleaning_leaves_nothing_is_told(run, texts):
 def test_labels_that_are_alike_are_told(run, texts):
     data = run(texts(["spam", "Spam", "ham", "1", "1.0", "Spam"] * 10))
     number, spam = _found(data, "PHI3-D049")
-    assert spam["problem"] == "the label 'spam' (10 rows) stands beside 'Spam' (20 rows)"
+    assert spam["problem"] == "the label 'spam' (rows: 10) stands beside 'Spam' (rows: 20)"
     assert (spam["place"], spam["related"]) == ("train.jsonl:1", "train.jsonl:2")
     assert (number["place"], number["related"]) == ("train.jsonl:5", "train.jsonl:4")
     assert number["severity"] == "warning"

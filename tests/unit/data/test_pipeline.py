@@ -190,7 +190,7 @@ def test_rows_to_train_on_are_counted_behind_the_split(split, write, chat, token
     codes = data.manifest.codes
     told = (data.folder / "findings.jsonl").read_text()
     if split:
-        assert f"{len(data.rows('train'))} rows to train on" in told
+        assert f"rows to train on: {len(data.rows('train'))}" in told
     else:
         assert "PHI3-D038" not in codes
 

@@ -63,10 +63,28 @@ def test_the_byte_that_is_not_utf8_is_named(tmp_path):
     assert row.problem.text == "byte 0xe9 in 'prompt' is not UTF-8"
 
 
+def test_a_row_that_does_not_fit_the_header_is_told(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,completion\na\n", encoding="utf-8")
+    (row,) = _read(path)
+    assert row.problem.text == "found fields: 1; expected, as in the header: 2"
+
+
 def test_a_tab_divides_what_is_named_so(tmp_path):
     path = tmp_path / "rows.tsv"
     path.write_text("question\tanswer\tnote, a, b, c\nx\ty\tz\n", encoding="utf-8")
     assert _read(path)[0].value == {"question": "x", "answer": "y", "note, a, b, c": "z"}
+
+
+@pytest.mark.parametrize("delimiter", [";", ",", "\t", "^"])
+def test_the_line_by_which_excel_names_the_delimiter_is_no_row(delimiter, tmp_path):
+    path = tmp_path / "rows.csv"
+    cells = [["prompt", '"completion, short"'], ["a", '"b, c; d"']]
+    lines = [f"\ufeffsep={delimiter}", *map(delimiter.join, cells), ""]
+    path.write_bytes("\r\n".join(lines).encode())
+    for chunk_bytes in (1, 1 << 20):
+        (row,) = _read(path, chunk_bytes=chunk_bytes)
+        assert (row.line, row.value) == (3, {"prompt": "a", "completion, short": "b, c; d"})
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path):

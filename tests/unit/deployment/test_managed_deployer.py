@@ -47,6 +47,19 @@ def test_a_version_is_not_noted_as_deleted_before_another_has_its_place(deployer
         assert (noted, bool(tagged)) == (gone, wait)
 
 
+def test_a_replaced_version_is_noted_as_deleted_with_its_endpoint(deployer, tagged, two):
+    """Also where the one in its place never came to run."""
+    noted = {("chat", "1"): "deployed", ("chat", "2"): "deployed"}
+    deployer.registry.note_deleted = lambda *one: noted.update({one[:2]: "deleted"})
+    deployer.registry.find_deployed = lambda _place: [k for k, v in noted.items() if v != "deleted"]
+    config = DeployConfig(verify=False, synchronous=False)
+    deployer.managed.deploy(Names("chat", "green"), "models:/chat/3", config, new=False)
+    deployer.remove(Names("chat"), DeployConfig(dry_run=True))
+    assert noted["chat", "1"] == noted["chat", "2"] == "deployed"
+    deployer.remove(Names("chat"), DeployConfig())
+    assert noted["chat", "1"] == noted["chat", "2"] == "deleted"
+
+
 def test_what_changed_while_the_model_was_sent_is_reckoned_with(deployer, tagged, two, monkeypatch):
     def another_promotes(*_sent):
         two.endpoints["chat"] = replace(two.endpoints["chat"], traffic={"green": 100})

@@ -93,6 +93,14 @@ def test_an_endpoint_that_cannot_be_deleted_keeps_no_other_alive(two, reaper, re
     assert noted == ["1", "2"]
 
 
+def test_a_version_that_was_replaced_at_an_endpoint_goes_with_it(reaper, monkeypatch):
+    noted = []
+    monkeypatch.setattr(reaper.registry, "note_deleted", lambda *one: noted.append(one[1]))
+    monkeypatch.setattr(reaper.registry, "find_deployed", lambda _place: [("chat", "0")])
+    assert reaper.reap(NOW, dry_run=False, timeout_s=1) == ["chat", "other"]
+    assert noted == ["1", "2", "0", "0"]
+
+
 def test_an_end_that_is_put_off_while_reap_waits_is_heard(two, reaper, monkeypatch):
     lines = []
     monkeypatch.setattr(reaper, "_told", lines.append)

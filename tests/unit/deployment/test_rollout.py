@@ -176,9 +176,13 @@ def test_killed_after_any_step_a_second_run_completes(service):
         (
             "put_deployment",
             1,
-            "chat/blue stays, and is billed: mlflow deployments delete --name chat ",
+            "chat/blue stays, .*: mlflow deployments delete -t azure-foundry --name chat ",
         ),
-        ("put_deployment", 2, "chat/green stays, .* delete --endpoint chat --name green "),
+        (
+            "put_deployment",
+            2,
+            "chat/green stays, .* delete -t azure-foundry --endpoint chat --name green ",
+        ),
         (
             "put_endpoint",
             2,

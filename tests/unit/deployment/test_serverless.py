@@ -80,7 +80,7 @@ def test_what_was_not_changed_is_not_taken_back():
     assert "Taken back" not in str(raised.value)
     assert str(raised.value).endswith(
         "Serverless endpoint chat stays, and is billed: "
-        "mlflow deployments delete --name chat removes it."
+        "mlflow deployments delete -t azure-foundry --name chat removes it."
     )
 
 

@@ -1,5 +1,6 @@
 import datetime as dt
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
 
@@ -121,6 +122,24 @@ def test_what_runs_is_cancelled_and_not_deleted(home):
     assert jobs.delete(job_id)
     assert not jobs.delete(job_id)
     assert trainer.forgotten == ["j"]
+
+
+def test_a_job_can_be_cancelled_as_soon_as_it_is_seen(home, monkeypatch):
+    jobs, (_, assets, trainer) = open_jobs(home), home
+    trainer.gate.clear()
+    job_id, begin = f"{WORKSPACE}/jobs/j", jobs._begin
+    with ThreadPoolExecutor() as pool:
+        cancelled = []
+
+        def slowly(job):
+            cancelled.append(pool.submit(jobs.cancel, job_id))
+            wait(cancelled, timeout=0.2)
+            begin(job)
+
+        monkeypatch.setattr(jobs, "_begin", slowly)
+        jobs.put(job_id, assets.get_workspace(WORKSPACE), {"properties": body()})
+        cancelled[0].result()
+    assert await_end(jobs, job_id) == "Canceled"
 
 
 def test_who_is_cancelled_may_fall_over_and_runs_no_more(home):

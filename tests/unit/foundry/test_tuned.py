@@ -16,9 +16,12 @@ SHARED = Deployed("busy", "green", alone=False, traffic=0)
 
 def test_a_served_model_is_not_deleted_and_its_places_are_named():
     with pytest.raises(UsageError) as refused:
-        plan_removal(MODEL, [SERVERLESS, ALONE], cascade=False)
+        plan_removal(MODEL, [SERVERLESS, ALONE, SHARED], cascade=False)
     said = str(refused.value)
     assert "serverless endpoint chat, deployment blue of endpoint big" in said
+    assert "deployments delete -t azure-foundry --name chat; " in said
+    assert "deployments delete -t azure-foundry --name big; " in said
+    assert "deployments delete -t azure-foundry --endpoint busy --name green; " in said
     assert "--cascade" in said
 
 

@@ -247,6 +247,14 @@ def test_the_sweep_of_who_died_meanwhile_is_closed_at_the_end(conduct, tracker, 
     assert tracker.client.get_run(dead[0].run_id).info.status == "KILLED"
 
 
+def test_trials_that_share_a_training_are_done_as_far_as_it_is(conduct):
+    seen = []
+    conduct(n_trials="3", epochs="1..3", scheduler="constant", on_progress=seen.append)
+    longest = [p for p in seen if p.total_steps == max(p.total_steps for p in seen)]
+    assert [p.done for p in longest] == pytest.approx([p.step / p.total_steps for p in longest])
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+
+
 def test_progress_only_grows(conduct):
     seen = []
     conduct(on_progress=seen.append)

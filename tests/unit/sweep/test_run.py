@@ -135,7 +135,7 @@ def test_the_winner_is_fetched_from_mlflow_when_its_folder_is_gone(sweep, tmp_pa
 
 def test_a_sweep_in_which_everything_diverges_says_so(sweep, tracker, parent):
     hopeless = {"learning_rate": "0.99", "optimizer": "sgd", "max_grad_norm": "0", "epochs": "1"}
-    with pytest.raises(TrainingError, match="none of 1 trials was completed: PHI3-T003"):
+    with pytest.raises(TrainingError, match="none of 1 trial was completed: PHI3-T003"):
         sweep(lora_alpha="1e30", n_trials="1", **hopeless)
     assert [run.info.status for run in tracker.children(parent.run_id)] == ["FAILED"]
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from peft import IA3Config, LoraConfig, VeraConfig
 from transformers import get_scheduler
 
+from mlflow_phi3.config.plugins import find_named
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.errors import TrainingError, UsageError
 from mlflow_phi3.training import checkpoint as disk
@@ -27,7 +28,6 @@ from mlflow_phi3.training.engine.loss import get_loss
 from mlflow_phi3.training.memory import free_bytes, is_out_of_memory
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
 from mlflow_phi3.training.peft_files import load_adapter, load_lora_spec, save_adapter
-from mlflow_phi3.training.plugins import find_named
 from mlflow_phi3.training.reference import alike
 from mlflow_phi3.training.schedule import Schedule, order_examples
 from mlflow_phi3.training.scoring import score
@@ -377,7 +377,7 @@ def test_other_packages_add_names(tmp_path, monkeypatch, group, find):
 @pytest.mark.parametrize("value", ["missing_of_another:make", "json:no_such"])
 def test_a_package_that_cannot_be_loaded_is_told(monkeypatch, value):
     entry = EntryPoint("theirs", value, "mlflow_phi3.losses")
-    monkeypatch.setattr("mlflow_phi3.training.plugins.entry_points", lambda group: [entry])
+    monkeypatch.setattr("mlflow_phi3.config.plugins.entry_points", lambda group: [entry])
     with pytest.raises(UsageError, match=r"PHI3-U060 loss: 'theirs' cannot be loaded: .* Fix: "):
         find_named("theirs", {}, group="mlflow_phi3.losses", where="loss", code="PHI3-U060")
 

@@ -87,7 +87,7 @@ def test_every_price_tells_its_date_and_source():
     foundry = by_name(
         estimate_foundry(Range(2, 3), 2, train_tokens=500_000, counted="exact", prices=PRICES)
     )
-    assert foundry["jobs"].source == "2 to 3 epochs each"
+    assert foundry["jobs"].source == "epochs of each: 2 to 3"
     assert foundry["tokens billed"].amount == Range(2_000_000, 3_000_000)
     assert round(foundry["money, at least"].amount.high, 9) == 5.1
     assert all(text in foundry["money, at least"].source for text in ("2025-12", "a page"))

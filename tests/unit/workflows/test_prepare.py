@@ -34,7 +34,7 @@ def test_each_warning_is_told_in_a_line(data, capsys):
     special, few = capsys.readouterr().out.splitlines()
     assert special.startswith("  warning 11 x PHI3-D016, first at train.jsonl:2: message 2 ")
     assert special.endswith(" holds '<|end|>' (rule: content holds no special token's text)")
-    told = "12 rows to train on (rule: there are at least 50 rows)"
+    told = "rows to train on: 12 (rule: there are at least 50 rows)"
     assert few == f"  warning 1 x PHI3-D038, first at train.jsonl: {told}"
 
 

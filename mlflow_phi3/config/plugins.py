@@ -1,4 +1,4 @@
-"""What a trial names: one of ours, or one that an installed package brings."""
+"""What a parameter names: one of ours, or one that an installed package brings."""
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
