@@ -1,7 +1,7 @@
 """What Foundry tuned for a project: what is deployed of it, and in which order it can go."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.finetuning import JobService, JobState, TunedModel
@@ -171,7 +171,8 @@ class Inventory:
                 then it may serve another one. The steps after it were not begun.
         """
         for place in removal.deployments:
-            if removal.model is not None and place not in self.deployed(removal.model):
+            as_planned = {place, replace(place, alone=True)}  # the other one may have gone just now
+            if removal.model is not None and as_planned.isdisjoint(self.deployed(removal.model)):
                 raise AzureError(
                     "PHI3-A736",
                     f"it was changed or deleted meanwhile, and may not serve {removal.model.name} "

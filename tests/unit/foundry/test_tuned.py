@@ -106,6 +106,9 @@ def test_removal_keeps_its_order_and_stops_at_the_first_failure():
     inventory.service = inventory._online = inventory._serverless = Service()
     inventory.remove(Removal((SERVERLESS, ALONE, SHARED), MODEL), lambda _line: None)
     assert done == ["chat", "big", ("busy", "green"), "phi3-chat"]
+    there[2] = replace(SHARED, alone=True)  # what it shared its endpoint with has gone
+    inventory.remove(Removal((SHARED,), MODEL), lambda _line: None)
+    assert done[4:] == [("busy", "green"), "phi3-chat"]
     done.clear()
     with pytest.raises(RuntimeError):
         inventory.remove(Removal((Deployed("stuck"),), MODEL), lambda _line: None)
