@@ -122,7 +122,7 @@ class ManagedDeployer:
                 current, plan = self._plan(wanted, service, config, new=new)
             found = self._run(plan, current, names, service, config, examination=examination)
             begun = any(isinstance(action, PutDeployment) for action in plan.actions)
-            if not found["left"] and (config.synchronous or not begun):
+            if config.synchronous or not begun:
                 self.registry.tag(model, deployed_tags(found, self._open().target, asset, wanted))
                 self._note_outdated(names.endpoint, service)
             return found

@@ -178,7 +178,11 @@ def deploy_serverless(
         raise
     except Exception as failed:
         if action:
-            add_undone(failed, [_take_back(service.renewed(), known, wanted, told)])
+            try:
+                add_undone(failed, [_take_back(service.renewed(), known, wanted, told)])
+            except KeyboardInterrupt:
+                told(f"{failed}\ninterrupted: {stays}")
+                raise
         else:  # an earlier command made it: people may be asking it
             add_undone(failed, [], stays=stays)
         raise
@@ -243,7 +247,7 @@ def _take_back(
         if known is None:
             service.delete(name)
         else:
-            service.put(replace(known, state="", uri=""))
+            service.put(known)
 
     if known is None:
         what = f"delete serverless endpoint {name}"

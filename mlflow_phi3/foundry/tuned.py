@@ -1,14 +1,14 @@
 """What Foundry tuned for a project: what is deployed of it, and in which order it can go."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlflow_phi3.azure.client import Workspace
 from mlflow_phi3.azure.finetuning import JobService, JobState, TunedModel
 from mlflow_phi3.azure.online import OnlineService
 from mlflow_phi3.azure.operation import Deadline
 from mlflow_phi3.azure.serverless import ServerlessService
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import AzureError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,9 +173,19 @@ class Inventory:
         """Do it, in order; what is gone is no error, so that a second call completes a first.
 
         Raises:
-            AzureError: A step failed; those after it were not begun.
+            AzureError: A step failed, or what serves the model was changed since this was planned:
+                then it may serve another one. The steps after it were not begun.
         """
         for place in removal.deployments:
+            as_planned = {place, replace(place, alone=True)}  # the other one may have gone just now
+            if removal.model is not None and as_planned.isdisjoint(self.deployed(removal.model)):
+                raise AzureError(
+                    "PHI3-A736",
+                    f"it was changed or deleted meanwhile, and may not serve {removal.model.name} "
+                    "alone by now",
+                    where=str(place),
+                    fix="run the same command again",
+                )
             told(f"deleting {_whole(place)}")
             if not place.deployment:
                 self._serverless.delete(place.endpoint)

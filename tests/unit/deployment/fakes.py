@@ -98,6 +98,16 @@ class MemoryService:
                 self.deployments[endpoint][name] = replace(found, state="Succeeded")
 
 
+def alter(service, name, **changes):
+    """Change a deployment; a new one is as blue."""
+    found = service.deployments["chat"]
+    found[name] = replace(found.get(name, found["blue"]), name=name, **changes)
+
+
+def alter_endpoint(service, **changes):
+    service.endpoints["chat"] = replace(service.endpoints["chat"], **changes)
+
+
 def refused(status=500):
     return AzureError("PHI3-A701", "a bad day", status=status)
 

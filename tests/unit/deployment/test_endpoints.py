@@ -59,7 +59,7 @@ def update(service):
         ({"traffic": "blue"}, "PHI3-U744 traffic"),
         ({"traffic": {}}, "PHI3-U746"),
         ({"traffic": "blue=50,green=40"}, "PHI3-U746 .* add up to 100, not 90"),
-        ({"traffic": {"blue": -10, "green": 110}}, "PHI3-U746 .* below 0: blue=-10"),
+        ({"traffic": {"blue": -1, "green": 101}}, "PHI3-U746 .* below 0: blue=-1"),
         ({"traffic": "blue=50,blue=100"}, "PHI3-U744 traffic: .*: blue is named twice"),
         ({"traffic": {"blue": 99.9, "green": 1}}, "PHI3-U744 traffic: .*: 99.9 is no whole"),
         ({"traffic": "blue=99.9,green=1"}, "PHI3-U744 traffic: .*: '99.9' is no whole"),
@@ -90,6 +90,7 @@ def test_a_share_grows_by_hand_only_after_good_answers(update, service):
     assert service.endpoints["chat"].traffic == {"blue": 100}
     assert service.calls == []
     update({"traffic": "blue=90,green=10", "verify": "false"})
+    update({"traffic": "blue=90,green=10"})  # whose share is as it was is asked nothing
     update({"traffic": "blue=100"})  # who loses traffic is asked nothing
     assert service.endpoints["chat"].traffic == {"blue": 100}
 
@@ -130,6 +131,17 @@ def test_traffic_by_hand_is_in_the_ledger_and_can_be_rolled_back(update, service
 def test_a_new_endpoint_takes_what_it_can_have_and_nothing_else(service, config):
     with pytest.raises(UsageError, match=r"PHI3-U(742|005)"):
         create_endpoint(MemoryDeployer(service), Names("chat"), config, told=print)
+    assert service.calls == []
+
+
+def test_an_endpoint_whose_creation_failed_is_created_again(service):
+    service.endpoints["chat"] = Endpoint("chat", "Failed")
+    create_endpoint(MemoryDeployer(service), Names("chat"), {}, told=print)
+    assert service.endpoints["chat"].is_made
+
+
+def test_a_share_of_nothing_is_no_move(update, service):
+    update({"traffic": "blue=100,green=0"})
     assert service.calls == []
 
 

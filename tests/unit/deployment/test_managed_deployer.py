@@ -33,7 +33,7 @@ def deploy(deployer, *, wait=True):
 def test_a_version_is_not_tagged_as_deployed_before_it_is(deployer, tagged):
     assert deploy(deployer, wait=False)["left"] == ["traffic of chat to green 100 %"]
     assert tagged == []
-    assert not deploy(deployer)["left"]
+    assert not deploy(deployer, wait=False)["left"]
     assert tagged == ["green"]
 
 
@@ -72,7 +72,10 @@ def test_what_changed_while_the_model_was_sent_is_reckoned_with(deployer, tagged
 
 def test_who_asked_a_deleted_endpoint_is_forgotten(deployer, two):
     deployer.callers._clients["chat"] = client = SimpleNamespace()
+    noted = []
+    deployer.registry.note_deleted = lambda name, version, _place: noted.append((name, version))
     deployer.remove(Names("chat", "green"), DeployConfig())
+    assert noted == [("chat", "2")]  # blue still runs version 1
     assert deployer.callers.find("chat") is client
     deployer.remove(Names("chat"), DeployConfig())
     assert deployer.callers._clients == {}

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.azure.operation import Refused
 from mlflow_phi3.deployment.ledger import read_ledger
 from mlflow_phi3.deployment.meanwhile import Overtaken
@@ -65,6 +66,23 @@ def test_an_endpoint_that_another_command_has_deployed_to_is_left(service):
     assert running(service) == ({"blue": "1"}, {"blue": 100})
 
 
+def test_an_endpoint_that_another_command_is_creating_is_left(service):
+    plan = planned(service, 2)
+    service.endpoints["chat"] = Endpoint("chat", "Creating")
+    with pytest.raises(Overtaken, match="endpoint chat: it was created meanwhile"):
+        done(service, plan)
+    assert service.calls == []
+
+
+def test_what_azure_writes_before_a_models_name_is_no_change(service):
+    def rewritten(endpoint, name):
+        there = service.deployments[endpoint]
+        there[name] = replace(there[name], model=f"AzureML:{there[name].model}")
+
+    done(service, planned(service, 1), rewritten)
+    assert service.endpoints["chat"].traffic == {"blue": 100}
+
+
 @pytest.mark.parametrize("step", ["put_endpoint", "put_deployment"])
 def test_what_azure_refuses_at_its_start_is_not_taken_back(service, step):
     deploy(service, 1)
@@ -113,8 +131,11 @@ def test_what_is_not_there_or_not_running_by_now_is_not_asked(service):
         service.deployments["chat"] = {**service.deployments["chat"], **there}
         if not there:
             del service.deployments["chat"]["blue"]
-        with pytest.raises(Overtaken, match=r"chat/blue: it (was deleted|is in state Updating)"):
+        told = r"chat/blue: it (was deleted|is in state Updating)"
+        with pytest.raises(Overtaken, match=told) as raised:
             done(service, back)
+        assert "stays" not in str(raised.value)  # it is not ours to delete, nor is its log
+        assert "last words" not in str(raised.value)
     assert service.endpoints["chat"].traffic == {"green": 100}
 
 

@@ -16,7 +16,7 @@ from mlflow_phi3.deployment.actions import (
 )
 from mlflow_phi3.deployment.plan import Current, plan_deployment, plan_removal
 from mlflow_phi3.deployment.report import describe, describe_plan
-from mlflow_phi3.deployment.traffic import from_text, to_text, with_share, without
+from mlflow_phi3.deployment.traffic import from_text, largest, to_text, with_share, without
 from mlflow_phi3.errors import UsageError
 from tests.unit.deployment.fakes import make_deployment, make_wanted
 
@@ -258,7 +258,9 @@ def test_traffic_always_adds_up(weights, share):
 
 
 def test_traffic_reads_what_it_writes():
+    assert to_text({"green": 10, "blue": 90}) == "blue=90,green=10"
     assert from_text(to_text({"green": 10, "blue": 90})) == {"blue": 90, "green": 10}
+    assert largest({"green": 50, "blue": 50}) == "blue"
     assert from_text("") == {}
     assert without({"blue": 34, "green": 33, "red": 33}, "red") == {"blue": 51, "green": 49}
 

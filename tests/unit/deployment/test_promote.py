@@ -10,20 +10,10 @@ from mlflow_phi3.deployment.meanwhile import Overtaken
 from mlflow_phi3.deployment.plan import plan_deployment
 from mlflow_phi3.deployment.rollout import get_current, roll_out
 from mlflow_phi3.errors import GateError, UsageError
-from tests.unit.deployment.fakes import make_wanted
+from tests.unit.deployment.fakes import alter, alter_endpoint, make_wanted
 
 promote = partial(promotion.promote, check=lambda _found: None, told=lambda _line: None)
 rollback = partial(promotion.rollback, target="azure-foundry:/local", told=lambda _line: None)
-
-
-def alter(service, name, **changes):
-    """Change a deployment; a new one is as blue."""
-    found = service.deployments["chat"]
-    found[name] = replace(found.get(name, found["blue"]), name=name, **changes)
-
-
-def alter_endpoint(service, **changes):
-    service.endpoints["chat"] = replace(service.endpoints["chat"], **changes)
 
 
 def entries_of(service):
@@ -103,11 +93,15 @@ def test_what_another_command_has_moved_while_the_alias_moves_stays(two, registr
 
 
 def test_when_the_alias_cannot_move_the_traffic_goes_back(two, registry):
-    registry.fault = RuntimeError("registry down")
+    def extended_then_down(*_aliases):
+        alter_endpoint(two, tags={**two.endpoints["chat"].tags, "azure.expires_at": "2027"})
+        raise RuntimeError("registry down")
+
+    registry.set_champion = extended_then_down
     with pytest.raises(RuntimeError):
         promote(two, registry, "chat")
     assert two.endpoints["chat"].traffic == {"blue": 100}
-    assert entries_of(two) == []
+    assert two.endpoints["chat"].tags == {"team": "x", "azure.expires_at": "2027"}
 
 
 def test_killed_between_traffic_and_alias_the_next_command_ends_it(two, registry):
@@ -154,6 +148,15 @@ def test_promote_run_again_does_not_go_back(two, registry):
     assert promote(two, registry, "chat", "green").after == "green=100"
     alter(two, "blue", model="/m/3")
     assert promote(two, registry, "chat").after == "blue=100"  # it is a new one
+
+
+@pytest.mark.parametrize("new", ["blue", "red"])
+def test_what_came_after_the_last_move_is_promoted(two, registry, new):
+    promote(two, registry, "chat")
+    alter(two, new, model="/m/3")
+    if new == "red":
+        del two.deployments["chat"]["blue"]
+    assert promote(two, registry, "chat").after == f"{new}=100"
 
 
 def test_after_a_rollback_promote_goes_forward_again(two, registry):
@@ -224,14 +227,35 @@ def test_a_killed_move_that_was_overtaken_moves_no_alias(two, registry, entries,
 def test_a_champion_of_another_model_is_left_though_its_number_is_the_same(two, registry):
     promote(two, registry, "chat")
     alter(two, "green", tags={"phi3.model": "other", "phi3.version": "2"})
-    assert rollback(two, registry, "chat").model == ""
+    moved = rollback(two, registry, "chat")
+    assert (moved.model, moved.version) == ("", "2")
     assert registry.champion == "2"
+
+
+def test_a_model_without_a_version_leaves_the_champion(two, registry):
+    alter(two, "green", tags={"phi3.model": "chat"})
+    assert promote(two, registry, "chat").after == "green=100"
+    assert (registry.champion, registry.previous) == ("1", "")
 
 
 def test_rollback_to_what_is_gone_is_refused(two, registry):
     promote(two, registry, "chat")
     del two.deployments["chat"]["blue"]
     with pytest.raises(UsageError, match=r"PHI3-U726 .*@previous"):
+        rollback(two, registry, "chat")
+
+
+def test_rollback_of_a_promotion_knows_which_model_had_the_traffic(two, registry):
+    promote(two, registry, "chat")
+    alter(two, "blue", model="/m/3")
+    with pytest.raises(UsageError, match="PHI3-U726 endpoint chat: what blue ran"):
+        rollback(two, registry, "chat")
+    assert two.endpoints["chat"].traffic == {"green": 100}
+
+
+def test_before_the_first_traffic_there_is_nothing_to_roll_back_to(two, registry):
+    alter_endpoint(two, tags=with_entries({}, [Entry("2026-01-01", {}, {"blue": 100})]))
+    with pytest.raises(UsageError, match="PHI3-U725"):
         rollback(two, registry, "chat")
 
 
@@ -298,81 +322,3 @@ def test_a_second_rollback_never_gives_traffic_to_another_version(service, regis
 
     assert service.endpoints["chat"].traffic == {"green": 100}
     assert registry.champion == "2"
-
-
-class Dies:
-    """Calls one by one, of which the n-th is the last; before or after it is done."""
-
-    def __init__(self, number, *, late):
-        self.number, self.late, self.count = number, late, 0
-
-    def around(self, thing, *names):
-        dies = self
-
-        class Watched:
-            def __getattr__(self, name):
-                real = getattr(thing, name)
-                return dies.counted(real) if name in names else real
-
-        return Watched()
-
-    def counted(self, real):
-        def call(*args, **options):
-            self.count += 1
-            if self.count == self.number and not self.late:
-                raise KeyboardInterrupt
-            found = real(*args, **options)
-            if self.count == self.number:
-                raise KeyboardInterrupt
-            return found
-
-        return call
-
-
-def promote_blue(service, registry, endpoint):
-    return promote(service, registry, endpoint, "blue")
-
-
-KILLS = [
-    (True, 1, False),
-    (True, 1, True),
-    (True, 2, False),
-    (True, 2, True),
-    (True, 3, False),
-    (False, 1, False),
-    (False, 1, True),
-    (False, 2, False),
-]
-THROUGH = [(True, 3, True), (False, 2, True)]
-"""After its last call: nobody can tell a rollback that is run again from a second one."""
-
-
-@pytest.mark.parametrize(
-    ("command", "registered", "number", "late"),
-    [(command, *kill) for command in (promote_blue, promote) for kill in KILLS + THROUGH]
-    + [(rollback, *kill) for kill in KILLS],
-)
-def test_a_command_killed_anywhere_and_run_again_does_its_work_once(
-    two, registry, command, registered, number, late
-):
-    if not registered:
-        for name in ("blue", "green"):
-            alter(two, name, tags={})
-    promote(two, registry, "chat")
-    promote(two, registry, "chat", "blue")
-    goal = ("green", "2")
-    if command is promote_blue:
-        promote(two, registry, "chat", "green")
-        goal = ("blue", "1")
-    if command is promote:
-        alter_endpoint(two, tags={})
-    dies = Dies(number, late=late)
-    service = dies.around(two, "put_endpoint")
-    aliases = dies.around(registry, "set_champion")
-    with pytest.raises(KeyboardInterrupt):
-        command(service, aliases, "chat")
-    moved = command(two, registry, "chat")
-    assert two.endpoints["chat"].traffic == {goal[0]: 100}
-    assert registry.champion == (goal[1] if registered else "1")
-    assert moved.after == f"{goal[0]}=100"
-    assert not any(entry.pending for entry in entries_of(two))

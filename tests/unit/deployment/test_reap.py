@@ -13,7 +13,7 @@ from mlflow_phi3.deployment.examination import Examination
 from mlflow_phi3.deployment.managed_deployer import ManagedDeployer
 from mlflow_phi3.deployment.names import Names
 from mlflow_phi3.deployment.plan import plan_deployment
-from mlflow_phi3.deployment.reap import expiry, find_expired, find_gone, let_expire
+from mlflow_phi3.deployment.reap import ending, expiry, find_expired, find_gone, let_expire
 from mlflow_phi3.deployment.rollout import get_current
 from mlflow_phi3.deployment.serverless_deployer import ServerlessDeployer
 from mlflow_phi3.errors import AzureError, PreflightError
@@ -25,13 +25,18 @@ def test_only_what_has_expired_is_reaped():
     now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     ends = {
         "gone": expiry(now, -1),
+        "now": expiry(now, 0),
         "later": expiry(now, 1),
         "odd": "tomorrow",
         "naive": "2025-01-01T00:00:00",
     }
     endpoints = [Endpoint(n, tags={EXPIRES_TAG: end}) for n, end in ends.items()]
     endpoints.append(Endpoint("forever"))
-    assert [e.name for e in find_expired(endpoints, now)] == ["gone"]
+    assert [e.name for e in find_expired(endpoints, now)] == ["gone", "now"]
+    assert ending(Endpoint("chat", tags={"team": "x"}), "2027").tags == {
+        "team": "x",
+        EXPIRES_TAG: "2027",
+    }
 
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
@@ -101,18 +106,21 @@ def test_a_version_that_was_replaced_at_an_endpoint_goes_with_it(reaper, monkeyp
     assert noted == ["1", "2", "0", "0"]
 
 
-def test_an_end_that_is_put_off_while_reap_waits_is_heard(two, reaper, monkeypatch):
+@pytest.mark.parametrize("gone", [False, True], ids=["put off", "gone"])
+def test_an_end_that_is_put_off_while_reap_waits_is_heard(two, reaper, monkeypatch, gone):
     lines = []
     monkeypatch.setattr(reaper, "_told", lines.append)
 
     def await_idle(name):
+        if name == "other" and gone:
+            two.endpoints.pop(name)
         if name == "other":
             let_expire(name, two, 5)
 
     monkeypatch.setattr(two, "await_idle", await_idle)
     monkeypatch.setattr(reaper.registry, "note_deleted", lambda *_noted: None)
     assert reaper.reap(NOW, dry_run=False, timeout_s=1) == ["chat"]
-    assert set(two.endpoints) == {"other"}
+    assert set(two.endpoints) == (set() if gone else {"other"})
     assert "endpoint other is left" in lines[-1]
 
 
@@ -124,24 +132,36 @@ def test_a_life_is_put_off_before_a_rollout_and_never_shortened_by_one_that_fail
     two.faults["put_deployment"] = [refused()]
     current = get_current(two, "chat")
     plan = plan_deployment(current, make_wanted(deployment="blue", instance_count=2))
+
+    def run():
+        config = DeployConfig(ttl_hours=5)
+        reaper.managed._run(plan, current, Names("chat"), two, config, examination=Examination())
+
     with pytest.raises(AzureError):
-        reaper.managed._run(
-            plan, current, Names("chat"), two, DeployConfig(ttl_hours=5), examination=Examination()
-        )
+        run()
     after = two.endpoints["chat"].tags.get(EXPIRES_TAG, "")
     assert (after != end) == (end == expiry(NOW, -1))
+    run()
+    assert two.endpoints["chat"].tags[EXPIRES_TAG] not in {"", end}
 
 
 def test_a_version_that_another_slot_runs_is_not_gone(two):
     blue, green = two.list_deployments("chat")
     assert [one.version for one in find_gone("chat", [blue, green], [green])] == ["1"]
     assert find_gone("chat", [blue, green], [replace(blue, name="green"), green]) == []
+    assert find_gone("chat", [replace(blue, tags={"phi3.model": "chat"})]) == []
 
 
 @pytest.mark.parametrize("good", [True, False], ids=["came through", "failed"])
 def test_what_blue_green_has_replaced_is_noted(two, reaper, monkeypatch, good):
     noted = []
-    monkeypatch.setattr(reaper.registry, "note_deleted", lambda *noted_now: noted.append(noted_now))
+
+    def note(*noted_now):
+        noted.append(noted_now)
+        if not good:  # the first error is the one to show
+            raise PreflightError("PHI3-P706", "the store is away")
+
+    monkeypatch.setattr(reaper.registry, "note_deleted", note)
     bad = AzureError("PHI3-A701", "a bad day")
     two.faults["put_deployment"] = [None if good else bad]
     current = get_current(two, "chat")

@@ -45,8 +45,9 @@ def test_a_first_deployment_that_fails_its_check_leaves_nothing(service):
 
 def test_a_second_one_that_fails_leaves_the_first_with_all_traffic(service):
     deploy(service)
-    with pytest.raises(GateError):
+    with pytest.raises(GateError) as raised:
         deploy(service, fails, "/m/chat/versions/2")
+    assert "stays" not in str(raised.value)
     assert service.endpoints["chat"].traffic == {"blue": 100}
     assert set(service.deployments["chat"]) == {"blue"}
 
@@ -70,8 +71,9 @@ def test_traffic_that_moved_before_its_call_failed_is_moved_back(service, refuse
     deploy(service)
     before = service.endpoints["chat"]
     service.late_faults = [refused()]
-    with pytest.raises(AzureError, match="done: delete deployment chat/green"):
+    with pytest.raises(AzureError, match="done: delete deployment chat/green") as raised:
         deploy(service, model="/m/chat/versions/2")
+    assert "stays" not in str(raised.value)
     assert service.endpoints["chat"] == before  # the ledger too
     assert set(service.deployments["chat"]) == {"blue"}
 
@@ -122,6 +124,23 @@ def test_a_check_that_fails_on_a_resumed_rollout_tells_what_stays(service, stop,
     assert service.endpoints["chat"].traffic == traffic
 
 
+@pytest.mark.parametrize("found", [None, AzureError("PHI3-A703", "no answer")])
+def test_a_failure_is_shown_though_nothing_more_can_be_asked_of_it(service, found):
+    deploy(service)
+    deploy(service, model="/m/chat/versions/2", wait=False)
+
+    def away(*_asked):
+        if found is not None:
+            raise found
+
+    def check(endpoint, name):
+        service.get_endpoint = service.get_logs = away
+        fails(endpoint, name)
+
+    with pytest.raises(GateError, match=r"got no text\.$"):
+        deploy(service, check, "/m/chat/versions/2")
+
+
 def test_traffic_that_cannot_move_on_a_resumed_rollout_leaves_what_stays_told(service, refused):
     deploy(service)
     deploy(service, model="/m/chat/versions/2", wait=False)
@@ -130,6 +149,7 @@ def test_traffic_that_cannot_move_on_a_resumed_rollout_leaves_what_stays_told(se
     with pytest.raises(AzureError, match=r"back to blue 100 %\. Deployment chat/green stays"):
         deploy(service, model="/m/chat/versions/2")
     assert service.endpoints["chat"] == before  # the ledger too
+    assert service.calls[-1] == ("put_endpoint", "chat", {"green": 100})  # refused: none undoes it
 
 
 def test_what_cannot_be_taken_back_keeps_nothing_else_from_it(service):
@@ -236,9 +256,28 @@ def test_settings_with_which_the_live_one_does_not_answer_are_taken_back(service
         roll_out(plan, service, fails, told=lambda _line: None)
     assert service.deployments["chat"] == {"blue": before}
 
+    service.faults["put_deployment"] = [KeyboardInterrupt()]
+    lines = []
+    with pytest.raises(KeyboardInterrupt):
+        roll_out(plan, service, passes, told=lines.append)
+    assert "Still to do" in lines[-1]
+    assert "billed" not in lines[-1]  # it was there before
+
     service.faults["put_deployment"] = [None, ValueError("odd")]
     with pytest.raises(GateError, match=r"could not update .*: do it by mlflow deployments update"):
         roll_out(plan, service, fails, told=lambda _line: None)
+
+
+def test_a_model_that_cannot_be_exchanged_in_place_is_put_back(service, refused):
+    deploy(service)
+    before = service.deployments["chat"]["blue"]
+    plan = plan_deployment(
+        get_current(service, "chat"), make_wanted(deployment="blue", model="/m/chat/versions/2")
+    )
+    service.faults["put_deployment"] = [refused()]
+    with pytest.raises(AzureError, match="done: update deployment chat/blue"):
+        roll_out(plan, service, passes, told=lambda _line: None)
+    assert service.deployments["chat"] == {"blue": before}
 
 
 def test_a_failure_after_a_canary_was_cleared_still_takes_the_new_one_back(service):
@@ -249,8 +288,9 @@ def test_a_failure_after_a_canary_was_cleared_still_takes_the_new_one_back(servi
     )
     roll_out(plan, service, passes, told=lambda _line: None)
     assert service.endpoints["chat"].traffic == {"green": 10, "blue": 90}
-    with pytest.raises(GateError, match="done: delete deployment chat/green"):
+    with pytest.raises(GateError, match="done: delete deployment chat/green") as raised:
         deploy(service, fails, "/m/chat/versions/3")
+    assert "could not" not in str(raised.value)  # the canary's share goes back to nobody
     assert service.endpoints["chat"].traffic == {"blue": 100}
     assert set(service.deployments["chat"]) == {"blue"}
 
@@ -260,8 +300,9 @@ def test_when_the_old_one_cannot_be_removed_the_new_one_keeps_its_traffic(servic
     wanted_next = make_wanted(model="/m/chat/versions/2", keep_previous=False)
     plan = plan_deployment(get_current(service, "chat"), wanted_next)
     service.faults["delete_deployment"] = [refused()]
-    with pytest.raises(AzureError):
+    with pytest.raises(AzureError) as raised:
         roll_out(plan, service, passes, told=lambda _line: None)
+    assert "Taken back" not in str(raised.value)
     assert service.endpoints["chat"].traffic == {"green": 100}
     assert set(service.deployments["chat"]) == {"blue", "green"}
 

@@ -1,6 +1,7 @@
 """Serverless endpoints: what a caller's words mean, and what is left when a call fails."""
 
 import datetime as dt
+import re
 from dataclasses import replace
 
 import pytest
@@ -33,8 +34,9 @@ def test_a_failed_call_leaves_what_was_there_and_a_second_run_completes(known, l
     service = MemoryServerless(known)
     before = service.known
     service.fault, service.late = AzureError("PHI3-A701", "a bad day"), late
-    with pytest.raises(AzureError):
+    with pytest.raises(AzureError) as raised:
         deploy(service)
+    assert "is left" not in str(raised.value)
     assert service.known == before
     assert deploy(service)["model"] == NEW.model_id
 
@@ -114,6 +116,14 @@ def test_an_interrupted_command_tells_what_is_billed(known):
     assert ["is billed" in line for line in lines[1:]] == ([] if known else [True])
 
 
+def test_an_order_to_stop_while_it_takes_back_tells_what_stays_and_why():
+    service, lines = MemoryServerless(), []
+    service.stuck = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        deploy_serverless(service, NEW, None, bad_answers, wait=True, told=lines.append)
+    assert re.search("(?s)PHI3-G.*serverless endpoint chat stays, and is billed", lines[-1])
+
+
 def test_after_a_deadline_nothing_is_taken_back():
     service = MemoryServerless()
     service.fault, service.late = DeadlinePassed("PHI3-A705", "not finished"), True
@@ -127,6 +137,13 @@ def test_one_that_is_as_wanted_is_left_alone_but_checked():
     asked = []
     deploy(service, check=lambda: asked.append("it"))
     assert (service.puts, asked) == (0, ["it"])
+
+
+def test_one_that_failed_is_put_again():
+    service = MemoryServerless(NEW)
+    service.known = replace(service.known, state="Failed")
+    deploy(service)
+    assert (service.puts, service.known.state) == (1, "Succeeded")
 
 
 def test_without_waiting_the_check_is_left():

@@ -80,8 +80,10 @@ def test_the_version_of_a_serverless_endpoint_is_known_and_noted_when_it_goes(de
     deployer.deploy(Names("chat"), "", config.model_copy(update={"ttl_hours": 1.0}), new=False)
     deployer.remove(Names("chat", "green"), config)  # there is none such, and so none to delete
     assert deployer.serverless.service(1).known is not None
+    deployer.callers._clients["chat"] = SimpleNamespace()
     deployer.remove(Names("chat"), config)
 
+    assert deployer.callers._clients == {}  # one of the same name will have another key
     assert deployer.registry.deleted == [("phi-ft", "1", place), ("phi-ft", "2", place)]
     assert deployer.serverless.service(1).known is None
 

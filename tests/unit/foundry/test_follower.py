@@ -3,7 +3,7 @@ import pytest
 from mlflow_phi3.azure.finetuning import Point
 from mlflow_phi3.azure.operation import DeadlinePassed
 from mlflow_phi3.errors import AzureError
-from mlflow_phi3.foundry.follower import follow
+from mlflow_phi3.foundry.follower import Follower, follow
 from tests.unit.foundry.project import Project, state
 
 
@@ -56,6 +56,20 @@ def test_following_gives_up_what_is_refused_or_gone():
         news(Project(), "j")
     with pytest.raises(AzureError, match="A703"):
         news(Project(script=[AzureError("PHI3-A703", "no answer")] * 99), "j")
+
+
+def test_looks_become_rare_while_nothing_is_new():
+    project = Project({"j": state("j", "Running")})
+    follower, pauses = Follower(project, "j", timeout_s=3600), []
+    for _ in range(20):
+        follower.look()
+        pauses.append(follower.pause_s())
+    assert (pauses[0], pauses[-1]) == (0.5, 15)
+    assert pauses == sorted(pauses)
+    project.points.append(Point("loss", 3.0, 1))
+    follower.look()
+    assert follower.pause_s() == 2
+    assert Follower(project, "j", timeout_s=0.2).pause_s() <= 0.2
 
 
 def test_following_ends_with_the_time_given():

@@ -100,6 +100,27 @@ def test_a_finished_job_counts_while_its_model_is_there():
     assert submit_once(project, wanted)[0].name == f"{wanted.name}-2"
 
 
+def test_a_failed_successor_hides_no_job_that_has_its_model():
+    project, wanted = Project(), plan_job(TEMPLATE, SPEC)
+    for name, status in ((wanted.name, "Completed"), (f"{wanted.name}-2", "Failed")):
+        project.jobs[name] = state(name, status)
+    project.models[wanted.name] = model(wanted.name)
+    assert submit_once(project, wanted) == (project.jobs[wanted.name], False)
+
+
+def test_what_is_asked_before_a_job_can_prevent_it():
+    project, wanted = Project(), plan_job(TEMPLATE, SPEC)
+
+    def beyond():
+        raise PreflightError("PHI3-P777", "beyond the budget")
+
+    with pytest.raises(PreflightError):
+        submit_once(project, wanted, before=beyond)
+    assert project.submitted == []
+    submit_once(project, wanted)
+    assert submit_once(project, wanted, before=beyond)[1] is False  # nothing is paid for
+
+
 def test_no_second_job_because_azure_did_not_answer():
     project, wanted = Project(), plan_job(TEMPLATE, SPEC)
     project.jobs[wanted.name] = state(wanted.name, "Completed")

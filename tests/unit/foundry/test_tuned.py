@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from mlflow_phi3.azure.finetuning import JobState, TunedModel
 from mlflow_phi3.azure.online import Endpoint
 from mlflow_phi3.azure.serverless import ServerlessEndpoint
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.errors import AzureError, UsageError
 from mlflow_phi3.foundry.tuned import Deployed, Inventory, Removal, find_deployed, plan_removal
 
 MODEL = TunedModel("phi3-chat", "2", "azureml://locations/x/workspaces/y/models/...", "job-1")
@@ -71,6 +72,20 @@ def test_what_another_model_shares_is_not_taken_for_alone():
     assert find_deployed(MODEL, serverless, online) == [SERVERLESS, alone, SHARED]
 
 
+def test_a_model_is_found_by_its_name_and_version_alone():
+    others = [replace(MODEL, version="1"), replace(MODEL, name="other")]
+    inventory = object.__new__(Inventory)
+    inventory.service = SimpleNamespace(
+        get=lambda _job: None, tuned_models=lambda: [*others, MODEL]
+    )
+    assert inventory.find("phi3-chat:2") == MODEL
+    assert inventory.find("other") == others[1]
+    with pytest.raises(UsageError, match=r"PHI3-U780 .*one of phi3-chat:1, phi3-chat:2"):
+        inventory.find("phi3-chat")
+    with pytest.raises(UsageError, match="PHI3-U781"):
+        inventory.find("phi3-chat:3")
+
+
 def test_removal_keeps_its_order_and_stops_at_the_first_failure():
     done = []
 
@@ -88,11 +103,21 @@ def test_removal_keeps_its_order_and_stops_at_the_first_failure():
         def delete_model(self, model):
             done.append(model.name)
 
+    there = [SERVERLESS, ALONE, SHARED, Deployed("stuck")]
     inventory = object.__new__(Inventory)
+    inventory.deployed = lambda _model: there
     inventory.service = inventory._online = inventory._serverless = Service()
     inventory.remove(Removal((SERVERLESS, ALONE, SHARED), MODEL), lambda _line: None)
     assert done == ["chat", "big", ("busy", "green"), "phi3-chat"]
+    there[2] = replace(SHARED, alone=True)  # what it shared its endpoint with has gone
+    inventory.remove(Removal((SHARED,), MODEL), lambda _line: None)
+    assert done[4:] == [("busy", "green"), "phi3-chat"]
     done.clear()
     with pytest.raises(RuntimeError):
         inventory.remove(Removal((Deployed("stuck"),), MODEL), lambda _line: None)
     assert done == ["stuck"]
+    done.clear()
+    there[1] = replace(ALONE, alone=False)  # another model came to live there: it has to stay
+    with pytest.raises(AzureError, match="PHI3-A736 deployment blue of endpoint big: it was chang"):
+        inventory.remove(Removal((SERVERLESS, ALONE, SHARED), MODEL), lambda _line: None)
+    assert done == ["chat"]
