@@ -1,7 +1,6 @@
-"""Schedules, optimizers, checkpoints, scores and capacity."""
+"""Schedules, optimizers, scores and capacity."""
 
 import math
-import os
 import weakref
 from dataclasses import replace
 from importlib.metadata import EntryPoint
@@ -12,12 +11,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from peft import IA3Config, LoraConfig, VeraConfig
 from transformers import get_scheduler
 
 from mlflow_phi3.config.plugins import find_named
 from mlflow_phi3.data.messages import Example
-from mlflow_phi3.errors import TrainingError, UsageError
+from mlflow_phi3.errors import UsageError
 from mlflow_phi3.training import checkpoint as disk
 from mlflow_phi3.training import memory, probe
 from mlflow_phi3.training.capacity import choose_concurrency, measure_trial_bytes
@@ -27,7 +25,7 @@ from mlflow_phi3.training.engine.fused import FusedEngine
 from mlflow_phi3.training.engine.loss import get_loss
 from mlflow_phi3.training.memory import free_bytes, is_out_of_memory
 from mlflow_phi3.training.optimizer import clip_gradient, make_optimizer
-from mlflow_phi3.training.peft_files import load_adapter, load_lora_spec, save_adapter
+from mlflow_phi3.training.peft_files import save_adapter
 from mlflow_phi3.training.reference import alike
 from mlflow_phi3.training.schedule import Schedule, order_examples
 from mlflow_phi3.training.scoring import score
@@ -101,109 +99,6 @@ def test_clipping_is_torchs():
     left = gradient.clone()
     clip_gradient(gradient, 0.0)
     assert torch.equal(gradient, left)
-
-
-def test_peft_round_trip(new_base, tmp_path):
-    linear = find_linear(new_base().model)
-    spec = LoraSpec(r=3, alpha=7.5, dropout=0.1, target_modules=("o_proj", "qkv_proj"), rslora=True)
-    layout = plan_layout(linear, spec)
-    weights = initial_weights(linear, layout, 5)
-    save_adapter(tmp_path, layout, weights, "base")
-    assert load_lora_spec(tmp_path) == spec
-    assert torch.equal(load_adapter(tmp_path, layout), weights)
-    other = plan_layout(linear, replace(spec, r=4))
-    with pytest.raises(TrainingError, match="PHI3-T011"):
-        load_adapter(tmp_path, other)
-    with pytest.raises(TrainingError, match="expected None"):
-        load_adapter(tmp_path, plan_layout(linear, replace(spec, target_modules=("o_proj",))))
-
-
-@pytest.mark.parametrize(
-    ("config", "told"),
-    [
-        (VeraConfig(target_modules=["o_proj"]), "peft_type=VERA"),
-        (IA3Config(target_modules=["o_proj"], feedforward_modules=[]), "peft_type=IA3"),
-        (LoraConfig(target_parameters=["experts.weight"]), "target_parameters"),
-    ],
-)
-def test_an_adapter_that_is_no_lora_of_layers_is_refused(tmp_path, config, told):
-    config.save_pretrained(str(tmp_path))
-    with pytest.raises(TrainingError, match=f"PHI3-T011 .*: {told} is not read"):
-        load_lora_spec(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ({"alpha_pattern": {"o_proj": 64}}, "alpha_pattern"),
-        ({"rank_pattern": {"o_proj": 2}}, "rank_pattern"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights=pissa"),
-        ({"init_lora_weights": "olora"}, "init_lora_weights=olora"),
-        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights=pissa_niter_4"),
-        ({"init_lora_weights": "gaussian"}, ""),
-    ],
-)
-def test_an_adapter_that_means_something_else_is_not_read_as_plain_lora(tmp_path, change, told):
-    LoraConfig(r=4, target_modules=["o_proj"], **change).save_pretrained(str(tmp_path))
-    if not told:
-        assert load_lora_spec(tmp_path).r == 4
-        return
-    with pytest.raises(TrainingError, match=f"PHI3-T011 .*: {told} is not read"):
-        load_lora_spec(tmp_path)
-
-
-def new_checkpoint(new_base, folder, seed):
-    linear = find_linear(new_base().model)
-    layout = plan_layout(linear, SPEC.lora)
-    weights = initial_weights(linear, layout, seed)
-    optimizer = make_optimizer(SPEC, layout.views(weights).values())
-    progress = disk.Progress(seed, 0, math.inf, math.inf, {"spec": [1, 2]})
-    disk.save_checkpoint(
-        folder, layout, weights, base_name="b", optimizer=optimizer, progress=progress
-    )
-    return layout, weights
-
-
-def test_a_torn_save_leaves_a_whole_checkpoint(new_base, tmp_path, monkeypatch):
-    last = tmp_path / "last"
-    layout, weights = new_checkpoint(new_base, last, 1)
-    with monkeypatch.context() as patch:
-        patch.setattr(disk, "_sync", lambda path: (_ for _ in ()).throw(OSError("disk full")))
-        with pytest.raises(OSError, match="disk full"):
-            new_checkpoint(new_base, last, 2)
-    assert disk.load_progress(last).step == 1
-    assert torch.equal(load_adapter(last, layout), weights)
-    # Killed between the two renames: the complete new one counts.
-    new_checkpoint(new_base, tmp_path / ".last.new", 3)
-    last.rename(tmp_path / ".last.old")
-    assert disk.load_progress(last).step == 3
-    (tmp_path / ".last.new").mkdir()  # killed while it was written
-    new_checkpoint(new_base, last, 4)
-    assert disk.load_progress(last).step == 4
-
-
-def test_a_checkpoint_is_on_the_disk_before_the_one_before_it_is_gone(
-    new_base, tmp_path, monkeypatch
-):
-    last, synced = tmp_path / "last", []
-    new_checkpoint(new_base, last, 1)
-
-    def noted(handle):
-        synced.append((os.fstat(handle).st_ino, (tmp_path / ".last.old").exists()))
-
-    monkeypatch.setattr(os, "fsync", noted)
-    new_checkpoint(new_base, last, 2)
-    new = {path.stat().st_ino for path in (last, *last.iterdir())}
-    assert {number for number, renamed in synced if not renamed} == new
-    assert synced[-1] == (tmp_path.stat().st_ino, True)
-
-
-def test_a_copied_checkpoint_survives_its_source(new_base, tmp_path):
-    layout, weights = new_checkpoint(new_base, tmp_path / "a/last", 1)
-    disk.copy_checkpoint(tmp_path / "a/last", tmp_path / "b/last")
-    new_checkpoint(new_base, tmp_path / "a/last", 2)
-    assert torch.equal(load_adapter(tmp_path / "b/last", layout), weights)
-    assert disk.load_progress(tmp_path / "b/last").step == 1
 
 
 def test_scores_stream_in_order_and_do_not_depend_on_the_passes(new_base, new_examples, tmp_path):
@@ -397,14 +292,3 @@ def test_the_engine_stays_small():
     files = [*Path("mlflow_phi3/training/engine").glob("*.py")]
     assert len(files) == 11
     assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) < 1500
-
-
-def test_an_earlier_trials_checkpoints_are_gone_or_it_is_told(tmp_path):
-    for name in ("best", ".last.old", ".last.new"):  # the latter of a save that was killed
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "adapter_model.safetensors").touch()
-    disk.discard_checkpoints(tmp_path)
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "last").touch()  # no folder
-    with pytest.raises(NotADirectoryError):
-        disk.discard_checkpoints(tmp_path)
