@@ -21,6 +21,16 @@ _REVISION = "phi3.base_revision"
 _QUANTIZATION = "phi3.base_quantization"
 
 
+def check_start(source: str) -> None:
+    """Refuse a folder without an adapter before data is read; runs and versions are found later.
+
+    Raises:
+        UsageError: There is no adapter in the folder that ``continue_from`` names.
+    """
+    if source and source != LATEST and not source.startswith(("models:/", "runs:/")):
+        check_adapter(Path(source))
+
+
 def find_start(context: Context, base: Base, source: str) -> Path:
     """The adapter that ``continue_from`` names, on this machine.
 

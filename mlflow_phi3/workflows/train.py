@@ -16,7 +16,7 @@ from mlflow_phi3.training.reports import EndReport, EvaluationReport, StepReport
 from mlflow_phi3.workflows import foundry
 from mlflow_phi3.workflows.check import check_training
 from mlflow_phi3.workflows.context import Context, greet, open_base, open_context
-from mlflow_phi3.workflows.continued import find_start, shaped_as
+from mlflow_phi3.workflows.continued import check_start, find_start, shaped_as
 from mlflow_phi3.workflows.ending import show_look
 from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepare_as_child
 from mlflow_phi3.workflows.task import fit_to_data
@@ -38,6 +38,7 @@ def run(config: TrainWord) -> None:
         foundry.run(config)
         return
     check_training(config)
+    check_start(config.continue_from)
     context = open_context(config)
     greet(context, config)
     with context.root("train", config) as root:

@@ -65,6 +65,13 @@ def test_a_run_or_a_version_of_it_is_trained_on(config, tracker):
     client.delete_registered_model("continued")
 
 
+def test_a_folder_without_an_adapter_is_refused_before_a_run_is_made(config, tracker):
+    with pytest.raises(UsageError, match=r"PHI3-U030 nothere: no adapter_config\.json"):
+        run(config(continue_from="nothere"))
+    assert not tracker.find({})
+    assert not Path("work").exists()
+
+
 def test_a_run_that_is_gone_is_told_by_the_parameter_that_led_to_it(config, tracker):
     context = open_context(config())
     base = open_base(config())
