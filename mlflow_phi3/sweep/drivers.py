@@ -68,7 +68,6 @@ def beating(study: Study, driver: Driver, *, every_s: float = HEARTBEAT_S) -> It
                 beat()
 
     beat()
-
     thread = threading.Thread(target=go_on, name="heartbeat", daemon=True)
     thread.start()
     try:
