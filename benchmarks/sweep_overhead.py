@@ -223,8 +223,8 @@ def _steps(job: Job, epoch: int) -> Iterator[StepReport]:
     total = job.spec.epochs * STEPS_PER_EPOCH
     loss = make_loss(job.spec, epoch) + 0.1
     for step in range((epoch - 1) * STEPS_PER_EPOCH + 1, epoch * STEPS_PER_EPOCH + 1):
-        done = step / STEPS_PER_EPOCH
-        yield StepReport(job.trial, step, total, done, loss, 1e-3, 1.0, 900, 300, 9000.0, 1)
+        done, last = step / STEPS_PER_EPOCH, step % STEPS_PER_EPOCH == 0
+        yield StepReport(job.trial, step, total, done, loss, 1e-3, 1.0, 900, 300, 9000.0, 1, last)
 
 
 def _evaluation(job: Job, epoch: int, folder: Path) -> EvaluationReport:
@@ -235,6 +235,7 @@ def _evaluation(job: Job, epoch: int, folder: Path) -> EvaluationReport:
     return EvaluationReport(
         job.trial,
         step,
+        epoch,
         epoch,
         loss,
         math.exp(loss),

@@ -43,6 +43,7 @@ TABLE = (
         "per_device_train_batch_size",
         "times `batch_size_multiplier`",
     ),
+    Row("evaluations_per_epoch", "", _DECIDES),
     Row("lora_r", "", _DECIDES),
     Row("lora_alpha", "", _DECIDES),
     Row("lora_dropout", "", _DECIDES),

@@ -38,7 +38,7 @@ class Job:
         trial: Its name, unique in the study: ``trial-007``.
         spec: What it trains with.
         resume: Whether to go on from its last checkpoint, if the backend finds one.
-        evaluated: Epochs whose evaluation is known already; a later one is told again.
+        evaluated: Evaluations that are known already; a later one is told again.
     """
 
     trial: str

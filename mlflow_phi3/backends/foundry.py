@@ -317,7 +317,8 @@ def _evaluation(live: _LiveTrial, loss: float, epoch: int) -> EvaluationReport:
     return EvaluationReport(
         trial=live.job.trial,
         step=live.step,
-        epoch=epoch,
+        number=epoch,
+        epoch=float(epoch),
         loss=loss,
         perplexity=perplexity(loss),
         token_accuracy=None,

@@ -132,7 +132,7 @@ class LocalTraining:
                         del group[report.trial]
                     elif isinstance(report, EvaluationReport):
                         job = group[report.trial]
-                        group[report.trial] = replace(job, evaluated=report.epoch)
+                        group[report.trial] = replace(job, evaluated=report.number)
                     yield report
             except MEMORY_ERRORS as error:
                 if not is_out_of_memory(error):

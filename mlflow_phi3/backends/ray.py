@@ -2,9 +2,9 @@
 
 The driver asks and tells; a worker is an actor that holds a copy of the base and is pulled, stretch
 by stretch, as a local session is, so that the same reports come in the same order and a trial that
-is dropped has trained no step too many. After each epoch a worker hands its trials' checkpoints to
-the driver. When it is lost, the group goes on from them on another worker: no shared file system is
-needed, and what is lost is the time since the group's last epoch.
+is dropped has trained no step too many. After each evaluation a worker hands its trials'
+checkpoints to the driver. When it is lost, the group goes on from them on another worker: no shared
+file system is needed, and what is lost is the time since the group's last evaluation.
 """
 
 import logging
@@ -210,7 +210,7 @@ class RayTraining:
                 del lease.jobs[report.trial]
             elif isinstance(report, EvaluationReport):
                 job = lease.jobs[report.trial]
-                lease.jobs[report.trial] = replace(job, evaluated=report.epoch, resume=True)
+                lease.jobs[report.trial] = replace(job, evaluated=report.number, resume=True)
             yield self._here(report)
         if lease.jobs:
             dropped = [trial for trial in mine if trial in self._dropped]

@@ -14,7 +14,7 @@ from mlflow_phi3.backends.local import LocalBackend, LocalTraining
 from mlflow_phi3.training.checkpoint import finish_replacing, leave_untold, replace_folder
 from mlflow_phi3.training.reports import EndReport, Report, StepReport
 
-# A stretch ends with an epoch, or after this long, so that progress is seen.
+# A stretch ends with an evaluation, or after this long, so that progress is seen.
 _STRETCH_S = 1.0
 Files = Mapping[str, bytes]
 
@@ -25,7 +25,7 @@ class Stretch:
 
     Args:
         reports: In order.
-        files: By trial, its folder as it was after the last of them, where an epoch ended.
+        files: By trial, its folder as it was after the last of them, where it was evaluated.
     """
 
     reports: tuple[Report, ...]
@@ -63,7 +63,7 @@ class Worker:
         return self.go_on(())
 
     def go_on(self, dropped: Sequence[str]) -> Stretch:
-        """Train until an epoch ends or a second is over; ``dropped`` trials leave first."""
+        """Train until an evaluation or until a second is over; ``dropped`` trials leave first."""
         for trial in dropped:
             self._training.drop(trial)
         told: list[Report] = []

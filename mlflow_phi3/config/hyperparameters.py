@@ -28,6 +28,11 @@ class Hyperparameters(Config):
     epochs: Annotated[Swept, Element(int, least=1)] = Choices((2, 3))
     """Passes over the training examples, at least 1."""
 
+    evaluations_per_epoch: Annotated[Swept, Element(int, least=1)] = Pin(1)
+    """How often a trial is evaluated within an epoch, evenly, and with that how often a pruner
+    judges it, its checkpoint is renewed, and its best adapter may be found. One value for all
+    trials. With much data raise it: a hopeless trial then ends within its first epoch."""
+
     per_device_batch_size: Annotated[Swept, Element(int, least=1)] = Pin(8)
     """Examples of a micro-batch, at least 1."""
 
@@ -75,6 +80,13 @@ class Hyperparameters(Config):
     class_weights: Annotated[Swept, Element(str)] = Pin(UNWEIGHTED)
     """What each label weighs in the loss, when labels are learnt: `none`, `balanced` (rare ones
     more), or numbers joined by `+` in the labels' alphabetical order, such as `1+2.5`."""
+
+    @field_validator("evaluations_per_epoch")
+    @classmethod
+    def _is_not_swept(cls, swept: Swept) -> Swept:
+        if len(values_of(swept) or ()) != 1:
+            raise ValueError("is one number: trials are compared evaluation by evaluation")
+        return swept
 
     @field_validator("class_weights")
     @classmethod

@@ -48,11 +48,12 @@ class SweepConfig(ModelConfig, Hyperparameters):
     `n_startup_trials=5,multivariate=true`."""
 
     pruner: Literal["none", "median", "halving", "asha", "hyperband", "patient"] = "median"
-    """When a trial is stopped early, judged at the end of each epoch. `halving` keeps the better
-    half of a group at each epoch; the others are Optuna's."""
+    """When a trial is stopped early, judged at each evaluation (see `evaluations_per_epoch`).
+    `halving` keeps the better half of a group each time; the others are Optuna's."""
 
     pruner_options: str = ""
-    """Further options of the pruner, as Optuna names them: `n_warmup_steps=2`."""
+    """Further options of the pruner, as Optuna names them: `n_warmup_steps=2`. Its steps are
+    evaluations."""
 
     share_epochs: bool = True
     """When `epochs` is swept and the schedule is constant, try every number of epochs with each

@@ -43,7 +43,7 @@ class LiveTrial:
         ticket: What to train.
         run: How MLflow sees it.
         group: Those it is judged together with.
-        judged: Epochs after which the pruner was asked.
+        judged: Evaluations after which the pruner was asked.
         share: Part of its optimizer steps that is done.
         given_up: Why it was dropped; empty while it was not.
         accuracy: Share of right tokens, or labels, at its best evaluation.
@@ -167,7 +167,7 @@ class Conductor:
                         folder=self.folder,
                         accuracy=self.accuracy,
                     )
-                    # Of its last epoch the pruner's answer may have died with who had asked.
+                    # Of the last evaluation the pruner's answer may have died with who had asked.
                     judged = max(0, max(ticket.known, default=0) - 1)
                     self._live[ticket.name] = LiveTrial(ticket, run, number, judged)
             # Whoever continues after a death before this finds the runs by their tags.
@@ -199,7 +199,7 @@ class Conductor:
             self.tell_progress(report)
         elif isinstance(report, EvaluationReport):
             live.run.log_evaluation(report)
-            if not self.ledger.report(live.ticket, report.epoch, report.loss):
+            if not self.ledger.report(live.ticket, report.number, report.loss):
                 live.run.run.gone = True  # as its end, it is the other's
                 self._give_up(live, _LOST, training)
             elif report.best and report.token_accuracy is not None:
@@ -211,22 +211,23 @@ class Conductor:
         self._obey_budget(training)
 
     def _judge(self, group: int, training: Training) -> None:
-        """Ask the pruner about a group once all of it has reported an epoch."""
+        """Ask the pruner about a group once all of it has reported an evaluation."""
         members = [live for live in self._live.values() if live.group == group]
         while True:
             ahead = [live for live in members if not live.given_up]
-            due = [live for live in ahead if live.judged < live.ticket.spec.epochs]
+            due = [live for live in ahead if live.judged < live.ticket.spec.evaluations]
             if not due:
                 return
-            epoch = min(live.judged for live in due) + 1
-            at_epoch = [live for live in due if live.judged == epoch - 1]
-            if not all(epoch in live.ticket.known for live in at_epoch):
+            number = min(live.judged for live in due) + 1
+            there = [live for live in due if live.judged == number - 1]
+            if not all(number in live.ticket.known for live in there):
                 return
-            longer = [live.ticket for live in at_epoch if epoch < live.ticket.spec.epochs]
-            for live in at_epoch:
-                live.judged = epoch
+            longer = [live.ticket for live in there if number < live.ticket.spec.evaluations]
+            for live in there:
+                live.judged = number
             for ticket in self.ledger.hopeless(longer):
-                reason = f"pruned after epoch {epoch} at loss {ticket.known[epoch]:.4f}"
+                epoch = number / ticket.spec.evaluations_per_epoch
+                reason = f"pruned after epoch {epoch:.3g} at loss {ticket.known[number]:.4f}"
                 self._give_up(self._live[ticket.name], reason, training)
 
     def _give_up(self, live: LiveTrial, reason: str, training: Training) -> None:

@@ -93,7 +93,12 @@ def draw_front(result: SweepResult) -> go.Figure | None:
 
 
 def draw_curves(curves: Mapping[int, Mapping[int, float]], result: SweepResult) -> go.Figure | None:
-    """Validation loss by epoch of every trial; the winner's on top."""
+    """Validation loss by epoch of every trial; the winner's on top.
+
+    Args:
+        curves: Losses by trial and the number of the evaluation.
+        result: What came of the study.
+    """
     if not curves:
         return None
     by_number = {trial.number: trial for trial in result.trials}
@@ -104,7 +109,9 @@ def draw_curves(curves: Mapping[int, Mapping[int, float]], result: SweepResult) 
     for number in sorted(curves, key=lambda number: number == winner):
         if number not in by_number:
             continue
-        trial, points = by_number[number], curves[number]
+        trial = by_number[number]
+        an_epoch = trial.spec.evaluations_per_epoch
+        points = {evaluation / an_epoch: loss for evaluation, loss in curves[number].items()}
         won = number == winner
         figure.add_scatter(
             x=list(points),
@@ -118,7 +125,7 @@ def draw_curves(curves: Mapping[int, Mapping[int, float]], result: SweepResult) 
             marker={"size": 7 if won else 5, "symbol": _symbols(points.values(), edge)},
             showlegend=won,
             text=[
-                f"{describe(trial)}<br>epoch {epoch}: {show_figure(loss)}"
+                f"{describe(trial)}<br>epoch {epoch:.3g}: {show_figure(loss)}"
                 for epoch, loss in points.items()
             ],
             hovertemplate="%{text}<extra></extra>",

@@ -193,23 +193,23 @@ class Ledger:
 
     # -- telling -----------------------------------------------------------------------------
 
-    def report(self, ticket: Ticket, epoch: int, loss: float) -> bool:
-        """Tell a validation loss after so many epochs; what is known already stays.
+    def report(self, ticket: Ticket, number: int, loss: float) -> bool:
+        """Tell the validation loss of an evaluation; what is known already stays.
 
         Returns:
             False when another driver, which thought this one dead, has finished the trial.
         """
-        if epoch not in ticket.known:
+        if number not in ticket.known:
             try:
-                self._writer.report(ticket.trial_id, epoch, loss)
+                self._writer.report(ticket.trial_id, number, loss)
             except UpdateFinishedTrialError:
                 return False
-            ticket.known[epoch] = loss
+            ticket.known[number] = loss
             self._remember(ticket, TrialState.RUNNING, None)
         return True
 
     def hopeless(self, tickets: Sequence[Ticket]) -> list[Ticket]:
-        """Those of the trials that the pruner gives up; all have reported the same epoch.
+        """Those of the trials that the pruner gives up; all have reported the same evaluation.
 
         They are judged by what this driver knows: others' trials count from the next round.
         """

@@ -135,7 +135,7 @@ def open_ledger(
         n_trials=config.n_trials,
     )
     sampler(number=0)  # refuse a wrong option before anything is written
-    pruner = build_pruner(config.pruner, config.pruner_options, epochs=space.most_epochs)
+    pruner = build_pruner(config.pruner, config.pruner_options, longest=space.most_evaluations)
     study = open_study(
         open_storage(url),
         name,

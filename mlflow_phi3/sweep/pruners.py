@@ -21,15 +21,15 @@ _WRITING = (pruners.SuccessiveHalvingPruner, pruners.HyperbandPruner)
 
 
 class HalvingPruner(BasePruner):  # type: ignore[misc]  # optuna's types are not followed
-    """Keep the best share of the trials at every epoch (Jamieson and Talwalkar, arXiv:1502.07943).
+    """Keep the best share of trials at every evaluation (Jamieson, Talwalkar, arXiv:1502.07943).
 
     Optuna's own successive halving is asynchronous: the first trial to arrive always goes on. Here
     the trials of a group have all reported before the first is judged, so each is compared with
-    every trial that was ever measured after as many epochs.
+    every trial that was ever measured as often.
 
     Args:
         reduction_factor: One in so many goes on, more than 1.
-        min_resource: Epochs before the first judgement, at least 1.
+        min_resource: Evaluations before the first judgement, at least 1.
     """
 
     def __init__(self, reduction_factor: float = 2.0, min_resource: int = 1) -> None:
@@ -39,20 +39,20 @@ class HalvingPruner(BasePruner):  # type: ignore[misc]  # optuna's types are not
         self._least = min_resource
 
     def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        """Whether ``trial`` is among the worse at its last reported epoch."""
-        epoch = trial.last_step
-        if epoch is None or epoch < self._least:
+        """Whether ``trial`` is among the worse at its latest evaluation."""
+        number = trial.last_step
+        if number is None or number < self._least:
             return False
         rivals = sorted(
             # Trials that share a training have one value, and count once.
             {
-                other.intermediate_values[epoch]
+                other.intermediate_values[number]
                 for other in study.get_trials(deepcopy=False)
-                if epoch in other.intermediate_values
+                if number in other.intermediate_values
             }
         )
         kept = math.ceil(len(rivals) / self._factor)
-        return bool(trial.intermediate_values[epoch] > rivals[kept - 1])
+        return bool(trial.intermediate_values[number] > rivals[kept - 1])
 
 
 def find_hopeless(
@@ -63,7 +63,7 @@ def find_hopeless(
     Args:
         study: Optuna's, with its pruner.
         known: All its trials by number, with what the group has reported.
-        tickets: Trials that have all reported the same epoch.
+        tickets: Trials that have all reported the same evaluation.
     """
     pruner, found = study.pruner, []
     if isinstance(pruner, pruners.NopPruner):
@@ -90,13 +90,13 @@ def _with_trials(study: Study, known: Sequence[FrozenTrial]) -> Study:
     return seen
 
 
-def build_pruner(name: str, options: str, *, epochs: int) -> BasePruner:
+def build_pruner(name: str, options: str, *, longest: int) -> BasePruner:
     """The pruner called ``name``.
 
     Args:
         name: As ``pruner`` of :class:`mlflow_phi3.config.sweep.SweepConfig`.
         options: ``name=value`` pairs of the pruner's own, joined by commas.
-        epochs: Of the longest trial that there can be.
+        longest: Evaluations of the longest trial that there can be.
 
     Raises:
         UsageError: An option that the pruner does not know.
@@ -110,7 +110,7 @@ def build_pruner(name: str, options: str, *, epochs: int) -> BasePruner:
         "asha": (pruners.SuccessiveHalvingPruner, {"reduction_factor": 2}),
         # Optuna's own "auto" is what the first complete trial had, were it the shortest, and
         # something else when the study is continued.
-        "hyperband": (pruners.HyperbandPruner, {"reduction_factor": 2, "max_resource": epochs}),
+        "hyperband": (pruners.HyperbandPruner, {"reduction_factor": 2, "max_resource": longest}),
         "patient": (pruners.PatientPruner, {"wrapped_pruner": None, "patience": 1}),
     }
     make, defaults = makes[name]

@@ -36,6 +36,7 @@ from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.training.checkpoint import digest_examples
 from mlflow_phi3.training.reports import perplexity
+from mlflow_phi3.training.schedule import check_evaluations
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         raise UsageError("PHI3-U089", "no validation examples", where="validation_data")
     space = build_space(config, model=config.model, seed=config.seed)
     space.check_layers(base)
+    check_evaluations(space.largest(), len(train))
     facts = {**tags, EXAMPLES: digest_examples(itertools.chain(train, validation))}
     study = begin_study(config, space, tracker=tracker, parent=parent, facts=facts)
     checkpoints = folder / study.name

@@ -67,9 +67,9 @@ class Space:
         return self.spec(some)
 
     @property
-    def most_epochs(self) -> int:
+    def most_evaluations(self) -> int:
         """Of the longest trial that there can be."""
-        return int(_most(self.swept[EPOCHS]) if EPOCHS in self.swept else self.pinned[EPOCHS])
+        return self.largest().evaluations
 
     def check_layers(self, base: Base) -> None:
         """Refuse layers that ``base`` does not have, at which a later trial would stop.

@@ -32,7 +32,8 @@ class Ticket:
     Args:
         trial: As the study had it when it was taken.
         spec: What it trains with.
-        known: Validation losses that the study knows already, by epoch; empty for a new trial.
+        known: Validation losses that the study knows already, by the number of their
+            evaluation, from 1; empty for a new trial.
         taken_over: Whether another attempt at it was made before.
     """
 

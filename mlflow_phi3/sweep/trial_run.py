@@ -79,8 +79,8 @@ class TrialRun:
             report.supervised_tokens,
         )
         self.run.log_metrics(_told(STEP_METRICS, values), step=report.step)
-        if float(report.epoch).is_integer():
-            # A checkpoint follows; a driver that dies after it does not see these steps again.
+        if report.evaluation_follows:
+            # So does a checkpoint; a driver that dies after it does not see these steps again.
             self.keep()
 
     def log_evaluation(self, report: EvaluationReport) -> None:

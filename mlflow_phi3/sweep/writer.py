@@ -46,8 +46,8 @@ class TrialWriter(Protocol):
     def note(self, facts: Mapping[int, Mapping[str, object]]) -> None:
         """Keep facts about trials, by trial and name."""
 
-    def report(self, trial_id: int, epoch: int, loss: float) -> None:
-        """Keep a loss after so many epochs."""
+    def report(self, trial_id: int, number: int, loss: float) -> None:
+        """Keep the loss of an evaluation."""
 
     def finish(
         self,
@@ -112,9 +112,9 @@ class PlainWriter:
             for name, value in about.items():
                 self._storage.set_trial_user_attr(trial_id, name, value)
 
-    def report(self, trial_id: int, epoch: int, loss: float) -> None:
-        """Keep a loss after so many epochs."""
-        self._storage.set_trial_intermediate_value(trial_id, epoch, loss)
+    def report(self, trial_id: int, number: int, loss: float) -> None:
+        """Keep the loss of an evaluation."""
+        self._storage.set_trial_intermediate_value(trial_id, number, loss)
 
     def finish(
         self,
@@ -212,13 +212,13 @@ class RowWriter:
                 session, self._attributes, [_fact(i, *f) for i in facts for f in facts[i].items()]
             )
 
-    def report(self, trial_id: int, epoch: int, loss: float) -> None:
-        """Keep a loss after so many epochs."""
+    def report(self, trial_id: int, number: int, loss: float) -> None:
+        """Keep the loss of an evaluation."""
         value, kind = self._store_loss(loss)
         row = {"intermediate_value": value, "intermediate_value_type": kind}
         with self._transaction() as session:
             self._unfinished(session, trial_id)
-            self._write(session, self._losses, [{"trial_id": trial_id, "step": epoch, **row}])
+            self._write(session, self._losses, [{"trial_id": trial_id, "step": number, **row}])
 
     def finish(
         self,

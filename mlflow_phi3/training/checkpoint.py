@@ -39,7 +39,7 @@ class Progress:
 
     Args:
         step: Optimizer steps done; the position in the data follows from it.
-        evaluated: Epochs after which it was evaluated.
+        evaluated: Evaluations done.
         best_loss: Lowest validation loss, infinite before the first.
         best_before: The same without the last evaluation, which may have to be told again.
         identity: What must be the same for a continuation to mean anything: the specification,

@@ -30,6 +30,7 @@ from mlflow_phi3.training.reports import (
     diverged,
 )
 from mlflow_phi3.training.rider import Rider
+from mlflow_phi3.training.schedule import check_evaluations
 from mlflow_phi3.training.sizes import measure_sizes
 from mlflow_phi3.training.spec import TrialSpec
 from mlflow_phi3.training.trajectory import Trajectory
@@ -51,12 +52,13 @@ class Session:
     Args:
         base: The frozen base; while the session runs nobody else may use its model.
         train: Training examples, at least one.
-        validation: Evaluated at the end of each epoch; may be empty, then ``best`` is the latest.
+        validation: Evaluated as often as each trial asks for; may be empty, then ``best`` is the
+            latest.
         folder: Each trial keeps ``<folder>/<trial>/{best,last}``.
         engine: ``auto`` is ``fused`` where it knows the base and the trial, else ``reference``.
         token_budget: Most tokens of one adapter in one pass; bounds memory, not the batch size.
             None chooses by device.
-        checkpoint_s: Seconds after which a running trial's ``last`` is renewed within an epoch.
+        checkpoint_s: Seconds after which a running trial's ``last`` is renewed between evaluations.
     """
 
     def __init__(
@@ -102,13 +104,15 @@ class Session:
             trial: Its name, unique in this session; also its folder's.
             spec: What it trains with.
             resume: Continue from ``<folder>/<trial>/last`` where an earlier session left it.
-            evaluated: With ``resume``: epochs whose evaluation the listener has. When the earlier
-                session died between its last checkpoint and that report, it is told again.
+            evaluated: With ``resume``: evaluations that the listener has. When the earlier session
+                died between its last checkpoint and that report, it is told again.
             adapter: Begin with this adapter (PEFT's format) instead of a fresh one.
 
         Raises:
             TrainingError: ``resume`` without a checkpoint, or one of another trial or other data.
+            UsageError: An epoch has fewer steps than evaluations.
         """
+        check_evaluations(spec, len(self._train))
         rider = Rider(trial, spec, self._folder / trial)
         if resume:
             self._resume(rider, evaluated)
@@ -191,10 +195,10 @@ class Session:
             if told is not None and not math.isfinite(told.loss):
                 self._fail(trajectory, f"validation loss {told.loss}", told.step)
             else:
-                self._end_epoch(trajectory, told)
+                self._keep_evaluated(trajectory, told)
             trajectory.torn = False
 
-    def _end_epoch(self, trajectory: Trajectory, told: EvaluationReport | None) -> None:
+    def _keep_evaluated(self, trajectory: Trajectory, told: EvaluationReport | None) -> None:
         """Checkpoints and reports of every rider; the ones who have arrived leave."""
         improved = {r.trial: r.hear(told.loss if told else None) for r in trajectory.riders}
         self._save_last(trajectory, trajectory.riders)
@@ -204,7 +208,7 @@ class Session:
                 disk.copy_adapter(rider.folder / "last", rider.folder / "best")
             if told is not None:
                 self._pending.append(rider.own_evaluation(told, best=best))
-            if rider.spec.epochs <= trajectory.evaluated:
+            if rider.spec.evaluations <= trajectory.evaluated:
                 self._leave(trajectory, rider)
 
     # -- trials come and go ------------------------------------------------------------------
@@ -227,7 +231,7 @@ class Session:
 
     def _resume(self, rider: Rider, evaluated: int | None) -> None:
         """From its latest checkpoint; on another's trajectory where that stands exactly there."""
-        last, epochs = rider.folder / "last", rider.spec.epochs
+        last, evaluations = rider.folder / "last", rider.spec.evaluations
         progress = disk.load_progress(last)
         disk.check_identity(last, progress, self._identity(rider.spec))
         if evaluated is not None and evaluated < progress.evaluated:
@@ -237,7 +241,7 @@ class Session:
         rider.take_up(progress)
         self._pending += [told for told in progress.untold if told.trial == rider.trial]
         twin = next((t for t in self._running if t.stands_at(rider.spec, progress)), None)
-        if twin is not None and progress.evaluated < epochs:
+        if twin is not None and progress.evaluated < evaluations:
             rider.shared_with = twin.riders[0].shared_with or twin.riders[0].trial
             twin.riders.append(rider)
             return
@@ -246,7 +250,7 @@ class Session:
         trajectory = self._begin(rider, layout, weights, start=progress.start)
         trajectory.whole = False
         trajectory.restore(last, progress)
-        if progress.evaluated >= epochs:
+        if progress.evaluated >= evaluations:
             self._leave(trajectory, rider)
 
     def _begin(
@@ -270,13 +274,13 @@ class Session:
         """Let ``rider`` ride on a trajectory that passes, or has ended, before its last epoch."""
         trunk = rider.spec.trunk
         passing = [t for t in self._running if t.whole and t.spec.trunk == trunk]
-        trajectory = next((t for t in passing if t.evaluated < rider.spec.epochs), None)
+        trajectory = next((t for t in passing if t.evaluated < rider.spec.evaluations), None)
         if trajectory is not None:
             owner = trajectory.riders[0]
             trajectory.riders.append(rider)
         else:
             done = self._finished.get(trunk)
-            if done is None or done.evaluated >= rider.spec.epochs:
+            if done is None or done.evaluated >= rider.spec.evaluations:
                 return False
             owner = done.riders[0]
             last = owner.folder / "last"
@@ -348,7 +352,7 @@ class Session:
         due = time.perf_counter() - self._saved > self._checkpoint_s
         for trajectory in self._running:
             if due or trajectory.boarded:
-                # A listener that dies with us has nothing for certain since the epoch's end.
+                # A listener that dies with us has nothing for certain since the last evaluation.
                 recent = [
                     rider.own_step(told, len(self._train))
                     for rider in trajectory.riders

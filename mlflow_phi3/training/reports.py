@@ -34,6 +34,7 @@ class StepReport:
         tokens_per_second: Real tokens of this step's batch a second of the passes that computed it,
             which trials of a group share.
         memory_bytes: Resident set (CPU) or allocated device memory (GPU) after the step.
+        evaluation_follows: Whether the trial is evaluated, and its checkpoint renewed, after it.
     """
 
     trial: str
@@ -47,16 +48,18 @@ class StepReport:
     supervised_tokens: int | None
     tokens_per_second: float | None
     memory_bytes: int | None
+    evaluation_follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationReport:
-    """One pass of one trial over the validation examples, at the end of each epoch.
+    """One pass of one trial over the validation examples.
 
     Args:
         trial: Name of the trial.
         step: Optimizer steps done.
-        epoch: Passes over the training data done.
+        number: Evaluations of the trial done, this one included.
+        epoch: Passes over the training data done, fractional.
         loss: Total negative log-likelihood divided by supervised tokens, in nats.
         perplexity: ``exp(loss)``.
         token_accuracy: Share of supervised tokens whose most likely token is right.
@@ -67,7 +70,8 @@ class EvaluationReport:
 
     trial: str
     step: int
-    epoch: int
+    number: int
+    epoch: float
     loss: float
     perplexity: float
     token_accuracy: float | None

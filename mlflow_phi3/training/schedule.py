@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mlflow_phi3.errors import UsageError
 from mlflow_phi3.training.spec import TrialSpec
 
 DECAY_SHARE = 0.2  # of all steps, at the end of ``wsd`` (MiniCPM, arXiv:2404.06395, uses 10-20 %)
@@ -33,6 +34,14 @@ class Schedule:
         """Optimizer steps of the whole trial."""
         return self.steps_per_epoch * self.spec.epochs
 
+    def evaluations_due(self, step: int) -> int:
+        """Evaluations that there should have been after ``step`` finished steps."""
+        return step * self.spec.evaluations_per_epoch // self.steps_per_epoch
+
+    def evaluation_follows(self, step: int) -> bool:
+        """Whether there is an evaluation right after the step that makes it ``step`` steps."""
+        return self.evaluations_due(step) > self.evaluations_due(step - 1)
+
     def batch(self, step: int) -> tuple[int, int, int]:
         """Epoch (0-based) and bounds, within its order, of the batch after ``step`` steps."""
         epoch, index = divmod(step, self.steps_per_epoch)
@@ -57,6 +66,26 @@ class Schedule:
         if spec.scheduler == "cosine":
             return spec.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
         return spec.learning_rate * (1.0 - done)
+
+
+def check_evaluations(spec: TrialSpec, n_examples: int) -> None:
+    """Refuse more evaluations of an epoch than it has steps: some would measure nothing new.
+
+    Args:
+        spec: The trial.
+        n_examples: Training examples, at least 1.
+
+    Raises:
+        UsageError: There are more.
+    """
+    steps = Schedule(spec, n_examples).steps_per_epoch
+    if spec.evaluations_per_epoch > steps:
+        raise UsageError(
+            "PHI3-U073",
+            f"{spec.evaluations_per_epoch} evaluations an epoch, which has steps for {steps}",
+            where="evaluations_per_epoch",
+            fix=f"at most {steps}, more rows, or a smaller batch than {spec.batch_size} examples",
+        )
 
 
 def order_examples(spec: TrialSpec, epoch: int, n_examples: int) -> npt.NDArray[np.int64]:

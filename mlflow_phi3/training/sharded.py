@@ -37,7 +37,7 @@ from mlflow_phi3.training.memory import memory_bytes
 from mlflow_phi3.training.passes import split_by_tokens
 from mlflow_phi3.training.reference import alike, predict
 from mlflow_phi3.training.reports import EvaluationReport, StepReport, diverged, perplexity
-from mlflow_phi3.training.schedule import Schedule, order_examples
+from mlflow_phi3.training.schedule import Schedule, check_evaluations, order_examples
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 from mlflow_phi3.training.spread import Spread, gathered, spread_adapter
 
@@ -85,20 +85,22 @@ def train_sharded(
     Args:
         base: The frozen base, on the CPU; its layers move to the devices part by part.
         train: Training examples.
-        validation: Evaluated after each epoch; may be empty.
+        validation: Evaluated as often as ``spec`` asks for; may be empty.
         spec: The trial. With dropout, the masks are not those of one process.
         group: The processes.
         folder: The first process keeps ``<folder>/{best,last}``; where ``last`` holds an earlier
             training of the same, this one goes on from there.
         token_budget: Most tokens of one process in one pass; None chooses by device.
-        checkpoint_s: Seconds after which ``last`` is renewed within an epoch.
+        checkpoint_s: Seconds after which ``last`` is renewed between evaluations.
 
     Raises:
-        UsageError: The base is quantised, or has a head over labels.
+        UsageError: The base is quantised, or has a head over labels; or an epoch has fewer steps
+            than evaluations.
         TrainingError: ``last`` holds the checkpoint of something else; or a loss or a gradient is
             not finite, and what was not is neither applied nor kept.
     """
     _refuse_others(base)
+    check_evaluations(spec, len(train))
     budget = token_budget or TOKEN_BUDGET.get(group.device.type, 1024)
     identity = disk.identify(spec, base, disk.digest_examples(train))
     progress = _find_progress(folder / "last", identity, group)
@@ -106,16 +108,18 @@ def train_sharded(
     schedule = Schedule(spec, len(train))
     saved = time.perf_counter()
     for step in range(progress.step, schedule.total_steps):
-        yield _step(spread, train, step, group, budget)
-        progress = replace(progress, step=step + 1)
-        if progress.step % schedule.steps_per_epoch == 0:
-            told = _evaluate(spread.model, validation, group, budget, progress)
+        stepped = _step(spread, train, step, group, budget)
+        yield stepped
+        progress = replace(progress, step=stepped.step)
+        if stepped.evaluation_follows:
+            number = progress.evaluated + 1
+            told = _evaluate(spread.model, validation, group, budget, stepped, number)
             _refuse_infinite(f"validation loss {told.loss}", step, told.loss)
             before = progress.best_loss
             improved = not validation or told.loss < before
             progress = replace(
                 progress,
-                evaluated=told.epoch,
+                evaluated=number,
                 best_loss=told.loss if validation and improved else before,
                 best_before=before,
             )
@@ -155,6 +159,7 @@ def _step(
         supervised_tokens=targets,
         tokens_per_second=read / (time.perf_counter() - began),
         memory_bytes=memory_bytes(group.device),
+        evaluation_follows=schedule.evaluation_follows(step + 1),
     )
 
 
@@ -235,9 +240,14 @@ def _clip(parameters: Iterable[nn.Parameter], limit: float) -> float:
 
 @torch.no_grad()
 def _evaluate(
-    model: PeftModel, examples: Sequence[Example], group: Group, budget: int, at: disk.Progress
+    model: PeftModel,
+    examples: Sequence[Example],
+    group: Group,
+    budget: int,
+    after: StepReport,
+    number: int,
 ) -> EvaluationReport:
-    """What all processes together find on ``examples`` after an epoch, as if it were not best."""
+    """What all processes together find on ``examples`` ``after`` a step, as if it were not best."""
     model.eval()
     nll = tokens = correct = 0.0
     for start in range(0, len(examples), 8 * group.size):
@@ -253,8 +263,9 @@ def _evaluate(
     loss = nll / max(1.0, tokens)
     return EvaluationReport(
         trial=TRIAL,
-        step=at.step,
-        epoch=at.evaluated + 1,
+        step=after.step,
+        number=number,
+        epoch=after.epoch,
         loss=loss,
         perplexity=perplexity(loss),
         token_accuracy=correct / max(1.0, tokens),
@@ -286,7 +297,13 @@ def main() -> None:
     parser.add_argument("--token_budget", type=int, help="tokens of one pass; else by device")
     parser.add_argument("--checkpoint_s", type=float, default=600.0, help="seconds between two")
     parser.add_argument("--learning_rate", type=float, required=True)
-    for name in ("batch_size_multiplier", "epochs", "per_device_batch_size", "seed"):
+    for name in (
+        "batch_size_multiplier",
+        "epochs",
+        "evaluations_per_epoch",
+        "per_device_batch_size",
+        "seed",
+    ):
         parser.add_argument(f"--{name}", type=int, default=getattr(_DEFAULT, name))
     for name in ("warmup_ratio", "weight_decay", "max_grad_norm"):
         parser.add_argument(f"--{name}", type=float, default=getattr(_DEFAULT, name))

@@ -60,6 +60,8 @@ class TrialSpec:
         class_weights: Weight of each class in the loss, for classification; empty weighs all alike.
         seed: Adapter initialisation, data order and dropout.
         shuffle: A new order of the examples each epoch; otherwise they come as they lie.
+        evaluations_per_epoch: How often it is evaluated within a pass over the examples, evenly;
+            its best adapter is that of one of these moments.
     """
 
     learning_rate: float
@@ -77,6 +79,12 @@ class TrialSpec:
     class_weights: tuple[float, ...] = ()
     seed: int = 0
     shuffle: bool = True
+    evaluations_per_epoch: int = 1
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of the whole trial."""
+        return self.epochs * self.evaluations_per_epoch
 
     @property
     def batch_size(self) -> int:

@@ -77,8 +77,8 @@ class Trajectory:
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether an epoch is complete and not yet evaluated."""
-        return self.step >= (self.evaluated + 1) * self.schedule.steps_per_epoch
+        """Whether the steps to the next evaluation are done."""
+        return self.schedule.evaluations_due(self.step) > self.evaluated
 
     @property
     def seen(self) -> int:
@@ -141,6 +141,7 @@ class Trajectory:
             supervised_tokens=int(self._sizes.supervised[batch].sum()),
             tokens_per_second=tokens / max(self._seconds, 1e-9),
             memory_bytes=memory,
+            evaluation_follows=self.schedule.evaluation_follows(self.step + 1),
         )
 
     def take(self, told: StepReport) -> list[StepReport]:
@@ -156,9 +157,10 @@ class Trajectory:
         return [rider.own_step(told, len(self._sizes)) for rider in self.riders]
 
     def recent(self) -> list[StepReport]:
-        """The steps since the last epoch's end."""
+        """The steps since the last evaluation."""
+        due = self.schedule.evaluations_due
         steps = [told for told in self.history if isinstance(told, StepReport)]
-        return [told for told in steps if told.epoch > self.evaluated]
+        return [told for told in steps if due(told.step - 1) >= self.evaluated]
 
     def restore(self, folder: Path, progress: disk.Progress) -> None:
         """Stand where the checkpoint in ``folder`` stood."""
@@ -217,7 +219,8 @@ class Trajectory:
         told = EvaluationReport(
             trial="",
             step=self.step,
-            epoch=self.evaluated,
+            number=self.evaluated,
+            epoch=self.seen / len(self._sizes),
             loss=loss,
             perplexity=perplexity(loss),
             token_accuracy=sum(int(part.correct.sum()) for part in parts) / total,

@@ -36,7 +36,7 @@ def check_search(config: SweepWord) -> None:
     build_sampler(
         config.sampler, config.sampler_options, seed=0, number=0, n_trials=config.n_trials
     )
-    build_pruner(config.pruner, config.pruner_options, epochs=space.most_epochs)
+    build_pruner(config.pruner, config.pruner_options, longest=space.most_evaluations)
     _check_packages(config)
 
 

@@ -22,7 +22,7 @@ from mlflow_phi3.workflows.prepare import dataset_facts, log_repeat_data, prepar
 from mlflow_phi3.workflows.task import fit_to_data
 
 LOSSES = "eval/losses_by_epoch.json"
-"""A table: the loss of each validation row after each epoch, with its source line."""
+"""A table: the loss of each validation row at each evaluation, with its source line."""
 
 
 def run(config: TrainWord) -> None:
@@ -90,7 +90,7 @@ def train(
                     )
                 case EvaluationReport():
                     log.log_evaluation(report)
-                    by_epoch[f"epoch {report.epoch}"] = list(report.example_losses)
+                    by_epoch[f"epoch {report.epoch:.3g}"] = list(report.example_losses)
                 case EndReport():
                     end = report
     if end.outcome == "failed":

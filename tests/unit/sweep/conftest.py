@@ -16,6 +16,7 @@ from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
 from mlflow_phi3.sweep.opening import open_ledger
+from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.storage import open_storage
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Outcome, StepReport
@@ -124,9 +125,8 @@ class ScriptedTraining:
         for step in range((epoch - 1) * STEPS_PER_EPOCH + 1, epoch * STEPS_PER_EPOCH + 1):
             self.backend.before_step(job.trial, step)
             loss = self.backend.loss(job.spec, epoch) + 0.1
-            yield StepReport(
-                job.trial, step, total, step / STEPS_PER_EPOCH, loss, 1e-3, 1.0, 90, 30, 900.0, 1
-            )
+            done, last = step / STEPS_PER_EPOCH, step % STEPS_PER_EPOCH == 0
+            yield StepReport(job.trial, step, total, done, loss, 1e-3, 1.0, 90, 30, 900.0, 1, last)
 
     def _evaluation(self, job: Job, epoch: int, best: dict[str, float]):
         loss = self.backend.loss(job.spec, epoch)
@@ -138,7 +138,7 @@ class ScriptedTraining:
         losses = tuple(loss + 0.01 * index for index in (-2, -1, 0, 1, 2))
         step = epoch * STEPS_PER_EPOCH
         return EvaluationReport(
-            job.trial, step, epoch, loss, math.exp(loss), 0.5, 30, better, losses
+            job.trial, step, epoch, epoch, loss, math.exp(loss), 0.5, 30, better, losses
         )
 
     def _end(self, job: Job, epoch: int, outcome: Outcome):
@@ -200,3 +200,24 @@ def tiny_base():
 @pytest.fixture(scope="session")
 def counting():
     return tiny.count
+
+
+@pytest.fixture
+def sweep(tracker, parent, tiny_base, counting, tmp_path, storage_url):
+    """Sweep with the real engine over a tiny random base."""
+
+    def go(*, on_progress=lambda progress: None, rows=16, tracker=tracker, **values):
+        values = {"n_trials": "4", "concurrency": "2", "study": "s", **tiny.SPACE, **values}
+        return run_sweep(
+            parse_values(SweepConfig, {"storage": storage_url, **values}),
+            base=tiny_base,
+            train=counting(rows, 0),
+            validation=counting(8, 1),
+            tracker=tracker,
+            parent=parent,
+            folder=tmp_path / "work",
+            tags={"phi3.dataset_sha256": "d"},
+            on_progress=on_progress,
+        )
+
+    return go

@@ -52,7 +52,7 @@ def test_options_are_optunas_own():
         build_sampler("tpe", "candidates=3", seed=0, number=0, n_trials=4)
     for factor in ("1", ".nan", ".inf"):
         with pytest.raises(UsageError, match="PHI3-U085"):
-            build_pruner("halving", f"reduction_factor={factor}", epochs=3)
+            build_pruner("halving", f"reduction_factor={factor}", longest=3)
 
 
 @pytest.mark.parametrize(
@@ -80,18 +80,18 @@ def test_tpe_explores_a_quarter_of_the_study_and_knows_of_those_that_run(n_trial
 
 def test_values_of_options_are_read_as_people_write_them():
     assert build_sampler("tpe", "group=yes,multivariate=on", seed=0, number=0, n_trials=4)._group
-    assert build_pruner("patient", "min_delta=1e-1", epochs=3)._min_delta == 0.1
+    assert build_pruner("patient", "min_delta=1e-1", longest=3)._min_delta == 0.1
     with pytest.raises(
         UsageError, match=r"PHI3-U085 pruner_options: n_warmup_steps=abc: .*integer"
     ):
-        build_pruner("median", "n_warmup_steps=abc", epochs=3)
-    assert build_pruner("asha", "min_resource=2", epochs=3)._min_resource == 2
+        build_pruner("median", "n_warmup_steps=abc", longest=3)
+    assert build_pruner("asha", "min_resource=2", longest=3)._min_resource == 2
 
 
 @pytest.mark.parametrize("name", ["none", "median", "halving", "asha", "hyperband", "patient"])
 def test_pruners_judge_by_name(name):
     # Hyperband draws brackets by the name of the study.
-    study = optuna.create_study(study_name="judged", pruner=build_pruner(name, "", epochs=3))
+    study = optuna.create_study(study_name="judged", pruner=build_pruner(name, "", longest=3))
     for value in (1.0, 1.1, 0.9, 1.2, 1.0):
         trial = study.ask(SPACE)
         for epoch in (1, 2, 3):
@@ -107,7 +107,7 @@ def test_pruners_judge_by_name(name):
 
 
 def test_hyperband_has_the_brackets_of_the_longest_trial():
-    study = optuna.create_study(pruner=build_pruner("hyperband", "", epochs=8))
+    study = optuna.create_study(pruner=build_pruner("hyperband", "", longest=8))
     for epochs in (1, 8):
         trial = study.ask(SPACE)
         for epoch in range(1, epochs + 1):
@@ -115,7 +115,7 @@ def test_hyperband_has_the_brackets_of_the_longest_trial():
             trial.should_prune()
         study.tell(trial, 1.0)
     assert len(study.pruner._pruners) == 4  # at least 1, 2, 4 and 8 epochs
-    assert build_pruner("hyperband", "max_resource=4", epochs=8)._max_resource == 4
+    assert build_pruner("hyperband", "max_resource=4", longest=8)._max_resource == 4
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_hyperband_has_the_brackets_of_the_longest_trial():
 )
 def test_brackets_that_cannot_be_are_refused_before_anything_runs(option):
     with pytest.raises(UsageError, match="PHI3-U085 pruner_options"):
-        build_pruner("hyperband", option, epochs=4)
+        build_pruner("hyperband", option, longest=4)
     for possible in ("max_resource=auto", "bootstrap_count=1"):
-        assert build_pruner("hyperband", possible, epochs=4)
+        assert build_pruner("hyperband", possible, longest=4)
 
 
 def test_halving_keeps_the_better_half():
@@ -162,7 +162,7 @@ def test_a_seed_is_the_studys_and_no_option(name):
 
 def test_options_that_nobody_would_read_are_refused():
     with pytest.raises(UsageError, match=r"NopPruner has no option 'patience'\. Fix: leave it out"):
-        build_pruner("none", "patience=2", epochs=3)
+        build_pruner("none", "patience=2", longest=3)
     with pytest.raises(UsageError, match="RandomSampler has no option 'multivariate'"):
         build_sampler("grid", "multivariate=true", seed=0, number=0, n_trials=4)
 
@@ -178,4 +178,4 @@ def test_options_that_nobody_would_read_are_refused():
 )
 def test_options_that_cannot_be_read_are_refused_with_their_place(options, told):
     with pytest.raises(UsageError, match=told):
-        build_pruner("patient", options, epochs=3)
+        build_pruner("patient", options, longest=3)

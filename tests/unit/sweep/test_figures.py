@@ -85,6 +85,14 @@ def test_one_that_diverged_does_not_flatten_the_others():
     assert axis.ticktext[-1] == "higher"
 
 
+def test_a_curve_stands_at_its_epochs():
+    often = dataclasses.replace(TrialSpec(1e-3), evaluations_per_epoch=2)
+    result = make_result([dataclasses.replace(trial(0, 2.1), spec=often)], trial(0, 2.1))
+    (curve,) = draw_curves({0: {1: 2.4, 2: 2.2, 3: 2.1}}, result).data
+    assert list(curve.x) == [0.5, 1.0, 1.5]
+    assert "epoch 1.5: 2.1000" in curve.text[2]
+
+
 def test_losses_near_each_other_are_drawn_as_they_are():
     near = [trial(n, loss) for n, loss in enumerate([2.0, 2.1, 2.5, 2.2])]
     figure = draw_history(near)

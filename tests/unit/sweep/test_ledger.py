@@ -134,7 +134,7 @@ def test_a_round_that_was_cut_is_filled_up_and_no_more(open_as):
 )
 def test_a_pruner_sees_the_group_as_the_study_does(open_as, pruner, options, hopeless):
     mine = open_as()
-    mine.study.pruner = build_pruner(pruner, options, epochs=3)
+    mine.study.pruner = build_pruner(pruner, options, longest=3)
     with beating(mine.study, mine.driver):
         tickets = mine.take(4)
         assert all(mine.report(ticket, 1, 1.0 + ticket.number) for ticket in tickets)
@@ -144,7 +144,7 @@ def test_a_pruner_sees_the_group_as_the_study_does(open_as, pruner, options, hop
 @pytest.mark.parametrize("pruner", ["asha", "hyperband"])
 def test_a_pruner_writes_nothing_about_what_another_has_finished(open_as, pruner):
     mine = open_as()
-    mine.study.pruner = build_pruner(pruner, "", epochs=3)
+    mine.study.pruner = build_pruner(pruner, "", longest=3)
     with beating(mine.study, mine.driver):
         tickets = mine.take(2)
         assert all(mine.report(ticket, 1, 1.0 + ticket.number) for ticket in tickets)

@@ -18,32 +18,11 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.errors import PreflightError, TrainingError, UsageError
 from mlflow_phi3.sweep.opening import open_ledger
 from mlflow_phi3.sweep.reseed import tell_reseeded
-from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.tracking.run import Run
 from mlflow_phi3.training.loop import Session
 from mlflow_phi3.training.reports import EndReport
-
-SPACE = {"learning_rate": "3e-3..3e-2", "batch_size_multiplier": "1", "epochs": "1,2"}
-
-
-@pytest.fixture
-def sweep(tracker, parent, tiny_base, counting, tmp_path, storage_url):
-    def go(*, on_progress=lambda progress: None, rows=16, tracker=tracker, **values):
-        values = {"n_trials": "4", "concurrency": "2", "study": "s", **SPACE, **values}
-        return run_sweep(
-            parse_values(SweepConfig, {"storage": storage_url, **values}),
-            base=tiny_base,
-            train=counting(rows, 0),
-            validation=counting(8, 1),
-            tracker=tracker,
-            parent=parent,
-            folder=tmp_path / "work",
-            tags={"phi3.dataset_sha256": "d"},
-            on_progress=on_progress,
-        )
-
-    return go
+from tests.unit.sweep import tiny
 
 
 def stop_in_the_middle(progress):
@@ -75,7 +54,7 @@ def test_a_sweep_finds_a_winner_and_says_how(sweep, tracker, parent, tmp_path):
 
 
 def test_a_study_stays_in_one_number_format(tiny_base, storage_url):
-    config = parse_values(SweepConfig, SPACE)
+    config = parse_values(SweepConfig, tiny.SPACE)
     space = build_space(config, model="demo", seed=0)
     open_ledger(config, space, name="s", url=storage_url, tags=tiny_base.tags)
     coarse = replace(tiny_base, model=copy.deepcopy(tiny_base.model).bfloat16())

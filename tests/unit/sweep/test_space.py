@@ -26,6 +26,12 @@ def test_swept_and_pinned_are_told_apart():
     assert (distributions["lora_dropout"].low, distributions["lora_dropout"].high) == (0.0, 0.1)
 
 
+@pytest.mark.parametrize("several", ["1,2", "1..3"])
+def test_trials_are_evaluated_alike(several):
+    with pytest.raises(UsageError, match=r"PHI3-U005 evaluations_per_epoch: .* is one number"):
+        parse_values(Hyperparameters, {"evaluations_per_epoch": several})
+
+
 def test_auto_learning_rates_depend_on_the_model():
     demo = space_of("demo").swept["learning_rate"]
     real = space_of("microsoft/Phi-4-mini-instruct").swept["learning_rate"]

@@ -7,6 +7,7 @@ import math
 import optuna
 import pytest
 
+from mlflow_phi3.errors import UsageError
 from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.gain import bound_gain
 
@@ -25,6 +26,26 @@ def test_a_spent_budget_stops_what_runs_and_begins_nothing(conduct, tracker, par
     assert set(states) == {"COMPLETE", "PRUNED"}
     last = tracker.children(parent.run_id)[-1]
     assert last.data.tags["phi3.reason"] == "budget_hours is spent"
+
+
+def test_a_hopeless_trial_ends_within_its_first_epoch(sweep, tracker):
+    often = {"evaluations_per_epoch": "2", "per_device_batch_size": "4", "epochs": "1"}
+    result = sweep(pruner="halving", concurrency="4", **often)
+    pruned = [trial for trial in result.trials if trial.state == "pruned"]
+    assert len(pruned) == 2
+    for trial in pruned:
+        assert trial.reason == f"pruned after epoch 0.5 at loss {trial.loss:.4f}"
+        assert [*tracker.get(trial.run_id).history("train/loss")] == [1, 2]  # of 4 steps
+    run = tracker.get(result.winner.run_id)
+    assert [*run.history("eval/loss")] == [2, 4]
+    assert result.winner.loss == min(run.history("eval/loss").values())
+
+
+def test_a_trial_too_short_for_its_evaluations_is_refused_before_any_begins(sweep, tracker):
+    told = r"PHI3-U073 .* 4 evaluations an epoch, which has steps for 2\."
+    with pytest.raises(UsageError, match=told):
+        sweep(evaluations_per_epoch="4", batch_size_multiplier="1,2", per_device_batch_size="4")
+    assert not tracker.find({"phi3.stage": "trial"})
 
 
 def test_a_budget_that_the_first_training_spends_leaves_a_result(conduct):

@@ -7,6 +7,8 @@ from transformers import Phi3Config, Phi3ForCausalLM
 from mlflow_phi3.data.messages import Example
 from mlflow_phi3.modeling.base import Base
 
+SPACE = {"learning_rate": "3e-3..3e-2", "batch_size_multiplier": "1", "epochs": "1,2"}
+
 
 def make_base() -> Base:
     """The base; its tokenizer is never asked."""

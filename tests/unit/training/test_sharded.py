@@ -37,6 +37,7 @@ SPEC = TrialSpec(
     weight_decay=0.1,
     seed=4,
 )
+OFTEN = replace(SPEC, evaluations_per_epoch=2)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def data(base, tmp_path_factory):
 
 @pytest.fixture
 def start(base, data, tmp_path):
-    """Start two processes that train ``SPEC`` together into a folder."""
+    """Start two processes that train ``OFTEN`` together into a folder."""
 
     def begin(out, **changes):
         options = {
@@ -76,6 +77,7 @@ def start(base, data, tmp_path):
             "token_budget": 40,  # several passes, not as many in each process
             "learning_rate": SPEC.learning_rate,
             "epochs": SPEC.epochs,
+            "evaluations_per_epoch": OFTEN.evaluations_per_epoch,
             "per_device_batch_size": SPEC.per_device_batch_size,
             "lora_r": SPEC.lora.r,
             "lora_alpha": SPEC.lora.alpha,
@@ -194,7 +196,7 @@ def test_two_processes_are_one(start, base, data, tmp_path):
     train, validation = data.examples("train"), data.examples("validation")
     assert len(train) % SPEC.per_device_batch_size  # the last batch of an epoch is smaller
     session = Session(base, train, validation, folder=tmp_path, engine="reference")
-    session.add("one", SPEC)
+    session.add("one", OFTEN)
     expected = list(session.reports())
     steps = [report for report in expected if isinstance(report, StepReport)]
     assert len(steps) > 4
@@ -206,6 +208,7 @@ def test_two_processes_are_one(start, base, data, tmp_path):
     scores = [report for report in expected if isinstance(report, EvaluationReport)]
     for mine, theirs in zip([t for t in told if "perplexity" in t], scores, strict=True):
         assert mine["loss"] == pytest.approx(theirs.loss, rel=1e-5)
+        assert (mine["number"], mine["epoch"]) == (theirs.number, theirs.epoch)
         assert mine["token_accuracy"] == pytest.approx(theirs.token_accuracy)
         assert mine["best"] == theirs.best
     for name in ("last", "best"):
