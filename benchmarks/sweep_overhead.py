@@ -28,7 +28,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
 from mlflow_phi3.sweep.ledger import Ledger
-from mlflow_phi3.sweep.opening import open_ledger
+from mlflow_phi3.sweep.opening import begin_study
 from mlflow_phi3.sweep.space import build_space, flat_params
 from mlflow_phi3.tracking.tracker import open_tracker
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Outcome, Report, StepReport
@@ -112,17 +112,17 @@ def write_adapter(folder: Path) -> Path:
 def study_ours(folder: Path, n_trials: int) -> dict[str, float]:
     """Seconds from opening the study to its last trial, and to take it up again."""
     tracker = open_tracker(uri=f"sqlite:///{folder}/mlflow.db", experiment="overhead")
-    config = parse_values(SweepConfig, {**SPACE, "n_trials": str(n_trials)})
+    url = f"sqlite:///{folder}/optuna.db"
+    asked = {**SPACE, "n_trials": str(n_trials), "storage": url, "study": "overhead"}
+    config = parse_values(SweepConfig, asked)
     space = build_space(config, model="demo", seed=0)
     parent = tracker.start("sweep", stage="sweep")
-    url = f"sqlite:///{folder}/optuna.db"
 
     def conduct() -> tuple[Ledger, float]:
-        ledger = open_ledger(config, space, name="overhead", url=url, tags={})
+        study = begin_study(config, space, tracker=tracker, parent=parent, facts={})
+        ledger, backend = study.ledger, IdleBackend(folder / "work")
         sampling = _time_sampler(ledger)
-        backend = IdleBackend(folder / "work")
-        points = folder / "points"
-        conductor = Conductor(ledger, backend, tracker, parent, {}, lambda _: None, folder=points)
+        conductor = Conductor(study, backend, {}, lambda _: None, folder=folder / "points")
         with beating(ledger.study, ledger.driver):
             conductor.conduct()
         return ledger, sum(sampling)

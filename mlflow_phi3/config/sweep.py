@@ -108,6 +108,11 @@ class SweepConfig(ModelConfig, Hyperparameters):
         """The parts of `objective`, the loss first."""
         return _parts(self.objective)
 
+    @property
+    def costs(self) -> tuple[str, ...]:
+        """What is made small beside the loss."""
+        return self.objectives[1:]
+
     @field_validator("study")
     @classmethod
     def _names_a_folder(cls, name: str) -> str:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlflow_phi3.backends.base import Backend, Job, Training
-from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.drivers import HEARTBEAT_S, heard_until
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.objectives import measure_costs
+from mlflow_phi3.sweep.opening import OpenStudy
 from mlflow_phi3.sweep.repair import close_sweeps
 from mlflow_phi3.sweep.results import Accuracy, SweepProgress, trial_name
 from mlflow_phi3.sweep.tickets import OUTCOME, Ticket
@@ -24,8 +24,6 @@ from mlflow_phi3.sweep.trial_run import (
     open_trial_run,
 )
 from mlflow_phi3.tracking.missing import briefly
-from mlflow_phi3.tracking.run import Run
-from mlflow_phi3.tracking.tracker import Tracker
 from mlflow_phi3.training.reports import EndReport, EvaluationReport, Report, StepReport
 from mlflow_phi3.training.spec import TrialSpec
 
@@ -63,36 +61,24 @@ class Conductor:
     """Works on a study until nothing is left to do.
 
     Args:
-        ledger: The study.
+        study: What is worked on, and for which sweep.
         backend: Where trials train.
-        tracker: Where runs go.
-        parent: The run whose children the trials are.
         tags: Tags of every trial's run.
         on_progress: Told after each optimizer step.
         folder: Keeps points that the store does not have yet; None writes them to it at once.
         round_size: Trainings that are proposed at once; 0 takes what the backend does at once.
-        budget: After it no trial begins and the running ones stop.
-        min_gain: What a further round must be able to gain, in nats per token; 0 asks nothing.
         accuracy: What the share of right tokens is logged as.
-        costs: Names of what is made small beside the loss.
-        reseeds: How often the winner is trained again afterwards, which is work to be done too.
         clock: Seconds that only grow.
         sleep: Waits so many seconds.
     """
 
-    ledger: Ledger
+    study: OpenStudy
     backend: Backend
-    tracker: Tracker
-    parent: Run
     tags: Mapping[str, str]
     on_progress: Callable[[SweepProgress], None]
     folder: Path | None = None
     round_size: int = 0
-    budget: Budget = field(default_factory=Budget)
-    min_gain: float = 0.0
     accuracy: Accuracy = "token_accuracy"
-    costs: Sequence[str] = ()
-    reseeds: int = 0
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     _began: float = 0.0
@@ -101,6 +87,11 @@ class Conductor:
     _live: dict[str, LiveTrial] = field(default_factory=dict)
     _unresolved: dict[str, Ticket] = field(default_factory=dict)
     _sharing: Counter[TrialSpec] = field(default_factory=Counter)
+
+    @property
+    def ledger(self) -> Ledger:
+        """All that is asked of the study and told to it."""
+        return self.study.ledger
 
     def conduct(self) -> str:
         """Train until the study is complete.
@@ -112,7 +103,7 @@ class Conductor:
             KeyboardInterrupt: As it came; trials under way then wait to be
                 continued, and their runs are KILLED.
         """
-        self.parent.set_tags({DRIVER: self.ledger.driver.name})
+        self.study.parent.set_tags({DRIVER: self.ledger.driver.name})
         self._close_dead()
         self._began = self.clock()
         why = self._search()
@@ -128,9 +119,9 @@ class Conductor:
         round_size = self.round_size or self.backend.group_size * self.backend.slots
         while True:
             self._look_at_others()
-            if self.budget.is_spent(self.spent()):
-                return self.budget.name
-            enough = self.ledger.gain_is_below(self.min_gain)
+            if self.study.budget.is_spent(self.spent()):
+                return self.study.budget.name
+            enough = self.ledger.gain_is_below(self.study.config.min_gain)
             tickets = self.ledger.take(round_size, propose=not enough)
             if tickets:
                 self._train(tickets)
@@ -143,9 +134,9 @@ class Conductor:
 
     def _close_dead(self) -> None:
         """Close the runs of sweeps of the study in which nobody works any more."""
-        study = self.ledger.study
-        now = heard_until(self.ledger.driver.name, study.user_attrs)
-        close_sweeps(study, tracker=self.tracker, now=now)
+        ledger = self.ledger
+        now = heard_until(ledger.driver.name, ledger.study.user_attrs)
+        close_sweeps(ledger.study, tracker=self.study.tracker, now=now)
 
     def _look_at_others(self) -> None:
         self._spent_before, self._looked_at = self.ledger.spent_by_others(), self.clock()
@@ -161,8 +152,8 @@ class Conductor:
                     run = open_trial_run(
                         ticket,
                         self.ledger,
-                        tracker=self.tracker,
-                        parent=self.parent,
+                        tracker=self.study.tracker,
+                        parent=self.study.parent,
                         tags=self.tags,
                         folder=self.folder,
                         accuracy=self.accuracy,
@@ -246,7 +237,7 @@ class Conductor:
             end, reason = "FAIL", _DELETED
         elif report.outcome == "complete" and not math.isnan(loss):
             end, reason = "COMPLETE", ""
-            costs = measure_costs(self.costs, ticket.spec, report)
+            costs = measure_costs(self.study.config.costs, ticket.spec, report)
         elif report.outcome == "dropped":
             end, reason = "PRUNED", live.given_up
         else:
@@ -288,13 +279,13 @@ class Conductor:
 
     def _obey_budget(self, training: Training) -> None:
         """Past the budget, give up what runs, unless the study would end without any result."""
-        if self.budget.seconds and self.clock() - self._looked_at > HEARTBEAT_S:
+        if self.study.budget.seconds and self.clock() - self._looked_at > HEARTBEAT_S:
             self._look_at_others()  # they go on spending while a round is trained
-        if not self.budget.is_spent(self.spent()) or self.ledger.best() is None:
+        if not self.study.budget.is_spent(self.spent()) or self.ledger.best() is None:
             return
         for live in self._live.values():
             if not live.given_up:
-                self._give_up(live, f"{self.budget.name} is spent", training)
+                self._give_up(live, f"{self.study.budget.name} is spent", training)
 
     # -- telling -----------------------------------------------------------------------------
 
@@ -305,13 +296,15 @@ class Conductor:
             report: Of the step.
             reseeded: Of the winner's trainings with other seeds, how many are done.
         """
-        stand = self.ledger.standing()
+        stand, n_trials = self.ledger.standing(), self.ledger.untried.total
+        # The winner's other trainings are work to be done too.
+        work = n_trials + self.study.config.winner_seeds
         done = stand.finished + self._under_way() + reseeded
         self.on_progress(
             SweepProgress(
                 finished=stand.finished,
-                n_trials=self.ledger.untried.total,
-                done=min(1.0, done / (self.ledger.untried.total + self.reseeds)),
+                n_trials=n_trials,
+                done=min(1.0, done / work),
                 trial=report.trial,
                 step=report.step,
                 total_steps=report.total_steps,

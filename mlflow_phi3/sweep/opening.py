@@ -1,21 +1,17 @@
 """Opening a study: where it is kept, how it is searched, and the run that works on it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import optuna
 
-from mlflow_phi3.backends.base import Backend
 from mlflow_phi3.config.hyperparameters import Hyperparameters
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.budget import Budget, plan_budget
-from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import this_driver
 from mlflow_phi3.sweep.ledger import Ledger
 from mlflow_phi3.sweep.pruners import build_pruner
-from mlflow_phi3.sweep.results import Accuracy, SweepProgress
 from mlflow_phi3.sweep.samplers import build_sampler
 from mlflow_phi3.sweep.space import Space
 from mlflow_phi3.sweep.storage import find_storage, open_storage
@@ -64,33 +60,6 @@ class OpenStudy:
     def name(self) -> str:
         """Of the study."""
         return str(self.ledger.study.study_name)
-
-    def conductor_for(
-        self,
-        backend: Backend,
-        *,
-        tags: Mapping[str, str],
-        on_progress: Callable[[SweepProgress], None],
-        folder: Path | None = None,
-        round_size: int = 0,
-        accuracy: Accuracy = "token_accuracy",
-    ) -> Conductor:
-        """The conductor that works on the study with ``backend``; the rest is as it takes it."""
-        return Conductor(
-            self.ledger,
-            backend,
-            self.tracker,
-            self.parent,
-            tags,
-            on_progress,
-            folder=folder,
-            round_size=round_size,
-            budget=self.budget,
-            min_gain=self.config.min_gain,
-            accuracy=accuracy,
-            costs=self.config.objectives[1:],
-            reseeds=self.config.winner_seeds,
-        )
 
 
 def begin_study(

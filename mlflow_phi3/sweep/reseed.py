@@ -27,7 +27,7 @@ def reseed_winner(winner: TrialResult, times: int, conductor: Conductor) -> tupl
         times: How many other seeds.
         conductor: Has worked on the study; each training is a run beside its trials.
     """
-    study, backend = conductor.ledger.study, conductor.backend
+    study, backend = conductor.study.ledger.study, conductor.backend
     attribute = f"reseeded:{winner.number}"
     kept: dict[str, float] = dict(study.user_attrs.get(attribute, {}))
     seeds = [winner.spec.seed + step for step in range(1, times + 1)]
@@ -53,15 +53,15 @@ def reseed_winner(winner: TrialResult, times: int, conductor: Conductor) -> tupl
 
 def _log(report: EndReport, seed: int, winner: TrialResult, conductor: Conductor) -> None:
     """One training as a run; one that failed is told."""
-    tracker, study = conductor.tracker, conductor.ledger.study.study_name
-    own = {**conductor.tags, STUDY: study, RESEEDS: winner.name}
+    study = conductor.study
+    own = {**conductor.tags, STUDY: study.name, RESEEDS: winner.name}
     status: Status = "FINISHED"
     if report.outcome != "complete":
         logger.warning("%s failed: %s", report.trial, report.reason)
         own[REASON] = report.reason[:5000]
         status = "FAILED"
-    with tracker.stage(
-        report.trial, stage="reseed", parent=conductor.parent, tags=own, status=status
+    with study.tracker.stage(
+        report.trial, stage="reseed", parent=study.parent, tags=own, status=status
     ) as run:
         run.log_params({"seed": seed})
         if status == "FINISHED":

@@ -89,10 +89,11 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     checkpoints = folder / study.name
     work = Workload(base, train, validation, space.largest(), config.concurrency)
     with driving(study, checkpoints), _opened(config, work, checkpoints) as backend:
-        conductor = study.conductor_for(
+        conductor = Conductor(
+            study,
             backend,
-            tags={**tags, "phi3.base_model": base.name},
-            on_progress=on_progress,
+            {**tags, "phi3.base_model": base.name},
+            on_progress,
             folder=checkpoints / "points",
             round_size=study.ledger.remember_round(backend.group_size * backend.slots),
             accuracy=accuracy_of(base.labels),
@@ -114,9 +115,9 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
 
 def _affordable(seeds: int, conductor: Conductor) -> int:
     """How many other seeds the winner is trained with: none once the budget is spent."""
-    if seeds and conductor.budget.is_spent(conductor.spent()):
-        spent = conductor.budget.name
-        logger.warning("%s is spent: the winner is not trained again with other seeds", spent)
+    budget = conductor.study.budget
+    if seeds and budget.is_spent(conductor.spent()):
+        logger.warning("%s is spent: the winner is not trained again with other seeds", budget.name)
         return 0
     return seeds
 
@@ -129,8 +130,8 @@ def log_result(conductor: Conductor, result: SweepResult, rivals: Mapping[int, C
         result: What came of it.
         rivals: Trials beside the winner, by number, where their losses by example are known.
     """
-    parent, winner = conductor.parent, result.winner
-    report = write_report(conductor.ledger.study, result, rivals)
+    parent, winner = conductor.study.parent, result.winner
+    report = write_report(conductor.study.ledger.study, result, rivals)
     numbers = {
         "eval/loss": winner.loss,
         "eval/perplexity": winner.perplexity,
@@ -162,13 +163,13 @@ def _opened(config: SweepConfig, work: Workload, folder: Path) -> closing[Backen
 
 def _fetch_adapter(winner: TrialResult, conductor: Conductor, folder: Path) -> Path:
     """Where the winner's adapter lies on this machine, which may have to fetch it."""
-    study = conductor.ledger.study
+    study = conductor.study.ledger.study
     owner = owner_of(study.get_trials(deepcopy=False)[winner.number])
     if winner.adapter and worked_here(owner, study.user_attrs) and winner.adapter.is_dir():
         return winner.adapter
     # Another machine trained it, and a folder of that name here is of an earlier attempt; or the
     # folder was cleaned away.
-    return conductor.tracker.get(winner.run_id).download(BEST, folder / winner.name)
+    return conductor.study.tracker.get(winner.run_id).download(BEST, folder / winner.name)
 
 
 def work_through(conductor: Conductor) -> SweepResult:
@@ -179,15 +180,16 @@ def work_through(conductor: Conductor) -> SweepResult:
         KeyboardInterrupt: As it came.
     """
     why = conductor.conduct()
-    ledger, costs = conductor.ledger, tuple(conductor.costs)
+    study = conductor.study
+    ledger, costs = study.ledger, study.config.costs
     whole = [trial for trial in ledger.trials() if ledger.space.is_whole(trial.params)]
     trials = tuple(_trial_result(trial, ledger.space, costs) for trial in whole)
     best = ledger.best()
     if best is None:
-        raise _nothing_complete(ledger.study.study_name, trials, why, conductor.budget)
+        raise _nothing_complete(study.name, trials, why, study.budget)
     winner = next(trial for trial in trials if trial.number == best.number)
     return SweepResult(
-        study=ledger.study.study_name,
+        study=study.name,
         trials=trials,
         winner=winner,
         stopped_because=why,

@@ -9,6 +9,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.config.words import SweepWord
 from mlflow_phi3.data.prepared import PreparedData
 from mlflow_phi3.foundry.submission import was_submitted
+from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.driving import driving
 from mlflow_phi3.sweep.opening import begin_study
 from mlflow_phi3.sweep.results import SweepResult
@@ -79,7 +80,7 @@ def search(
     )
     tags = {name: facts[name] for name in _TOLD}
     with context.screen.stage("sweep") as update, driving(study, context.workspace):
-        conductor = study.conductor_for(backend, tags=tags, on_progress=teller(update))
+        conductor = Conductor(study, backend, tags, teller(update))
         result = work_through(conductor)
         # The service tells no losses by example: no trial can be told from another by them.
         log_result(conductor, result, {})

@@ -15,7 +15,7 @@ from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.budget import Budget
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
-from mlflow_phi3.sweep.opening import open_ledger
+from mlflow_phi3.sweep.opening import OpenStudy, open_ledger
 from mlflow_phi3.sweep.run import run_sweep
 from mlflow_phi3.sweep.space import build_space
 from mlflow_phi3.sweep.storage import open_storage
@@ -171,16 +171,11 @@ def conduct(tracker, parent, scripted, storage_url):
         space = build_space(config, model="demo", seed=config.seed)
         ledger = open_ledger(config, space, name=study, url=storage_url, tags={})
         conductor = Conductor(
-            ledger,
+            OpenStudy(ledger, storage_url, config, budget or Budget(), tracker, parent),
             backend or scripted,
-            tracker,
-            parent,
             {"phi3.dataset_sha256": "d"},
             on_progress or (lambda progress: None),
             folder=folder,
-            budget=budget or Budget(),
-            costs=config.objectives[1:],
-            min_gain=config.min_gain,
             sleep=sleep,
             **({"clock": clock} if clock else {}),
         )

@@ -9,7 +9,7 @@ from mlflow_phi3.config.parse import parse_values
 from mlflow_phi3.config.sweep import SweepConfig
 from mlflow_phi3.sweep.conductor import Conductor
 from mlflow_phi3.sweep.drivers import beating
-from mlflow_phi3.sweep.opening import open_ledger
+from mlflow_phi3.sweep.opening import begin_study
 from mlflow_phi3.sweep.space import build_space
 
 SPACE = {
@@ -27,12 +27,11 @@ def test_a_trial_takes_few_statements_and_transactions(
 ):
     # A slow machine would write between rounds once more.
     monkeypatch.setattr("mlflow_phi3.tracking.run.FLUSH_AFTER_S", math.inf)
-    config = parse_values(SweepConfig, SPACE)
+    config = parse_values(SweepConfig, {**SPACE, "storage": storage_url})
     space = build_space(config, model="demo", seed=0)
-    ledger = open_ledger(config, space, name="study", url=storage_url, tags={})
-    conductor = Conductor(
-        ledger, scripted, tracker, parent, {}, lambda _: None, folder=tmp_path / "points"
-    )
+    study = begin_study(config, space, tracker=tracker, parent=parent, facts={})
+    conductor = Conductor(study, scripted, {}, lambda _: None, folder=tmp_path / "points")
+    ledger = study.ledger
     counted = Counter()
     engines = {
         "study": ledger._storage._backend.engine,
