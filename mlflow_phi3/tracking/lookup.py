@@ -68,7 +68,7 @@ def fetch(run: Run, path: str, into: Path, *, where: str) -> Path:
             "PHI3-U023",
             f"the run {run.run_id} ({run.name}) has no artifact {path}",
             where=where,
-            fix="name a run that was trained to the end of an epoch, on this side",
+            fix="name a run that was trained up to an evaluation, on this side",
         ) from missing
 
 

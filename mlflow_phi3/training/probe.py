@@ -87,7 +87,8 @@ def probe(
         for number in range(side_by_side):
             # Another rate each: equal trials would be computed once.
             rate = spec.learning_rate * (1 - number / (2 * side_by_side))
-            session.add(f"probe-{number}", replace(spec, epochs=1, learning_rate=rate))
+            alone = replace(spec, epochs=1, evaluations_per_epoch=1, learning_rate=rate)
+            session.add(f"probe-{number}", alone)
         tokens, train_s = _time_steps(session, side_by_side, on_step)
         kept = folder_bytes(folder)
     validation_s = _time_scoring(base, scored, spec, side_by_side, budget)
@@ -131,7 +132,7 @@ def _time_steps(
 def _time_scoring(
     base: Base, examples: Sequence[Example], spec: TrialSpec, side_by_side: int, budget: int
 ) -> float:
-    """Seconds of scoring ``examples`` as at an epoch's end, without the checkpoints of that."""
+    """Seconds of scoring ``examples`` as an evaluation does, without the checkpoint after it."""
     layout, weights = begin_adapter(base.model, spec.lora, spec.seed)
     rows = [Row(spec, layout, weights)] * side_by_side
     with closing(make_engine(base, choose_engine(base, "auto", spec))) as engine:

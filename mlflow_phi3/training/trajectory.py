@@ -60,7 +60,7 @@ class Trajectory:
         self.step = 0
         self.evaluated = 0
         self.offset = 0  # examples of this epoch already seen
-        self.torn = False  # in the midst of a step or an epoch's end: not to be saved; the loop's
+        self.torn = False  # in the midst of a step or an evaluation: not to be saved; the loop's
         self._sizes = sizes
         self._loss_weights = sizes.weigh(spec, classifies=layout.classifies)
         self._loss_sum = self._seconds = 0.0  # of this batch so far

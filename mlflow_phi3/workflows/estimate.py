@@ -59,12 +59,14 @@ class Work:
         trainings: Trainings behind them: fewer where numbers of epochs share one.
         passes: Passes over the training data, of all trainings together.
         steps_a_pass: Optimizer steps of one pass.
+        evaluations_a_pass: Passes over the validation data in one pass.
     """
 
     trials: int
     trainings: int
     passes: Range
     steps_a_pass: Range
+    evaluations_a_pass: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def count_work(space: Space, *, n_trials: int, share_epochs: bool, rows: int) ->
         for times in _numbers(space, "batch_size_multiplier")
     ]
     steps = Range(math.ceil(rows / max(sizes)), math.ceil(rows / min(sizes)))
-    return Work(n_trials, trainings, passes, steps)
+    return Work(n_trials, trainings, passes, steps, space.largest().evaluations_per_epoch)
 
 
 def estimate_local(
@@ -126,7 +128,7 @@ def estimate_local(
 ) -> tuple[Line, ...]:
     """Estimate the local sweep."""
     seconds = train_tokens / probe.train_tokens_per_s
-    seconds += validation_tokens / probe.validation_tokens_per_s
+    seconds += work.evaluations_a_pass * validation_tokens / probe.validation_tokens_per_s
     hours = work.passes.times(seconds / 3600)
     measured = (
         f"measured: {probe.train_tokens_per_s:,.0f} tokens/s over {probe.trained_tokens:,} tokens, "

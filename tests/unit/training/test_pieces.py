@@ -217,7 +217,7 @@ def test_a_probe_times_scoring_without_checkpoints(monkeypatch, new_base, new_ex
         monkeypatch.setattr(FusedEngine, name, takes(seconds, getattr(FusedEngine, name)))
     held = new_examples((10, 13, 17), seed=5)
     train = new_examples([12] * 9)
-    spec = replace(SPEC, per_device_batch_size=3)
+    spec = replace(SPEC, per_device_batch_size=3, evaluations_per_epoch=9)  # not of a sample
     told = []
     found = probe.probe(
         new_base(), train, held, spec, side_by_side=2, steps=2, on_step=lambda *at: told.append(at)

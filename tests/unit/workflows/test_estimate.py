@@ -61,10 +61,10 @@ def test_a_decaying_rate_shares_nothing():
     assert (work.trainings, work.passes, work.steps_a_pass) == (2, Range(4, 8), Range(1, 1))
 
 
-def test_hours_memory_disk_and_money():
-    work = count_work(
-        space(epochs="2", batch_size_multiplier="1"), n_trials=3, share_epochs=True, rows=80
-    )
+@pytest.mark.parametrize(("often", "hours"), [("1", 12), ("2", 18)])
+def test_hours_memory_disk_and_money(often, hours):
+    asked = space(epochs="2", batch_size_multiplier="1", evaluations_per_epoch=often)
+    work = count_work(asked, n_trials=3, share_epochs=True, rows=80)
     lines = by_name(
         estimate_local(
             work,
@@ -75,8 +75,9 @@ def test_hours_memory_disk_and_money():
             prepared_bytes=1 << 30,
         )
     )
-    assert lines["hours"].amount == Range(12, 12)  # 6 passes of 1 h training and 1 h validation
-    assert lines["money"].amount == Range(24, 24)
+    # 6 passes of 1 h training and, each time, 1 h validation.
+    assert lines["hours"].amount == Range(hours, hours)
+    assert lines["money"].amount == Range(2 * hours, 2 * hours)
     assert lines["optimizer steps"].amount == Range(60, 60)
     assert lines["memory"].amount == Range(3, 3)
     assert lines["disk"].amount.low == 3 + 3 / 1024
