@@ -71,12 +71,16 @@ def test_what_no_job_is_called_is_not_asked_for(name):
     assert client.urls == []
 
 
-def test_a_metric_is_asked_for_by_its_whole_name():
+def test_a_metric_is_asked_for_by_its_whole_name_and_to_its_last_page():
     run = {"run": {"data": {"metrics": [{"key": "loss (a&b)"}]}}}
-    client = MemoryClient((200, run), (200, {"metrics": [{"value": 1, "step": 2}]}))
-    client.jobs = SimpleNamespace(_api_url="https://api")
-    assert JobService(client).metrics("j") == [Point("loss (a&b)", 1.0, 2)]
-    assert client.urls[1].endswith("?run_id=j&metric_key=loss%20%28a%26b%29")
+    first = {"metrics": [{"value": 1, "step": 2}], "next_page_token": "a=b"}
+    client = MemoryClient((200, run), (200, first), (200, {"metrics": [{"value": 0.5}]}))
+    client.jobs = SimpleNamespace(_api_url="https://api/")
+    found = JobService(client).metrics("j")
+    assert found == [Point("loss (a&b)", 1.0, 2), Point("loss (a&b)", 0.5, 0)]
+    asked = "https://api/mlflow/v2.0/project/api/2.0/mlflow/metrics/get-history?run_id=j"
+    assert client.urls[1] == f"{asked}&metric_key=loss%20%28a%26b%29"
+    assert client.urls[2] == f"{client.urls[1]}&page_token=a%3Db"
 
 
 @pytest.mark.parametrize(

@@ -119,8 +119,9 @@ def test_what_is_deleted_while_it_is_made_is_not_made():
         put((201, {"properties": {"provisioningState": "Creating"}}), GONE)
 
 
-def test_what_was_made_is_returned():
-    creating, done = ({"properties": {"provisioningState": s}} for s in ("Creating", "Succeeded"))
+@pytest.mark.parametrize("state", ["Creating", "Accepted", "ResolvingDNS"])
+def test_what_was_made_is_returned(state):
+    creating, done = ({"properties": {"provisioningState": s}} for s in (state, "Succeeded"))
     assert put((201, creating), (200, done)).body == done
 
 

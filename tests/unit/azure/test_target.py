@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mlflow_phi3.azure.names import acceptable, check_name, endpoint_for, region_name
-from mlflow_phi3.azure.target import Target, find_target, is_local
+from mlflow_phi3.azure.target import Target, find_target, flag, is_local
 from mlflow_phi3.errors import PreflightError, UsageError
 
 FULL = {
@@ -50,6 +50,12 @@ def test_what_is_told_nowhere_is_named(tmp_path):
 def test_other_uris_are_refused(uri, tmp_path):
     with pytest.raises(UsageError, match="PHI3-U711"):
         find_target(uri, FULL, tmp_path)
+
+
+def test_another_command_is_led_to_the_same_project():
+    assert flag("azure-foundry") == ""
+    assert flag("azure-foundry:/local") == " -t azure-foundry:/local"
+    assert flag("azure-foundry:/a/b(1)/c") == " -t 'azure-foundry:/a/b(1)/c'"
 
 
 def test_local():
