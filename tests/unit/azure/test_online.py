@@ -97,11 +97,12 @@ def test_what_the_service_adds_by_itself_is_nobodys_wish():
     assert _to_deployment(found) == PLAIN
 
 
-def test_an_endpoint_is_busy_while_a_deployment_of_it_is():
+@pytest.mark.parametrize("state", ["Creating", "Updating", "Deleting", "Scaling"])
+def test_an_endpoint_is_busy_while_a_deployment_of_it_is(state):
     service = OnlineService(SimpleNamespace(target=None), Deadline(0))
     service.get_endpoint = lambda name: Endpoint(name, "Succeeded")
-    service.list_deployments = lambda _endpoint: [replace(PLAIN, state="Updating")]
-    with pytest.raises(DeadlinePassed, match=r"blue \(Updating\) is still being changed"):
+    service.list_deployments = lambda _endpoint: [replace(PLAIN, state=state)]
+    with pytest.raises(DeadlinePassed, match=rf"blue \({state}\) is still being changed"):
         service.await_idle("chat")
 
 

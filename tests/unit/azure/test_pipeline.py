@@ -92,8 +92,8 @@ def test_content_safety_is_read_as_it_was_sent(safe):
 
 @pytest.mark.parametrize(("status", "refused"), [(400, True), (499, True), (500, False)])
 def test_what_may_have_been_begun_is_no_refusal(status, refused):
-    service = ServerlessService(MemoryClient((status, {})), Deadline(5))
-    with pytest.raises(AzureError) as failed:
+    service = ServerlessService(MemoryClient((status, {}), GONE), Deadline(5))
+    with pytest.raises(AzureError, match=f"status {status}") as failed:
         service.put(WANTED)
     assert isinstance(failed.value, Refused) is refused
 
