@@ -93,7 +93,7 @@ def translated(where: str) -> Iterator[None]:
 
 def _from_response(error: HttpResponseError, where: str, code: str) -> AzureError:
     told = getattr(error, "error", None)
-    headers = getattr(error.response, "headers", {}) or {}
+    headers = getattr(error.response, "headers", {})
     text = told.message if told is not None and told.message else _why(error)
     azure_code = str(getattr(told, "code", "") or "")
     status = error.status_code
@@ -142,5 +142,5 @@ def _why(error: HttpResponseError) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(getattr(error, "message", None) or error).strip().splitlines()
+    lines = str(error).strip().splitlines()
     return lines[0].rstrip(". ") if lines else type(error).__name__

@@ -256,12 +256,15 @@ class JobService:
         latest = (run.get("data") or {}).get("metrics") or []
         points: list[Point] = []
         for key in sorted({str(metric["key"]) for metric in latest}):
-            history = f"&metric_key={quote(key, safe='')}"
-            told = self._ask_mlflow("metrics/get-history", name, history)
-            points += [
-                Point(key, float(p["value"]), int(p.get("step") or 0))
-                for p in told.get("metrics", [])
-            ]
+            history = more = f"&metric_key={quote(key, safe='')}"
+            while more:
+                told = self._ask_mlflow("metrics/get-history", name, more)
+                points += [
+                    Point(key, float(p["value"]), int(p.get("step") or 0))
+                    for p in told.get("metrics") or ()
+                ]
+                token = str(told.get("next_page_token") or "")
+                more = token and f"{history}&page_token={quote(token, safe='')}"
         return points
 
     def tuned_model(self, job: JobState) -> TunedModel:

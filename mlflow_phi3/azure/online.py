@@ -1,7 +1,7 @@
 """Managed online endpoints and deployments, through the SDK."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,15 +14,13 @@ from mlflow_phi3.azure.kept import (
 )
 from mlflow_phi3.azure.operation import (
     CHANGING,
-    RUNS,
     Deadline,
-    Refused,
     await_idle,
     beginning,
     finish,
-    is_uncertain,
+    followed,
+    state_of_deletion,
 )
-from mlflow_phi3.errors import AzureError
 
 _READS_SECRETS = "enforce_access_to_default_secret_stores"
 """Property of an endpoint by which its identity may read the project's connections."""
@@ -168,13 +166,13 @@ class OnlineService:
             Refused: It was not begun.
             AzureError: It failed, or nobody knows how far it came.
         """
-        where, wanted = f"endpoint {endpoint.name}", (dict(endpoint.traffic), dict(endpoint.tags))
+        where, wanted = f"endpoint {endpoint.name}", _changed_by_put(endpoint)
 
         def state() -> str:
             found = self.get_endpoint(endpoint.name)
-            return found.state if found and (found.traffic, found.tags) == wanted else ""
+            return found.state if found and _changed_by_put(found) == wanted else ""
 
-        with self._looking(endpoint.name, state, where):
+        with self._followed(endpoint.name, state, where):
             with beginning(), self._workspace.session(where) as ml:
                 poller = ml.online_endpoints.begin_create_or_update(endpoint_entity(endpoint))
             with self._workspace.session(where):
@@ -185,10 +183,10 @@ class OnlineService:
         where = f"endpoint {name}"
 
         def state() -> str:
-            return _state_of_deletion(self.get_endpoint(name))
+            return state_of_deletion(self.get_endpoint(name))
 
         with (
-            self._looking(name, state, where),
+            self._followed(name, state, where),
             self._workspace.session(where) as ml,
             _absent(),
         ):
@@ -207,7 +205,7 @@ class OnlineService:
             found = self._find_deployment(endpoint, deployment.name)
             return found.state if found and replace(found, state="") == wanted else ""
 
-        with self._looking(endpoint, state, where):
+        with self._followed(endpoint, state, where):
             operation = self.begin_deployment(endpoint, deployment)
             with self._workspace.session(where):
                 finish(operation, self._deadline, where=where)
@@ -232,10 +230,10 @@ class OnlineService:
         where = f"deployment {endpoint}/{name}"
 
         def state() -> str:
-            return _state_of_deletion(self._find_deployment(endpoint, name))
+            return state_of_deletion(self._find_deployment(endpoint, name))
 
         with (
-            self._looking(endpoint, state, where),
+            self._followed(endpoint, state, where),
             self._workspace.session(where) as ml,
             _absent(),
         ):
@@ -259,35 +257,10 @@ class OnlineService:
                 return dict(rest.serialize())
             return dict(rest.as_dict(exclude_readonly=True))
 
-    @contextlib.contextmanager
-    def _looking(self, endpoint: str, state: Callable[[], str], where: str) -> Iterator[None]:
-        """Look at what became of a change, where its answer was lost or it cannot be followed.
-
-        The SDK sends a change again whose answer was lost: what refuses that is the change itself.
-
-        Args:
-            endpoint: What is waited for.
-            state: Returns the state of what was asked for; empty where it is not there.
-            where: For messages.
-
-        Raises:
-            AzureError: It was not begun, or it failed.
-        """
-        try:
-            yield
-        except AzureError as lost:
-            found = state() if is_uncertain(lost) else ""
-            if not found or (isinstance(lost, Refused) and found not in {RUNS, *CHANGING}):
-                raise
-            self.await_idle(endpoint)
-            if (ended := state()) != RUNS:
-                raise AzureError(
-                    "PHI3-A714",
-                    f"it did not succeed (state {ended or 'unknown'}); why could not be asked: "
-                    f"{lost.problem}",
-                    where=where,
-                    fix="run the same command again",
-                ) from lost
+    def _followed(
+        self, endpoint: str, state: Callable[[], str], where: str
+    ) -> contextlib.AbstractContextManager[None]:
+        return followed(state, lambda: self.await_idle(endpoint), where=where)
 
     def _find_deployment(self, endpoint: str, name: str) -> Deployment | None:
         return next((d for d in self.list_deployments(endpoint) if d.name == name), None)
@@ -311,8 +284,7 @@ def endpoint_entity(endpoint: Endpoint) -> Any:
         name=endpoint.name,
         auth_mode=endpoint.auth_mode,
         traffic=dict(endpoint.traffic),
-        # What gets requests itself cannot get copies of them too.
-        mirror_traffic={n: s for n, s in endpoint.mirror.items() if not endpoint.traffic.get(n)},
+        mirror_traffic=_copies(endpoint),
         tags=dict(endpoint.tags),
         properties={_READS_SECRETS: "enabled"} if endpoint.reads_secrets else {},
         **endpoint.kept,
@@ -339,11 +311,14 @@ def deployment_entity(endpoint: str, deployment: Deployment) -> Any:
     )
 
 
-def _state_of_deletion(found: Endpoint | Deployment | None) -> str:
-    """Return the state of a deletion: of one that was not begun, an empty text."""
-    if found is None:
-        return RUNS
-    return found.state if found.state == "Deleting" else ""
+def _copies(endpoint: Endpoint) -> dict[str, int]:
+    """Return its mirrored traffic: what gets requests itself cannot get copies of them too."""
+    return {n: share for n, share in endpoint.mirror.items() if not endpoint.traffic.get(n)}
+
+
+def _changed_by_put(endpoint: Endpoint) -> tuple[dict[str, int], dict[str, int], dict[str, str]]:
+    """Return what our changes of an endpoint change, by which one is recognised."""
+    return dict(endpoint.traffic), _copies(endpoint), dict(endpoint.tags)
 
 
 def _absent() -> contextlib.suppress:

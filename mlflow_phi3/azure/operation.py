@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from mlflow_phi3.errors import AzureError
 
@@ -21,6 +21,11 @@ _UNCERTAIN = frozenset({401, 408, 409, 429})
 _SLICE_S = 0.25
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 5.0
+
+
+class _Stated(Protocol):
+    @property
+    def state(self) -> str: ...
 
 
 class Deadline:
@@ -68,7 +73,47 @@ def beginning() -> Iterator[None]:
         raise
 
 
-def is_uncertain(error: AzureError) -> bool:
+@contextmanager
+def followed(
+    state: Callable[[], str], settle: Callable[[], object], *, where: str
+) -> Iterator[None]:
+    """Look at what became of a change, where its answer was lost or it cannot be followed.
+
+    The SDK sends a change again whose answer was lost: what refuses that is the change itself.
+
+    Args:
+        state: Returns the state of what was asked for; empty where it is not there.
+        settle: Waits until nothing of it is changing.
+        where: For messages.
+
+    Raises:
+        AzureError: It was not begun, or it failed.
+    """
+    try:
+        yield
+    except AzureError as lost:
+        found = state() if _is_uncertain(lost) else ""
+        if not found or (isinstance(lost, Refused) and found not in {RUNS, *CHANGING}):
+            raise
+        settle()
+        if (ended := state()) != RUNS:
+            raise AzureError(
+                "PHI3-A714",
+                f"it did not succeed (state {ended or 'unknown'}); why could not be asked: "
+                f"{lost.problem}",
+                where=where,
+                fix="run the same command again",
+            ) from lost
+
+
+def state_of_deletion(found: _Stated | None) -> str:
+    """Return how the deletion of what was found stands; empty where it was not begun."""
+    if found is None:
+        return RUNS
+    return found.state if found.state == "Deleting" else ""
+
+
+def _is_uncertain(error: AzureError) -> bool:
     """Whether a change may have been begun, or go on, although asking for it came to this."""
     if isinstance(error, DeadlinePassed):
         return False

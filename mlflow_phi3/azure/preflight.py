@@ -40,6 +40,8 @@ PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "Microsoft.KeyVault": ("infra",),
 }
 """Resource providers that must be registered, and the steps that fail otherwise."""
+_IN_PROJECT = tuple(step for step in STEPS if step != "infra")
+"""Steps that need a project that is there."""
 
 
 @dataclass(slots=True)
@@ -70,7 +72,7 @@ class Doctor:
         yield from check_versions(self.needs)
         yield from self._check_subscription()
         yield self._guarded("resource group", REMOTE, self._check_group, needed=False)
-        yield self._guarded("project", ("train", "deploy", "monitor"), self._check_project)
+        yield self._guarded("project", _IN_PROJECT, self._check_project)
         yield check_region(self.needs, self._location)
         yield from self._check_permissions()
         for namespace, steps in PROVIDERS.items():
@@ -114,9 +116,8 @@ class Doctor:
         if answer is None:
             self._group_there = False
             mend = "mlflow-phi3 infra --location <region> creates it, with hub and project"
-            return Check(
-                "resource group", "failed", "none of this name", needed, ("train", "deploy"), mend
-            )
+            found = "none of this name"
+            return Check("resource group", "failed", found, needed, _IN_PROJECT, mend)
         return Check("resource group", "ok", f"in {answer.body.get('location')}", needed)
 
     def _check_project(self) -> Check:
@@ -124,14 +125,13 @@ class Doctor:
         needed = f"a project {target.project}"
         answer = self._manager.get(target.path, WORKSPACES, where=target.path)
         if answer is None:
-            blocked = ("train", "deploy", "monitor")
             mend = "mlflow-phi3 infra --location <region> creates it, with its hub"
-            return Check("project", "failed", "none of this name", needed, blocked, mend)
+            return Check("project", "failed", "none of this name", needed, _IN_PROJECT, mend)
         kind = str(answer.body.get("kind") or "Default")
         self._location = region_name(str(answer.body.get("location") or ""))
         if kind == "Hub":
             mend = "name a project of this hub, or create one by mlflow-phi3 infra --hub <this one>"
-            return Check("project", "failed", "it is a hub", needed, ("train", "deploy"), mend)
+            return Check("project", "failed", "it is a hub", needed, _IN_PROJECT, mend)
         return Check("project", "ok", f"a {kind.lower()} in {self._location}", needed)
 
     def _check_permissions(self) -> Iterator[Check]:
@@ -145,10 +145,9 @@ class Doctor:
         target = self._manager.target
         scope, place = target.group_path, f"resource group {target.group}"
         yield from self._check_steps(("infra",), scope, place)
-        others = tuple(step for step in STEPS if step != "infra")
         if self._location:
             scope, place = target.path, f"project {target.project}"
-        yield from self._check_steps(others, scope, place)
+        yield from self._check_steps(_IN_PROJECT, scope, place)
 
     def _check_steps(self, steps: tuple[str, ...], scope: str, place: str) -> Iterator[Check]:
         path = f"{scope}/providers/Microsoft.Authorization/permissions"

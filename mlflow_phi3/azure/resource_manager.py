@@ -14,7 +14,7 @@ from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle
 from mlflow_phi3.azure.pipeline import read_list, send
 from mlflow_phi3.errors import AzureError
 
-_BUSY = CHANGING | {"Accepted", "InProgress", "Registering", "Running"}
+_BUSY = CHANGING | {"Accepted", "InProgress", "Moving", "Registering", "ResolvingDNS", "Running"}
 LOST = frozenset({"Canceled", "Failed"})
 _AGAIN = "run the same command again, when nobody else deletes it"
 

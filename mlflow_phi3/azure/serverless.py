@@ -4,12 +4,20 @@ The SDK drops ``auth_mode`` and cannot express content safety (azure-ai-ml 1.35.
 sent through the SDK's own pipeline: its sign-in, retries and cloud.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow_phi3.azure.client import Workspace
-from mlflow_phi3.azure.operation import CHANGING, Deadline, await_idle, beginning, finish
+from mlflow_phi3.azure.operation import (
+    CHANGING,
+    Deadline,
+    await_idle,
+    beginning,
+    finish,
+    followed,
+    state_of_deletion,
+)
 from mlflow_phi3.azure.pipeline import pipeline_of, read_list, send
 from mlflow_phi3.errors import AzureError
 
@@ -101,11 +109,24 @@ class ServerlessService:
             AzureError: It failed, or nobody knows how far it came.
         """
         body = serverless_body(wanted, self._workspace.location)
-        self._change("PUT", wanted.name, body, wait=wait)
+        if not wait:
+            self._begin("PUT", wanted.name, body)
+            return
+
+        def state() -> str:
+            found = self.get(wanted.name)
+            told = found and serverless_body(found, self._workspace.location)
+            return found.state if found and told == body else ""
+
+        self._change("PUT", wanted.name, state, body)
 
     def delete(self, name: str) -> None:
         """Delete an endpoint; one that is gone is no error."""
-        self._change("DELETE", name)
+
+        def state() -> str:
+            return state_of_deletion(self.get(name))
+
+        self._change("DELETE", name, state)
 
     def get_key(self, name: str) -> str:
         """Return what the endpoint is called with: keep it in memory only."""
@@ -122,20 +143,24 @@ class ServerlessService:
         found = self.get(name)
         return f"{name} ({found.state})" if found and found.state in CHANGING else ""
 
-    def _change(self, method: str, name: str, body: Any = None, *, wait: bool = True) -> None:
+    def _change(self, method: str, name: str, state: Callable[[], str], body: Any = None) -> None:
         """Begin a long-running operation, and wait for it as the SDK waits for its own."""
         from azure.core.polling import LROPoller
         from azure.mgmt.core.polling.arm_polling import ARMPolling
 
-        with beginning():
-            begun = self._send(method, name, body)
-        if begun is None or not wait:  # None: what shall be deleted is gone
-            return
         where = f"endpoint {name}"
-        with self._workspace.session(where) as ml:
-            polling: Any = ARMPolling(_PAUSE_S)
-            poller = LROPoller(pipeline_of(ml), begun, lambda answer: answer, polling)
-            finish(poller, self._deadline, where=where)
+        with followed(state, lambda: self.await_idle(name), where=where):
+            begun = self._begin(method, name, body)
+            if begun is None:  # what shall be deleted is gone
+                return
+            with self._workspace.session(where) as ml:
+                polling: Any = ARMPolling(_PAUSE_S)
+                poller = LROPoller(pipeline_of(ml), begun, lambda answer: answer, polling)
+                finish(poller, self._deadline, where=where)
+
+    def _begin(self, method: str, name: str, body: Any = None) -> Any:
+        with beginning():
+            return self._send(method, name, body)
 
     def _send(self, method: str, path: str, body: Any = None) -> Any:
         """Send one request; None when what is read or deleted is not there."""

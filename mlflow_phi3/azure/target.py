@@ -62,7 +62,7 @@ def is_local(uri: str) -> bool:
 
 def flag(uri: str) -> str:
     """What leads another command to the same project: nothing where the environment does."""
-    return "" if uri == SCHEME else f" -t {uri}"
+    return "" if uri == SCHEME else f" -t {shlex.quote(uri)}"
 
 
 def shell_settings(target: Target, *, emulated: bool) -> str:

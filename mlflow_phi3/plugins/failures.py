@@ -10,6 +10,7 @@ from mlflow.protos.databricks_pb2 import (
     INVALID_PARAMETER_VALUE,
     PERMISSION_DENIED,
     REQUEST_LIMIT_EXCEEDED,
+    RESOURCE_CONFLICT,
     RESOURCE_DOES_NOT_EXIST,
     TEMPORARILY_UNAVAILABLE,
     UNAUTHENTICATED,
@@ -21,10 +22,8 @@ _STATUS = {
     401: UNAUTHENTICATED,
     403: PERMISSION_DENIED,
     404: RESOURCE_DOES_NOT_EXIST,
+    409: RESOURCE_CONFLICT,
     429: REQUEST_LIMIT_EXCEEDED,
-    500: TEMPORARILY_UNAVAILABLE,
-    502: TEMPORARILY_UNAVAILABLE,
-    503: TEMPORARILY_UNAVAILABLE,
 }
 
 
@@ -66,7 +65,8 @@ def as_mlflow(error: Phi3Error) -> FoundryException:
     if isinstance(error, UsageError):
         code = INVALID_PARAMETER_VALUE
     elif isinstance(error, AzureError):
-        code = _STATUS.get(error.status or 0, BAD_REQUEST)
+        status = error.status or 0
+        code = TEMPORARILY_UNAVAILABLE if status >= 500 else _STATUS.get(status, BAD_REQUEST)
         told = {"status": error.status, "code": error.azure_code, "request_id": error.request_id}
         facts = {f"azure_{name}": value for name, value in told.items() if value}
     return FoundryException(str(error), error_code=code, exit_code=error.exit_code, **facts)

@@ -102,6 +102,24 @@ def test_an_operation_that_fails_leaves_nothing(client, version, emulator):
     assert client.list_deployments() == []
 
 
+@pytest.mark.parametrize(
+    ("kind", "method", "path", "values"),
+    [
+        ("drop_after", "PUT", "/serverlessEndpoints/lost", {}),
+        ("status", "GET", "mfeOperationsStatus", {"status": 401}),
+    ],
+    ids=["the answer is lost", "the token is over"],
+)
+def test_a_change_that_goes_on_is_followed(client, version, emulator, kind, method, path, values):
+    """What the SDK sends again meets its own first try, as one that is at work already."""
+    emulator.fault(kind, path, method=method, **values)
+    made = client.create_deployment("lost", version)
+    assert (made["state"], made["left"], emulator.waiting_faults()) == ("Succeeded", [], [])
+    emulator.fault("drop_after", "/serverlessEndpoints/lost", method="DELETE")
+    client.delete_deployment("lost")
+    assert client.list_deployments() == []
+
+
 @pytest.fixture
 def gone(version, tuned):
     """A version whose tuned model was deleted in Azure."""

@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from azure.core.exceptions import AzureError as SdkError
 from azure.core.exceptions import (
     ClientAuthenticationError,
     HttpResponseError,
@@ -30,10 +31,9 @@ def test_status_and_request_id_are_kept_and_the_mend_fits():
         raise HttpResponseError("no permission", response=Response())
 
 
-class Conflict(Response):
-    status_code = 409
-
-    def __init__(self, code, message):
+class Told(Response):
+    def __init__(self, status, code, message):
+        self.status_code = status
         self._told = json.dumps({"error": {"code": code, "message": message}})
 
     def text(self, encoding=None):
@@ -41,32 +41,60 @@ class Conflict(Response):
 
 
 @pytest.mark.parametrize(
-    ("code", "message", "mend"),
+    ("status", "code", "message", "mend"),
     [
-        ("ResourceOperationInProgress", "chat is Updating", "Fix: wait until the other operation"),
-        ("Conflict", "Another operation is in progress.", "Fix: wait until the other operation"),
-        ("DeploymentLimitReached", "It is deployed.", "Fix: delete the deployment that this model"),
-        ("ModelInUse", "It is deployed.", "Fix: delete the deployments of the model first"),
-        ("ImmutableError", "It differs.", "Fix: change what the service names; where another"),
+        (409, "ResourceOperationInProgress", "chat is Updating", "wait until the other operation"),
+        (409, "Conflict", "Another operation is in progress.", "wait until the other operation"),
+        (409, "DeploymentLimitReached", "It is deployed.", "delete the deployment that this model"),
+        (409, "ModelInUse", "It is deployed.", "delete the deployments of the model first"),
+        (409, "ImmutableError", "It differs.", "change what the service names; where another"),
+        (400, "BadRequest", "It is in progress.", "change what the service names, then run"),
+        (400, "OutOfQuota", "Not enough cores.", "take fewer or smaller machines"),
+        (401, "Unauthorized", "No.", "sign in again"),
+        (404, "NotFound", "No.", "check the name, and the target"),
+        (429, "TooManyRequests", "No.", "wait a minute"),
+        (500, "InternalServerError", "No.", "run the same command again; it goes on"),
+        (
+            403,
+            "Denied",
+            "May not perform action 'a/b' over scope '/subscriptions/s'.",
+            r"ask an owner of the subscription for a role that grants a/b \(",
+        ),
+        (
+            403,
+            "Denied",
+            "May not perform action 'a/b' over scope '/subscriptions/s/resourceGroups/g'.",
+            r"ask an owner of resource group g for a role that grants a/b \(",
+        ),
     ],
 )
-def test_a_conflict_has_the_mend_of_its_code(code, message, mend):
-    refused = HttpResponseError(response=Conflict(code, message), error_format=ARMErrorFormat)
-    with pytest.raises(AzureError, match=rf"PHI3-A701 .*code {code}.*{mend}"), translated("x"):
+def test_a_refusal_has_the_mend_of_its_status_its_code_or_its_words(status, code, message, mend):
+    refused = HttpResponseError(response=Told(status, code, message), error_format=ARMErrorFormat)
+    with pytest.raises(AzureError, match=rf"A701 .*code {code}.*Fix: {mend}"), translated("x"):
         raise refused
 
 
-def test_no_network_and_no_sign_in_have_codes_of_their_own():
-    with pytest.raises(AzureError, match="PHI3-A703"), translated("x"):
-        raise ServiceRequestError("name or service not known")
-    with pytest.raises(AzureError, match=r"PHI3-A702 .*az login"), translated("x"):
-        raise ClientAuthenticationError("no credential")
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (
+            ServiceRequestError("no name\nat all"),
+            r"A703 x: no answer: no name\. Fix: check the net",
+        ),
+        (ClientAuthenticationError("no credential"), r"A702 x: no credential\. Fix: .*az login"),
+        (HttpResponseError("broken"), r"A701 x: broken\. Fix: run the same command again"),
+        (SdkError(""), r"A704 x: AzureError\. Fix: run the same command again"),
+    ],
+)
+def test_what_has_no_answer_is_told_by_its_kind(error, told):
+    with pytest.raises(AzureError, match=told), translated("x"):
+        raise error
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "Authorization: Bearer SECRETSECRET.x",
+        "Authorization: Bearer SECRETSECRET.z",
         "https://x/blob?sv=1&sig=SECRETSECRET%3D&se=2",
         '{"primaryKey": "SECRETSECRET"}',
         "AccountKey=SECRETSECRET;End",

@@ -1,11 +1,20 @@
 """Jobs as Azure describes them, also those that others have submitted."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
-from mlflow_phi3.azure.finetuning import FineTuning, JobService, Point
-from mlflow_phi3.errors import UsageError
+from mlflow_phi3.azure.finetuning import (
+    NO_MODEL,
+    FineTuning,
+    JobService,
+    Point,
+    base_name,
+    to_yaml,
+)
+from mlflow_phi3.azure.quiet import quiet
+from mlflow_phi3.errors import AzureError, UsageError
 from tests.unit.azure.test_pipeline import GONE, MemoryClient
 
 
@@ -60,8 +69,34 @@ def test_the_model_of_a_job_is_the_version_that_it_made():
     versions = [listed("2", 3, jobName="other"), listed("1", 1, jobName="j")]
     service = JobService(MemoryClient(described(), (200, {"value": versions})))
     service._place = "azureml://here"
-    made = service.tuned_model(service.get("j"))
+    job = service.get("j")
+    made = service.tuned_model(job)
     assert (made.job, made.id.rpartition("/")[2]) == ("j", "1")
+    with pytest.raises(AzureError, match=f"{NO_MODEL} job k: the job is Running, but no version"):
+        service.tuned_model(replace(job, name="k"))
+
+
+def test_az_takes_what_is_written_as_yaml(tmp_path):
+    wanted = FineTuning(
+        "j", "phi", "1", "azureml://train", "azureml://validation", {"a": "1"}, "tuned", {"b": "é"}
+    )
+    file = tmp_path / "job.yaml"
+    file.write_text(to_yaml(wanted), encoding="utf-8")
+    with quiet():  # as every call of ours is
+        from azure.ai.ml import load_job
+
+        job = load_job(file)
+    assert (job.name, job.experiment_name, job.tags) == ("j", "mlflow-phi3", {"b": "é"})
+    assert (job.model.type, job.model.path) == ("mlflow_model", wanted.base_uri)
+    data = (job.training_data, job.validation_data)
+    assert [(one.type, one.path) for one in data] == [
+        ("uri_file", "azureml://train"),
+        ("uri_file", "azureml://validation"),
+    ]
+    assert (job.task.lower(), job.hyperparameters) == ("chatcompletion", {"a": "1"})
+    made = job.outputs["registered_model"]
+    assert (made.type, made.name) == ("mlflow_model", "tuned")
+    assert base_name(wanted.base_uri) == base_name("phi") == "phi"
 
 
 @pytest.mark.parametrize("name", ["", "..", "j/x", "j?x", "j:1"])
@@ -71,12 +106,16 @@ def test_what_no_job_is_called_is_not_asked_for(name):
     assert client.urls == []
 
 
-def test_a_metric_is_asked_for_by_its_whole_name():
+def test_a_metric_is_asked_for_by_its_whole_name_and_to_its_last_page():
     run = {"run": {"data": {"metrics": [{"key": "loss (a&b)"}]}}}
-    client = MemoryClient((200, run), (200, {"metrics": [{"value": 1, "step": 2}]}))
-    client.jobs = SimpleNamespace(_api_url="https://api")
-    assert JobService(client).metrics("j") == [Point("loss (a&b)", 1.0, 2)]
-    assert client.urls[1].endswith("?run_id=j&metric_key=loss%20%28a%26b%29")
+    first = {"metrics": [{"value": 1, "step": 2}], "next_page_token": "a=b"}
+    client = MemoryClient((200, run), (200, first), (200, {"metrics": [{"value": 0.5}]}))
+    client.jobs = SimpleNamespace(_api_url="https://api/")
+    found = JobService(client).metrics("j")
+    assert found == [Point("loss (a&b)", 1.0, 2), Point("loss (a&b)", 0.5, 0)]
+    asked = "https://api/mlflow/v2.0/project/api/2.0/mlflow/metrics/get-history?run_id=j"
+    assert client.urls[1] == f"{asked}&metric_key=loss%20%28a%26b%29"
+    assert client.urls[2] == f"{client.urls[1]}&page_token=a%3Db"
 
 
 @pytest.mark.parametrize(

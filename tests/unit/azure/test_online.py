@@ -1,10 +1,13 @@
 """Deployments on their way to Azure's shapes and back."""
 
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from azure.core.exceptions import HttpResponseError
 
+from mlflow_phi3.azure.failures import translated
 from mlflow_phi3.azure.online import (
     Deployment,
     Endpoint,
@@ -12,7 +15,7 @@ from mlflow_phi3.azure.online import (
     _to_deployment,
     deployment_entity,
 )
-from mlflow_phi3.azure.operation import Deadline, DeadlinePassed
+from mlflow_phi3.azure.operation import Deadline, DeadlinePassed, Refused
 from mlflow_phi3.azure.quiet import quiet
 
 MODEL = (
@@ -94,12 +97,53 @@ def test_what_the_service_adds_by_itself_is_nobodys_wish():
     assert _to_deployment(found) == PLAIN
 
 
-def test_an_endpoint_is_busy_while_a_deployment_of_it_is():
+@pytest.mark.parametrize("state", ["Creating", "Updating", "Deleting", "Scaling"])
+def test_an_endpoint_is_busy_while_a_deployment_of_it_is(state):
     service = OnlineService(SimpleNamespace(target=None), Deadline(0))
     service.get_endpoint = lambda name: Endpoint(name, "Succeeded")
-    service.list_deployments = lambda _endpoint: [replace(PLAIN, state="Updating")]
-    with pytest.raises(DeadlinePassed, match=r"blue \(Updating\) is still being changed"):
+    service.list_deployments = lambda _endpoint: [replace(PLAIN, state=state)]
+    with pytest.raises(DeadlinePassed, match=rf"blue \({state}\) is still being changed"):
         service.await_idle("chat")
+
+
+BUSY = HttpResponseError(response=SimpleNamespace(status_code=409, reason="Conflict", headers={}))
+
+
+class Conflicting:
+    """A project that answers each change of an endpoint as one whose answer was lost."""
+
+    target = online_endpoints = property(lambda self: self)
+
+    @contextmanager
+    def session(self, where):
+        with translated(where):
+            yield self
+
+    def begin_create_or_update(self, _endpoint):
+        raise BUSY
+
+
+@pytest.mark.parametrize(
+    ("found", "done"),
+    [
+        ({}, True),
+        ({"state": "Failed"}, False),
+        ({"traffic": {"blue": 100}}, False),
+        ({"mirror": {}}, False),
+        ({"mirror": {"green": 9, "blue": 5}}, False),
+        ({"tags": {}}, False),
+    ],
+)
+def test_a_change_of_an_endpoint_is_recognised_by_all_that_it_changes(found, done):
+    wanted = Endpoint(
+        "chat", traffic={"red": 100}, mirror={"green": 9, "red": 5}, tags={"team": "x"}
+    )
+    there = replace(wanted, state="Succeeded", mirror={"green": 9})
+    service = OnlineService(Conflicting(), Deadline(0))
+    service.get_endpoint = lambda _name: replace(there, **found)
+    service.list_deployments = lambda _endpoint: []
+    with nullcontext() if done else pytest.raises(Refused, match="status 409"):
+        service.put_endpoint(wanted)
 
 
 def test_a_deployment_without_a_timeout_keeps_the_services_own():

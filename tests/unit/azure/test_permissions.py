@@ -2,7 +2,6 @@
 
 import pytest
 
-from mlflow_phi3.azure.checks import cores_needed
 from mlflow_phi3.azure.permissions import STEPS, missing_actions
 
 _ML = "Microsoft.MachineLearningServices/workspaces"
@@ -32,9 +31,3 @@ def test_actions_are_named_as_azure_names_them():
         for action in actions:
             assert action.startswith("Microsoft.")
             assert action.rsplit("/", 1)[1] in {"read", "write", "delete", "action"}
-
-
-def test_a_fifth_of_the_quota_is_kept_for_upgrades_but_for_large_gpus():
-    assert cores_needed("Standard_DS3_v2", 4, 1) == 8
-    assert cores_needed("Standard_DS3_v2", 4, 10) == 48
-    assert cores_needed("Standard_NC24ads_A100_v4", 24, 2) == 48

@@ -1,7 +1,7 @@
 """Requests through the SDK's pipeline: where 404 is an answer, and where it is a refusal."""
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -92,15 +92,57 @@ def test_content_safety_is_read_as_it_was_sent(safe):
 
 @pytest.mark.parametrize(("status", "refused"), [(400, True), (499, True), (500, False)])
 def test_what_may_have_been_begun_is_no_refusal(status, refused):
-    service = ServerlessService(MemoryClient((status, {})), Deadline(5))
-    with pytest.raises(AzureError) as failed:
+    service = ServerlessService(MemoryClient((status, {}), GONE), Deadline(5))
+    with pytest.raises(AzureError, match=f"status {status}") as failed:
         service.put(WANTED)
     assert isinstance(failed.value, Refused) is refused
 
 
-def test_the_key_of_an_endpoint_that_is_gone():
-    with pytest.raises(AzureError, match="PHI3-A711 endpoint chat: it was deleted meanwhile"):
-        ServerlessService(MemoryClient(GONE), Deadline(5)).get_key("chat")
+def told(state, wanted=WANTED):
+    body = serverless_body(wanted, "eastus2")
+    body["properties"]["provisioningState"] = state
+    return 200, {"name": "chat", **body}
+
+
+@pytest.mark.parametrize(
+    ("call", "found", "done"),
+    [
+        ("put", told("Succeeded"), True),
+        ("put", told("Succeeded", replace(WANTED, model_id="azureml://m/2")), False),
+        ("put", told("Succeeded", replace(WANTED, content_safety=False)), False),
+        ("put", told("Failed"), False),
+        ("put", GONE, False),
+        ("delete", GONE, True),
+        ("delete", told("Succeeded"), False),
+    ],
+)
+def test_what_refuses_a_change_that_was_sent_again_may_be_itself(call, found, done):
+    client = MemoryClient((409, {}), found)
+    service = ServerlessService(client, Deadline(5))
+    with nullcontext() if done else pytest.raises(Refused, match="status 409"):
+        service.put(WANTED) if call == "put" else service.delete("chat")
+    assert set(client.asked[1:]) == {"GET"}
+
+
+def test_who_does_not_wait_asks_once():
+    client = MemoryClient(told("Creating"))
+    ServerlessService(client, Deadline(0)).put(WANTED, wait=False)
+    assert client.asked == ["PUT"]
+
+
+def test_an_endpoint_of_which_little_is_told():
+    client = MemoryClient((200, {"name": "chat", "properties": {}}))
+    found = ServerlessService(client, Deadline(5)).get("chat")
+    assert found == ServerlessEndpoint("chat", "", content_safety=True, tags={})
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [(GONE, "A711 endpoint chat: it was deleted meanwhile"), ((403, {}), "A701 .*status 403")],
+)
+def test_a_key_that_is_not_told(answer, why):
+    with pytest.raises(AzureError, match=why):
+        ServerlessService(MemoryClient(answer), Deadline(5)).get_key("chat")
 
 
 def put(*answers, timeout_s=5):
@@ -119,8 +161,9 @@ def test_what_is_deleted_while_it_is_made_is_not_made():
         put((201, {"properties": {"provisioningState": "Creating"}}), GONE)
 
 
-def test_what_was_made_is_returned():
-    creating, done = ({"properties": {"provisioningState": s}} for s in ("Creating", "Succeeded"))
+@pytest.mark.parametrize("state", ["Creating", "Accepted", "ResolvingDNS"])
+def test_what_was_made_is_returned(state):
+    creating, done = ({"properties": {"provisioningState": s}} for s in (state, "Succeeded"))
     assert put((201, creating), (200, done)).body == done
 
 

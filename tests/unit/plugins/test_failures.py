@@ -47,8 +47,20 @@ def test_a_command_that_is_told_to_stop_ends_with_130_and_a_program_gets_the_ord
     [
         (UsageError("PHI3-U001", "no"), "INVALID_PARAMETER_VALUE", 2),
         (GateError("PHI3-G001", "no"), "BAD_REQUEST", 6),
-        (AzureError("PHI3-A001", "no", status=404), "RESOURCE_DOES_NOT_EXIST", 5),
-        (AzureError("PHI3-A001", "no", status=418), "BAD_REQUEST", 5),
+        *(
+            (AzureError("PHI3-A001", "no", status=status), code, 5)
+            for status, code in (
+                (None, "BAD_REQUEST"),
+                (401, "UNAUTHENTICATED"),
+                (403, "PERMISSION_DENIED"),
+                (404, "RESOURCE_DOES_NOT_EXIST"),
+                (409, "RESOURCE_CONFLICT"),
+                (418, "BAD_REQUEST"),
+                (429, "REQUEST_LIMIT_EXCEEDED"),
+                (500, "TEMPORARILY_UNAVAILABLE"),
+                (504, "TEMPORARILY_UNAVAILABLE"),
+            )
+        ),
     ],
 )
 def test_those_who_call_get_mlflows_exception_with_its_code(error, code, exit_code):
