@@ -18,6 +18,8 @@ from mlflow_phi3.emulator.process import free_port, last_lines
 from mlflow_phi3.emulator.storage.datastore import Datastore
 from mlflow_phi3.emulator.store import Resource
 
+_READY_S = 300.0
+"""How long a process may take until its health probe answers."""
 _DRAIN_S = 60.0
 _APPLICATION = "mlflow.pyfunc.scoring_server.app:app"
 """What `mlflow models serve` ends in too.
@@ -45,13 +47,11 @@ class Fleet:
     Args:
         folder: Where models are unpacked and logs are written.
         datastore: Holds the files of registered models.
-        ready_timeout_s: How long a process may take until its health probe answers, seconds.
     """
 
-    def __init__(self, folder: Path, datastore: Datastore, *, ready_timeout_s: float) -> None:
+    def __init__(self, folder: Path, datastore: Datastore) -> None:
         self._folder = folder
         self._datastore = datastore
-        self._ready_timeout_s = ready_timeout_s
         self._lock = threading.Lock()
         self._servers: dict[str, Server] = {}
         self._starting: list[Server] = []
@@ -181,7 +181,7 @@ class Fleet:
         return server
 
     def _await_ready(self, server: Server) -> None:
-        deadline = time.monotonic() + self._ready_timeout_s
+        deadline = time.monotonic() + _READY_S
         # Plain http: to read the certificates of the system takes longer than to be answered.
         with httpx.Client(trust_env=False, timeout=5.0, verify=False) as client:  # noqa: S501 - as above
             while server.process.is_running() and not self._closed:
@@ -190,9 +190,9 @@ class Fleet:
                         return
                 time.sleep(0.1)
                 if time.monotonic() > deadline:
-                    text = f"No answer to the liveness probe in {self._ready_timeout_s:.0f} s."
+                    text = f"No answer to the liveness probe in {_READY_S:.0f} s."
                     raise OperationFailed("ResourceNotReady", text)
-        text = f"User container has crashed or terminated: {server.process.tail(15)}"
+        text = f"User container has crashed or terminated: {server.process.tail()}"
         raise OperationFailed("ResourceNotReady", text)
 
     def _retire(self, server: Server) -> None:

@@ -24,7 +24,7 @@ class Files:
     ids=["nothing", "no model", "no fork server"],
 )
 def test_what_could_not_be_started_leaves_no_files(tmp_path, files, told):
-    fleet = Fleet(tmp_path / "deployments", Files(*files), ready_timeout_s=1.0)
+    fleet = Fleet(tmp_path / "deployments", Files(*files))
     fleet._fork_server._process.kill()
     fleet._fork_server._process.wait()
 
