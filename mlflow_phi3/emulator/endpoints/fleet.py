@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Fleet:
         self._folder = folder
         self._datastore = datastore
         self._lock = threading.Lock()
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._servers: dict[str, Server] = {}
         self._starting: list[Server] = []
         self._logs: dict[str, Path] = {}
@@ -78,31 +80,9 @@ class Fleet:
         Raises:
             OperationFailed: No MLflow model, or the process ended or did not answer in time.
         """
-        folder = self._folder / uuid.uuid4().hex
-        folder.mkdir()
-        try:
-            path = self._fetch(str(model["properties"]["modelUri"]), folder)
-            server = self._launch(deployment_id, folder, path, variables)
-        except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        try:
-            self._await_ready(server)
-        except OperationFailed:
-            self._end(server)
-            raise
-        finally:
-            with self._lock:
-                self._starting.remove(server)
-        with self._lock:
-            old = self._servers.get(deployment_id.lower())
-            closed = self._closed
-            if not closed:
-                self._servers[deployment_id.lower()] = server
-        if closed:
-            self._end(server)
-        elif old is not None:
-            self._retire(old)
+        # One after the other: what a restart has begun must not replace what was asked for since.
+        with self._turns[deployment_id.lower()]:
+            self._replace(deployment_id, model, variables)
 
     def stop(self, deployment_id: str) -> None:
         """End a deployment's process once its requests are answered."""
@@ -143,6 +123,33 @@ class Fleet:
         for thread in threads:
             thread.join()
         self._fork_server.close()
+
+    def _replace(self, deployment_id: str, model: Resource, variables: dict[str, str]) -> None:
+        folder = self._folder / uuid.uuid4().hex
+        folder.mkdir()
+        try:
+            path = self._fetch(str(model["properties"]["modelUri"]), folder)
+            server = self._launch(deployment_id, folder, path, variables)
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        try:
+            self._await_ready(server)
+        except OperationFailed:
+            self._end(server)
+            raise
+        finally:
+            with self._lock:
+                self._starting.remove(server)
+        with self._lock:
+            old = self._servers.get(deployment_id.lower())
+            closed = self._closed
+            if not closed:
+                self._servers[deployment_id.lower()] = server
+        if closed:
+            self._end(server)
+        elif old is not None:
+            self._retire(old)
 
     def _fetch(self, address: str, folder: Path) -> Path:
         """Return where in the folder the MLflow model is, at whatever depth."""
