@@ -42,7 +42,7 @@ def check_request(call: Call) -> None:
 def paged(call: Call, reply: Reply) -> Reply:
     """Return the page of a list that is asked for, with the address of the next one."""
     rows = reply.body.get("value") if isinstance(reply.body, dict) else None
-    if call.method != "GET" or not isinstance(rows, list):
+    if not isinstance(rows, list):
         return reply
     skip = call.query.get(_SKIP, "0")
     begin = int(skip) if skip.isdigit() else 0

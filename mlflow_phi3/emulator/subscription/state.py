@@ -7,7 +7,7 @@ from mlflow_phi3.emulator.endpoints.rules import capacity
 from mlflow_phi3.emulator.endpoints.skus import CORES, QUOTA_CORES
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
-from mlflow_phi3.emulator.subscription.locations import describe_locations
+from mlflow_phi3.emulator.subscription.locations import LOCATIONS
 
 _PROVIDERS = (
     "Microsoft.MachineLearningServices",
@@ -50,13 +50,21 @@ class Subscription:
         }
 
     def locations(self, subscription: str) -> list[Resource]:
-        """Return the regions of the subscription.
+        """Return the regions of the subscription, without the names for people.
 
         Raises:
             Refusal: 404 for any other.
         """
-        self.get(subscription)
-        return describe_locations(subscription)
+        place = self.get(subscription)["id"]
+        return [
+            {
+                "id": f"{place}/locations/{name}",
+                "name": name,
+                "type": "Region",
+                "metadata": {"regionType": "Physical"},
+            }
+            for name in LOCATIONS
+        ]
 
     def set_state(self, state: str) -> None:
         """Say in which state the subscription is from now on, to practise one that is over."""
