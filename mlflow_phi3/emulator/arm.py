@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from mlflow_phi3.emulator.router import Call, Refusal, Reply
-from mlflow_phi3.emulator.store import Resource
+from mlflow_phi3.emulator.router import Call, Handler, Refusal, Reply
+from mlflow_phi3.emulator.store import Resource, Store
 
 PAGE = 50
 """Items of a page of a list; how many there are is the service's to choose."""
@@ -33,16 +33,16 @@ def check_request(call: Call) -> None:
     if not _VERSION.fullmatch(version):
         text = f"The api-version '{version}' is invalid."
         raise Refusal(400, "InvalidApiVersionParameter", text)
-    if call.method in {"PUT", "PATCH"}:
-        if not isinstance(call.body, Mapping):
-            raise _invalid("a JSON object is required")
-        _check_tags(call.body.get("tags") or {})
+    body = call.body
+    if not isinstance(body, Mapping) or not isinstance(body.get("properties") or {}, Mapping):
+        raise _invalid("a JSON object is required")
+    _check_tags(body.get("tags") or {})
 
 
 def paged(call: Call, reply: Reply) -> Reply:
     """Return the page of a list that is asked for, with the address of the next one."""
     rows = reply.body.get("value") if isinstance(reply.body, dict) else None
-    if call.method != "GET" or not isinstance(rows, list):
+    if not isinstance(rows, list):
         return reply
     skip = call.query.get(_SKIP, "0")
     begin = int(skip) if skip.isdigit() else 0
@@ -54,16 +54,42 @@ def paged(call: Call, reply: Reply) -> Reply:
     return Reply(body, reply.status, reply.headers)
 
 
-def envelope(resource_id: str, kind: str, properties: dict[str, Any]) -> Resource:
-    """Return what the resource manager puts around every resource."""
+def show(store: Store, *missing: str) -> Handler:
+    """Return who shows one resource; ``missing`` as :meth:`.Store.need` takes it."""
+    return lambda call: Reply(store.need(call.id, *missing))
+
+
+def show_all(store: Store, kind: str, *, newest_first: bool = False) -> Handler:
+    """Return who lists the resources of a kind beneath the one that the path leads through."""
+
+    def listed(call: Call) -> Reply:
+        parent = call.id.rsplit("/", 1)[0]
+        store.need(parent)
+        return Reply({"value": store.beneath(parent, kind)[:: -1 if newest_first else 1]})
+
+    return listed
+
+
+def envelope(
+    resource_id: str, properties: dict[str, Any], known: Resource | None = None
+) -> Resource:
+    """Return what the resource manager puts around every resource.
+
+    Args:
+        resource_id: Tells its name and type too.
+        properties: The provider's part.
+        known: The resource as it was, where it is changed; how it was spelt stays.
+    """
+    resource_id = known["id"] if known else resource_id
+    namespace, *words = resource_id.rpartition("/providers/")[2].split("/")
     present = now()
-    who = {"createdBy": "emulator", "createdByType": "Application"}
+    made = {"createdBy": "emulator", "createdByType": "Application", "createdAt": present}
     return {
         "id": resource_id,
         "name": resource_id.rsplit("/", 1)[1],
-        "type": kind,
+        "type": "/".join([namespace, *words[::2]]),
         "properties": properties,
-        "systemData": {**who, "createdAt": present, "lastModifiedAt": present},
+        "systemData": {**(known["systemData"] if known else made), "lastModifiedAt": present},
     }
 
 

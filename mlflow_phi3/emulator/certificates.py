@@ -10,13 +10,15 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from mlflow_phi3.emulator.settings import save_whole
+
 _LIFE = dt.timedelta(days=365)
 _RENEWED = dt.timedelta(days=30)
 """Before their end: an emulator may run for long."""
 
 
 def save_certificates(folder: Path, now: dt.datetime) -> None:
-    """Write ``authority.pem``, ``server.pem``, ``server.key`` and ``bundle.pem``.
+    """Write ``server.pem``, ``server.key`` and ``bundle.pem``.
 
     Those that are there stay, unless their time is as good as over.
 
@@ -33,14 +35,11 @@ def save_certificates(folder: Path, now: dt.datetime) -> None:
     key = server_key.private_bytes(
         pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    secret = folder / "server.key"
-    secret.touch(mode=0o600)
-    secret.write_bytes(key)
-    (folder / "authority.pem").write_bytes(authority.public_bytes(pem))
-    public = Path(certifi.where()).read_bytes()
-    (folder / "bundle.pem").write_bytes(authority.public_bytes(pem) + public)
+    signer = authority.public_bytes(pem)
+    save_whole(folder / "server.key", key)
+    save_whole(folder / "bundle.pem", signer + Path(certifi.where()).read_bytes())
     # The last, by which the others are known to be there, and to belong together.
-    (folder / "server.pem").write_bytes(server.public_bytes(pem) + authority.public_bytes(pem))
+    save_whole(folder / "server.pem", server.public_bytes(pem) + signer)
 
 
 def _lasts(certificate: Path, now: dt.datetime) -> bool:

@@ -4,11 +4,14 @@ A fault is posted to ``/emulator/faults`` and hits the next requests (or operati
 as many times as it says.
 """
 
+import asyncio
 import re
 import threading
-import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
+
+from pydantic import ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
 from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route
 
@@ -32,10 +35,11 @@ class Kind(StrEnum):
     """The long-running operation on a matching resource does not end until faults are cleared."""
 
 
+_PAUSE_S = 0.02
 _OPERATION = (Kind.FAIL_OPERATION, Kind.HANG_OPERATION)
 
 
-@dataclass(slots=True)
+@dataclass(config=ConfigDict(extra="forbid", arbitrary_types_allowed=True))
 class Fault:
     """One fault.
 
@@ -51,7 +55,7 @@ class Fault:
 
     kind: Kind
     method: str = ""
-    path: str = ""
+    path: re.Pattern[str] = re.compile("")
     times: int = 1
     status: int = 500
     retry_after: float = 0.05
@@ -97,7 +101,7 @@ class Faults:
                     continue
                 if fault.method and not operations and fault.method != method:
                     continue
-                if re.search(fault.path, path, re.IGNORECASE):
+                if re.search(fault.path.pattern, path, re.IGNORECASE):
                     fault.times -= 1
                     if fault.times <= 0:
                         self._waiting.remove(fault)
@@ -115,9 +119,8 @@ class Faults:
 
     def _add(self, call: Call) -> Reply:
         try:
-            fault = Fault(**{**call.body, "kind": Kind(call.body["kind"])})
-            re.compile(fault.path)
-        except (TypeError, KeyError, ValueError, re.error) as wrong:
+            fault = Fault(**call.body)
+        except (TypeError, ValidationError) as wrong:
             raise Refusal(400, "BadFault", str(wrong)) from wrong
         with self._lock:
             fault.released = self._released
@@ -127,7 +130,7 @@ class Faults:
     def _list(self, _call: Call) -> Reply:
         with self._lock:
             return Reply(
-                [{"kind": f.kind, "path": f.path, "times": f.times} for f in self._waiting]
+                [{"kind": f.kind, "path": f.path.pattern, "times": f.times} for f in self._waiting]
             )
 
     def _clear(self, _call: Call) -> Reply:
@@ -137,13 +140,18 @@ class Faults:
         return Reply(status=204)
 
 
-def answer(fault: Fault) -> Reply | None:
-    """Return the answer of a ``status`` fault, wait out the others; None goes on."""
-    if fault.kind is Kind.HOLD:
-        fault.released.wait()
-    if fault.kind is Kind.SLOW:
-        time.sleep(fault.seconds)
+async def answer(fault: Fault | None) -> Reply | None:
+    """Return the answer of a ``status`` fault, wait out the others; with None the request goes on.
+
+    It waits in no thread: all of those could be taken by what is held, and none be left for the
+    request that lets it go.
+    """
+    if fault is None:
         return None
+    while fault.kind is Kind.HOLD and not fault.released.is_set():  # noqa: ASYNC110 - set by threads
+        await asyncio.sleep(_PAUSE_S)
+    if fault.kind is Kind.SLOW:
+        await asyncio.sleep(fault.seconds)
     if fault.kind is not Kind.STATUS:
         return None
     error = {"code": _NAMES.get(fault.status, "InternalServerError"), "message": "A bad day."}

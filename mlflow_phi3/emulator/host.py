@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TextIO
 
 import httpx
@@ -37,7 +36,7 @@ from mlflow_phi3.emulator.metrics.metered import Metered
 from mlflow_phi3.emulator.metrics.routes import routes as metric_routes
 from mlflow_phi3.emulator.metrics.state import Meter
 from mlflow_phi3.emulator.operation import Operations
-from mlflow_phi3.emulator.proxy import IDLE_S, Behind
+from mlflow_phi3.emulator.proxy import IDLE_S
 from mlflow_phi3.emulator.registry.routes import routes as registry_routes
 from mlflow_phi3.emulator.resources.routes import routes as resource_routes
 from mlflow_phi3.emulator.resources.state import Resources
@@ -55,10 +54,11 @@ from mlflow_phi3.emulator.settings import (
     TENANT,
     WORKSPACE,
     Settings,
+    save_whole,
 )
 from mlflow_phi3.emulator.storage.azurite import ACCOUNT, Azurite, account_key, install_azurite
-from mlflow_phi3.emulator.storage.blobs import Blobs
-from mlflow_phi3.emulator.storage.datastore import CONTAINER, Datastore
+from mlflow_phi3.emulator.storage.datastore import Datastore
+from mlflow_phi3.emulator.storage.service import BlobService
 from mlflow_phi3.emulator.store import Store
 from mlflow_phi3.emulator.subscription.routes import routes as subscription_routes
 from mlflow_phi3.emulator.subscription.state import Subscription
@@ -105,124 +105,92 @@ def _hold(lock: TextIO, settings: Settings) -> None:
             return
 
 
-@dataclass(frozen=True, slots=True)
-class _Ground:
-    """What every service stands on.
-
-    Args:
-        address: Under which the emulator is reached.
-        blobs: The project's storage account.
-        datastore: The project's files in it.
-        store: All resources.
-        faults: What shall go wrong.
-        operations: Runs what takes time.
-        fleet: The scoring processes.
-        assets: Workspaces and what lies in them.
-        resources: Resource groups, and hubs and projects by template.
-    """
-
-    address: str
-    blobs: Blobs
-    datastore: Datastore
-    store: Store
-    faults: Faults
-    operations: Operations
-    fleet: Fleet
-    assets: Assets
-    resources: Resources
-
-
 @contextlib.contextmanager
 def _application(settings: Settings, listener: socket.socket) -> Iterator[Application]:
     """Yield the application, all of its services at work; they end with the context."""
+    address = f"https://localhost:{listener.getsockname()[1]}"
     with contextlib.ExitStack() as stack:
-        ground = _lay_ground(settings, listener.getsockname()[1], stack)
+        datastore = _open_datastore(settings, stack)
+        store = Store(settings.home / "state.sqlite")
+        stack.callback(store.close)
+        faults, journal = Faults(), Journal()
+        fleet = Fleet(settings.home / "deployments", datastore)
+        stack.callback(fleet.close)
+        operations = Operations(store, faults)
+        stack.callback(operations.stop)
         identity = Identity(TENANT, CLIENT, settings.secret("client"), settings.secret("signing"))
-        permissions = Permissions(ground.store, CLIENT, f"/subscriptions/{SUBSCRIPTION}")
-        served = (ground.store, ground.operations, ground.fleet)
-        online = Endpoints(*served, base=f"{ground.address}/online")
-        serverless = Serverless(*served, base=f"{ground.address}/serverless")
-        trainer = Trainer(settings.home / "jobs", ground.datastore)
-        jobs = Jobs(ground.store, ground.assets, ground.faults, trainer)
+        permissions = Permissions(store, CLIENT, f"/subscriptions/{SUBSCRIPTION}")
+        # The account "localhost:PORT/name#" lets the SDK's https://{account}.blob.{suffix} come
+        # here: what follows lands in the fragment of the URL.
+        assets = Assets(store, account=f"{address.removeprefix('https://')}/{ACCOUNT}#")
+        resources = Resources(store, assets)
+        _create_project(assets, resources, store)
+        online = Endpoints(store, operations, fleet, base=f"{address}/online")
+        serverless = Serverless(store, operations, fleet, base=f"{address}/serverless")
+        jobs = Jobs(store, assets, faults, Trainer(settings.home / "jobs", datastore))
         stack.callback(jobs.stop)
-        journal = Journal()
         meter = Meter(settings.home / "calls.sqlite", dt.datetime.now(dt.UTC))
         stack.callback(meter.close)
-        collector = Collector(ground.store, ground.datastore.append)
+        for service in (online, serverless, jobs):
+            service.resume()
         client = httpx.AsyncClient(
             trust_env=False,
             timeout=600.0,
             limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE_S),
         )
-        routes = [
-            *identity_routes(identity),
-            *permission_routes(permissions),
-            *ground.faults.routes(),
-            *journal.routes(),
-            *ground.operations.routes(),
-            *asset_routes(ground.assets, sas=ground.blobs.sas),
-            *subscription_routes(Subscription(ground.store, SUBSCRIPTION)),
-            *resource_routes(ground.resources),
-            *metric_routes(meter),
-            *serverless_routes(serverless, ground.operations, ground.assets),
-            *endpoint_routes(online, ground.operations, ground.assets),
-            *job_routes(jobs, ground.assets),
-            *registry_routes(),
-        ]
-        online.resume()
-        serverless.resume()
-        jobs.resume()
+        scoring, collector = Scoring(online, fleet, client), Collector(store, datastore)
         yield Application(
-            router=Router(routes),
+            router=Router(
+                [
+                    *identity_routes(identity),
+                    *permission_routes(permissions),
+                    *faults.routes(),
+                    *journal.routes(),
+                    *operations.routes(),
+                    *asset_routes(assets, store, datastore),
+                    *subscription_routes(Subscription(store, SUBSCRIPTION)),
+                    *resource_routes(resources, store),
+                    *metric_routes(meter),
+                    *serverless_routes(serverless, store, operations),
+                    *endpoint_routes(online, store, operations),
+                    *job_routes(jobs, store),
+                    *registry_routes(),
+                ]
+            ),
+            store=store,
             identity=identity,
             permissions=permissions,
-            faults=ground.faults,
+            faults=faults,
             journal=journal,
-            scoring={
-                "online": Metered(Scoring(online, ground.fleet, client), meter, collector),
-                "serverless": ServerlessScoring(serverless, ground.fleet, client),
+            services={
+                "online": Metered(scoring, meter, collector),
+                "serverless": ServerlessScoring(serverless, fleet, client),
+                ACCOUNT: BlobService(datastore, identity, client),
             },
-            blobs=Behind(client, ground.blobs.url, f"/{ACCOUNT}/"),
-            sas=ground.blobs.sas,
         )
 
 
-def _lay_ground(settings: Settings, port: int, stack: contextlib.ExitStack) -> _Ground:
-    """Start storage and open the store; the stack ends both, and the scoring processes."""
+def _open_datastore(settings: Settings, stack: contextlib.ExitStack) -> Datastore:
+    """Start storage, which the stack ends."""
     key = account_key(settings.secret("storage"))
     azurite = Azurite(install_azurite(settings.cache), settings.home / "blobs", key)
     stack.callback(azurite.stop)
-    blobs = Blobs(azurite.url, ACCOUNT, key)
-    blobs.create_container(CONTAINER)
-    datastore = Datastore(blobs)
-    store = Store(settings.home / "state.sqlite")
-    stack.callback(store.close)
-    deployments = settings.home / "deployments"
-    fleet = Fleet(deployments, datastore, ready_timeout_s=settings.ready_timeout_s)
-    stack.callback(fleet.close)
-    faults = Faults()
-    operations = Operations(store, faults, poll_ms=settings.poll_ms)
-    stack.callback(operations.stop)
-    # The account "localhost:PORT/name#" lets the SDK's https://{account}.blob.{suffix} come here:
-    # what follows lands in the fragment of the URL.
-    assets = Assets(store, account=f"localhost:{port}/{ACCOUNT}#")
-    resources = Resources(store, assets)
+    datastore = Datastore(azurite.url, key)
+    datastore.create()
+    return datastore
+
+
+def _create_project(assets: Assets, resources: Resources, store: Store) -> None:
+    """Create the project that is there from the beginning, in a hub as every project."""
     if store.get(group := f"/subscriptions/{SUBSCRIPTION}/resourceGroups/{GROUP}") is None:
         resources.put_group(group, LOCATION)
-    _create_project(assets, store)
-    address = f"https://localhost:{port}"
-    return _Ground(address, blobs, datastore, store, faults, operations, fleet, assets, resources)
-
-
-def _create_project(assets: Assets, store: Store) -> None:
-    """Create the project that is there from the beginning, in a hub as every project."""
     hub, project = (
         WORKSPACE_PATH.format(subscription=SUBSCRIPTION, group=GROUP, workspace=name)
         for name in (f"{WORKSPACE}-hub", WORKSPACE)
     )
     assets.create_workspace(hub, location=LOCATION, kind="Hub")
-    assets.create_workspace(project, location=LOCATION, kind="Project")
-    store.patch(project, hubResourceId=hub)
+    within = {"hubResourceId": hub}
+    assets.create_workspace(project, location=LOCATION, kind="Project", properties=within)
 
 
 def _run(settings: Settings, listener: socket.socket, application: Application) -> None:
@@ -231,16 +199,15 @@ def _run(settings: Settings, listener: socket.socket, application: Application) 
         ssl_certfile=str(settings.home / "server.pem"),
         ssl_keyfile=str(settings.home / "server.key"),
         lifespan="off",
+        ws="none",
         log_level="warning",
         timeout_keep_alive=75,
         timeout_graceful_shutdown=5,
     )
     port = listener.getsockname()[1]
     record = {"pid": os.getpid(), "port": port, "url": f"https://localhost:{port}"}
-    half = settings.record.with_suffix(".half")
-    half.write_text(json.dumps(record))
-    half.rename(settings.record)
-    (settings.home / "port").write_text(str(port))
+    save_whole(settings.record, json.dumps(record).encode())
+    save_whole(settings.home / "port", str(port).encode())
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again at its end
         uvicorn.Server(config).run(sockets=[listener])
 

@@ -31,10 +31,12 @@ class Running:
 
 def find_emulator(settings: Settings) -> Running | None:
     """Return the emulator that runs with these settings, or None."""
-    if not settings.record.exists() or not _is_locked(settings):
+    try:
+        record = json.loads(settings.record.read_text())
+    except FileNotFoundError:  # also one that stops at this moment
         return None
-    found = Running(**json.loads(settings.record.read_text()), home=settings.home)
-    return found if is_alive(found.pid) else None
+    found = Running(**record, home=settings.home)
+    return found if _is_locked(settings) and is_alive(found.pid) else None
 
 
 def start_emulator(settings: Settings) -> Running:

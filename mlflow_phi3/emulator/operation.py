@@ -17,6 +17,10 @@ from mlflow_phi3.emulator.store import Resource, Store
 
 _PLACE = "/subscriptions/{subscription}/providers/Microsoft.MachineLearningServices/locations"
 _KIND = "operation"
+_POLL_MS = "200"
+"""What a poller is told to wait, milliseconds."""
+FAILED = {"provisioningState": "Failed"}
+"""What a resource is left as by an operation that failed."""
 
 
 class Status(StrEnum):
@@ -47,42 +51,26 @@ class Operations:
     Args:
         store: Where they are kept.
         faults: Asked whether an operation shall fail or never end.
-        poll_ms: What a poller is told to wait, milliseconds.
     """
 
-    def __init__(self, store: Store, faults: Faults, *, poll_ms: int) -> None:
+    def __init__(self, store: Store, faults: Faults) -> None:
         self._store = store
         self._faults = faults
-        self._poll_ms = poll_ms
         self._stopping = threading.Event()
         for lost in store.of_kind(_KIND):
             if lost["status"] == Status.IN_PROGRESS:
                 why = {"code": "InternalServerError", "message": "The service was restarted."}
                 self._finish(lost, Status.FAILED, why)
 
-    def change(self, resource_id: str, work: Callable[[], None], **failed: str) -> str:
-        """Begin work on a stored resource.
-
-        Args:
-            resource_id: Whose ``provisioningState`` becomes Failed when the work fails.
-            work: As of :meth:`begin`.
-            failed: Further properties that it has then.
-        """
-
-        def leave_failed(_message: str) -> None:
-            self._store.patch(resource_id, provisioningState=Status.FAILED, **failed)
-
-        return self.begin(resource_id, work, on_failure=leave_failed)
-
     def begin(
-        self, resource_id: str, work: Callable[[], None], *, on_failure: Callable[[str], None]
+        self, resource_id: str, work: Callable[[], None], failed: Mapping[str, str] = FAILED
     ) -> str:
         """Run work on a thread of its own and return the operation's name.
 
         Args:
             resource_id: What is being changed; faults are matched against it.
             work: The change; OperationFailed makes the operation Failed.
-            on_failure: Told the message when it failed, to leave the resource in its failed state.
+            failed: Properties that the resource has once the work has failed.
         """
         name = f"oe:{uuid.uuid4()}"
         record: Resource = {
@@ -94,13 +82,11 @@ class Operations:
         }
         self._save(record)
         threading.Thread(
-            target=self._run, args=(record, work, on_failure), daemon=True, name=name
+            target=self._run, args=(record, work, failed), daemon=True, name=name
         ).start()
         return name
 
-    def begun(
-        self, call: Call, body: Resource, new: bool, name: str, *, located: bool = False
-    ) -> Reply:
+    def begun(self, call: Call, body: Resource, new: bool, name: str) -> Reply:
         """Answer a request that creates or changes a resource of a workspace.
 
         Args:
@@ -108,12 +94,9 @@ class Operations:
             body: The resource.
             new: Whether it is being created.
             name: The operation, for pollers to ask after.
-            located: Tell also where the resource is.
         """
         told = self._headers(call, "Azure-AsyncOperation", f"mfeOperationsStatus/{name}")
-        if located:
-            told["Location"] = f"{call.origin}{call.path}"
-        return Reply(body, 201 if new else 200, told)
+        return Reply.to_put(body, new, {**told, "Location": f"{call.origin}{call.path}"})
 
     def accepted(self, call: Call, name: str | None) -> Reply:
         """Answer a request that asks for no resource: a deletion, or an action.
@@ -145,25 +128,23 @@ class Operations:
         version = f"api-version={call.query.get('api-version', '')}"
         return {
             "x-ms-async-operation-timeout": "PT30M",
-            "retry-after-ms": str(self._poll_ms),
+            "retry-after-ms": _POLL_MS,
             where: f"{call.origin}{place}/{location}/{path}?{version}",
         }
 
-    def _run(
-        self, record: Resource, work: Callable[[], None], on_failure: Callable[[str], None]
-    ) -> None:
+    def _run(self, record: Resource, work: Callable[[], None], failed: Mapping[str, str]) -> None:
         error: Mapping[str, str] | None = None
         try:
             self._faults.during_operation(record["resource"])
             work()
-        except OperationFailed as failed:
-            error = {"code": failed.code, "message": failed.message}
+        except OperationFailed as why:
+            error = {"code": why.code, "message": why.message}
         except Exception as bug:  # noqa: BLE001 - a thread's end must be told to the poller
             error = {"code": "InternalServerError", "message": f"{type(bug).__name__}: {bug}"}
         if self._stopping.is_set():
             return
         if error is not None:
-            on_failure(error["message"])
+            self._store.patch(record["resource"], **failed)
         self._finish(record, Status.FAILED if error else Status.SUCCEEDED, error)
 
     def _finish(self, record: Resource, status: Status, error: Mapping[str, str] | None) -> None:
@@ -176,13 +157,13 @@ class Operations:
     def _status(self, call: Call) -> Reply:
         record = self._get(call)
         told = {name: value for name, value in record.items() if name != "resource"}
-        return Reply(told, headers={"retry-after-ms": str(self._poll_ms)})
+        return Reply(told, headers={"retry-after-ms": _POLL_MS})
 
     def _result(self, call: Call) -> Reply:
         record = self._get(call)
         if record["status"] == Status.IN_PROGRESS:
             again = f"{call.origin}{call.path}?{urlencode(call.query)}"
-            told = {"Location": again, "retry-after-ms": str(self._poll_ms)}
+            told = {"Location": again, "retry-after-ms": _POLL_MS}
             return Reply(status=202, headers=told)
         if record["status"] == Status.FAILED:
             raise Refusal(409, record["error"]["code"], record["error"]["message"])
@@ -190,4 +171,4 @@ class Operations:
 
     def _get(self, call: Call) -> Resource:
         name = call.names["operation"]
-        return self._store.need(f"/operations/{name}", "OperationNotFound", f"No operation {name}.")
+        return self._store.need(f"/operations/{name}", "OperationNotFound", "No operation {name}.")

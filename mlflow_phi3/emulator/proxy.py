@@ -1,14 +1,15 @@
 """Passes a request on to a process behind the emulator's port, its answer back, as they flow."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 
 import httpx
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-Scored = Callable[[Scope, Receive, Send], Awaitable[int]]
-"""Answers a call of an endpoint; returns the status."""
+from mlflow_phi3.emulator.router import Refusal
+
+Service = Callable[[Scope, Receive, Send], Awaitable[int]]
+"""Answers a request; returns the status."""
 IDLE_S = 2.0
 """How long a connection to a process behind may lie idle before it is asked no more.
 
@@ -19,43 +20,52 @@ _HOP = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Behind:
-    """A process behind the emulator's port.
-
-    Args:
-        client: Reaches it.
-        base: Where it listens.
-        prefix: How the paths begin that are its own.
-    """
-
-    client: httpx.AsyncClient
-    base: str
-    prefix: str
-
-
-async def forward(behind: Behind, scope: Scope, receive: Receive, send: Send) -> int:
-    """Pass a whole request on without holding its body; return the status.
+async def forward(
+    client: httpx.AsyncClient, base: str, scope: Scope, receive: Receive, send: Send
+) -> int:
+    """Pass a whole request on to a base address without holding its body; return the status.
 
     Raises:
-        httpx.TransportError: The process behind does not answer.
+        Refusal: 502, the process behind does not answer.
     """
     query = f"?{scope['query_string'].decode()}" if scope["query_string"] else ""
     headers = [(n, v) for n, v in scope["headers"] if n not in _HOP and n != b"host"]
     sized = any(n == b"content-length" and v != b"0" for n, v in headers)
     chunked = any(n == b"transfer-encoding" for n, _ in scope["headers"])
-    request = behind.client.build_request(
+    request = client.build_request(
         scope["method"],
-        f"{behind.base}{scope['raw_path'].decode()}{query}",
+        f"{base}{scope['raw_path'].decode()}{query}",
         headers=headers,
         content=_body(scope, receive) if sized or chunked else None,
     )
-    answer = await behind.client.send(request, stream=True)
+    answer = await ask(client, request)
     try:
         await relay(answer, send)
     finally:
         await answer.aclose()
     return answer.status_code
+
+
+async def invoke(client: httpx.AsyncClient, port: int, payload: bytes) -> httpx.Response:
+    """Return a scoring process's answer, as :func:`ask` does."""
+    headers = {"content-type": "application/json"}
+    address = f"http://127.0.0.1:{port}/invocations"
+    return await ask(
+        client, client.build_request("POST", address, content=payload, headers=headers)
+    )
+
+
+async def ask(client: httpx.AsyncClient, request: httpx.Request) -> httpx.Response:
+    """Return an answer whose body is not read yet: close it.
+
+    Raises:
+        Refusal: 502, there was none.
+    """
+    try:
+        return await client.send(request, stream=True)
+    except httpx.TransportError as gone:
+        text = f"The process behind did not answer: {gone!r}"
+        raise Refusal(502, "BadGateway", text) from gone
 
 
 async def relay(

@@ -25,8 +25,9 @@ class Call:
         names: What the braces of the route's template matched.
         query: Query parameters.
         headers: Lower-case names.
-        body: Parsed JSON, or None.
+        body: Parsed JSON; an empty object where nothing was sent.
         origin: Scheme and authority under which the caller reached us, without a final slash.
+        template: Of the route that answers; empty until it is found.
     """
 
     method: str
@@ -36,6 +37,18 @@ class Call:
     headers: Mapping[str, str]
     body: Any
     origin: str
+    template: str = ""
+
+    @property
+    def id(self) -> str:
+        """Id of the resource that the request is about, without the word that is posted to it."""
+        path = self.template.format(**self.names)
+        return path.rsplit("/", 1)[0] if self.method == "POST" else path
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """What the body says of the resource itself."""
+        return dict(self.body.get("properties") or {})
 
     @property
     def workspace_id(self) -> str:
@@ -50,6 +63,11 @@ class Reply:
     body: Any = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def to_put(cls, body: Any, new: bool, headers: Mapping[str, str] | None = None) -> "Reply":
+        """Answer a PUT: with another status where it created something."""
+        return cls(body, 201 if new else 200, headers or {})
 
 
 class Refusal(Exception):  # noqa: N818 - the service's "no", not a bug of the emulator
@@ -70,6 +88,11 @@ class Refusal(Exception):  # noqa: N818 - the service's "no", not a bug of the e
     def to_reply(self) -> Reply:
         """Return the answer that carries this refusal."""
         return Reply({"error": {"code": self.code, "message": self.message}}, self.status)
+
+
+def bearer(headers: Mapping[str, str]) -> str:
+    """Return the key or token that a request brings; empty without one."""
+    return headers.get("authorization", "").removeprefix("Bearer ")
 
 
 Handler = Callable[[Call], Reply]

@@ -28,14 +28,10 @@ class Settings:
     Args:
         home: Folder of state, certificates and logs.
         cache: Folder of what is downloaded once for all emulators of a user.
-        poll_ms: What pollers of long-running operations are told to wait, milliseconds.
-        ready_timeout_s: How long a scoring process may take to answer its health probe, seconds.
     """
 
     home: Path
     cache: Path
-    poll_ms: int = 200
-    ready_timeout_s: float = 300.0
 
     @property
     def record(self) -> Path:
@@ -72,8 +68,7 @@ class Settings:
         """Return a secret of this home; made on first use, readable by its owner alone."""
         path = self.home / f"{name}.secret"
         if not path.exists():
-            path.touch(mode=0o600)
-            path.write_text(secrets.token_urlsafe(48))
+            save_whole(path, secrets.token_urlsafe(48).encode())
         return path.read_text()
 
     def environment(self, port: int) -> dict[str, str]:
@@ -93,6 +88,14 @@ class Settings:
             "SSL_CERT_FILE": str(self.home / "bundle.pem"),  # httpx, which OpenAI's client uses
             "NO_PROXY": "localhost,127.0.0.1",
         }
+
+
+def save_whole(path: Path, content: bytes) -> None:
+    """Write a file for its owner alone: whoever is killed over it leaves what was, or none."""
+    half = path.with_name(f"{path.name}.half")
+    half.touch(mode=0o600)
+    half.write_bytes(content)
+    half.rename(path)
 
 
 def settings_from(environment: Mapping[str, str]) -> Settings:

@@ -36,29 +36,40 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Hold all other writers off while a rule is checked and its change made."""
+        """Hold others off while a rule is checked and its change made: wholly, or not at all."""
         with self._lock:
-            yield
+            if self._db.in_transaction:  # it is within another one
+                yield
+            else:
+                with self._db:  # commits, or takes back what an exception or a kill has cut off
+                    self._db.execute("BEGIN")
+                    yield
 
     def get(self, resource_id: str) -> Resource | None:
         """Return one document, or None."""
         found = self._read("SELECT body FROM resources WHERE id = ?", resource_id)
         return found[0] if found else None
 
-    def need(self, resource_id: str, code: str = "ResourceNotFound", message: str = "") -> Resource:
+    def need(
+        self,
+        resource_id: str,
+        code: str = "ResourceNotFound",
+        message: str = "The Resource '{id}' was not found.",
+    ) -> Resource:
         """Return one document.
 
         Args:
             resource_id: Its id.
             code: What the service calls its absence.
-            message: The service's words for it, where it does not name the id.
+            message: The service's words for it, in which it tells the ``{id}`` or ``{name}``.
 
         Raises:
             Refusal: 404.
         """
         found = self.get(resource_id)
         if found is None:
-            raise Refusal(404, code, message or f"The Resource '{resource_id}' was not found.")
+            name = resource_id.rsplit("/", 1)[-1]
+            raise Refusal(404, code, message.format(id=resource_id, name=name))
         return found
 
     def put(self, resource_id: str, kind: str, body: Resource) -> None:

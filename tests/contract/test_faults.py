@@ -2,7 +2,10 @@
 
 import datetime as dt
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -189,6 +192,32 @@ def test_a_put_that_azure_refuses_is_not_taken_back(client, models, emulator):
     assert "Taken back" not in str(refused.value)
     assert [e for e in emulator.journal() if e["method"] == "DELETE"] == []
     client.delete_deployment("refusing")
+
+
+def test_however_many_requests_are_held_they_can_be_let_go(emulator):
+    many = 64  # more than there are threads to answer with
+    emulator.fault("hold", "/metadata/endpoints", times=many)
+    with ThreadPoolExecutor(many) as pool:
+        asked = [pool.submit(emulator.http.get, "/metadata/endpoints") for _ in range(many)]
+        deadline = time.monotonic() + 30
+        while emulator.waiting_faults():
+            assert time.monotonic() < deadline
+        emulator.http.delete("/emulator/faults")
+        assert {one.result().status_code for one in asked} == {200}
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/online/nobody/score", 404),
+        ("/devstoreaccount1/azureml-blobstore?restype=container&comp=list", 403),
+    ],
+)
+def test_an_answer_is_lost_of_every_service(emulator, path, status):
+    emulator.fault("drop_after", path.split("?")[0])
+    with pytest.raises(httpx.TransportError):
+        emulator.http.get(path)
+    assert emulator.journal()[-1]["status"] == status  # what it would have been
 
 
 @pytest.mark.slow

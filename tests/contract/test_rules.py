@@ -104,6 +104,22 @@ def test_bodies_that_are_refused(arm, path, body, status):
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"properties": [1]},
+        endpoint(traffic=["blue"]),
+        endpoint(traffic={"blue": "100"}),
+        {**endpoint(), "identity": "SystemAssigned"},
+    ],
+)
+def test_whatever_is_sent_is_answered_as_azure_does(emulator, arm, body):
+    answer = arm("PUT", "/onlineEndpoints/odd", body)
+    assert answer.status_code >= 400
+    assert set(answer.json()["error"]) == {"code", "message"}
+    assert emulator.journal()[-1]["status"] == answer.status_code
+
+
 def test_versions_are_immutable(arm):
     body = {"properties": {"modelUri": "azureml://a", "modelType": "mlflow_model"}}
     assert arm("PUT", "/models/fixed/versions/1", body).status_code == 201

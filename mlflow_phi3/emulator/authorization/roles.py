@@ -35,6 +35,20 @@ class Role:
             "notDataActions": [],
         }
 
+    def to_resource(self, place: str, guid: str) -> Resource:
+        """As the service lists it, under an id that is the same in every tenant."""
+        return {
+            "id": f"{place}/{guid}",
+            "name": guid,
+            "type": "Microsoft.Authorization/roleDefinitions",
+            "properties": {
+                "roleName": self.name,
+                "type": "BuiltInRole",
+                "assignableScopes": ["/"],
+                "permissions": [self.permission],
+            },
+        }
+
 
 OWNER = "8e3af657-a8ff-443c-a75c-2fe8c4bcb635"
 ROLES: Mapping[str, Role] = {

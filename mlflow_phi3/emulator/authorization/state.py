@@ -10,7 +10,6 @@ from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
 
 _KIND = "roleAssignment"
-_TYPE = "Microsoft.Authorization/roleAssignments"
 _TOLD = "/emulator/permissions"
 _NONE: Resource = {"actions": [], "notActions": [], "dataActions": [], "notDataActions": []}
 
@@ -29,7 +28,7 @@ class Permissions:
         self._principal = principal
         if not store.of_kind(_KIND):
             role = f"{subscription}/providers/Microsoft.Authorization/roleDefinitions/{OWNER}"
-            first = f"{subscription}/providers/{_TYPE}/{OWNER}"
+            first = f"{subscription}/providers/Microsoft.Authorization/roleAssignments/{OWNER}"
             self.assign(first, {"roleDefinitionId": role, "principalId": principal})
 
     def granted(self, scope: str) -> list[Resource]:
@@ -81,19 +80,9 @@ class Permissions:
             same = [known[name] == made[name] for name in ("principalId", "scope")]
             if all(same) and _role_of(known) is role and other["id"] != assignment_id:
                 raise Refusal(409, "RoleAssignmentExists", "The role assignment already exists.")
-        body = envelope(assignment_id, _TYPE, made)
+        body = envelope(assignment_id, made)
         self._store.put(assignment_id, _KIND, body)
         return body
-
-    def get(self, assignment_id: str) -> Resource:
-        """Return an assignment.
-
-        Raises:
-            Refusal: 404.
-        """
-        name = assignment_id.rsplit("/", 1)[1]
-        text = f"The role assignment '{name}' is not found."
-        return self._store.need(assignment_id, "RoleAssignmentNotFound", text)
 
     def withdraw(self, assignment_id: str) -> Resource | None:
         """Take an assignment back and return it; None when there was none."""

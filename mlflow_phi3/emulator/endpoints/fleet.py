@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from mlflow_phi3.emulator.process import free_port, last_lines
 from mlflow_phi3.emulator.storage.datastore import Datastore
 from mlflow_phi3.emulator.store import Resource
 
+_READY_S = 300.0
+"""How long a process may take until its health probe answers."""
 _DRAIN_S = 60.0
 _APPLICATION = "mlflow.pyfunc.scoring_server.app:app"
 """What `mlflow models serve` ends in too.
@@ -45,14 +48,13 @@ class Fleet:
     Args:
         folder: Where models are unpacked and logs are written.
         datastore: Holds the files of registered models.
-        ready_timeout_s: How long a process may take until its health probe answers, seconds.
     """
 
-    def __init__(self, folder: Path, datastore: Datastore, *, ready_timeout_s: float) -> None:
+    def __init__(self, folder: Path, datastore: Datastore) -> None:
         self._folder = folder
         self._datastore = datastore
-        self._ready_timeout_s = ready_timeout_s
         self._lock = threading.Lock()
+        self._turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._servers: dict[str, Server] = {}
         self._starting: list[Server] = []
         self._logs: dict[str, Path] = {}
@@ -78,31 +80,9 @@ class Fleet:
         Raises:
             OperationFailed: No MLflow model, or the process ended or did not answer in time.
         """
-        folder = self._folder / uuid.uuid4().hex
-        folder.mkdir()
-        try:
-            path = self._fetch(str(model["properties"]["modelUri"]), folder)
-            server = self._launch(deployment_id, folder, path, variables)
-        except Exception:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-        try:
-            self._await_ready(server)
-        except OperationFailed:
-            self._end(server)
-            raise
-        finally:
-            with self._lock:
-                self._starting.remove(server)
-        with self._lock:
-            old = self._servers.get(deployment_id.lower())
-            closed = self._closed
-            if not closed:
-                self._servers[deployment_id.lower()] = server
-        if closed:
-            self._end(server)
-        elif old is not None:
-            self._retire(old)
+        # One after the other: what a restart has begun must not replace what was asked for since.
+        with self._turns[deployment_id.lower()]:
+            self._replace(deployment_id, model, variables)
 
     def stop(self, deployment_id: str) -> None:
         """End a deployment's process once its requests are answered."""
@@ -144,6 +124,33 @@ class Fleet:
             thread.join()
         self._fork_server.close()
 
+    def _replace(self, deployment_id: str, model: Resource, variables: dict[str, str]) -> None:
+        folder = self._folder / uuid.uuid4().hex
+        folder.mkdir()
+        try:
+            path = self._fetch(str(model["properties"]["modelUri"]), folder)
+            server = self._launch(deployment_id, folder, path, variables)
+        except Exception:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        try:
+            self._await_ready(server)
+        except OperationFailed:
+            self._end(server)
+            raise
+        finally:
+            with self._lock:
+                self._starting.remove(server)
+        with self._lock:
+            old = self._servers.get(deployment_id.lower())
+            closed = self._closed
+            if not closed:
+                self._servers[deployment_id.lower()] = server
+        if closed:
+            self._end(server)
+        elif old is not None:
+            self._retire(old)
+
     def _fetch(self, address: str, folder: Path) -> Path:
         """Return where in the folder the MLflow model is, at whatever depth."""
         if not self._datastore.fetch(address, folder):
@@ -181,7 +188,7 @@ class Fleet:
         return server
 
     def _await_ready(self, server: Server) -> None:
-        deadline = time.monotonic() + self._ready_timeout_s
+        deadline = time.monotonic() + _READY_S
         # Plain http: to read the certificates of the system takes longer than to be answered.
         with httpx.Client(trust_env=False, timeout=5.0, verify=False) as client:  # noqa: S501 - as above
             while server.process.is_running() and not self._closed:
@@ -190,9 +197,9 @@ class Fleet:
                         return
                 time.sleep(0.1)
                 if time.monotonic() > deadline:
-                    text = f"No answer to the liveness probe in {self._ready_timeout_s:.0f} s."
+                    text = f"No answer to the liveness probe in {_READY_S:.0f} s."
                     raise OperationFailed("ResourceNotReady", text)
-        text = f"User container has crashed or terminated: {server.process.tail(15)}"
+        text = f"User container has crashed or terminated: {server.process.tail()}"
         raise OperationFailed("ResourceNotReady", text)
 
     def _retire(self, server: Server) -> None:

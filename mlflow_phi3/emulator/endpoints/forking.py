@@ -89,9 +89,9 @@ class Forked:
         """Tell whether it still runs."""
         return is_alive(self._pid)
 
-    def tail(self, lines: int = 50) -> str:
+    def tail(self) -> str:
         """Return the last lines of its output."""
-        return last_lines(self.log, lines)
+        return last_lines(self.log, 15)
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has."""

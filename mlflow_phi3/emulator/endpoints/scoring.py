@@ -11,10 +11,9 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
-from mlflow_phi3.emulator.endpoints.invoke import bearer, invoke
 from mlflow_phi3.emulator.endpoints.state import Endpoints
-from mlflow_phi3.emulator.proxy import relay
-from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.proxy import invoke, relay
+from mlflow_phi3.emulator.router import Refusal, bearer
 
 _PATIENCE_S = 20.0
 """How long traffic may lead to a process that has just gone."""
@@ -51,7 +50,7 @@ class Scoring:
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             found, name = await run_in_threadpool(
-                self._endpoints.route, parts[1].lower(), bearer(request), wanted
+                self._endpoints.route, parts[1], bearer(request.headers), wanted
             )
             payload = to_mlflow(body)
             with self._fleet.lease(found) as port:

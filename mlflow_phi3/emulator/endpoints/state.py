@@ -14,7 +14,6 @@ from mlflow_phi3.emulator.operation import Operations
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
 
-_TYPE = "Microsoft.MachineLearningServices/workspaces/onlineEndpoints"
 _MODEL = re.compile(
     r"(?:azureml:/?)?(/?subscriptions/.+/models/[^/]+/versions/[^/]+)", re.IGNORECASE
 )
@@ -47,7 +46,7 @@ class Endpoints:
                     self._store.patch(resource["id"], provisioningState="Failed")
         for resource in self._store.of_kind("deployment"):
             if resource["properties"]["provisioningState"] == "Succeeded":
-                self._operations.change(resource["id"], partial(self._serve, resource))
+                self._operations.begin(resource["id"], partial(self._serve, resource))
 
     # endpoints -----------------------------------------------------------------------------
 
@@ -65,71 +64,55 @@ class Endpoints:
             if value is not None and name not in _NOT_KEPT
         }
         uri = f"{self._base}/{name.lower()}/score"
-        with self._store.transaction():
-            known = self._store.get(endpoint_id)
-            if known is not None:
-                rules.check_idle(known)
-            rules.check_free(endpoint_id, self._store.of_kind("endpoint"))
-            rules.check_endpoint(body, known, self.list_deployments(endpoint_id))
-            defaults = {
-                "properties": {},  # the SDK cannot read an endpoint without them
-                "traffic": {},
-                "mirrorTraffic": {},
-                "publicNetworkAccess": "Enabled",
-            }
-            resource = {
-                **(known or envelope(endpoint_id, _TYPE, {})),
-                "location": body["location"],
-                "tags": body.get("tags") or {},
-                "kind": "Managed",
-                "identity": {**rules.identity(body), "principalId": name},
-                "properties": {
-                    **defaults,
-                    **sent,
-                    "provisioningState": "Updating" if known else "Creating",
-                    "scoringUri": uri if known else None,
-                },
-            }
-            self._store.put(endpoint_id, "endpoint", resource)
-            if known is None:
-                self._keys.create(endpoint_id)
+        self._store.need(endpoint_id.rsplit("/", 2)[0])
+        known = self._store.get(endpoint_id)
+        if known is not None:
+            rules.check_idle(known)
+        rules.check_free(endpoint_id, self._store.of_kind("endpoint"))
+        rules.check_endpoint(body, known, self._deployments(endpoint_id))
+        properties = {
+            "properties": {},  # the SDK cannot read an endpoint without them
+            "traffic": {},
+            "mirrorTraffic": {},
+            "publicNetworkAccess": "Enabled",
+            **sent,
+            "provisioningState": "Updating" if known else "Creating",
+            "scoringUri": uri if known else None,
+        }
+        resource = {
+            **envelope(endpoint_id, properties, known),
+            "location": body["location"],
+            "tags": body.get("tags") or {},
+            "kind": "Managed",
+            "identity": {**rules.identity(body), "principalId": name},
+        }
+        self._store.put(endpoint_id, "endpoint", resource)
+        if known is None:
+            self._keys.create(endpoint_id)
 
         def finish() -> None:
             self._store.patch(endpoint_id, provisioningState="Succeeded", scoringUri=uri)
 
-        return resource, known is None, self._operations.change(endpoint_id, finish)
-
-    def get_endpoint(self, endpoint_id: str) -> Resource:
-        """Return an endpoint.
-
-        Raises:
-            Refusal: 404.
-        """
-        return self._store.need(endpoint_id)
-
-    def list_endpoints(self, workspace_id: str) -> list[Resource]:
-        """Return the endpoints of a workspace."""
-        return self._store.beneath(workspace_id, "endpoint")
+        return resource, known is None, self._operations.begin(endpoint_id, finish)
 
     def delete_endpoint(self, endpoint_id: str) -> str | None:
         """Delete an endpoint with its deployments; return the operation, None when it is gone."""
-        with self._store.transaction():
-            known = self._store.get(endpoint_id)
-            if known is None:
-                return None
-            rules.check_idle(known)
-            for deployment in self.list_deployments(endpoint_id):
-                rules.check_idle(deployment)
-            self._store.patch(endpoint_id, provisioningState="Deleting")
+        known = self._store.get(endpoint_id)
+        if known is None:
+            return None
+        deployments = self._deployments(endpoint_id)
+        for resource in (known, *deployments):
+            rules.check_idle(resource)
+        self._store.patch(endpoint_id, provisioningState="Deleting")
 
         def finish() -> None:
-            deployments = self.list_deployments(endpoint_id)
-            self._store.delete(endpoint_id)
-            self._keys.delete(endpoint_id)
+            with self._store.transaction():
+                self._store.delete(endpoint_id)
+                self._keys.delete(endpoint_id)
             for deployment in deployments:
                 self._fleet.stop(deployment["id"])
 
-        return self._operations.change(endpoint_id, finish)
+        return self._operations.begin(endpoint_id, finish)
 
     def keys(self, endpoint_id: str) -> dict[str, str]:
         """Return the keys of an endpoint that is called with keys.
@@ -152,7 +135,7 @@ class Endpoints:
         if name not in self.keys(endpoint_id):
             raise rules.bad(f"keyType must be Primary or Secondary, not {which}.")
         replace = partial(self._keys.replace, endpoint_id, name, value)
-        return self._operations.begin(endpoint_id, replace, on_failure=lambda _message: None)
+        return self._operations.begin(endpoint_id, replace, failed={})
 
     # deployments ---------------------------------------------------------------------------
 
@@ -167,54 +150,38 @@ class Endpoints:
         endpoint_id, name = deployment_id.rsplit("/deployments/", 1)
         rules.check_name(name, "Deployment")
         rules.check_deployment(body)
-        with self._store.transaction():
-            rules.check_idle(self._store.need(endpoint_id))
-            self._need_model(body["properties"]["model"])
-            known = self._store.get(deployment_id)
-            if known is not None:
-                rules.check_idle(known)
-            others = [
-                other
-                for other in self._store.of_kind("deployment")
-                if other["id"].lower() != deployment_id.lower()
-            ]
-            rules.check_quota(body, others)
-            sent = {k: v for k, v in body["properties"].items() if v is not None}
-            defaults = {"scaleSettings": {"scaleType": "Default"}, "properties": {}}
-            resource = {
-                **(known or envelope(deployment_id, f"{_TYPE}/deployments", {})),
-                "location": body.get("location"),
-                "tags": body.get("tags") or {},
-                "kind": "Managed",
-                "sku": {"name": "Default", "capacity": rules.capacity(body)},
-                "properties": {
-                    **defaults,
-                    **sent,
-                    "provisioningState": "Updating" if known else "Creating",
-                },
-            }
-            self._store.put(deployment_id, "deployment", resource)
+        rules.check_idle(self._store.need(endpoint_id))
+        self._need_model(body["properties"]["model"])
+        known = self._store.get(deployment_id)
+        if known is not None:
+            rules.check_idle(known)
+        others = [
+            other
+            for other in self._store.of_kind("deployment")
+            if other["id"].lower() != deployment_id.lower()
+        ]
+        rules.check_quota(body, others)
+        properties = {
+            "scaleSettings": {"scaleType": "Default"},
+            "properties": {},
+            **{k: v for k, v in body["properties"].items() if v is not None},
+            "provisioningState": "Updating" if known else "Creating",
+        }
+        resource = {
+            **envelope(deployment_id, properties, known),
+            "location": body.get("location"),
+            "tags": body.get("tags") or {},
+            "kind": "Managed",
+            "sku": {"name": "Default", "capacity": rules.capacity(body)},
+        }
+        self._store.put(deployment_id, "deployment", resource)
 
         def finish() -> None:
-            if known is None or self._needs_restart(known, resource):
+            if known is None or _needs_restart(known, resource):
                 self._serve(resource)
-            if self._store.get(deployment_id) is None:
-                self._fleet.stop(deployment_id)  # its endpoint was deleted meanwhile
             self._store.patch(deployment_id, provisioningState="Succeeded")
 
-        return resource, known is None, self._operations.change(deployment_id, finish)
-
-    def get_deployment(self, deployment_id: str) -> Resource:
-        """Return a deployment.
-
-        Raises:
-            Refusal: 404.
-        """
-        return self._store.need(deployment_id)
-
-    def list_deployments(self, endpoint_id: str) -> list[Resource]:
-        """Return the deployments of an endpoint."""
-        return self._store.beneath(endpoint_id, "deployment")
+        return resource, known is None, self._operations.begin(deployment_id, finish)
 
     def delete_deployment(self, deployment_id: str) -> str | None:
         """Delete a deployment without traffic; return the operation, None when it is gone.
@@ -223,24 +190,22 @@ class Endpoints:
             Refusal: It gets traffic, or is being changed.
         """
         endpoint_id, name = deployment_id.rsplit("/deployments/", 1)
-        with self._store.transaction():
-            known = self._store.get(deployment_id)
-            if known is None:
-                return None
-            rules.check_idle(known)
-            shares = self._store.need(endpoint_id)["properties"]
-            for kind in ("traffic", "mirrorTraffic"):
-                told = {other.lower(): share for other, share in (shares.get(kind) or {}).items()}
-                if share := told.get(name.lower()):
-                    text = f"Deployment {name} has {share} % of {kind}: set it to 0 % first."
-                    raise rules.bad(text)
-            self._store.patch(deployment_id, provisioningState="Deleting")
+        known = self._store.get(deployment_id)
+        if known is None:
+            return None
+        rules.check_idle(known)
+        shares = self._store.need(endpoint_id)["properties"]
+        for kind in ("traffic", "mirrorTraffic"):
+            told = {other.lower(): share for other, share in (shares.get(kind) or {}).items()}
+            if share := told.get(name.lower()):
+                raise rules.bad(f"Deployment {name} has {share} % of {kind}: set it to 0 % first.")
+        self._store.patch(deployment_id, provisioningState="Deleting")
 
         def finish() -> None:
             self._store.delete(deployment_id)
             self._fleet.stop(deployment_id)
 
-        return self._operations.change(deployment_id, finish)
+        return self._operations.begin(deployment_id, finish)
 
     def logs(self, deployment_id: str, lines: int) -> str:
         """Return the end of a deployment's container log."""
@@ -260,31 +225,32 @@ class Endpoints:
         Raises:
             Refusal: 401 for a wrong key, 404 for an unknown name or no traffic.
         """
-        found = [e for e in self._store.of_kind("endpoint") if e["name"].lower() == endpoint_name]
-        if not found:
-            raise Refusal(404, "NotFound", f"No endpoint {endpoint_name}.")
-        self._keys.check(found[0]["id"], key)
-        traffic = found[0]["properties"].get("traffic") or {}
+        endpoint = self._keys.open("endpoint", endpoint_name, key)
+        traffic = endpoint["properties"].get("traffic") or {}
         if wanted is None:
             if not sum(traffic.values()):
                 raise Refusal(404, "NoTraffic", f"Endpoint {endpoint_name} has no traffic set.")
             shares = list(traffic.values())
             wanted = random.choices(list(traffic), weights=shares)[0]  # noqa: S311 - not a secret
-        deployment_id = f"{found[0]['id']}/deployments/{wanted}"
+        deployment_id = f"{endpoint['id']}/deployments/{wanted}"
         if self._store.get(deployment_id) is None:
             raise Refusal(404, "NotFound", f"No deployment {wanted} in {endpoint_name}.")
         return deployment_id, wanted
 
     # inner ---------------------------------------------------------------------------------
 
+    def _deployments(self, endpoint_id: str) -> list[Resource]:
+        return self._store.beneath(endpoint_id, "deployment")
+
     def _serve(self, resource: Resource) -> None:
         model = self._need_model(resource["properties"]["model"])
         sent = resource["properties"].get("environmentVariables") or {}
         variables = {name: str(value) for name, value in sent.items()}
         endpoint = self._store.need(resource["id"].rsplit("/deployments/", 1)[0])
-        self._fleet.deploy(
-            resource["id"], model, inject(variables, endpoint, partial(self._connection, endpoint))
-        )
+        variables = inject(variables, endpoint, partial(self._connection, endpoint))
+        self._fleet.deploy(resource["id"], model, variables)
+        if self._store.get(resource["id"]) is None:
+            self._fleet.stop(resource["id"])  # it was deleted meanwhile, before it was served
 
     def _connection(self, endpoint: Resource, name: str) -> dict[str, Any] | None:
         """Return what a connection of an endpoint's workspace holds, with its credentials."""
@@ -295,18 +261,16 @@ class Endpoints:
         credentials = self._store.get(f"/secrets{found['id']}")
         return {**found["properties"], "credentials": credentials}
 
-    @staticmethod
-    def _needs_restart(old: Resource, new: Resource) -> bool:
-        was = old["properties"]["provisioningState"]
-        changed = any(
-            old["properties"].get(name) != new["properties"].get(name)
-            for name in ("model", "environmentVariables", "instanceType")
-        )
-        return changed or was != "Succeeded"
-
     def _need_model(self, reference: Any) -> Resource:
         text = reference.get("assetId", "") if isinstance(reference, dict) else str(reference)
         match = _MODEL.fullmatch(text)
         if match is None:
             raise rules.bad(f"Model {text} is not the id of a registered model version.")
         return self._store.need("/" + match.group(1).lstrip("/"))
+
+
+def _needs_restart(old: Resource, new: Resource) -> bool:
+    return old["properties"]["provisioningState"] != "Succeeded" or any(
+        old["properties"].get(name) != new["properties"].get(name)
+        for name in ("model", "environmentVariables", "instanceType")
+    )

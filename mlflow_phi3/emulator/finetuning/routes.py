@@ -6,45 +6,33 @@ job's name is its run id.
 
 from typing import Any
 
-from mlflow_phi3.emulator.assets.state import Assets
-from mlflow_phi3.emulator.finetuning.state import Jobs
+from mlflow_phi3.emulator.arm import show_all
+from mlflow_phi3.emulator.finetuning.state import KIND, Jobs
 from mlflow_phi3.emulator.router import WORKSPACE, Call, Refusal, Reply, Route
-from mlflow_phi3.emulator.store import Resource
+from mlflow_phi3.emulator.store import Resource, Store
 
 _ALL = WORKSPACE + "/jobs"
 _MLFLOW = "/mlflow/v2.0" + WORKSPACE + "/api/2.0/mlflow"
 _STATUS = {"Completed": "FINISHED", "Failed": "FAILED", "Canceled": "KILLED"}
 
 
-def routes(jobs: Jobs, assets: Assets) -> list[Route]:
+def routes(jobs: Jobs, store: Store) -> list[Route]:
     """Return the routes of jobs.
 
     Args:
         jobs: The state.
-        assets: Knows the workspace.
+        store: Where it is kept.
     """
 
-    def put(call: Call) -> Reply:
-        workspace = assets.get_workspace(call.workspace_id)
-        body, new = jobs.put(_id(call), workspace, call.body or {})
-        return Reply(body, 201 if new else 200)
-
-    def get(call: Call) -> Reply:
-        return Reply(jobs.get(_id(call)))
-
-    def every(call: Call) -> Reply:
-        assets.get_workspace(call.workspace_id)
-        return Reply({"value": jobs.beneath(call.workspace_id)})
-
     def cancel(call: Call) -> Reply:
-        jobs.cancel(_id(call))
-        return Reply(status=200)
+        jobs.cancel(call.id)
+        return Reply()
 
     def delete(call: Call) -> Reply:
-        return Reply(status=200 if jobs.delete(_id(call)) else 204)
+        return Reply(status=200 if jobs.delete(call.id) else 204)
 
     def details(call: Call) -> Reply:
-        job = jobs.get(_id(call))
+        job = jobs.get(f"{call.workspace_id}/jobs/{call.names['job']}")
         told: dict[str, Any] = {"runId": job["name"], "status": job["properties"]["status"]}
         error = jobs.error(job["id"])
         if error is not None:
@@ -53,9 +41,9 @@ def routes(jobs: Jobs, assets: Assets) -> list[Route]:
 
     one = _ALL + "/{job}"
     return [
-        Route("PUT", one, put),
-        Route("GET", one, get),
-        Route("GET", _ALL, every),
+        Route("PUT", one, lambda call: Reply.to_put(*jobs.put(call.id, call.properties))),
+        Route("GET", one, lambda call: Reply(jobs.get(call.id))),
+        Route("GET", _ALL, show_all(store, KIND, newest_first=True)),
         Route("POST", one + "/cancel", cancel),
         Route("DELETE", one, delete),
         Route("GET", "/discovery/{workspace}", _discovery, open=True),
@@ -93,7 +81,3 @@ def _mlflow(jobs: Jobs) -> list[Route]:
 def _discovery(call: Call) -> Reply:
     names = ("api", "experimentation", "history", "catalog", "gallery", "studio")
     return Reply(dict.fromkeys(names, call.origin))
-
-
-def _id(call: Call) -> str:
-    return f"{call.workspace_id}/jobs/{call.names['job']}"

@@ -18,7 +18,6 @@ from mlflow_phi3.emulator.store import Resource, Store
 
 KIND = "job"
 ENDED = frozenset({"Completed", "Failed", "Canceled"})
-_TYPE = "Microsoft.MachineLearningServices/workspaces/jobs"
 _DATA = re.compile(r"/data/(?P<name>[^/]+)/versions/(?P<version>[^/]+)$", re.IGNORECASE)
 
 
@@ -58,25 +57,23 @@ class Jobs:
             if thread.name.startswith(_THREAD):
                 thread.join(30)
 
-    def put(
-        self, job_id: str, workspace: Resource, body: Mapping[str, Any]
-    ) -> tuple[Resource, bool]:
+    def put(self, job_id: str, properties: Mapping[str, Any]) -> tuple[Resource, bool]:
         """Submit a job, or find it submitted; return it and whether it is new.
 
         Raises:
             Refusal: A rule of the service is broken, or another job has this name.
         """
-        name = job_id.rsplit("/", 1)[1]
-        sent = {k: v for k, v in (body.get("properties") or {}).items() if v is not None}
-        with self._store.transaction():
-            known = self._store.get(job_id)
-            if known is not None:
-                rules.check_same(known["properties"], sent)
-                return known, False
-            today = dt.datetime.now(dt.UTC).date()
-            rules.check_job(name, sent, workspace["location"], today)
-            studio = f"https://ml.azure.com/runs/{name}?wsid={workspace['id']}"
-            properties = {
+        workspace_id, name = job_id.rsplit("/jobs/", 1)
+        workspace, known = self._store.need(workspace_id), self._store.get(job_id)
+        sent = {k: v for k, v in properties.items() if v is not None}
+        if known is not None:
+            rules.check_same(known["properties"], sent)
+            return known, False
+        rules.check_job(name, sent, workspace["location"], dt.datetime.now(dt.UTC).date())
+        studio = f"https://ml.azure.com/runs/{name}?wsid={workspace_id}"
+        job = envelope(
+            job_id,
+            {
                 "displayName": name,
                 "experimentName": "Default",
                 "tags": {},
@@ -85,10 +82,10 @@ class Jobs:
                 **sent,
                 "services": {"Studio": {"jobServiceType": "Studio", "endpoint": studio}},
                 "status": "NotStarted",
-            }
-            job = envelope(job_id, _TYPE, properties)
-            self._store.put(job_id, KIND, job)
-            self._begin(job)  # before another thread finds the job, and perhaps cancels it
+            },
+        )
+        self._store.put(job_id, KIND, job)
+        self._begin(job)
         return job, True
 
     def get(self, job_id: str) -> Resource:
@@ -97,21 +94,13 @@ class Jobs:
         Raises:
             Refusal: 404.
         """
-        text = f"Job {job_id.rsplit('/', 1)[1]} was not found."
-        return self._store.need(job_id, "UserError", text)
-
-    def beneath(self, workspace_id: str) -> list[Resource]:
-        """Return the jobs of a workspace, newest first."""
-        return self._store.beneath(workspace_id, KIND)[::-1]
+        return self._store.need(job_id, "UserError", "Job {name} was not found.")
 
     def cancel(self, job_id: str) -> None:
         """Ask a job to stop; one that has ended is left as it is."""
-        with self._store.transaction():
-            job = self.get(job_id)
-            if job["properties"]["status"] in ENDED:
-                return
+        if self.get(job_id)["properties"]["status"] not in ENDED:
             self._store.patch(job_id, status="CancelRequested")
-        self._cancels[job_id.lower()].set()
+            self._cancels[job_id.lower()].set()
 
     def delete(self, job_id: str) -> bool:
         """Forget a job; tell whether there was one.
@@ -119,16 +108,15 @@ class Jobs:
         Raises:
             Refusal: It still runs.
         """
-        with self._store.transaction():
-            job = self._store.get(job_id)
-            if job is None:
-                return False
-            if job["properties"]["status"] not in ENDED:
-                text = f"Job {job['name']} is {job['properties']['status']}: cancel it first."
-                raise Refusal(409, "JobNotInTerminalState", text)
-            self._store.delete(job_id)
-            self._store.delete(_error_id(job_id))
-            self._trainer.forget(job["name"])
+        job = self._store.get(job_id)
+        if job is None:
+            return False
+        if job["properties"]["status"] not in ENDED:
+            text = f"Job {job['name']} is {job['properties']['status']}: cancel it first."
+            raise Refusal(409, "JobNotInTerminalState", text)
+        self._store.delete(job_id)
+        self._store.delete(_error_id(job_id))
+        self._trainer.forget(self._place(job))
         return True
 
     def error(self, job_id: str) -> dict[str, str] | None:
@@ -137,7 +125,7 @@ class Jobs:
 
     def metrics(self, job_id: str) -> list[dict[str, Any]]:
         """Return all points of all metrics of a job, oldest first."""
-        path = self._trainer.folder_of(self.get(job_id)["name"]) / METRICS
+        path = self._trainer.folder_of(self._place(self.get(job_id))) / METRICS
         if not path.exists():
             return []
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -150,29 +138,27 @@ class Jobs:
         threading.Thread(target=self._run, args=(job, cancel), daemon=True, name=name).start()
 
     def _run(self, job: Resource, cancel: threading.Event) -> None:
-        job_id = job["id"]
         try:
-            self._faults.during_operation(job_id)
+            self._faults.during_operation(job["id"])
             uri = self._train(job, cancel)
-            self._register(job, uri)
-            status = "Completed"
+            with self._store.transaction():  # or a job cut off here would register it once more
+                self._register(job, uri)
+                self._store.patch(job["id"], status="Completed")
         except Canceled:
-            status = "Canceled"
+            self._end(job, "Canceled")
         except OperationFailed as failed:
-            status = self._failed(job_id, failed.code, failed.message, cancel)
+            self._fail(job, failed.code, failed.message, cancel)
         except Exception as bug:  # noqa: BLE001 - a thread's end must be told to whoever follows
-            status = self._failed(job_id, "InternalServerError", str(bug), cancel)
-        if not self._stopping.is_set():
-            self._store.patch(job_id, status=status)
+            self._fail(job, "InternalServerError", str(bug), cancel)
 
     def _train(self, job: Resource, cancel: threading.Event) -> str:
-        workspace = self._assets.get_workspace(job["id"].rsplit("/", 2)[0])
+        workspace = self._store.need(job["id"].rsplit("/", 2)[0])
         today = dt.datetime.now(dt.UTC).date()
         properties = job["properties"]
         training = rules.check_job(job["name"], properties, workspace["location"], today)
         details = properties["fineTuningDetails"]
         train, validation = (
-            self._resolve(workspace["id"], str((details.get(key) or {}).get("uri") or ""))
+            self._address(workspace["id"], str((details.get(key) or {}).get("uri") or ""))
             for key in ("trainingData", "validationData")
         )
 
@@ -183,19 +169,24 @@ class Jobs:
                     self._store.patch(job["id"], status=status)
 
         return self._trainer.train(
-            job["name"], training, (train, validation), told=told, canceled=cancel
+            self._place(job), training, (train, validation), told=told, canceled=cancel
         )
 
-    def _resolve(self, workspace_id: str, uri: str) -> str:
+    def _place(self, job: Resource) -> str:
+        """Where a job's files lie: another project may have one of the same name."""
+        workspace = self._store.need(job["id"].rsplit("/", 2)[0])
+        return f"{workspace['properties']['workspaceId']}/{job['name']}"
+
+    def _address(self, workspace_id: str, uri: str) -> str:
         """Return the address behind a data asset's id, or the address itself."""
         match = _DATA.search(uri)
         if match is None:
             return uri
-        found = self._assets.get_version(workspace_id, "data", match["name"], match["version"])
+        found = self._store.need(f"{workspace_id}{match.group()}", "UserError")
         return str(found["properties"]["dataUri"])
 
     def _register(self, job: Resource, uri: str) -> None:
-        workspace = self._assets.get_workspace(job["id"].rsplit("/", 2)[0])
+        workspace = self._store.need(job["id"].rsplit("/", 2)[0])
         output = dict(job["properties"]["outputs"][rules.OUTPUT])
         name = output["assetName"]
         base = job["properties"]["fineTuningDetails"]["model"]["uri"]
@@ -206,9 +197,9 @@ class Jobs:
             "flavors": {"python_function": {"data": {}}},
             "properties": {"baseModelId": base},
         }
-        with self._store.transaction():
-            version = self._assets.next_version(workspace["id"], "models", name)
-            self._assets.put_version(workspace["id"], "models", name, version, properties)
+        asset_id = f"{workspace['id']}/models/{name}"
+        version = self._assets.next_version(asset_id)
+        self._assets.put_version(f"{asset_id}/versions/{version}", properties)
         place = (
             f"locations/{workspace['location']}/workspaces/{workspace['properties']['workspaceId']}"
         )
@@ -219,11 +210,18 @@ class Jobs:
         outputs = {**job["properties"]["outputs"], rules.OUTPUT: output}
         self._store.patch(job["id"], outputs=outputs)
 
-    def _failed(self, job_id: str, code: str, message: str, cancel: threading.Event) -> str:
+    def _fail(self, job: Resource, code: str, message: str, cancel: threading.Event) -> None:
         if cancel.is_set():  # what falls over while it is being stopped was stopped
-            return "Canceled"
-        self._store.put(_error_id(job_id), "job-error", {"code": code, "message": message})
-        return "Failed"
+            self._end(job, "Canceled")
+            return
+        with self._store.transaction():
+            error = {"code": code, "message": message}
+            self._store.put(_error_id(job["id"]), "job-error", error)
+            self._end(job, "Failed")
+
+    def _end(self, job: Resource, status: str) -> None:
+        if not self._stopping.is_set():
+            self._store.patch(job["id"], status=status)
 
 
 _THREAD = "job:"

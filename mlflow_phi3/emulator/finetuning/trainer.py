@@ -59,7 +59,7 @@ class Trainer:
         """Train, and return the address of the model that came out.
 
         Args:
-            job: Its name.
+            job: Its place among those of all projects.
             training: What it trains with.
             data: Addresses of the training and the validation data; the second may be empty.
             told: Gets each state that the job enters.

@@ -3,15 +3,14 @@
 import datetime as dt
 import json
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 from mlflow_phi3.emulator.arm import stamp
+from mlflow_phi3.emulator.storage.datastore import Datastore
 from mlflow_phi3.emulator.store import Resource, Store
 
 _ROOT = "modelDataCollector"
 _KINDS = {"request": "azureml.inference.request", "response": "azureml.inference.response"}
-Append = Callable[[str, bytes], None]
 
 
 class Collector:
@@ -19,12 +18,12 @@ class Collector:
 
     Args:
         store: Knows which do.
-        append: Adds bytes to a blob of the project's container.
+        datastore: Keeps it.
     """
 
-    def __init__(self, store: Store, append: Append) -> None:
+    def __init__(self, store: Store, datastore: Datastore) -> None:
         self._store = store
-        self._append = append
+        self._datastore = datastore
 
     def write(
         self,
@@ -44,7 +43,7 @@ class Collector:
                 continue
             event = _event(found["id"], _KINDS[name], body, at, together)
             if event is not None:
-                self._append(_place(found["id"], name, at), event)
+                self._datastore.append(_place(found["id"], name, at), event)
 
     def _find(self, endpoint: str, deployment: str) -> Resource | None:
         for found in self._store.of_kind("deployment"):

@@ -9,7 +9,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from mlflow_phi3.emulator.metrics.collector import Collector
 from mlflow_phi3.emulator.metrics.state import Measured, Meter
-from mlflow_phi3.emulator.proxy import Scored
+from mlflow_phi3.emulator.proxy import Service
 from mlflow_phi3.emulator.router import Refusal
 
 _LONGEST = 4 << 20
@@ -32,7 +32,7 @@ class Metered:
         collector: Keeps bodies.
     """
 
-    def __init__(self, scored: Scored, meter: Meter, collector: Collector) -> None:
+    def __init__(self, scored: Service, meter: Meter, collector: Collector) -> None:
         self._scored = scored
         self._meter = meter
         self._collector = collector

@@ -8,9 +8,8 @@ from mlflow_phi3.emulator.router import Call, Refusal, Reply, Route
 
 _SUBSCRIPTION = "00000000-0000-4000-8000-0000000000aa"
 _GROUP = "registry-builtin-prod"
-_PREFIX = "/mferp/managementfrontend"
 _MODELS = (
-    "/subscriptions/{subscription}/resourceGroups/{group}"
+    "/mferp/managementfrontend/subscriptions/{subscription}/resourceGroups/{group}"
     "/providers/Microsoft.MachineLearningServices/registries/{registry}/models"
 )
 _SKU = "Standard_NC24ads_A100_v4"
@@ -20,10 +19,8 @@ def routes() -> list[Route]:
     """Return the routes of the registry; nothing in it can be changed."""
     return [
         Route("GET", "/registrymanagement/v1.0/registries/{registry}/discovery", _discovery),
-        Route("GET", _PREFIX + _MODELS, _list),
-        Route("GET", _PREFIX + _MODELS + "/{name}", _container),
-        Route("GET", _PREFIX + _MODELS + "/{name}/versions", _versions),
-        Route("GET", _PREFIX + _MODELS + "/{name}/versions/{version}", _version),
+        Route("GET", _MODELS + "/{name}/versions", _versions),
+        Route("GET", _MODELS + "/{name}/versions/{version}", _version),
     ]
 
 
@@ -39,15 +36,6 @@ def _discovery(call: Call) -> Reply:
             "primaryRegionResourceProviderUri": f"{call.origin}/",
         }
     )
-
-
-def _list(call: Call) -> Reply:
-    _check_registry(call)
-    return Reply({"value": [_to_container(model) for model in MODELS.values()]})
-
-
-def _container(call: Call) -> Reply:
-    return Reply(_to_container(_find(call)))
 
 
 def _versions(call: Call) -> Reply:
@@ -77,26 +65,9 @@ def _check_registry(call: Call) -> None:
         raise Refusal(404, "RegistryNotFound", text)
 
 
-def _id(model: RegistryModel) -> str:
-    """How a registry names its own assets: not by the resource manager's paths."""
-    return f"azureml://registries/{REGISTRY}/models/{model.name}"
-
-
-def _to_container(model: RegistryModel) -> dict[str, Any]:
-    kind = "Microsoft.MachineLearningServices/registries/models"
-    properties = {
-        "description": "",
-        "tags": {},
-        "properties": {},
-        "isArchived": bool(model.retired_on),
-        "latestVersion": model.version,
-        "nextVersion": str(int(model.version) + 1),
-    }
-    return envelope(_id(model), kind, properties)
-
-
 def _to_version(model: RegistryModel) -> dict[str, Any]:
-    kind = "Microsoft.MachineLearningServices/registries/models/versions"
+    # How a registry names its own assets: not by the resource manager's paths.
+    version_id = f"azureml://registries/{REGISTRY}/models/{model.name}/versions/{model.version}"
     tags = {"author": "Microsoft", "task": "chat-completion"}
     if model.regions:
         tags |= {"finetune_compute_allow_list": _SKU, REGIONS_TAG: ",".join(model.regions)}
@@ -107,6 +78,7 @@ def _to_version(model: RegistryModel) -> dict[str, Any]:
         "isArchived": bool(model.retired_on),
         "flavors": {},
         "modelType": "mlflow_model",
-        "modelUri": f"{_id(model)}/versions/{model.version}",
+        "modelUri": version_id,
     }
-    return envelope(f"{_id(model)}/versions/{model.version}", kind, properties)
+    kind = "Microsoft.MachineLearningServices/registries/models/versions"
+    return {**envelope(version_id, properties), "type": kind}

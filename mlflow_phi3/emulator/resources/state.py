@@ -10,9 +10,8 @@ from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
 from mlflow_phi3.emulator.subscription.locations import check_location
 
-_GROUP = "resourceGroup"
-_CONNECTION = "connection"
-_ACCOUNT = "account"
+CONNECTION = "connection"
+NO_GROUP = ("ResourceGroupNotFound", "Resource group '{name}' could not be found.")
 _WORKSPACE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{2,32}")
 _HOST_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?")
 
@@ -48,19 +47,10 @@ class Resources:
             "tags": {},
             "properties": {"provisioningState": "Succeeded"},
         }
-        self._store.put(group_id, _GROUP, made)
+        self._store.put(group_id, "resourceGroup", made)
         return made, known is None
 
-    def get_group(self, group_id: str) -> Resource:
-        """Return a resource group.
-
-        Raises:
-            Refusal: 404.
-        """
-        text = f"Resource group '{group_id.rsplit('/', 1)[1]}' could not be found."
-        return self._store.need(group_id, "ResourceGroupNotFound", text)
-
-    def deploy(self, group_id: str, name: str, properties: Mapping[str, Any]) -> Resource:
+    def deploy(self, deployment_id: str, properties: Mapping[str, Any]) -> Resource:
         """Do what the SDK's template for a hub or a project says; return the deployment.
 
         Of the template's language only its parameters are read: the SDK sends two fixed templates.
@@ -68,49 +58,40 @@ class Resources:
         Raises:
             Refusal: A rule of the service is broken.
         """
-        self.get_group(group_id)
+        group_id = self._need_group(deployment_id)
         sent = properties.get("parameters") or {}
         values = {key: value.get("value") for key, value in sent.items()}
         workspace_id = self._create_workspace(group_id, values)
-        return self._deployment(group_id, name, workspace_id, sent)
+        made: Resource = {
+            "id": deployment_id,
+            "name": deployment_id.rsplit("/", 1)[1],
+            "type": "Microsoft.Resources/deployments",
+            "properties": {
+                "mode": "Incremental",
+                "provisioningState": "Succeeded",
+                "duration": "PT1S",
+                "parameters": dict(sent),
+                "outputResources": [{"id": workspace_id}],
+            },
+        }
+        self._store.put(deployment_id, "templateDeployment", made)
+        return made
 
-    def put_connection(
-        self, workspace_id: str, name: str, properties: Mapping[str, Any]
-    ) -> Resource:
+    def put_connection(self, connection_id: str, properties: Mapping[str, Any]) -> Resource:
         """Connect a workspace with another service; credentials are kept beside it.
 
         Raises:
             Refusal: No such workspace, or no category and target.
         """
-        self._assets.get_workspace(workspace_id)
+        self._store.need(connection_id.rsplit("/", 2)[0])
         if not properties.get("category") or not properties.get("target"):
             raise Refusal(400, "UserError", "A connection needs a category and a target.")
         kept = {key: value for key, value in properties.items() if key != "credentials"}
-        connection_id = f"{workspace_id}/connections/{name}"
-        kind = "Microsoft.MachineLearningServices/workspaces/connections"
-        made = envelope(connection_id, kind, kept)
-        self._store.put(connection_id, _CONNECTION, made)
+        made = envelope(connection_id, kept, self._store.get(connection_id))
+        self._store.put(connection_id, CONNECTION, made)
         secrets = dict(properties.get("credentials") or {})
         self._store.put(f"/secrets{connection_id}", "secrets", secrets)
         return made
-
-    def get_connection(self, workspace_id: str, name: str) -> Resource:
-        """Return a connection.
-
-        Raises:
-            Refusal: 404.
-        """
-        text = f"Connection {name} was not found."
-        return self._store.need(f"{workspace_id}/connections/{name}", "UserError", text)
-
-    def list_connections(self, workspace_id: str) -> list[Resource]:
-        """Return the connections of a workspace.
-
-        Raises:
-            Refusal: 404, no such workspace.
-        """
-        self._assets.get_workspace(workspace_id)
-        return self._store.beneath(workspace_id, _CONNECTION)
 
     def put_account(self, account_id: str, body: Mapping[str, Any]) -> tuple[Resource, bool]:
         """Create an AI Services account; tell whether it is new.
@@ -118,7 +99,7 @@ class Resources:
         Raises:
             Refusal: Without kind, SKU or location, or with a name that no host can have.
         """
-        self.get_group(account_id.split("/providers/", maxsplit=1)[0])
+        self._need_group(account_id)
         check_location(str(body.get("location") or ""))
         if not body.get("kind") or not (body.get("sku") or {}).get("name"):
             raise Refusal(400, "InvalidRequest", "An account needs a kind and a sku.")
@@ -128,25 +109,22 @@ class Resources:
             raise Refusal(400, "CustomSubDomainNameInvalid", text)
         known = self._store.get(account_id)
         name = account_id.rsplit("/", 1)[1]
-        made = envelope(
-            account_id,
-            "Microsoft.CognitiveServices/accounts",
-            {
-                "endpoint": f"https://{name}.cognitiveservices.azure.com/",
-                "provisioningState": "Succeeded",
-            },
-        )
+        endpoint = f"https://{name}.cognitiveservices.azure.com/"
+        properties = {"endpoint": endpoint, "provisioningState": "Succeeded"}
+        made = envelope(account_id, properties, known)
         made |= {"kind": body["kind"], "sku": body["sku"], "location": body["location"]}
-        self._store.put(account_id, _ACCOUNT, made)
+        self._store.put(account_id, "account", made)
         return made, known is None
 
-    def get_account(self, account_id: str) -> Resource:
-        """Return an AI Services account.
+    def _need_group(self, resource_id: str) -> str:
+        """Return the id of the group that a resource is in.
 
         Raises:
             Refusal: 404.
         """
-        return self._store.need(account_id)
+        group_id = resource_id.split("/providers/", maxsplit=1)[0]
+        self._store.need(group_id, *NO_GROUP)
+        return group_id
 
     def _create_workspace(self, group_id: str, values: Mapping[str, Any]) -> str:
         name, hub = str(values.get("workspaceName") or ""), str(values.get("workspace_hub") or "")
@@ -159,7 +137,7 @@ class Resources:
             "description": values.get("description") or "",
         }
         if kind == "Project":
-            parent = self._assets.get_workspace(hub)
+            parent = self._store.need(hub)
             if parent["kind"] != "Hub" or parent["location"] != values["location"]:
                 text = f"{hub} is no hub in {values['location']}."
                 raise Refusal(400, "BadArgument", text)
@@ -174,31 +152,3 @@ class Resources:
         made["tags"] = values.get("tagValues") or {}
         self._store.put(workspace_id, "workspace", made)
         return workspace_id
-
-    def _deployment(
-        self, group_id: str, name: str, workspace_id: str, parameters: Mapping[str, Any]
-    ) -> Resource:
-        deployment_id = f"{group_id}/providers/Microsoft.Resources/deployments/{name}"
-        made: Resource = {
-            "id": deployment_id,
-            "name": name,
-            "type": "Microsoft.Resources/deployments",
-            "properties": {
-                "mode": "Incremental",
-                "provisioningState": "Succeeded",
-                "duration": "PT1S",
-                "parameters": dict(parameters),
-                "outputResources": [{"id": workspace_id}],
-            },
-        }
-        self._store.put(deployment_id, "templateDeployment", made)
-        return made
-
-    def get_deployment(self, deployment_id: str) -> Resource:
-        """Return a template's deployment.
-
-        Raises:
-            Refusal: 404.
-        """
-        text = f"Deployment '{deployment_id.rsplit('/', 1)[1]}' could not be found."
-        return self._store.need(deployment_id, "DeploymentNotFound", text)

@@ -1,43 +1,34 @@
 """Requests of the resource manager for serverless endpoints."""
 
-from mlflow_phi3.emulator.assets.state import Assets
+from mlflow_phi3.emulator.arm import show, show_all
 from mlflow_phi3.emulator.operation import Operations
 from mlflow_phi3.emulator.router import WORKSPACE, Call, Reply, Route
-from mlflow_phi3.emulator.serverless.state import Serverless
+from mlflow_phi3.emulator.serverless.state import KIND, Serverless
+from mlflow_phi3.emulator.store import Store
 
 _ALL = WORKSPACE + "/serverlessEndpoints"
+_ONE = _ALL + "/{endpoint}"
 
 
-def routes(serverless: Serverless, operations: Operations, assets: Assets) -> list[Route]:
-    """Return the routes of serverless endpoints."""
+def routes(serverless: Serverless, store: Store, operations: Operations) -> list[Route]:
+    """Return the routes of serverless endpoints.
+
+    Args:
+        serverless: The state.
+        store: Where it is kept.
+        operations: Tells pollers where to ask.
+    """
 
     def put(call: Call) -> Reply:
-        workspace = assets.get_workspace(call.workspace_id)
-        changed = serverless.put(_id(call), workspace, call.body or {})
-        return operations.begun(call, *changed)
-
-    def get(call: Call) -> Reply:
-        return Reply(serverless.get(_id(call)))
-
-    def every(call: Call) -> Reply:
-        assets.get_workspace(call.workspace_id)
-        return Reply({"value": serverless.beneath(call.workspace_id)})
-
-    def keys(call: Call) -> Reply:
-        return Reply(serverless.keys(_id(call)))
+        return operations.begun(call, *serverless.put(call.id, call.body))
 
     def delete(call: Call) -> Reply:
-        return operations.accepted(call, serverless.delete(_id(call)))
+        return operations.accepted(call, serverless.delete(call.id))
 
-    one = _ALL + "/{endpoint}"
     return [
-        Route("PUT", one, put),
-        Route("GET", one, get),
-        Route("GET", _ALL, every),
-        Route("DELETE", one, delete),
-        Route("POST", one + "/listKeys", keys),
+        Route("PUT", _ONE, put),
+        Route("GET", _ONE, show(store)),
+        Route("GET", _ALL, show_all(store, KIND)),
+        Route("DELETE", _ONE, delete),
+        Route("POST", _ONE + "/listKeys", lambda call: Reply(serverless.keys(call.id))),
     ]
-
-
-def _id(call: Call) -> str:
-    return f"{call.workspace_id}/serverlessEndpoints/{call.names['endpoint']}"

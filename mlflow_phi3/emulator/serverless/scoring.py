@@ -10,8 +10,8 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
-from mlflow_phi3.emulator.endpoints.invoke import bearer, invoke
-from mlflow_phi3.emulator.router import Refusal
+from mlflow_phi3.emulator.proxy import invoke
+from mlflow_phi3.emulator.router import Refusal, bearer
 from mlflow_phi3.emulator.serverless.state import Serverless
 
 
@@ -40,7 +40,7 @@ class ServerlessScoring:
         if parts[2:] != ["v1", "chat", "completions"] or request.method != "POST":
             raise Refusal(404, "NotFound", "Chat is POST /v1/chat/completions.")
         name = parts[1].lower()
-        found = await run_in_threadpool(self._serverless.find, name, bearer(request))
+        found = await run_in_threadpool(self._serverless.find, name, bearer(request.headers))
         sent = _parsed(await request.body())
         streamed = bool(sent.pop("stream", False))
         with self._fleet.lease(found) as port:

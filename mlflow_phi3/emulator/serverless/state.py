@@ -8,13 +8,12 @@ from mlflow_phi3.emulator.arm import envelope
 from mlflow_phi3.emulator.endpoints import rules
 from mlflow_phi3.emulator.endpoints.fleet import Fleet
 from mlflow_phi3.emulator.endpoints.keys import Keys
-from mlflow_phi3.emulator.operation import Operations
+from mlflow_phi3.emulator.operation import FAILED, Operations
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
 
 KIND = "serverless"
-_FAILED = "CreationFailed"
-_TYPE = "Microsoft.MachineLearningServices/workspaces/serverlessEndpoints"
+_FAILED = {**FAILED, "endpointState": "CreationFailed"}
 _CUSTOM = re.compile(
     r"azureml://locations/(?P<location>[^/]+)/workspaces/(?P<workspace>[^/]+)"
     r"/models/(?P<name>[^/]+)/versions/(?P<version>[^/]+)",
@@ -45,11 +44,9 @@ class Serverless:
             if resource["properties"]["provisioningState"] == "Succeeded":
                 self._begin(resource)
             else:
-                self._store.patch(resource["id"], provisioningState="Failed")
+                self._store.patch(resource["id"], **_FAILED)
 
-    def put(
-        self, endpoint_id: str, workspace: Resource, body: Mapping[str, Any]
-    ) -> tuple[Resource, bool, str]:
+    def put(self, endpoint_id: str, body: Mapping[str, Any]) -> tuple[Resource, bool, str]:
         """Create or change an endpoint; return it, whether it is new, and the operation.
 
         Raises:
@@ -57,71 +54,61 @@ class Serverless:
         """
         name = endpoint_id.rsplit("/", 1)[1]
         rules.check_name(name, "Endpoint")
+        workspace = self._store.need(endpoint_id.rsplit("/", 2)[0])
         sent = dict(body.get("properties") or {})
         model_id = str((sent.get("modelSettings") or {}).get("modelId") or "")
         if sent.get("authMode", "Key") != "Key":
             raise rules.bad("authMode of a serverless endpoint must be Key.")
-        with self._store.transaction():
-            known = self._store.get(endpoint_id)
-            if known is not None:
-                rules.check_idle(known)
-            rules.check_free(endpoint_id, self._store.of_kind(KIND))
-            self._check_model(model_id, workspace)
-            self._check_alone(endpoint_id, model_id)
-            uri = f"{self._base}/{name.lower()}"
-            safety = sent.get("contentSafety") or {"contentSafetyStatus": "Enabled"}
-            resource = {
-                **(known or envelope(endpoint_id, _TYPE, {})),
-                "location": body.get("location") or workspace["location"],
-                "tags": body.get("tags") or {},
-                "sku": {"name": "Consumption"},
-                "properties": {
-                    "authMode": "Key",
-                    "modelSettings": {"modelId": model_id},
-                    "contentSafety": safety,
-                    "provisioningState": "Updating" if known else "Creating",
-                    "endpointState": "Online" if known else "Creating",
-                    "inferenceEndpoint": {"uri": uri, "headers": {}},
-                },
-            }
-            self._store.put(endpoint_id, KIND, resource)
-            if known is None:
-                self._keys.create(endpoint_id)
+        known = self._store.get(endpoint_id)
+        if known is not None:
+            rules.check_idle(known)
+        rules.check_free(endpoint_id, self._store.of_kind(KIND))
+        self._check_model(model_id, workspace)
+        self._check_alone(endpoint_id, model_id)
+        properties = {
+            "authMode": "Key",
+            "modelSettings": {"modelId": model_id},
+            "contentSafety": sent.get("contentSafety") or {"contentSafetyStatus": "Enabled"},
+            "provisioningState": "Updating" if known else "Creating",
+            "endpointState": "Online" if known else "Creating",
+            "inferenceEndpoint": {"uri": f"{self._base}/{name.lower()}", "headers": {}},
+        }
+        resource = {
+            **envelope(endpoint_id, properties, known),
+            "location": body.get("location") or workspace["location"],
+            "tags": body.get("tags") or {},
+            "sku": {"name": "Consumption"},
+        }
+        self._store.put(endpoint_id, KIND, resource)
+        if known is None:
+            self._keys.create(endpoint_id)
         same = known is not None and known["properties"]["modelSettings"]["modelId"] == model_id
         return resource, known is None, self._begin(resource, serve=not same)
 
-    def get(self, endpoint_id: str) -> Resource:
-        """Return an endpoint.
+    def keys(self, endpoint_id: str) -> dict[str, str]:
+        """Return an endpoint's keys.
 
         Raises:
             Refusal: 404.
         """
-        return self._store.need(endpoint_id)
-
-    def beneath(self, workspace_id: str) -> list[Resource]:
-        """Return the endpoints of a workspace."""
-        return self._store.beneath(workspace_id, KIND)
-
-    def keys(self, endpoint_id: str) -> dict[str, str]:
-        """Return an endpoint's keys."""
-        self.get(endpoint_id)
+        self._store.need(endpoint_id)
         return self._keys.get(endpoint_id)
 
     def delete(self, endpoint_id: str) -> str | None:
         """Delete an endpoint; return the operation, None when it is gone."""
-        with self._store.transaction():
-            known = self._store.get(endpoint_id)
-            if known is None:
-                return None
-            rules.check_idle(known)
-            self._store.patch(endpoint_id, provisioningState="Deleting", endpointState="Deleting")
+        known = self._store.get(endpoint_id)
+        if known is None:
+            return None
+        rules.check_idle(known)
+        self._store.patch(endpoint_id, provisioningState="Deleting", endpointState="Deleting")
 
         def finish() -> None:
-            self._store.delete(endpoint_id)
-            self._keys.delete(endpoint_id)
+            with self._store.transaction():
+                self._store.delete(endpoint_id)
+                self._keys.delete(endpoint_id)
             self._fleet.stop(endpoint_id)
 
-        return self._operations.change(endpoint_id, finish, endpointState=_FAILED)
+        return self._operations.begin(endpoint_id, finish, _FAILED)
 
     def find(self, name: str, key: str) -> str:
         """Return the id of the endpoint that a call with this key is for.
@@ -129,11 +116,7 @@ class Serverless:
         Raises:
             Refusal: 401 or 404.
         """
-        for endpoint in self._store.of_kind(KIND):
-            if endpoint["name"].lower() == name:
-                self._keys.check(endpoint["id"], key)
-                return str(endpoint["id"])
-        raise Refusal(404, "NotFound", f"No endpoint {name}.")
+        return str(self._keys.open(KIND, name, key)["id"])
 
     def _check_model(self, model_id: str, workspace: Resource) -> Resource:
         """Return the tuned model's version; only a fine-tuning job's output can be served so."""
@@ -143,11 +126,8 @@ class Serverless:
             raise rules.bad(text)
         if match["workspace"].lower() != str(workspace["properties"]["workspaceId"]).lower():
             raise rules.bad("The model is of another workspace.")
-        found = self._store.need(
-            f"{workspace['id']}/models/{match['name']}/versions/{match['version']}",
-            "ModelNotFound",
-            f"Model {model_id} was not found.",
-        )
+        version_id = f"{workspace['id']}/models/{match['name']}/versions/{match['version']}"
+        found = self._store.need(version_id, "ModelNotFound")
         if not found["properties"].get("jobName"):
             raise rules.bad("Only a model that a fine-tuning job made can be served serverless.")
         return found
@@ -165,9 +145,11 @@ class Serverless:
                 self._serve(resource)
             self._store.patch(resource["id"], provisioningState="Succeeded", endpointState="Online")
 
-        return self._operations.change(resource["id"], finish, endpointState=_FAILED)
+        return self._operations.begin(resource["id"], finish, _FAILED)
 
     def _serve(self, resource: Resource) -> None:
-        workspace = self.get(resource["id"].rsplit("/", 2)[0])
+        workspace = self._store.need(resource["id"].rsplit("/", 2)[0])
         model = self._check_model(resource["properties"]["modelSettings"]["modelId"], workspace)
         self._fleet.deploy(resource["id"], model, {})
+        if self._store.get(resource["id"]) is None:
+            self._fleet.stop(resource["id"])  # it was deleted meanwhile, before it was served

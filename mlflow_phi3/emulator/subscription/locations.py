@@ -1,7 +1,6 @@
 """The regions that a subscription may use."""
 
 from mlflow_phi3.emulator.router import Refusal
-from mlflow_phi3.emulator.store import Resource
 
 LOCATIONS = (
     "australiacentral",
@@ -53,19 +52,6 @@ LOCATIONS = (
     "westus3",
 )
 """Source: "List of Azure regions" (2025-11), the physical ones that need no request for access."""
-
-
-def describe_locations(subscription: str) -> list[Resource]:
-    """Return the regions as the resource manager lists them, without the names for people."""
-    return [
-        {
-            "id": f"/subscriptions/{subscription}/locations/{name}",
-            "name": name,
-            "type": "Region",
-            "metadata": {"regionType": "Physical"},
-        }
-        for name in LOCATIONS
-    ]
 
 
 def check_location(location: str, *, of: str = "type") -> None:

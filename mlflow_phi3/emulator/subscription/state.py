@@ -7,7 +7,7 @@ from mlflow_phi3.emulator.endpoints.rules import capacity
 from mlflow_phi3.emulator.endpoints.skus import CORES, QUOTA_CORES
 from mlflow_phi3.emulator.router import Refusal
 from mlflow_phi3.emulator.store import Resource, Store
-from mlflow_phi3.emulator.subscription.locations import describe_locations
+from mlflow_phi3.emulator.subscription.locations import LOCATIONS
 
 _PROVIDERS = (
     "Microsoft.MachineLearningServices",
@@ -18,7 +18,6 @@ _PROVIDERS = (
 )
 _REGISTERED = frozenset(_PROVIDERS) - {"Microsoft.Network"}
 """What a project could not exist without; that the network's is missing is the usual surprise."""
-_KIND = "provider"
 _STATE = "/emulator/subscription"
 
 
@@ -51,20 +50,28 @@ class Subscription:
         }
 
     def locations(self, subscription: str) -> list[Resource]:
-        """Return the regions of the subscription.
+        """Return the regions of the subscription, without the names for people.
 
         Raises:
             Refusal: 404 for any other.
         """
-        self.get(subscription)
-        return describe_locations(subscription)
+        place = self.get(subscription)["id"]
+        return [
+            {
+                "id": f"{place}/locations/{name}",
+                "name": name,
+                "type": "Region",
+                "metadata": {"regionType": "Physical"},
+            }
+            for name in LOCATIONS
+        ]
 
     def set_state(self, state: str) -> None:
         """Say in which state the subscription is from now on, to practise one that is over."""
         self._store.put(_STATE, "subscription", {"state": state})
 
-    def usages(self, subscription: str, location: str) -> list[dict[str, Any]]:
-        """Return how many cores managed endpoints use, in all and by machine type."""
+    def usages(self, usages_id: str, location: str) -> list[dict[str, Any]]:
+        """Return how many cores managed endpoints use in a region, in all and by machine type."""
         used = dict.fromkeys(CORES, 0)
         for deployment in self._store.of_kind("deployment"):
             if deployment["location"] == location:
@@ -73,13 +80,9 @@ class Subscription:
         rows = {"Total Dedicated vCPUs": sum(used.values())}
         for name, cores in used.items():
             rows[family(name)] = rows.get(family(name), 0) + cores
-        place = (
-            f"/subscriptions/{subscription}/providers/Microsoft.MachineLearningServices"
-            f"/locations/{location}"
-        )
         return [
             {
-                "id": f"{place}/usages/{name.replace(' ', '')}",
+                "id": f"{usages_id}/{name.replace(' ', '')}",
                 "type": "Microsoft.MachineLearningServices/usages",
                 "unit": "Count",
                 "currentValue": cores,
@@ -104,38 +107,25 @@ class Subscription:
             for name, cores in CORES.items()
         ]
 
-    def provider(self, subscription: str, namespace: str) -> Resource:
+    def provider(self, provider_id: str) -> Resource:
         """Return a resource provider and whether it is registered.
 
         Raises:
             Refusal: 404 for one that Azure does not have.
         """
-        name = self._name(namespace)
-        found = self._store.get(_provider_id(subscription, name))
+        name = _proper(provider_id)
         state = "Registered" if name in _REGISTERED else "NotRegistered"
-        return found or _provider(subscription, name, state)
+        return self._store.get(provider_id) or _provider(provider_id, name, state)
 
-    def register(self, subscription: str, namespace: str) -> Resource:
-        """Register a resource provider."""
-        return self._set(subscription, namespace, "Registered")
+    def set_provider(self, provider_id: str, state: str) -> Resource:
+        """Register a resource provider, or take its registration back.
 
-    def unregister(self, subscription: str, namespace: str) -> Resource:
-        """Take a resource provider's registration back."""
-        return self._set(subscription, namespace, "NotRegistered")
-
-    def _set(self, subscription: str, namespace: str, state: str) -> Resource:
-        name = self._name(namespace)
-        made = _provider(subscription, name, state)
-        self._store.put(_provider_id(subscription, name), _KIND, made)
+        Raises:
+            Refusal: 404 for one that Azure does not have.
+        """
+        made = _provider(provider_id, _proper(provider_id), state)
+        self._store.put(provider_id, "provider", made)
         return made
-
-    @staticmethod
-    def _name(namespace: str) -> str:
-        for name in _PROVIDERS:
-            if name.lower() == namespace.lower():
-                return name
-        text = f"The resource namespace '{namespace}' is invalid."
-        raise Refusal(404, "InvalidResourceNamespace", text)
 
 
 def family(instance_type: str) -> str:
@@ -145,13 +135,19 @@ def family(instance_type: str) -> str:
     return f"standard{letters}{''.join(rest)}Family"
 
 
-def _provider_id(subscription: str, name: str) -> str:
-    return f"/subscriptions/{subscription}/providers/{name}"
+def _proper(provider_id: str) -> str:
+    """The name of a provider as Azure spells it."""
+    sent = provider_id.rsplit("/", 1)[1]
+    for name in _PROVIDERS:
+        if name.lower() == sent.lower():
+            return name
+    text = f"The resource namespace '{sent}' is invalid."
+    raise Refusal(404, "InvalidResourceNamespace", text)
 
 
-def _provider(subscription: str, name: str, state: str) -> Resource:
+def _provider(provider_id: str, name: str, state: str) -> Resource:
     return {
-        "id": _provider_id(subscription, name),
+        "id": provider_id,
         "namespace": name,
         "registrationPolicy": "RegistrationRequired",
         "registrationState": state,

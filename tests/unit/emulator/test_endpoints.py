@@ -20,7 +20,7 @@ def test_what_gets_requests_is_not_deleted_under_another_spelling(tmp_path, kind
     store.put(ENDPOINT, "endpoint", {"name": "chat", "properties": {kind: {"Blue": 20}}})
     blue = {"name": "blue", "properties": {"provisioningState": "Succeeded"}}
     store.put(f"{ENDPOINT}/deployments/blue", "deployment", blue)
-    operations = Operations(store, Faults(), poll_ms=1)
+    operations = Operations(store, Faults())
     endpoints = Endpoints(store, operations, SimpleNamespace(stop=None), base="")
 
     with pytest.raises(Refusal, match=f"BLUE has 20 % of {kind}"):

@@ -49,14 +49,14 @@ class Instant:
     def folder_of(self, job):
         return self.folder / job
 
-    def train(self, _job, _training, _data, *, told, canceled):
+    def train(self, job, _training, _data, *, told, canceled):
         told("Running")
         while not self.gate.wait(0.01):
             if canceled.is_set():
                 raise Canceled
         if self.outcome is not None:
             raise self.outcome
-        return "azureml://datastores/workspaceblobstore/paths/out"
+        return f"azureml://datastores/workspaceblobstore/paths/{job}"
 
 
 @pytest.fixture
@@ -83,36 +83,45 @@ def await_end(jobs, job_id, timeout_s=20):
 
 
 def test_a_job_registers_its_model_under_the_next_version(home):
-    jobs, (_, assets, _trainer) = open_jobs(home), home
-    workspace = assets.get_workspace(WORKSPACE)
+    jobs, (store, _, _) = open_jobs(home), home
     for number in ("1", "2"):
         job_id = f"{WORKSPACE}/jobs/j{number}"
-        assert jobs.put(job_id, workspace, {"properties": body()})[1]
+        assert jobs.put(job_id, body())[1]
         assert await_end(jobs, job_id) == "Completed"
         output = jobs.get(job_id)["properties"]["outputs"]["registered_model"]
         assert output["assetVersion"] == number
-        made = assets.get_version(WORKSPACE, "models", "phi", number)
+        made = store.need(f"{WORKSPACE}/models/phi/versions/{number}")
         assert made["properties"]["jobName"] == f"j{number}"
+
+
+def test_jobs_of_one_name_in_two_projects_leave_two_models(home):
+    jobs, (store, assets, _) = open_jobs(home), home
+    assets.create_workspace(f"{WORKSPACE}2", location="eastus2", kind="Project")
+    for workspace in (WORKSPACE, f"{WORKSPACE}2"):
+        jobs.put(f"{workspace}/jobs/j", body())
+        assert await_end(jobs, f"{workspace}/jobs/j") == "Completed"
+    places = [one["properties"]["modelUri"] for one in store.of_kind("models/versions")]
+    assert len(set(places)) == 2
 
 
 def test_a_name_is_given_once(home):
     jobs = open_jobs(home)
-    workspace, job_id = home[1].get_workspace(WORKSPACE), f"{WORKSPACE}/jobs/j"
-    jobs.put(job_id, workspace, {"properties": body()})
+    job_id = f"{WORKSPACE}/jobs/j"
+    jobs.put(job_id, body())
     await_end(jobs, job_id)
 
-    found, new = jobs.put(job_id, workspace, {"properties": body()})
+    found, new = jobs.put(job_id, body())
 
     assert (found["properties"]["status"], new) == ("Completed", False)
     with pytest.raises(Refusal, match="fineTuningDetails cannot be changed"):
-        jobs.put(job_id, workspace, {"properties": body(hyperParameters={})})
+        jobs.put(job_id, body(hyperParameters={}))
 
 
 def test_what_runs_is_cancelled_and_not_deleted(home):
     jobs, trainer = open_jobs(home), home[2]
     trainer.gate.clear()
     job_id = f"{WORKSPACE}/jobs/j"
-    jobs.put(job_id, home[1].get_workspace(WORKSPACE), {"properties": body()})
+    jobs.put(job_id, body())
     with pytest.raises(Refusal, match="cancel it first"):
         jobs.delete(job_id)
 
@@ -121,23 +130,29 @@ def test_what_runs_is_cancelled_and_not_deleted(home):
     assert await_end(jobs, job_id) == "Canceled"
     assert jobs.delete(job_id)
     assert not jobs.delete(job_id)
-    assert trainer.forgotten == ["j"]
+    own = home[0].need(WORKSPACE)["properties"]["workspaceId"]
+    assert trainer.forgotten == [f"{own}/j"]
 
 
 def test_a_job_can_be_cancelled_as_soon_as_it_is_seen(home, monkeypatch):
-    jobs, (_, assets, trainer) = open_jobs(home), home
+    jobs, (store, _, trainer) = open_jobs(home), home
     trainer.gate.clear()
     job_id, begin = f"{WORKSPACE}/jobs/j", jobs._begin
+
+    def change(work, *values):  # as the server makes each
+        with store.transaction():
+            work(*values)
+
     with ThreadPoolExecutor() as pool:
         cancelled = []
 
         def slowly(job):
-            cancelled.append(pool.submit(jobs.cancel, job_id))
+            cancelled.append(pool.submit(change, jobs.cancel, job_id))
             wait(cancelled, timeout=0.2)
             begin(job)
 
         monkeypatch.setattr(jobs, "_begin", slowly)
-        jobs.put(job_id, assets.get_workspace(WORKSPACE), {"properties": body()})
+        change(jobs.put, job_id, body())
         cancelled[0].result()
     assert await_end(jobs, job_id) == "Canceled"
 
@@ -153,7 +168,7 @@ def test_who_is_cancelled_may_fall_over_and_runs_no_more(home):
         raise OperationFailed("UserError", "it was killed")
 
     trainer.train = falls_over
-    jobs.put(job_id, home[1].get_workspace(WORKSPACE), {"properties": body()})
+    jobs.put(job_id, body())
     jobs.cancel(job_id)
 
     assert await_end(jobs, job_id) == "Canceled"
@@ -165,19 +180,19 @@ def test_a_failure_is_kept_with_its_reason(home):
     jobs, trainer = open_jobs(home), home[2]
     trainer.outcome = OperationFailed("UserError", "PHI3-D001 data.jsonl:1: not JSON.")
     job_id = f"{WORKSPACE}/jobs/j"
-    jobs.put(job_id, home[1].get_workspace(WORKSPACE), {"properties": body()})
+    jobs.put(job_id, body())
 
     assert await_end(jobs, job_id) == "Failed"
 
     assert jobs.error(job_id) == {"code": "UserError", "message": trainer.outcome.message}
-    assert home[1].list_versions(WORKSPACE, "models", "phi") == []
+    assert home[1].list_versions(f"{WORKSPACE}/models/phi") == []
 
 
 def test_a_restart_begins_again_what_had_not_ended(home):
     before, trainer = open_jobs(home), home[2]
     trainer.gate.clear()
     job_id = f"{WORKSPACE}/jobs/j"
-    before.put(job_id, home[1].get_workspace(WORKSPACE), {"properties": body()})
+    before.put(job_id, body())
     before.stop()
     assert before.get(job_id)["properties"]["status"] in {"NotStarted", "Running"}
     trainer.gate.set()
@@ -227,3 +242,19 @@ def test_a_job_that_is_forgotten_leaves_nothing(tmp_path):
     trainer.forget("Gone")
     trainer.forget("Gone")
     assert [path.name for path in tmp_path.iterdir()] == ["stays"]
+
+
+def test_a_model_is_registered_only_with_the_end_of_its_job(home, monkeypatch):
+    """Cut off between the two, the job would train again and register it a second time."""
+    jobs, (store, assets, _) = open_jobs(home), home
+    patch = store.patch
+
+    def cut_off(resource_id, **properties):
+        if properties.get("status") == "Completed":
+            raise OSError("no space left on device")
+        patch(resource_id, **properties)
+
+    monkeypatch.setattr(store, "patch", cut_off)
+    jobs.put(f"{WORKSPACE}/jobs/j", body())
+    assert await_end(jobs, f"{WORKSPACE}/jobs/j") == "Failed"
+    assert assets.list_versions(f"{WORKSPACE}/models/phi") == []
