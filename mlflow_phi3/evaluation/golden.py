@@ -8,7 +8,7 @@ Without any demand the answer must only not be empty.
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,27 +116,17 @@ class GoldenResult:
 
 
 def load_golden(path: Path) -> tuple[GoldenQuery, ...]:
-    """All queries of a JSONL file.
+    """All queries of a JSONL file; empty lines are skipped.
 
     Raises:
-        DataError: As :func:`read_golden`, or there is none.
+        DataError: There is no such file, a line is not a query, or there is none.
     """
-    queries = tuple(read_golden(path))
+    fix = "give the path of a JSONL file of queries (docs/metrics.md)"
+    lines = read_lines(path, code="PHI3-D072", fix=fix)
+    queries = tuple(_to_query(line, place) for place, line in lines)
     if not queries:
         raise DataError("PHI3-D077", "no queries", where=str(path), fix="write one per line")
     return queries
-
-
-def read_golden(path: Path) -> Iterator[GoldenQuery]:
-    """Read the queries of a JSONL file; empty lines are skipped.
-
-    Raises:
-        DataError: There is no such file, or a line is not a query.
-    """
-    for place, line in read_lines(
-        path, code="PHI3-D072", fix="give the path of a JSONL file of queries (docs/metrics.md)"
-    ):
-        yield _to_query(line, place)
 
 
 def judge(query: GoldenQuery, answer: str | None) -> GoldenResult:

@@ -10,7 +10,6 @@ from mlflow_phi3.evaluation.golden import (
     judge,
     judge_all,
     load_golden,
-    read_golden,
 )
 
 ASK = [{"role": "user", "content": "What colour?"}]
@@ -56,7 +55,7 @@ def test_a_file_is_read_with_its_lines(tmp_path):
         "",
         {"messages": ASK, "matches": "b"},
     )
-    first, second = read_golden(path)
+    first, second = load_golden(path)
     assert (first.place, second.place) == (f"{path}:1", f"{path}:3")
     assert first.messages == (Message("user", "What colour?"),)
     assert [result.passed for result in judge_all([first, second], ["a", "a"])] == [True, False]
@@ -87,19 +86,19 @@ def test_what_only_looks_like_a_line_end_ends_none(tmp_path):
 )
 def test_a_wrong_line_is_told_with_its_place(tmp_path, row, told):
     with pytest.raises(DataError, match="PHI3-D073") as error:
-        list(read_golden(write(tmp_path / "g.jsonl", row)))
+        load_golden(write(tmp_path / "g.jsonl", row))
     assert told in str(error.value)
 
 
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(DataError, match="PHI3-D072"):
-        list(read_golden(tmp_path / "none.jsonl"))
+        load_golden(tmp_path / "none.jsonl")
 
 
 def test_a_file_that_is_not_utf8_is_told(tmp_path):
     (tmp_path / "g.jsonl").write_bytes('{"text": "é"}'.encode("latin-1"))
     with pytest.raises(DataError, match=r"PHI3-D072 .*g\.jsonl: .* not UTF-8: .* byte 0xe9"):
-        list(read_golden(tmp_path / "g.jsonl"))
+        load_golden(tmp_path / "g.jsonl")
 
 
 def test_a_file_without_a_query_is_told(tmp_path):
