@@ -182,6 +182,35 @@ def test_truncation_never_takes_the_whole_answer(write, chat, run, plain_tokeniz
     assert data.manifest.counts.truncated == shortened
 
 
+@pytest.mark.parametrize(("spare", "left"), [(0, 2), (-1, 1)])
+def test_the_oldest_exchanges_go_first_and_whole(write, run, spare, left):
+    draw = random.Random(4)
+    system = {"role": "system", "content": "Be kind."}
+    talk = [
+        {"role": role, "content": _text(draw, size)}
+        for size in (30, 20, 10)
+        for role in ("user", "assistant")
+    ]
+    kept = [[system, *talk[at:]] for at in (0, 4, 2)]
+    short = run(write([{"messages": messages} for messages in kept]), **WHOLE)
+    _, one, two = short.examples("train")
+    data = run(
+        write([{"messages": kept[0]}]),
+        max_length=len(two.input_ids) + spare,
+        overlength="truncate",
+        **WHOLE,
+    )
+    (example,) = data.examples("train")
+    wanted = two if left == 2 else one
+    assert example.input_ids.tolist() == wanted.input_ids.tolist()
+    assert example.supervised.tolist() == wanted.supervised.tolist()
+    row = data.store().stored(int(data.rows("train")[0]))
+    assert row.cut == row.encoded.turns[0, 2]  # behind the system message
+    gone = len(talk) - 2 * left
+    assert row.encoded.turns[1 : gone + 1].tolist() == [[0, 0, 0]] * gone
+    assert row.encoded.turns[gone + 1 :, 0].all()
+
+
 def test_weights_show_rows_more_or_less_often(write, chat, run):
     draw = random.Random(4)
     files = {
