@@ -166,7 +166,8 @@ def test_truncation_never_takes_the_whole_answer(write, chat, run, plain_tokeniz
     assert [(row["place"], row["codes"]) for row in rejected] == [("train.jsonl:9", ["PHI3-D021"])]
     encode = plain_tokenizer.backend_tokenizer.encode
     shortened = 0
-    for example, row in zip(data.examples("train"), rows, strict=False):
+    stored = [data.store().stored(int(address)) for address in data.rows("train")]
+    for example, row, kept in zip(data.examples("train"), rows, stored, strict=False):
         asked, said = (
             len(encode(message["content"], add_special_tokens=False)) for message in row["messages"]
         )
@@ -179,11 +180,15 @@ def test_truncation_never_takes_the_whole_answer(write, chat, run, plain_tokeniz
         end = 32007
         assert learnt.tolist() in ([*answer, end], answer[: len(learnt)])
         shortened += whole > limit
+        room += 2 * (learnt[-1] != end)  # <|end|> and <|endoftext|> are gone
+        start, past, _ = kept.encoded.turns[0]
+        assert start > 0
+        assert past - start >= min(asked, room // 2)
     assert data.manifest.counts.truncated == shortened
 
 
-@pytest.mark.parametrize(("spare", "left"), [(0, 2), (-1, 1)])
-def test_the_oldest_exchanges_go_first_and_whole(write, run, spare, left):
+@pytest.mark.parametrize(("whole", "spare", "left"), [(3, 0, 2), (3, -1, 1), (2, -1, 1)])
+def test_the_oldest_exchanges_go_first_and_whole(write, run, whole, spare, left):
     draw = random.Random(4)
     system = {"role": "system", "content": "Be kind."}
     talk = [
@@ -191,11 +196,10 @@ def test_the_oldest_exchanges_go_first_and_whole(write, run, spare, left):
         for size in (30, 20, 10)
         for role in ("user", "assistant")
     ]
-    kept = [[system, *talk[at:]] for at in (0, 4, 2)]
-    short = run(write([{"messages": messages} for messages in kept]), **WHOLE)
-    _, one, two = short.examples("train")
+    rows = [{"messages": [system, *talk[at:]]} for at in (4, 2, 0)]
+    one, two, _ = run(write(rows), **WHOLE).examples("train")
     data = run(
-        write([{"messages": kept[0]}]),
+        write([rows[whole - 1]]),
         max_length=len(two.input_ids) + spare,
         overlength="truncate",
         **WHOLE,
@@ -206,7 +210,7 @@ def test_the_oldest_exchanges_go_first_and_whole(write, run, spare, left):
     assert example.supervised.tolist() == wanted.supervised.tolist()
     row = data.store().stored(int(data.rows("train")[0]))
     assert row.cut == row.encoded.turns[0, 2]  # behind the system message
-    gone = len(talk) - 2 * left
+    gone = 2 * (whole - left)
     assert row.encoded.turns[1 : gone + 1].tolist() == [[0, 0, 0]] * gone
     assert row.encoded.turns[gone + 1 :, 0].all()
 
