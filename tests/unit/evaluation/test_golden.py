@@ -72,15 +72,18 @@ def test_what_only_looks_like_a_line_end_ends_none(tmp_path):
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("{", "g.jsonl:1: Expecting"),
-        ("[" * 100_000, "g.jsonl:1: maximum recursion depth"),
+        ("{", "g.jsonl:1: invalid JSON: EOF while parsing"),
+        ("[" * 100_000, "g.jsonl:1: invalid JSON: recursion limit"),
+        ("[]", "g.jsonl:1: input should be an object"),
         ({"contains": ["a"]}, "give messages, or text"),
         ({"messages": ASK, "text": "a"}, "give messages, or text"),
         ({"messages": [], "contains": ["a"]}, "must end with the user's"),
         ({"messages": [{"role": "assistant", "content": "x"}], "contains": ["a"]}, "must end"),
-        ('{"text": "half a pair: \\ud800"}', "g.jsonl:1: 'utf-8' codec can't encode"),
+        ({"messages": [{"role": "human", "content": "x"}]}, "messages.0.role: input should be"),
+        ('{"text": "half a pair: \\ud800"}', "g.jsonl:1: invalid JSON: "),
+        ({"text": "a", "expected": "a", "min_rouge_l": 40}, "min_rouge_l: input should be less"),
         ({"messages": ASK, "contain": ["a"]}, "contain: extra inputs"),
-        ({"messages": ASK, "matches": "("}, "g.jsonl:1: "),
+        ({"messages": ASK, "matches": "("}, "g.jsonl:1: matches: missing )"),
         ({"messages": ASK, "contains": ["a"], "min_rouge_l": 0.3}, "needs expected"),
     ],
 )
