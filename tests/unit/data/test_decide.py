@@ -104,6 +104,11 @@ def test_similar_rows_are_found_whatever_similarity_is_asked(similarity):
     assert len(found) >= 95
 
 
+def test_a_long_row_fills_all_bins_and_less_similarity_takes_more_bands():
+    assert (sketch_rows([np.arange(5000, dtype=np.int32)], filled=False) != 0xFFFFFFFF).all()
+    assert [count_bands(least) for least in (0.501, 0.6, 0.9)] == [64, 32, 16]
+
+
 @pytest.fixture
 def leaking(write, chat):
     draw = random.Random(2)
