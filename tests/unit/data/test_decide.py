@@ -9,7 +9,9 @@ import pytest
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.drift import stability_index
 from mlflow_phi3.data.pipeline import prepare
+from mlflow_phi3.data.relations import Pair
 from mlflow_phi3.data.similarity import band_keys, count_bands, near_pairs, sketch_rows
+from mlflow_phi3.data.weights import is_shown, weigh_rows
 from mlflow_phi3.errors import DataError
 
 WORDS = [f"word{number}" for number in range(500)]
@@ -239,6 +241,12 @@ def test_weights_show_rows_more_or_less_often(write, chat, run):
     assert 275 <= sum(by_file["once_and_half"]) <= 325
     assert data.manifest.counts.adds_up
     assert data.manifest.splits["train"].rows == sum(shown.values())
+
+
+def test_a_row_has_the_larger_of_two_weights_and_is_shown_by_its_own_hash():
+    assert weigh_rows(np.array([0.5, 1]), [Pair(1, 0, "exact")]).tolist() == [1, 1]
+    ask_the_same = np.array([[0, 0, 5, 5], [0, 1 << 63, 5, 5]], np.uint64)
+    assert is_shown(np.full(2, 0.5), ask_the_same).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("first", ["half", "whole"])
