@@ -1,15 +1,24 @@
 """What a parameter names: one of ours, or one that an installed package brings."""
 
-from collections.abc import Mapping
-from importlib.metadata import entry_points
-from typing import TypeVar
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, TypeVar
 
 from mlflow_phi3.errors import UsageError
 
 T = TypeVar("T")
+Fits = Callable[[object], bool]
 
 
-def find_named(name: str, built_in: Mapping[str, T], *, group: str, where: str, code: str) -> T:
+def find_named(
+    name: str,
+    built_in: Mapping[str, T],
+    *,
+    group: str,
+    where: str,
+    code: str,
+    fits: Fits = callable,
+) -> T:
     """Find what ``name`` stands for.
 
     Args:
@@ -18,9 +27,10 @@ def find_named(name: str, built_in: Mapping[str, T], *, group: str, where: str, 
         group: Entry point group through which other packages add names.
         where: The parameter that names it, which says what it is.
         code: Of the error.
+        fits: Whether what a package brings can be used.
 
     Raises:
-        UsageError: Nothing has that name, or what has it cannot be loaded.
+        UsageError: Nothing has that name, or what has it cannot be loaded or used.
     """
     if name in built_in:
         return built_in[name]
@@ -32,13 +42,36 @@ def find_named(name: str, built_in: Mapping[str, T], *, group: str, where: str, 
             where=where,
             fix=f"choose one of {', '.join(sorted({*built_in, *others}))}",
         )
-    try:
-        found: T = others[name].load()
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            code,
-            f"{name!r} cannot be loaded: {error}",
-            where=where,
-            fix="mend or uninstall the package that brings it",
-        ) from error
+    found: T = load_entry(others[name], code, fits=fits)
     return found
+
+
+def load_entry(entry: EntryPoint, code: str, *, fits: Fits = callable) -> Any:
+    """What an entry point names.
+
+    Args:
+        entry: Of an installed package.
+        code: Of the error.
+        fits: Whether what it names can be used.
+
+    Raises:
+        UsageError: It cannot be loaded, or not be used.
+    """
+    try:
+        found = entry.load()
+    except Exception as error:  # a module that is imported may raise anything
+        told = f"cannot be loaded: {type(error).__name__}: {error}"
+        raise broken_entry(entry, code, told) from error
+    if not fits(found):
+        raise broken_entry(entry, code, f"is {type(found).__name__}, which cannot be used there")
+    return found
+
+
+def broken_entry(entry: EntryPoint, code: str, told: str) -> UsageError:
+    """The error for an entry point of which nothing can be made."""
+    return UsageError(
+        code,
+        told,
+        where=f"entry point {entry.name} = {entry.value} of {entry.group}",
+        fix="mend or uninstall the package that brings it",
+    )

@@ -62,7 +62,7 @@ class Format:
 
     def find(self, keys: Iterable[str]) -> dict[str, str] | None:
         """The row's key for each group, or None when one that is needed is missing."""
-        known = {key.strip().lower(): key for key in keys}
+        known = _by_name(keys)
         found = {}
         for group in (*self.needs, *self.may):
             match = _match(group, known)
@@ -105,8 +105,8 @@ class Reader:
         keys = self._keys_of(row)
         found = {group: row[key] for group, key in keys.items() if not _is_null(row.get(key))}
         for group in self.format.needs:
-            if group[0] not in found and self.keys[group[0]] not in row:
-                text = f"no {self.keys[group[0]]!r} among {show(sorted(map(str, row)))}"
+            if keys[group[0]] not in row:
+                text = f"no {keys[group[0]]!r} among {show(sorted(map(str, row)))}"
                 return Draft(problem=Problem(_absent_code(self.format), text))
         used = set(keys.values())
         extra = {key: value for key, value in row.items() if key not in used}
@@ -121,17 +121,28 @@ class Reader:
         return Draft(draft.messages, draft.label, extra, draft.problem, emptied)
 
     def _keys_of(self, row: Mapping[str, object]) -> Mapping[str, str]:
-        """The source's keys, and those of the row that the source's first rows did not have."""
-        fresh = row.keys() - {*self.others, *self.keys.values()}
-        if not fresh:
+        """The source's keys as the row writes them, and those that its first rows did not have."""
+        if row.keys() == {*self.others, *self.keys.values()}:
             return self.keys
-        known = {key.strip().lower(): key for key in fresh}
+        known = _by_name(row)
         late = {
             group[0]: match
             for group in self.format.may
             if group[0] not in self.keys and (match := _match(group, known)) is not None
         }
-        return {**self.keys, **late} if late else self.keys
+        own = {
+            group: key if key in row else known.get(_fold(key), key)
+            for group, key in self.keys.items()
+        }
+        return own | late
+
+
+def _by_name(keys: Iterable[str]) -> dict[str, str]:
+    return {_fold(key): key for key in keys}
+
+
+def _fold(key: str) -> str:
+    return key.strip().lower()
 
 
 def _match(group: Iterable[str], known: Mapping[str, str]) -> str | None:

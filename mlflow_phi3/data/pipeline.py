@@ -25,7 +25,7 @@ from mlflow_phi3.errors import DataError, UsageError
 from mlflow_phi3.scratch import scratch_folder
 
 # Part of every key: raise it when the same input would be prepared differently.
-PREPARATION = 7
+PREPARATION = 8
 _NOT_CONTENT = {"train_data", "validation_data", "test_data", "prepare_workers"}
 Progress = Callable[[str, float | None], None]
 

@@ -55,9 +55,7 @@ def count_bands(similarity: float) -> int:
         similarity: Least Jaccard similarity of similar rows, above 0.5.
     """
     return next(
-        BINS // width
-        for width in _WIDTHS
-        if (1 - similarity**width) ** (BINS // width) <= _ESCAPES or width == _WIDTHS[-1]
+        BINS // width for width in _WIDTHS if (1 - similarity**width) ** (BINS // width) <= _ESCAPES
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mlflow_phi3.config.parse import nearest
-from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.config.prepare import SPLITS, PrepareConfig
 from mlflow_phi3.data import jsonl, jsonscan, tables
 from mlflow_phi3.data.findings import printable
 from mlflow_phi3.data.formats import Reader, detect
@@ -22,6 +22,7 @@ from mlflow_phi3.errors import DataError
 DEMO = "demo"
 Kind = Literal["jsonl", "json", "json-line", "csv", "parquet", "arrow"]
 _SNIFFED_ROWS = 100
+_POINTER = b"version https://git-lfs.github.com/spec/"
 # Likeness of a mistyped file name; all have an ending in common, and "trian.jsonl" has 91.
 _ALIKE = 85
 _OUR_NAMES = {
@@ -80,16 +81,20 @@ def parse_sources(text: str, split: str) -> list[Source]:
     """Sources out of a parameter's text: names with a comma between, each with ``:weight`` or not.
 
     Raises:
-        DataError: Something named is neither a file, a folder of ``datasets`` nor on the hub, or
-            has a name that cannot be written.
+        DataError: Something named is neither a file, a folder of ``datasets`` nor on the hub, has a
+            name that cannot be written, or is Git LFS's pointer to a file.
     """
     sources = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    parts = [part for part in map(str.strip, text.split(",")) if part]
+    if not parts and (text or split == SPLITS[0]):
+        raise _absent(text, split)
+    for part in parts:
         weight = WEIGHT.search(part)
         named = part[: weight.start()] if weight else part
         share = float(weight[1]) if weight else 1.0
         path = sample_path() if named == DEMO else _to_path(named, split)
         if path.is_file():
+            _refuse_pointer(path)
             sources.append(Source((path,), path.name, split, _kind_of(path), share, named))
             continue
         files = _dataset_files(named, path, split)
@@ -113,7 +118,7 @@ def plan_source(source: Source, config: PrepareConfig) -> Planned:
     """Hash a source, cut it into pieces and find out what its rows look like.
 
     Raises:
-        DataError: It cannot be read, or its rows fit no format.
+        DataError: It cannot be read, holds no row, or its rows fit no format.
     """
     digests: list[str] = []
     spans: list[tuple[Path, Span]] = []
@@ -129,6 +134,10 @@ def plan_source(source: Source, config: PrepareConfig) -> Planned:
     )
     task = find_task(config.task)
     read = [task.read(row.value) for row in itertools.islice(first, _SNIFFED_ROWS)]
+    if not read:
+        raise DataError(
+            "PHI3-D040", "there is no row in it", where=source.name, fix="give data with rows"
+        )
     values = [value for value, problem in read if problem is None]
     reader = detect(
         values,
@@ -198,6 +207,22 @@ def _to_path(named: str, split: str) -> Path:
         raise DataError("PHI3-D030", problem, where=f"{split}_data", fix=mend) from error
     except RuntimeError as error:  # "~nobody/..."
         raise _absent(named, split) from error
+
+
+def _refuse_pointer(path: Path) -> None:
+    """Refuse what stands in a file's place until Git LFS fetches it.
+
+    Raises:
+        DataError: It is such a pointer.
+    """
+    with path.open("rb") as stream:
+        if stream.read(len(_POINTER)) == _POINTER:
+            raise DataError(
+                "PHI3-D001",
+                "the file is Git LFS's pointer to the data",
+                where=path.name,
+                fix="fetch the data by `git lfs pull`",
+            )
 
 
 def _absent(named: str, split: str) -> DataError:

@@ -7,7 +7,6 @@ from typing import Any
 from mlflow_phi3.config.plugins import find_named
 from mlflow_phi3.config.prepare import TASK_ENTRY_POINTS
 from mlflow_phi3.data.validate import Problem
-from mlflow_phi3.errors import UsageError
 
 Row = dict[str, Any]
 
@@ -52,12 +51,11 @@ def find_task(name: str) -> Task:
     Raises:
         UsageError: There is none, it cannot be loaded, or it is no :class:`Task`.
     """
-    task = find_named(name, BUILT_IN, group=TASK_ENTRY_POINTS, where="task", code="PHI3-U067")
-    if not isinstance(task, Task):
-        raise UsageError(
-            "PHI3-U067",
-            f"{name!r} is {type(task).__name__}, not a Task",
-            where="task",
-            fix="let the entry point name a Task",
-        )
-    return task
+    return find_named(
+        name,
+        BUILT_IN,
+        group=TASK_ENTRY_POINTS,
+        where="task",
+        code="PHI3-U067",
+        fits=lambda found: isinstance(found, Task),
+    )

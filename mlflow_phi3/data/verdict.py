@@ -34,13 +34,13 @@ def stop_on_errors(given: Collected, decided: Decided) -> None:
     if errors:
         raise tally.error(errors, _keep_findings(given))
     for split, use in _USES.items():
-        brought = split == "train" or any(p.source.split == split for p in given.planned)
+        brought = any(p.source.split == split for p in given.planned)
         if brought and not len(decided.splits[split]):
             raise DataError(
                 "PHI3-D040",
                 f"no row is left to {use}{_where_they_went(given, decided, split)} "
                 f"(findings: {_keep_findings(given)})",
-                where=given.names(split) or f"{split}_data",
+                where=given.names(split),
                 fix="give more rows (50 are a beginning), or mend the rejected ones",
             )
 

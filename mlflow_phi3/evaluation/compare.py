@@ -36,7 +36,7 @@ class Comparison:
     @property
     def too_few(self) -> bool:
         """Whether so few rows cannot tell the two apart."""
-        return math.isinf(self.low) and math.isinf(self.high)
+        return math.isinf(self.high)
 
     @property
     def significant(self) -> bool:

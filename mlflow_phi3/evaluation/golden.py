@@ -6,12 +6,11 @@ classifier takes ``text`` instead); ``max_tokens`` may go with it; every other k
 Without any demand the answer must only not be empty.
 """
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -26,7 +25,7 @@ from mlflow_phi3.evaluation.metrics import exact_match, rouge_l
 class _Turn(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    role: str
+    role: Literal["system", "user", "assistant"]
     content: str
 
 
@@ -42,7 +41,7 @@ class _Row(BaseModel):
     excludes: tuple[str, ...] = ()
     matches: str | None = None
     expected: str | None = None
-    min_rouge_l: float | None = None
+    min_rouge_l: float | None = Field(default=None, ge=0, le=1)
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> "_Row":
@@ -52,7 +51,10 @@ class _Row(BaseModel):
             raise ValueError("messages must end with the user's")
         if self.min_rouge_l is not None and not self.expected:
             raise ValueError("min_rouge_l needs expected")
-        re.compile(self.matches or "")
+        try:
+            re.compile(self.matches or "")
+        except re.error as error:
+            raise ValueError(f"matches: {error}") from error
         return self
 
     def inputs(self) -> dict[str, Any]:
@@ -116,27 +118,17 @@ class GoldenResult:
 
 
 def load_golden(path: Path) -> tuple[GoldenQuery, ...]:
-    """All queries of a JSONL file.
+    """All queries of a JSONL file; empty lines are skipped.
 
     Raises:
-        DataError: As :func:`read_golden`, or there is none.
+        DataError: There is no such file, a line is not a query, or there is none.
     """
-    queries = tuple(read_golden(path))
+    fix = "give the path of a JSONL file of queries (docs/metrics.md)"
+    lines = read_lines(path, code="PHI3-D072", fix=fix)
+    queries = tuple(_to_query(line, place) for place, line in lines)
     if not queries:
         raise DataError("PHI3-D077", "no queries", where=str(path), fix="write one per line")
     return queries
-
-
-def read_golden(path: Path) -> Iterator[GoldenQuery]:
-    """Read the queries of a JSONL file; empty lines are skipped.
-
-    Raises:
-        DataError: There is no such file, or a line is not a query.
-    """
-    for place, line in read_lines(
-        path, code="PHI3-D072", fix="give the path of a JSONL file of queries (docs/metrics.md)"
-    ):
-        yield _to_query(line, place)
 
 
 def judge(query: GoldenQuery, answer: str | None) -> GoldenResult:
@@ -196,14 +188,9 @@ def _within(text: str, answer: str) -> bool:
 
 def _to_query(line: str, place: str) -> GoldenQuery:
     try:
-        decoded = json.loads(line)
-        # JSON may name one half of a surrogate pair, which no request can hold.
-        json.dumps(decoded, ensure_ascii=False).encode()
-        row = _Row.model_validate(decoded)
-    except (ValueError, RecursionError, re.error) as error:  # pydantic's and JSON's are ValueErrors
-        told = str(error)
-        if isinstance(error, ValidationError):
-            told = ": ".join(filter(None, first_fault(error)))
+        row = _Row.model_validate_json(line)
+    except ValidationError as error:
+        told = ": ".join(filter(None, first_fault(error)))
         raise DataError(
             "PHI3-D073", told, where=place, fix="see docs/metrics.md, golden queries"
         ) from error

@@ -4,9 +4,11 @@ import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
+from mlflow_phi3.config.plugins import broken_entry, load_entry
 from mlflow_phi3.errors import UsageError
 
 ENTRY_POINTS = "mlflow_phi3.metrics"
+_CODE = "PHI3-U070"
 
 AnswerMetric = Callable[[str, str], float]
 """``(expected, answer) -> score``; its mean over the answers becomes a metric."""
@@ -48,7 +50,7 @@ def _score(name: str, metric: AnswerMetric, expected: str, answer: str) -> float
             f"{type(error).__name__}: {error}, of {answer[:60]!r} where {expected[:60]!r} is right"
         )
         raise UsageError(
-            "PHI3-U070",
+            _CODE,
             told,
             where=f"metric {name} of the entry points {ENTRY_POINTS}",
             fix="mend or uninstall the package that brings it",
@@ -57,23 +59,8 @@ def _score(name: str, metric: AnswerMetric, expected: str, answer: str) -> float
 
 def _load(entry: EntryPoint) -> AnswerMetric:
     if entry.name in BUILT_IN:
-        raise _wrong(entry, "takes the name of a metric of ours")
+        raise broken_entry(entry, _CODE, "takes the name of a metric of ours")
     if not _NAME.fullmatch(entry.name):
-        raise _wrong(entry, "has a name that MLflow takes for no metric")
-    try:
-        metric = entry.load()
-    except (ImportError, AttributeError) as error:
-        raise _wrong(entry, f"cannot be loaded: {error}") from error
-    if not callable(metric):
-        raise _wrong(entry, f"is {type(metric).__name__}, not a function")
-    loaded: AnswerMetric = metric
-    return loaded
-
-
-def _wrong(entry: EntryPoint, told: str) -> UsageError:
-    return UsageError(
-        "PHI3-U070",
-        told,
-        where=f"entry point {entry.name} = {entry.value}",
-        fix="mend or uninstall the package that brings it",
-    )
+        raise broken_entry(entry, _CODE, "has a name that MLflow takes for no metric")
+    metric: AnswerMetric = load_entry(entry, _CODE)
+    return metric

@@ -1,5 +1,6 @@
 """The pages that people look at, in a real Chromium that reaches nothing but this machine."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,9 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from mlflow_phi3.config.prepare import PrepareConfig
+from mlflow_phi3.data.pipeline import prepare
+from mlflow_phi3.modeling.base import DEMO, load_tokenizer
 from tests.running import free_port, running
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -76,6 +80,19 @@ def test_a_page_draws_itself_without_network_or_errors(project, look, name):
     content, _ = look(find_page(project, name).as_uri(), "--host-resolver-rules=MAP * ~NOTFOUND")
     for word in PAGES[name]:
         assert word.replace("<", "&lt;").replace(">", "&gt;") in content
+
+
+def test_a_long_label_stays_within_its_panel(look, tmp_path):
+    rows = [{"text": f"text {n * n}", "label": f"label {n % 2} " * 12} for n in range(20)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = PrepareConfig(train_data=str(path), task="text-classification")
+    page = prepare(config, load_tokenizer(DEMO), folder=tmp_path).folder / "report.html"
+    wide = "[...document.querySelectorAll('.panel')].filter(e => e.scrollWidth > e.clientWidth)"
+    asked = f"<script>document.title = {wide}.length + ' too wide'</script></body>"
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", asked), encoding="utf-8")
+    content, _ = look(page.as_uri())
+    assert "<title>0 too wide</title>" in content
 
 
 def test_the_figures_of_a_sweep_are_drawn(project, look):

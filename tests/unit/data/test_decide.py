@@ -9,7 +9,9 @@ import pytest
 from mlflow_phi3.config.prepare import PrepareConfig
 from mlflow_phi3.data.drift import stability_index
 from mlflow_phi3.data.pipeline import prepare
+from mlflow_phi3.data.relations import Pair
 from mlflow_phi3.data.similarity import band_keys, count_bands, near_pairs, sketch_rows
+from mlflow_phi3.data.weights import is_shown, weigh_rows
 from mlflow_phi3.errors import DataError
 
 WORDS = [f"word{number}" for number in range(500)]
@@ -104,6 +106,11 @@ def test_similar_rows_are_found_whatever_similarity_is_asked(similarity):
     assert len(found) >= 95
 
 
+def test_a_long_row_fills_all_bins_and_less_similarity_takes_more_bands():
+    assert (sketch_rows([np.arange(5000, dtype=np.int32)], filled=False) != 0xFFFFFFFF).all()
+    assert [count_bands(least) for least in (0.501, 0.6, 0.9)] == [64, 32, 16]
+
+
 @pytest.fixture
 def leaking(write, chat):
     draw = random.Random(2)
@@ -166,7 +173,8 @@ def test_truncation_never_takes_the_whole_answer(write, chat, run, plain_tokeniz
     assert [(row["place"], row["codes"]) for row in rejected] == [("train.jsonl:9", ["PHI3-D021"])]
     encode = plain_tokenizer.backend_tokenizer.encode
     shortened = 0
-    for example, row in zip(data.examples("train"), rows, strict=False):
+    stored = [data.store().stored(int(address)) for address in data.rows("train")]
+    for example, row, kept in zip(data.examples("train"), rows, stored, strict=False):
         asked, said = (
             len(encode(message["content"], add_special_tokens=False)) for message in row["messages"]
         )
@@ -179,7 +187,39 @@ def test_truncation_never_takes_the_whole_answer(write, chat, run, plain_tokeniz
         end = 32007
         assert learnt.tolist() in ([*answer, end], answer[: len(learnt)])
         shortened += whole > limit
+        room += 2 * (learnt[-1] != end)  # <|end|> and <|endoftext|> are gone
+        start, past, _ = kept.encoded.turns[0]
+        assert start > 0
+        assert past - start >= min(asked, room // 2)
     assert data.manifest.counts.truncated == shortened
+
+
+@pytest.mark.parametrize(("whole", "spare", "left"), [(3, 0, 2), (3, -1, 1), (2, -1, 1)])
+def test_the_oldest_exchanges_go_first_and_whole(write, run, whole, spare, left):
+    draw = random.Random(4)
+    system = {"role": "system", "content": "Be kind."}
+    talk = [
+        {"role": role, "content": _text(draw, size)}
+        for size in (30, 20, 10)
+        for role in ("user", "assistant")
+    ]
+    rows = [{"messages": [system, *talk[at:]]} for at in (4, 2, 0)]
+    one, two, _ = run(write(rows), **WHOLE).examples("train")
+    data = run(
+        write([rows[whole - 1]]),
+        max_length=len(two.input_ids) + spare,
+        overlength="truncate",
+        **WHOLE,
+    )
+    (example,) = data.examples("train")
+    wanted = two if left == 2 else one
+    assert example.input_ids.tolist() == wanted.input_ids.tolist()
+    assert example.supervised.tolist() == wanted.supervised.tolist()
+    row = data.store().stored(int(data.rows("train")[0]))
+    assert row.cut == row.encoded.turns[0, 2]  # behind the system message
+    gone = 2 * (whole - left)
+    assert row.encoded.turns[1 : gone + 1].tolist() == [[0, 0, 0]] * gone
+    assert row.encoded.turns[gone + 1 :, 0].all()
 
 
 def test_weights_show_rows_more_or_less_often(write, chat, run):
@@ -201,6 +241,12 @@ def test_weights_show_rows_more_or_less_often(write, chat, run):
     assert 275 <= sum(by_file["once_and_half"]) <= 325
     assert data.manifest.counts.adds_up
     assert data.manifest.splits["train"].rows == sum(shown.values())
+
+
+def test_a_row_has_the_larger_of_two_weights_and_is_shown_by_its_own_hash():
+    assert weigh_rows(np.array([0.5, 1]), [Pair(1, 0, "exact")]).tolist() == [1, 1]
+    ask_the_same = np.array([[0, 0, 5, 5], [0, 1 << 63, 5, 5]], np.uint64)
+    assert is_shown(np.full(2, 0.5), ask_the_same).tolist() == [True, False]
 
 
 @pytest.mark.parametrize("first", ["half", "whole"])

@@ -143,6 +143,15 @@ def test_keys_that_no_format_has_are_told_those_that_there_are(write):
     assert "; prompt, completion/response; " in str(told.value)
 
 
+@pytest.mark.parametrize("at", [0, 1, 150])
+def test_each_row_may_write_its_keys_in_its_own_letters(at, write):
+    rows = [{"instruction": "Q?", "output": "A.", "id": 1}] * 150
+    rows.insert(at, {"Instruction": "Q?", "OUTPUT ": "A.", "id": 1})
+    _, found = drafts(write(rows))
+    assert [draft.messages for draft in found] == [EXCHANGE] * 151
+    assert [draft.extra for draft in found] == [{"id": 1}] * 151
+
+
 def test_two_fitting_formats_are_asked_about(write):
     row = {"instruction": "Q?", "output": "A.", "prompt": "P?", "completion": "C."}
     with pytest.raises(DataError, match=r"PHI3-D032.*alpaca and prompt-completion") as caught:
@@ -276,7 +285,9 @@ def test_stray_values_in_an_array_are_rows_too(tmp_path):
     assert [row.problem is None for row in rows] == [True, False, True, False]
 
 
-@pytest.mark.parametrize("named", ["missing.jsonl", "./no/such/folder", "~nobody-here/rows.jsonl"])
+@pytest.mark.parametrize(
+    "named", ["missing.jsonl", "./no/such/folder", "~nobody-here/rows.jsonl", ",", ""]
+)
 def test_a_source_that_is_not_there(named):
     with pytest.raises(DataError, match="PHI3-D030 train_data: there is no file or folder"):
         parse_sources(named, "train")
@@ -322,6 +333,28 @@ def test_a_dataset_with_a_dot_in_its_name_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", asked.__getitem__)
     (source,) = parse_sources("teknium/OpenHermes-2.5:0.5", "train")
     assert (source.name, source.weight) == ("teknium/OpenHermes-2.5", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rows.jsonl", ""),
+        ("rows.jsonl", "\ufeff\n \r\n"),
+        ("rows.json", "[]"),
+        ("rows.csv", "question,answer\n"),
+    ],
+)
+def test_a_source_without_a_row_is_named(name, text, tmp_path):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"PHI3-D040 {name}: there is no row in it\. Fix: give"):
+        drafts(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.parquet"])
+def test_what_git_lfs_leaves_in_a_files_place_is_told(name, write):
+    path = write(["version https://git-lfs.github.com/spec/v1", "oid sha256:0", "size 12"], name)
+    with pytest.raises(DataError, match=rf"PHI3-D001 {name}: .*Git LFS's pointer.*git lfs pull"):
+        drafts(path)
 
 
 def test_a_name_that_cannot_be_written_is_refused():

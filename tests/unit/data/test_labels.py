@@ -15,6 +15,7 @@ from mlflow_phi3.data.split import (
     choose_sides,
     fill_empty,
     is_far,
+    place_by_hash,
     place_by_label,
 )
 from mlflow_phi3.errors import DataError
@@ -66,6 +67,14 @@ def test_many_labels_of_few_rows_have_their_shares(classes, each, validation, te
     assert np.array_equal(again[: len(places)], places)
 
 
+def test_test_rows_lie_at_the_lower_end_and_validation_rows_at_the_upper():
+    shares = place_by_hash(np.array([[9, 9, at << 60, 9] for at in (0, 4, 8, 12)], np.uint64))
+    assert shares.tolist() == [0, 0.25, 0.5, 0.75]
+    sides = choose_sides(shares, validation=0.25, test=0.25)
+    assert sides.tolist() == [TEST, TRAIN, TRAIN, VALIDATION]
+    assert choose_sides(shares, validation=0, test=0).tolist() == [TRAIN] * 4
+
+
 def test_an_empty_side_gets_the_nearest_group_whole():
     wanted = {VALIDATION: 0.1, TEST: 0.1}
     shares, groups = np.array([0.5, 0.3, 0.3, 0.7]), np.array([0, 1, 1, 3])
@@ -74,11 +83,15 @@ def test_an_empty_side_gets_the_nearest_group_whole():
     assert sorted(moved) == [1, 2, 3]
     sides, moved = fill_empty(shares[1:3], groups[1:3], np.full(2, TRAIN, np.int8), wanted)
     assert (sides.tolist(), moved) == ([TRAIN, TRAIN], [])
+    _, moved = fill_empty(shares, groups, np.full(4, TRAIN, np.int8), {VALIDATION: 0, TEST: 0.1})
+    assert moved == [1, 2]
 
 
 def test_a_row_without_a_label_is_in_no_stratum_of_another_source():
     labels, sources = np.array([1, -1]), np.array([0, 1])
     assert place_by_label(labels, sources, ["a", "b"], first=0.5).tolist() == [0.5, 0.5]
+    labels = np.array([2, 0])
+    assert place_by_label(labels, sources, ["a", "b", "c"], first=0.5).tolist() == [0.5, 0.5]
 
 
 def test_a_split_that_is_far_from_its_share_is_told(run, texts):

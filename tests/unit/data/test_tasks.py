@@ -86,5 +86,6 @@ def test_a_task_that_nobody_brings_is_refused_at_once():
 
 def test_what_is_no_task_is_refused(install):
     install("odd = my_tasks:odd", "odd = 3\n")
-    with pytest.raises(UsageError, match="PHI3-U067 task: 'odd' is int, not a Task"):
+    told = r"PHI3-U067 entry point odd = my_tasks:odd of mlflow_phi3\.tasks: is int, which cannot"
+    with pytest.raises(UsageError, match=told):
         find_task("odd")

@@ -54,9 +54,11 @@ def test_difference_is_weighted_by_tokens():
 
 
 def test_a_draw_without_a_token_is_no_difference():
-    tokens = [10, 0, 0, 0, 0, 0]
-    found = compare(rows([1] * 6, tokens), rows([2] * 6, tokens))
+    tokens = [1, 0, 0, 0, 0, 0]
+    a, b = rows([1] * 6, tokens), rows([2] * 6, tokens)
+    found = compare(a, b)
     assert (found.difference, found.low, found.high) == (-1, -1, 0)
+    assert compare(a, b, confidence=0.2).high == -1  # of two draws in three, with the token in them
 
 
 def test_interval_covers_the_truth_as_often_as_it_says(noise):
@@ -96,6 +98,7 @@ def test_the_interval_is_that_of_draws_by_hand(noise):
 
 def test_nan_is_never_better():
     found = compare(rows([np.nan, 1]), rows([9, 9]))
+    assert math.isnan(found.low)
     assert not found.better
     assert not found.significant
 

@@ -42,7 +42,8 @@ def test_nan_never_promotes():
 
 
 def test_the_first_is_champion_unless_never():
-    assert champion_gate(None, "better").passed
+    first = Verdict((GOOD, SAME, champion_gate(None, "better")))
+    assert (first.promote, first.why) == (True, "the first champion")
     assert not champion_gate(None, "never").passed
     assert champion_gate(comparison(1, 2), "always").passed
 
@@ -69,6 +70,7 @@ def test_losing_to_the_champion_registers_without_the_alias():
     assert verdict.register
     assert not verdict.promote
     assert verdict.why.startswith("champion: test loss +0.0000")
+    assert verdict.why.endswith("on 20 rows (95% interval -1.0000 to +1.0000)")
     verdict.check("trial-001")
 
 

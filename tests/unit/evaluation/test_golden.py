@@ -10,7 +10,6 @@ from mlflow_phi3.evaluation.golden import (
     judge,
     judge_all,
     load_golden,
-    read_golden,
 )
 
 ASK = [{"role": "user", "content": "What colour?"}]
@@ -56,7 +55,7 @@ def test_a_file_is_read_with_its_lines(tmp_path):
         "",
         {"messages": ASK, "matches": "b"},
     )
-    first, second = read_golden(path)
+    first, second = load_golden(path)
     assert (first.place, second.place) == (f"{path}:1", f"{path}:3")
     assert first.messages == (Message("user", "What colour?"),)
     assert [result.passed for result in judge_all([first, second], ["a", "a"])] == [True, False]
@@ -73,33 +72,36 @@ def test_what_only_looks_like_a_line_end_ends_none(tmp_path):
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ("{", "g.jsonl:1: Expecting"),
-        ("[" * 100_000, "g.jsonl:1: maximum recursion depth"),
+        ("{", "g.jsonl:1: invalid JSON: EOF while parsing"),
+        ("[" * 100_000, "g.jsonl:1: invalid JSON: recursion limit"),
+        ("[]", "g.jsonl:1: input should be an object"),
         ({"contains": ["a"]}, "give messages, or text"),
         ({"messages": ASK, "text": "a"}, "give messages, or text"),
         ({"messages": [], "contains": ["a"]}, "must end with the user's"),
         ({"messages": [{"role": "assistant", "content": "x"}], "contains": ["a"]}, "must end"),
-        ('{"text": "half a pair: \\ud800"}', "g.jsonl:1: 'utf-8' codec can't encode"),
+        ({"messages": [{"role": "human", "content": "x"}]}, "messages.0.role: input should be"),
+        ('{"text": "half a pair: \\ud800"}', "g.jsonl:1: invalid JSON: "),
+        ({"text": "a", "expected": "a", "min_rouge_l": 40}, "min_rouge_l: input should be less"),
         ({"messages": ASK, "contain": ["a"]}, "contain: extra inputs"),
-        ({"messages": ASK, "matches": "("}, "g.jsonl:1: "),
+        ({"messages": ASK, "matches": "("}, "g.jsonl:1: matches: missing )"),
         ({"messages": ASK, "contains": ["a"], "min_rouge_l": 0.3}, "needs expected"),
     ],
 )
 def test_a_wrong_line_is_told_with_its_place(tmp_path, row, told):
     with pytest.raises(DataError, match="PHI3-D073") as error:
-        list(read_golden(write(tmp_path / "g.jsonl", row)))
+        load_golden(write(tmp_path / "g.jsonl", row))
     assert told in str(error.value)
 
 
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(DataError, match="PHI3-D072"):
-        list(read_golden(tmp_path / "none.jsonl"))
+        load_golden(tmp_path / "none.jsonl")
 
 
 def test_a_file_that_is_not_utf8_is_told(tmp_path):
     (tmp_path / "g.jsonl").write_bytes('{"text": "é"}'.encode("latin-1"))
     with pytest.raises(DataError, match=r"PHI3-D072 .*g\.jsonl: .* not UTF-8: .* byte 0xe9"):
-        list(read_golden(tmp_path / "g.jsonl"))
+        load_golden(tmp_path / "g.jsonl")
 
 
 def test_a_file_without_a_query_is_told(tmp_path):

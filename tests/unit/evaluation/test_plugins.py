@@ -92,10 +92,13 @@ def test_without_packages_there_are_none():
         ("mine/../f1 = my_bad:score", "has a name that MLflow takes for no metric"),
         ("mine = my_bad:absent", "cannot be loaded"),
         ("mine = my_nowhere:score", "cannot be loaded"),
-        ("mine = my_bad:number", "is int, not a function"),
+        ("mine = my_broken:score", "cannot be loaded: ZeroDivisionError: "),
+        ("mine = my_bad:number", "is int, which cannot be used"),
     ],
 )
 def test_a_broken_one_is_told_with_its_name(install, entry, told):
-    install(entry, my_bad="def score(expected, answer):\n    return 1\nnumber = 3\n")
-    with pytest.raises(UsageError, match=rf"PHI3-U070 entry point {entry}: {told}"):
+    bad = "def score(expected, answer):\n    return 1\nnumber = 3\n"
+    install(entry, my_bad=bad, my_broken="1 / 0\n")
+    where = f"entry point {entry} of mlflow_phi3.metrics"
+    with pytest.raises(UsageError, match=rf"PHI3-U070 {where}: {told}"):
         load_metrics()

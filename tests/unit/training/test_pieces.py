@@ -269,11 +269,19 @@ def test_other_packages_add_names(tmp_path, monkeypatch, group, find):
     assert made[1:] == ((2, ["class_weights", "label_smoothing"]) if callable(found) else (3, []))
 
 
-@pytest.mark.parametrize("value", ["missing_of_another:make", "json:no_such"])
-def test_a_package_that_cannot_be_loaded_is_told(monkeypatch, value):
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("missing_of_another:make", "cannot be loaded: ModuleNotFoundError: "),
+        ("json:no_such", "cannot be loaded: AttributeError: "),
+        ("math:pi", "is float, which cannot be used"),
+    ],
+)
+def test_a_package_that_cannot_be_used_is_told(monkeypatch, value, told):
     entry = EntryPoint("theirs", value, "mlflow_phi3.losses")
     monkeypatch.setattr("mlflow_phi3.config.plugins.entry_points", lambda group: [entry])
-    with pytest.raises(UsageError, match=r"PHI3-U060 loss: 'theirs' cannot be loaded: .* Fix: "):
+    where = f"entry point theirs = {value} of mlflow_phi3.losses"
+    with pytest.raises(UsageError, match=rf"PHI3-U060 {where}: {told}.* Fix: mend or uninstall"):
         find_named("theirs", {}, group="mlflow_phi3.losses", where="loss", code="PHI3-U060")
 
 
