@@ -172,7 +172,9 @@ def load_base(
         )
     free_from_loader(model)
     model.to(device).eval().requires_grad_(requires_grad=False)
-    found = getattr(model.config, "_commit_hash", None) or revision or _digest(Path(path))
+    # Of a folder nothing can be asked for: a revision that was given says nothing of what it holds.
+    read = _digest(Path(path)) if Path(path).is_dir() else revision
+    found = getattr(model.config, "_commit_hash", None) or read
     return Base(model=model, tokenizer=tokenizer, name=name, revision=str(found), path=path)
 
 

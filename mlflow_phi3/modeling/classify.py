@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from mlflow_phi3.data.messages import Message
-from mlflow_phi3.modeling.generate import Ids, batches, original_context, pad
+from mlflow_phi3.modeling.generate import Ids, batches, pad
 
 LogProbs = npt.NDArray[np.float64]
 
@@ -36,7 +36,7 @@ def classify(
     # PEFT's wrapper hands out the model with the adapter's layers in it; it is not imported here,
     # because who serves a merged model need not have it.
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for batch in batches(prompts, batch_size, original_context(bare)):
+    for batch in batches(prompts, batch_size, bare):
         yield from _log_probs(bare, batch)
 
 

@@ -74,25 +74,37 @@ def generate_from_ids(
     """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers: list[str] = []
-    for batch in batches((prompts[at] for at in order), batch_size, original_context(model)):
+    for batch in batches((prompts[at] for at in order), batch_size, model, wanted=max_new_tokens):
         answers += _generate_batch(model, tokenizer, batch, max_new_tokens)
         if on_progress:
             on_progress(len(answers), len(order))
     return [text for _, text in sorted(zip(order, answers, strict=True))]
 
 
-def batches(prompts: Iterable[Ids], size: int, limit: int) -> Iterator[list[Ids]]:
-    """Consecutive prompts, at most ``size``; longrope turns by batch, so that none straddles it.
+def batches(
+    prompts: Iterable[Ids], size: int, model: PreTrainedModel, *, wanted: int = 0
+) -> Iterator[list[Ids]]:
+    """Consecutive prompts, of which none changes what another gets.
+
+    Longrope turns a whole batch by its longest sequence, and at the context's end all of a batch
+    ends. So prompts whose answers may come to either share a batch only with others as long.
 
     Args:
         prompts: Token ids of each.
-        size: Prompts computed together.
-        limit: The model's :func:`original_context`.
+        size: Prompts computed together, at most.
+        model: What computes them.
+        wanted: Tokens of an answer, at most.
     """
+    original, context = original_context(model), context_length(model)
+
+    def fit(one: Ids, other: Ids) -> bool:
+        shorter, longer = sorted((len(one), len(other)))
+        limit = original if shorter <= original else context
+        return shorter == longer or longer + wanted <= limit
+
     batch: list[Ids] = []
     for prompt in prompts:
-        alike = not batch or (len(batch[0]) > limit) == (len(prompt) > limit)
-        if len(batch) == size or not alike:
+        if batch and (len(batch) == size or not fit(batch[0], prompt)):
             yield batch
             batch = []
         batch.append(prompt)

@@ -281,7 +281,8 @@ class _StopText(StoppingCriteria):  # type: ignore[misc]  # transformers' types 
     ) -> torch.Tensor:
         """Bool ``[rows]``: which are done."""
         del scores, kwargs
-        texts = self._tokenizer.batch_decode(input_ids[:, self._prompt :])
+        rows = input_ids[:, self._prompt :]
+        texts = self._tokenizer.batch_decode(rows, skip_special_tokens=True)  # as TextStream reads
         done = [any(stop in text for stop in self._stop) for text in texts]
         return torch.tensor(done, device=input_ids.device)
 

@@ -45,6 +45,19 @@ def test_an_answer_within_the_original_context_hangs_on_no_longer_neighbour(base
     assert generate(model, base.tokenizer, prompts, max_new_tokens=6) == alone
 
 
+@pytest.mark.parametrize("original", [40, 256])
+def test_no_answer_hangs_on_a_neighbour_that_comes_to_a_limit(base, original):
+    """The original context of longrope, or the context itself, of 256 tokens."""
+    model = with_longrope(base.model, original)
+    texts = ("x", "y", "it", "the light turns", "blue " * 6, "blue " * 220, "light " * 225)
+    prompts = [[Message("user", text)] for text in texts]
+    lengths = [len(render_prompt(base.tokenizer, prompt)) for prompt in prompts]
+    assert len(set(lengths)) < len(lengths)
+    assert max(lengths) < 256 < max(lengths) + 40
+    alone = [generate(model, base.tokenizer, [one], max_new_tokens=40)[0] for one in prompts]
+    assert generate(model, base.tokenizer, prompts, max_new_tokens=40) == alone
+
+
 def test_stops_at_the_end_of_the_turn(base):
     end = base.tokenizer.convert_tokens_to_ids("<|end|>")
     assert end in stop_ids(base.model, base.tokenizer)

@@ -15,7 +15,7 @@ from mlflow_phi3.modeling.parity import compare_logits
 from mlflow_phi3.modeling.portable import load_portable, save_pinned
 from mlflow_phi3.serving.local import load_checkpoint
 from mlflow_phi3.serving.package import package_chat
-from tests.tiny_phi3 import conversation, example
+from tests.tiny_phi3 import conversation, example, write_checkpoint
 
 
 @pytest.fixture
@@ -80,6 +80,17 @@ def test_another_base_is_refused(pinned):
     facts = json.loads((pinned / BASE_FILE).read_text())
     (pinned / BASE_FILE).write_text(json.dumps(facts | {"revision": "0" * 40}))
     with pytest.raises(PreflightError, match=r"PHI3-P042 .* trained on 000000000000"):
+        load_portable(pinned)
+
+
+@pytest.mark.parametrize("name", ["base", "models/base"])  # the second could be a hub's
+def test_a_base_that_has_changed_in_its_folder_is_refused(adapter, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    folder = write_checkpoint(tmp_path / name)
+    pinned = save_pinned(load_base(name), adapter, tmp_path / "pinned", dtype=torch.float32)
+    assert load_portable(pinned).revision
+    write_checkpoint(folder, seed=1)
+    with pytest.raises(PreflightError, match="PHI3-P042"):
         load_portable(pinned)
 
 

@@ -12,7 +12,7 @@ from mlflow_phi3.serving.local import load_checkpoint
 from mlflow_phi3.serving.package import CHECKPOINT
 from mlflow_phi3.serving.protocol import parse_request
 from mlflow_phi3.serving.server import serve
-from tests.unit.serving.running import reply_to
+from tests.unit.serving.running import expected, reply_to
 
 HELLO = [{"role": "user", "content": "hold the light"}]
 
@@ -74,6 +74,13 @@ def test_stops_at_a_stop_sequence(local):
     assert answer.text == whole[: whole.index(stop)]
     assert answer.finish == "stop"
     assert answer.tokens < 40
+
+
+def test_a_special_token_is_no_text_and_so_no_stop_sequence(local):
+    whole = expected(local, "light 17", max_tokens=60, logprobs=True)
+    assert b"<|user|>" in [item.token for item in whole.answers[0].logprobs]
+    stop = ["<|user|>"]
+    assert expected(local, "light 17", max_tokens=60, logprobs=True, stop=stop) == whole
 
 
 def test_logprobs_are_the_models_own(local, base):
