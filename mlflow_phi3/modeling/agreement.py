@@ -11,7 +11,6 @@ class Parity:
     Args:
         max_abs: Largest absolute difference of a logit.
         max_rel: ``max_abs`` relative to the largest absolute logit of the first model.
-        tokens_equal: Whether the most likely next token is the same at every position.
         positions: How many positions were compared.
         differing: At how many the most likely token differs.
         widest_flip: Of those, the largest lead that the first model gave its token over the one the
@@ -21,7 +20,6 @@ class Parity:
 
     max_abs: float
     max_rel: float
-    tokens_equal: bool
     positions: int = 0
     differing: int = 0
     widest_flip: float = 0.0

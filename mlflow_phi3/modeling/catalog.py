@@ -120,7 +120,7 @@ def describe(name: str, *, where: str = "model") -> PhiModel:
         return found
     known = list_models()
     bare = name.casefold().removeprefix("microsoft/")
-    begun = [model for model in known if bare and model.name.casefold().startswith(bare)]
+    begun = [model for model in known if model.name.casefold().startswith(bare)]
     offered = [model for model in begun if not model.retired_on]
     names = [model.name for model in offered or begun or known]
     raise UsageError(

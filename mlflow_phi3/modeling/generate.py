@@ -141,17 +141,6 @@ def original_context(model: PreTrainedModel) -> int:
     return int(rope.get("original_max_position_embeddings", context_length(model)))
 
 
-def greedy(model: PreTrainedModel, tokenizer: Tokenizer, max_new_tokens: int) -> GenerationConfig:
-    """A configuration that always takes the most likely token and stops at the turn's end."""
-    return GenerationConfig(
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        eos_token_id=stop_ids(model, tokenizer),
-        pad_token_id=padding_id(model, tokenizer),
-        use_cache=True,
-    )
-
-
 def padding_id(model: PreTrainedModel, tokenizer: Tokenizer) -> int:
     """The id that fills up short rows; it is masked, so any id will do where none is named."""
     named = tokenizer.pad_token_id
@@ -186,12 +175,17 @@ def _generate_batch(
             where="generation",
             fix="shorten the conversation",
         )
-    ids, mask = pad(prompts, fill=padding_id(model, tokenizer), side="left")
-    device = model.device
+    fill, device = padding_id(model, tokenizer), model.device
+    ids, mask = pad(prompts, fill=fill, side="left")
+    greedy = GenerationConfig(
+        max_new_tokens=min(wanted, room),
+        do_sample=False,
+        eos_token_id=stop_ids(model, tokenizer),
+        pad_token_id=fill,
+        use_cache=True,
+    )
     output = model.generate(
-        input_ids=ids.to(device),
-        attention_mask=mask.to(device),
-        generation_config=greedy(model, tokenizer, min(wanted, room)),
+        input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=greedy
     )
     texts = tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
     return [text.strip() for text in texts]

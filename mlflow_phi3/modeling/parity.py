@@ -38,7 +38,6 @@ def compare_logits(a: PreTrainedModel, b: PreTrainedModel, examples: Iterable[Ex
     return Parity(
         max_abs=largest,
         max_rel=largest / scale if scale else largest,
-        tokens_equal=positions > 0 and differing == 0 and not math.isnan(largest),
         positions=positions,
         differing=differing,
         widest_flip=lead / scale if scale else lead,

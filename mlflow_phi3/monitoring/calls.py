@@ -31,7 +31,6 @@ class Call:
         at: When, in UTC.
         prompts: What the user said last, one text a chat: what was said before it was the last
             of an earlier call.
-        answers: What came back, one text a chat; empty when nothing did.
         status: HTTP status, or None where nobody wrote it down.
         latency_ms: Likewise.
         prompt_tokens: As the endpoint counted them, of all chats together, or None.
@@ -41,7 +40,6 @@ class Call:
 
     at: dt.datetime
     prompts: tuple[str, ...]
-    answers: tuple[str, ...] = ()
     status: int | None = None
     latency_ms: float | None = None
     prompt_tokens: int | None = None
@@ -107,7 +105,6 @@ def _call(facts: Mapping[str, Any], request: Any, response: Any, place: str) -> 
     return Call(
         at=measured.at if measured.at.tzinfo else measured.at.replace(tzinfo=dt.UTC),
         prompts=tuple(_prompts(request)),
-        answers=tuple(_answer(one) for one in completions),
         status=measured.status,
         latency_ms=measured.latency_ms,
         prompt_tokens=_used(completions, "prompt_tokens"),
@@ -127,11 +124,6 @@ def _measured(facts: Mapping[str, Any], place: str) -> _Measured:
             where=place,
             fix="see docs/monitor.md, what is read",
         ) from None
-
-
-def _answer(completion: Mapping[str, Any]) -> str:
-    message = next(iter(_mappings(completion.get("choices"))), {}).get("message")
-    return _said(message.get("content")) if isinstance(message, Mapping) else ""
 
 
 def _said(content: Any) -> str:
@@ -162,8 +154,10 @@ def _prompts(request: Any) -> Iterator[str]:
         said = [turn for turn in turns if turn.get("role") == "user"]
         if said:
             yield _said(said[-1].get("content"))
-        if isinstance(row.get("text"), str):
-            yield row["text"]
+        texts = row.get("text")
+        for text in texts if isinstance(texts, list) else [texts]:
+            if isinstance(text, str):
+                yield text
 
 
 def _rows(request: Any) -> list[Mapping[str, Any]]:
@@ -178,7 +172,9 @@ def _rows(request: Any) -> list[Mapping[str, Any]]:
             return []
         names = [str(name) for name in columns]
         return [dict(zip(names, row, strict=False)) for row in data if isinstance(row, list)]
-    return _mappings(held) if isinstance(held, list) else [request]
+    if isinstance(held, list):
+        return _mappings([{"text": one} if isinstance(one, str) else one for one in held])
+    return [held if isinstance(held, Mapping) else request]
 
 
 def _completions(response: Any) -> list[Mapping[str, Any]]:

@@ -3,7 +3,6 @@
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import (
@@ -15,7 +14,7 @@ from transformers import (
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from mlflow_phi3.errors import PreflightError
-from mlflow_phi3.modeling.base import load_tokenizer
+from mlflow_phi3.modeling.base import Precision, load_tokenizer
 from mlflow_phi3.modeling.generate import context_length, padding_id, render_prompt, stop_ids
 from mlflow_phi3.modeling.hardware import choose_device, has_bfloat16
 from mlflow_phi3.modeling.kinds import choose_class, is_pinned, labels_of
@@ -29,8 +28,6 @@ from mlflow_phi3.serving.protocol import (
 )
 from mlflow_phi3.serving.text import TextStream
 from mlflow_phi3.serving.vocabulary import Vocabulary
-
-ServedDtype = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +48,7 @@ class Checkpoint:
         return labels_of(self.model)
 
 
-def load_checkpoint(
-    folder: Path, *, device: str = "auto", dtype: ServedDtype = "auto"
-) -> Checkpoint:
+def load_checkpoint(folder: Path, *, device: str = "auto", dtype: Precision = "auto") -> Checkpoint:
     """Load a portable checkpoint folder.
 
     Args:

@@ -30,6 +30,7 @@ def test_the_nearest_name_is_told():
         ("Phi-4-m", "Phi-4-mini-instruct"),
         ("phi-4-r", "Phi-4-reasoning"),
         ("microsoft/phi-3.5", "Phi-3.5-mini-instruct"),
+        ("phi-3", "Phi-3-mini-4k-instruct"),
         ("phi", "Phi-4"),
     ],
 )
@@ -54,6 +55,7 @@ def test_retired_models_have_a_replacement_that_is_not_retired():
     retired = [model for model in catalog.list_models() if model.retired_on]
     assert {model.name.split("-")[1] for model in retired} == {"3", "3.5"}
     assert not any(catalog.describe(model.replacement).retired_on for model in retired)
+    assert all(f"take {model.replacement}, or " in catalog.refusal(model)[1] for model in retired)
 
 
 def test_a_machine_without_a_price_is_told_what_there_is():
@@ -62,6 +64,8 @@ def test_a_machine_without_a_price_is_told_what_there_is():
     with pytest.raises(UsageError, match="give usd_per_hour; or one of Standard_NC24ads_A100_v4, "):
         catalog.machine_price("my box")
     assert catalog.find_machine_price("my box") is None
+    found = catalog.machine_price("standard_nc24ads_a100_v4")
+    assert (found.machine, found.usd_per_hour) == ("Standard_NC24ads_A100_v4", 3.673)
 
 
 def test_rates_are_ordered():

@@ -22,24 +22,25 @@ AT = dt.datetime(2026, 2, 3, tzinfo=dt.UTC)
 
 
 def call(status=200, latency_ms=10.0, refused=False, tokens=(10, 5), at=AT):
-    return Call(at, ("hi",), ("ho",), status, latency_ms, *tokens, refused)
+    return Call(at, ("hi",), status, latency_ms, *tokens, refused)
 
 
 def test_minutes_are_weighted_by_their_requests():
     minutes = [
+        Minute({}),
         Minute({"2xx": 8, "4xx": 1, "5xx": 1}, 100, 200),
         Minute({"2xx": 30}, 20, 40),
-        Minute({}),
     ]
     found = from_minutes(minutes, hours=2)
     assert (found.requests, found.requests_per_minute) == (40, pytest.approx(1 / 3))
     assert found.error_rate == 2 / 40
     assert (found.latency_p50_ms, found.latency_p95_ms) == (40, 80)
     assert found.latency_worst_p95_ms == 200
+    assert math.isnan(from_minutes(minutes[:1], hours=2).error_rate)
 
 
 def test_calls_one_by_one():
-    calls = [call(latency_ms=n) for n in range(1, 101)] + [call(status=429, refused=True)]
+    calls = [call(latency_ms=n) for n in range(1, 101)] + [call(status=400, refused=True)]
     found = from_calls(calls, hours=1)
     assert (found.requests, found.error_rate) == (101, 1 / 101)
     assert found.refusal_rate == 1 / 101
@@ -48,7 +49,7 @@ def test_calls_one_by_one():
 
 
 def test_the_worst_minute_is_one_minutes_percentile_and_no_single_call():
-    usual = [call(at=AT + dt.timedelta(seconds=n)) for n in range(60)]
+    usual = [call(at=AT + dt.timedelta(seconds=n, microseconds=n)) for n in range(60)]
     slow = [call(latency_ms=n, at=AT + dt.timedelta(minutes=5, seconds=n)) for n in range(21)]
     odd = call(latency_ms=9000.0, at=AT)
     assert from_calls([*usual, odd, *slow], hours=1).latency_worst_p95_ms == pytest.approx(19)
@@ -62,10 +63,14 @@ def test_a_service_that_counted_nothing_does_not_hide_what_was_written_down():
 
 def test_the_services_figures_win_and_tokens_are_counted_up():
     measured = from_minutes([Minute({"2xx": 200}, 5, 9)], hours=1)
-    found = joined(measured, from_calls([call()] * 100, hours=1))
-    assert (found.requests, found.latency_p95_ms) == (200, 9)
+    found = joined(measured, from_calls([call()] * 99 + [call(refused=True)], hours=1))
+    assert (found.requests, found.latency_p95_ms, found.refusal_rate) == (200, 9, 0.01)
     assert (found.prompt_tokens, found.completion_tokens) == (2000, 1000)
     assert joined(None, measured) is measured
+    more = from_calls([call()] * 300, hours=1)  # of which Azure Monitor has not heard yet
+    assert joined(measured, more).prompt_tokens == 3000
+    failed = from_calls([call(status=500)], hours=1)
+    assert joined(measured, failed).prompt_tokens == 10
 
 
 def test_cost_is_hours_and_tokens():

@@ -74,7 +74,7 @@ def test_trained_merged_and_endpoint_are_one_model(forms):
     assert all(stage.answers_equal for stage in certificate.stages)
     told = json.loads(json.dumps(certificate.to_json()))
     assert told["holds"] is True
-    assert told["stages"][0]["logits"]["tokens_equal"] is True
+    assert told["stages"][0]["logits"]["differing"] == 0
     assert len(set(told["answers"])) > 1
 
 
@@ -90,14 +90,14 @@ def test_the_untuned_base_is_found_out(forms):
 
 
 def test_logits_too_far_apart_break_it_even_with_equal_answers():
-    far = Parity(max_abs=1.0, max_rel=0.1, tokens_equal=True, positions=3)
+    far = Parity(max_abs=1.0, max_rel=0.1, positions=3)
     stage = compare_stage("merged", ["a"], ["a"], logits=far, tolerance=0.01)
     assert stage.answers_equal
     assert not stage.holds
 
 
 def test_a_tie_that_rounding_decides_does_not_break_it():
-    near = Parity(0.01, 0.001, tokens_equal=False, positions=9, differing=1, widest_flip=0.0001)
+    near = Parity(0.01, 0.001, positions=9, differing=1, widest_flip=0.0001)
     stage = compare_stage("merged", ["a b"], ["a c"], logits=near, tolerance=0.01)
     assert stage.differing == (0,)
     assert stage.holds
@@ -124,7 +124,7 @@ def replies(answers):
 @pytest.mark.parametrize("labels", [(), ("a", "b", "c", "d")])
 def test_an_endpoint_is_held_to_the_certificate_of_its_registration(labels):
     served = ["a", "b", "c", "d"]
-    logits = Parity(0.1, 0.01, tokens_equal=True, positions=5)
+    logits = Parity(0.1, 0.01, positions=5)
     merged = compare_stage("merged", ["a", "b", "c", "e"], served, logits=logits, tolerance=0.02)
     made = certify(
         "trial-1", ["a", "b", "c", "e"], [merged], max_tokens=3, served=served, labels=labels
