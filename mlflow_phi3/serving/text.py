@@ -49,9 +49,8 @@ class TextStream:
     def finish(self) -> str:
         """There are no more tokens; return what was held back."""
         rest, self._held = self._held, ""
-        if self._unread and not self.stopped:
+        if self._unread:
             rest += self._tokenizer.decode(self._unread, skip_special_tokens=True)
-            self._unread.clear()
         return rest
 
     def _read(self, token: int) -> str:
@@ -72,5 +71,5 @@ class TextStream:
 
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of ``text`` that begins ``stop``."""
-    longest = min(len(text), len(stop) - 1)
+    longest = min(len(text), len(stop))
     return next((size for size in range(longest, 0, -1) if text.endswith(stop[:size])), 0)

@@ -18,19 +18,19 @@ ANSWER = {
 
 
 def event(kind, data, together="1", at="2026-02-03T04:05:00Z"):
-    return json.dumps(
-        {"specversion": "1.0", "type": kind, "time": at, "data": data, "correlationid": together}
-    )
+    facts = {"specversion": "1.0", "id": kind, "type": kind, "time": at, "data": data}
+    return json.dumps(facts | {"correlationid": together})
 
 
 def read(*lines):
     return read_calls((f"file:{n}", line) for n, line in enumerate(lines, start=1))
 
 
-def test_request_and_answer_meet_in_any_order():
+@pytest.mark.parametrize("kind", ["response", "outputs"])
+def test_request_and_answer_meet_in_any_order(kind):
     framed = {"input_data": {"columns": ["messages"], "data": [[CHAT["messages"]]]}}
     (call,) = read(
-        event("azureml.inference.response", {"predictions": [ANSWER]}),
+        event(f"azureml.inference.{kind}", {"predictions": [ANSWER]}),
         event("azureml.inference.request", framed),
     )
     assert (call.at, call.prompts) == (AT, ("hello",))
@@ -43,6 +43,8 @@ def test_request_and_answer_meet_in_any_order():
     [
         CHAT,
         [CHAT],
+        json.dumps(CHAT),
+        {"messages": [*CHAT["messages"], {"role": "assistant", "content": "hi"}]},
         {"dataframe_split": {"columns": ["messages"], "data": [[CHAT["messages"]]]}},
         [{"messages": json.dumps(CHAT["messages"])}],  # a pandas frame, written as text
         {"input_data": [{"text": "hello"}]},
@@ -94,7 +96,8 @@ def test_every_chat_of_a_batch_counts():
         assert call.prompts == ("hello",) * 3
         assert (call.prompt_tokens, call.completion_tokens) == (17, 5)
         assert call.refused
-    (call,) = read(to_log([CHAT] * 2, [{"choices": []}] * 2, at=AT, status=200, latency_ms=1))
+    untold = [{"choices": []}, {"choices": [], "usage": {"prompt_tokens": None}}]
+    (call,) = read(to_log([CHAT] * 2, untold, at=AT, status=200, latency_ms=1))
     assert (call.prompt_tokens, call.completion_tokens, call.refused) == (None, None, False)
 
 

@@ -91,7 +91,8 @@ def test_calls_that_were_answered_without_a_count_have_tokens_all_the_same():
 
 
 def test_requests_that_reached_no_model_cost_no_tokens():
-    collected = from_calls([call(status=None)] * 100, hours=1)  # the collector sees no others
+    seen = [call(status=None)] * 50 + [call(status=None, tokens=(None, None))] * 50
+    collected = from_calls(seen, hours=1)  # the collector sees no others
     measured = from_minutes([Minute({"2xx": 100, "4xx": 300}, 5, 9)], hours=1)
     assert joined(measured, collected).prompt_tokens == 1000
 

@@ -1,6 +1,7 @@
 """When tokens reach those who wait for them."""
 
 import asyncio
+from types import SimpleNamespace
 
 from transformers.generation.continuous_batching.requests import GenerationOutput, RequestStatus
 
@@ -42,6 +43,13 @@ def test_the_first_token_and_the_end_come_at_once_and_the_rest_with_them():
     assert brought(FOREVER_S, *steps) == [[1], [], [], [], [5]]
 
 
+def test_after_the_interval_what_lies_there_is_brought(monkeypatch):
+    times = iter([100, 100, 105, 110, 110, 119])  # of each step, and of what it brings
+    clock = SimpleNamespace(monotonic=lambda: next(times))
+    monkeypatch.setattr("mlflow_phi3.serving.deliveries.time", clock)
+    assert brought(10.0, *([output("a", n)] for n in (1, 2, 3, 4))) == [[1], [], [3], []]
+
+
 def test_a_failure_comes_at_once():
     failed = output("a", 2, RequestStatus.FAILED)
     assert brought(FOREVER_S, [output("a", 1)], [failed]) == [[1], [2]]
@@ -58,9 +66,12 @@ def test_what_nobody_waits_for_is_dropped():
         arrived = deliveries.open("a")
         deliveries.deliver(output("gone", 1))
         deliveries.deliver(output("a", 1))
+        await asyncio.sleep(0)
+        assert arrived.qsize() == 1
+        deliveries.deliver(output("a", 2))
         deliveries.close("a")
         await asyncio.sleep(0)
-        assert arrived.empty()
+        assert arrived.qsize() == 1
         assert len(deliveries) == 0
         assert deliveries.output_queue.empty()
 

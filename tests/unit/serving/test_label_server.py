@@ -71,6 +71,7 @@ def test_mlflows_shapes_are_answered_as_mlflow_does(app, labeller, body):
         ({}, "PHI3-U049"),
         ([], "PHI3-U049"),
         ({"inputs": TEXTS, "params": {}}, "PHI3-U049"),
+        ({"inputs": {"text": TEXTS, "id": [1, 2]}}, "PHI3-U049"),
         ({"dataframe_split": {"columns": ["text"], "data": ["hello there"]}}, "PHI3-U049"),
         ({"dataframe_split": {"columns": ["text"], "data": [5]}}, "PHI3-U049"),
         ({"dataframe_split": {"columns": ["text"], "data": [["x", "y"]]}}, "PHI3-U049"),

@@ -39,6 +39,7 @@ def test_a_seed_repeats_and_another_does_not(local):
         ask(local, temperature=1.5, n=3, seed=seed, max_tokens=10).answers for seed in (1, 1, 2)
     )
     assert first == again
+    assert len(first) == 3
     assert first != other
     assert len({answer.text for answer in first}) > 1
 
@@ -74,6 +75,8 @@ def test_stops_at_a_stop_sequence(local):
     assert answer.text == whole[: whole.index(stop)]
     assert answer.finish == "stop"
     assert answer.tokens < 40
+    assert "hold" not in whole  # which the question holds
+    assert ask(local, max_tokens=40, stop=["hold"]).answers[0].text == whole
 
 
 def test_a_special_token_is_no_text_and_so_no_stop_sequence(local):
@@ -93,6 +96,14 @@ def test_logprobs_are_the_models_own(local, base):
         scores.topk(2).values.tolist(), rel=1e-4
     )
     assert all(math.isfinite(item.logprob) for item in answer.logprobs)
+
+
+def test_the_end_of_an_answer_has_no_logprob(local):
+    answers = (
+        expected(local, f"light {n}", max_tokens=60, logprobs=True).answers[0] for n in range(99)
+    )
+    ended = next(answer for answer in answers if answer.finish == "stop")
+    assert len(ended.logprobs) == ended.tokens - 1
 
 
 def test_logprobs_are_of_the_text_before_a_stop_sequence(local):

@@ -79,6 +79,8 @@ def test_what_is_null_counts_as_absent_within_a_message_too():
         ({"max_tokens": 0}, "max_tokens"),
         ({"top_p": 0}, "top_p"),
         ({"n": 0}, "n: "),
+        ({"n": 17}, "n: "),
+        ({"top_logprobs": 21}, "top_logprobs"),
         ({"stop": ["a", ""]}, "stop: (?!value error).*empty"),
         ({"stop": list("abcde")}, "stop"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),

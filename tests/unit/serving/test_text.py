@@ -41,9 +41,17 @@ def test_text_before_the_stop_is_given_and_nothing_after(tokenizer):
     assert stream.stopped
 
 
-def test_the_first_of_several_stops_wins(tokenizer):
-    found, _ = pieces(tokenizer, "a cc bb", ["bb", "cc"])
-    assert "".join(found) == "a "
+@pytest.mark.parametrize(
+    ("text", "stop", "kept"),
+    [
+        ("a cc bb", ["bb", "cc"], "a "),
+        ("hold the button", ["button", "utt"], "hold the b"),  # both end within one token
+        ("xaab", ["aab"], "x"),
+    ],
+)
+def test_the_first_stop_that_is_complete_wins(tokenizer, text, stop, kept):
+    found, stream = pieces(tokenizer, text, stop)
+    assert "".join(found) + stream.finish() == kept
 
 
 def test_what_could_become_a_stop_is_held_back_and_given_in_the_end(tokenizer):
