@@ -103,6 +103,7 @@ def sweep_ours(folder: Path, pruner: str, precision: str, asked: argparse.Namesp
         "sampler": "grid",
         "n_trials": str(math.prod(len(axis) for axis in axes.values())),
         "pruner": pruner,
+        "evaluations_per_epoch": str(asked.evaluations if pruner != "none" else 1),
     }
     command = ["ours", "--base", str(folder / "base"), "--precision", precision]
     command += ["--store", str(folder / "store"), "--options", json.dumps(options)]
@@ -204,6 +205,9 @@ def main() -> None:
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="of the ratios")
     parser.add_argument("--data", choices=DATA, default="tailed")
     parser.add_argument("--rows", type=int, default=128, help="training conversations")
+    parser.add_argument(
+        "--evaluations", type=int, default=1, help="of `pruned`, within an epoch; each is judged"
+    )
     parser.add_argument("--quick", action="store_true", help="4 trials on 32 rows; not written")
     asked = parser.parse_args()
     if asked.quick:
