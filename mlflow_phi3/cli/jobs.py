@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from mlflow_phi3.azure.finetuning import base_name
+from mlflow_phi3.azure.target import SCHEME
 from mlflow_phi3.cli.options import AS_JSON, TARGET
 from mlflow_phi3.errors import UsageError
 from mlflow_phi3.foundry.project import open_project
@@ -36,12 +37,14 @@ def list_command(*, target: str = TARGET, as_json: bool = AS_JSON) -> None:
         typer.echo(json.dumps({"jobs": [asdict(job) for job in jobs], "models": rows}, indent=2))
         return
     screen = Screen()
-    screen.table(
+    _list(
+        screen,
         "Fine-tuning jobs",
         ["job", "status", "base model", "makes", "created"],
         [[j.name, j.status, base_name(j.base), j.output, j.created[:19]] for j in jobs],
     )
-    screen.table(
+    _list(
+        screen,
         "Tuned models",
         ["model", "base model", "job", "served by"],
         [
@@ -54,6 +57,9 @@ def list_command(*, target: str = TARGET, as_json: bool = AS_JSON) -> None:
             for m in models
         ],
     )
+    if not jobs and not models:
+        more = "" if target == SCHEME else f" --azure_target {target}"
+        screen.say(f"  Begin    mlflow-phi3 train --backend foundry{more}")
 
 
 @app.command("show")
@@ -96,6 +102,13 @@ def cancel_command(name: str = _JOB, *, target: str = TARGET) -> None:
     inventory.service.cancel(name)
     state = inventory.service.get(name)
     typer.echo(f"{name}: {state.status if state else 'gone'}")
+
+
+def _list(screen: Screen, title: str, columns: list[str], rows: list[list[str]]) -> None:
+    if rows:
+        screen.table(title, columns, rows)
+    else:
+        screen.say(f"{title}: none")
 
 
 def _ask(removal: Removal) -> None:

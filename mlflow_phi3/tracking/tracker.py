@@ -262,10 +262,15 @@ def _no_experiment(problem: str) -> PreflightError:
 
 
 def close_orphan(run_id: str, status: Status) -> None:
-    """Close a run that is RUNNING though nobody will: whoever started it is gone."""
-    client = MlflowClient()
-    if client.get_run(run_id).info.status == "RUNNING":
-        client.set_terminated(run_id, status)
+    """Close a run that is RUNNING though nobody will: whoever started it is gone.
+
+    Raises:
+        PreflightError: The store does not answer, or has no such run.
+    """
+    with briefly(), asking(mlflow.get_tracking_uri()):
+        client = MlflowClient()
+        if client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, status)
 
 
 def _end_badly(run: Run, status: Status, error: BaseException) -> None:

@@ -1,5 +1,7 @@
 """What a step says at its end: where to look, and what comes next."""
 
+import shlex
+
 from rich.markup import escape
 
 from mlflow_phi3.tracking.run import Run
@@ -12,7 +14,7 @@ def how_to_look(store: str, run: Run) -> str:
     if store.startswith(("http://", "https://")):
         page = f"#/experiments/{run.experiment_id}/runs/{run.run_id}"
         return f"{hide_password(store).rstrip('/')}/{page}"
-    return f"mlflow ui --backend-store-uri {hide_password(store)}"
+    return f"mlflow ui --backend-store-uri {shlex.quote(hide_password(store))}"
 
 
 def show_look(context: Context, run: Run, artifact: str = "") -> None:

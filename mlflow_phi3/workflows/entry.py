@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.prepare import SPLITS
 from mlflow_phi3.config.words import WORDS
 from mlflow_phi3.data.hub import WEIGHT, is_hub_id
-from mlflow_phi3.errors import Interrupted, Phi3Error
+from mlflow_phi3.errors import Interrupted, Phi3Error, PreflightError
 from mlflow_phi3.imports import import_large
 from mlflow_phi3.processes import is_alive
 from mlflow_phi3.tracking.launcher import find_launcher
@@ -113,5 +114,6 @@ def _end_badly(
     if run_id and not (launcher and is_alive(launcher.pid)):
         from mlflow_phi3.tracking.tracker import close_orphan
 
-        close_orphan(run_id, "KILLED" if isinstance(error, Interrupted) else "FAILED")
+        with suppress(PreflightError):  # the first error is the one to show
+            close_orphan(run_id, "KILLED" if isinstance(error, Interrupted) else "FAILED")
     return error.exit_code

@@ -169,15 +169,22 @@ def _foundry_lines(
 
 
 def _show(screen: Screen, config: PlanWord, lines: tuple[Line, ...]) -> None:
-    for line in lines:
-        screen.facts("plan", **asdict(line))
-    rows = [[line.section, line.what, _amount(line), line.unit, line.source] for line in lines]
-    screen.table(f"Plan for {config.model}", ["of", "what", "amount", "unit", "source"], rows)
+    if config.output == "json":
+        for line in lines:
+            screen.facts("plan", **asdict(line))
+    else:
+        # A source that several lines share stands beside the first.
+        above = ["", *(line.source for line in lines)]
+        rows = [
+            [f"{line.section}: {line.what}", _amount(line), line.source * (line.source != told)]
+            for line, told in zip(lines, above, strict=False)
+        ]
+        screen.table(f"Plan for {config.model}", ["what", "amount", "source"], rows)
     screen.say("Nothing was spent or sent. Prices are estimates; your invoice decides.")
 
 
 def _amount(line: Line) -> str:
-    return "?" if line.amount is None else str(line.amount)
+    return "?" if line.amount is None else f"{line.amount} {line.unit}".strip()
 
 
 def _today() -> dt.date:

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from mlflow_phi3.emulator.settings import HOME_VARIABLE
+
 POINTS = [
     ("PUT", "/devstoreaccount1/"),
     ("PUT", "/models/[^/]+/versions/"),
@@ -39,22 +41,23 @@ for line in sys.stdin:
 """
 
 
-@pytest.fixture
-def said(tmp_path):
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
     """Where the processes say what they do."""
-    return tmp_path / "said"
+    return tmp_path_factory.mktemp("killed") / "said"
 
 
-@pytest.fixture
-def start_create(emulator, models, said):
+@pytest.fixture(scope="module")
+def start_create(emulator, models, store_uri, said):
     """Begin to create the deployment in a process of its own; returns its id."""
+    home = {HOME_VARIABLE: str(emulator.settings.home), "MLFLOW_TRACKING_URI": store_uri}
     with said.open("w") as told:
         parent = subprocess.Popen(
             [sys.executable, "-c", CLIENTS, models["one"]],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=told,
-            env=dict(os.environ),
+            env={**os.environ, **home},
             text=True,
         )
 

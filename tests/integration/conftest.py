@@ -1,5 +1,6 @@
 """Real commands in folders of their own."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,20 @@ def environment():
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
     path = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"
     return kept | {"PATH": path, "MLFLOW_DISABLE_TELEMETRY": "true", "COLUMNS": "160"}
+
+
+@pytest.fixture
+def few(tmp_path):
+    """A file of some short conversations, which are learnt in no time."""
+    asked = ({"role": "user", "content": f"Where is item {number} kept?"} for number in range(40))
+    answers = ("on the shelf", "in the cellar", "behind the door")
+    rows = [
+        {"messages": [one, {"role": "assistant", "content": f"It is {answers[number % 3]}."}]}
+        for number, one in enumerate(asked)
+    ]
+    path = tmp_path / "few.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 
 ACTIVATE = """\
 conda() {{ . "{home}/envs/$2/bin/activate"; }}
@@ -24,12 +25,22 @@ def conda_home(tmp_path):
 
 
 @pytest.mark.timeout(900)
-def test_plain_mlflow_run_makes_its_environment_from_conda_yaml(start, conda_home):
+def test_plain_mlflow_run_makes_its_environment_from_conda_yaml(start, project, conda_home):
     run = start(
-        "mlflow", "run", ".", "-e", "prepare", "-P", "epoch=3", MLFLOW_CONDA_HOME=str(conda_home)
+        "mlflow",
+        "run",
+        ".",
+        "-e",
+        "prepare",
+        "-P",
+        "on_eror=fail",
+        MLFLOW_CONDA_HOME=str(conda_home),
     )
     told, _ = run.communicate(timeout=900)
 
     # The environment was made and the program ran in it: it refused what it should refuse.
     assert "Creating conda environment" in told
-    assert "PHI3-U004 epoch: unknown parameter" in told
+    assert "PHI3-U004 on_eror: unknown parameter. Fix: did you mean 'on_error'?" in told
+    assert run.returncode != 0
+    runs = MlflowClient(f"sqlite:///{project}/mlflow.db").search_runs(["0"])
+    assert [run.info.status for run in runs] == ["FAILED"]

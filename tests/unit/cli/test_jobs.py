@@ -59,3 +59,19 @@ def test_without_a_terminal_a_tuned_model_goes_by_yes_alone(delete):
 
 def test_a_job_that_is_over_goes_without_a_question(delete):
     assert delete(JOB, terminal=False) == [JOB]
+
+
+@pytest.mark.parametrize("models", [[], [MODEL]])
+def test_a_list_of_nothing_is_told_in_words(models, monkeypatch, capsys):
+    service = SimpleNamespace(list_jobs=list, tuned_models=lambda: models)
+    inventory = SimpleNamespace(service=service, deployed=lambda _model: [])
+    monkeypatch.setattr(jobs, "open_project", lambda _target: None)
+    monkeypatch.setattr(jobs, "Inventory", lambda _project: inventory)
+
+    jobs.list_command(target="azure-foundry:/local", as_json=False)
+
+    said = capsys.readouterr().out
+    assert "Fine-tuning jobs: none\n" in said
+    assert ("Tuned models: none\n" in said) == (not models)
+    begin = "mlflow-phi3 train --backend foundry --azure_target azure-foundry:/local"
+    assert (begin in said) == (not models)

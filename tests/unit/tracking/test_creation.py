@@ -8,27 +8,39 @@ import sys
 
 import pytest
 from alembic.util.exc import CommandError
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.tracking.creation import make_whole
 from mlflow_phi3.tracking.missing import asking
+from mlflow_phi3.tracking.tracker import _make_store
 
+# All is imported once, and the commands begin at the same moment.
 OPEN = """
-import sys
+import os, sys
 from mlflow_phi3.errors import PreflightError
 from mlflow_phi3.tracking.tracker import open_tracker
-try:
-    print(open_tracker(uri="sqlite:///mlflow.db").experiment_id)
-except PreflightError as error:
-    print(error)
+
+commands = int(sys.argv[1])
+for _ in range(commands):
+    if os.fork() == 0:
+        try:
+            print(open_tracker(uri="sqlite:///mlflow.db").experiment_id, flush=True)
+        except PreflightError as error:
+            print(error, flush=True)
+        os._exit(0)
+for _ in range(commands):
+    os.wait()
 """
 
 
-def opening(folder, **options):
-    return subprocess.Popen(
-        [sys.executable, "-c", OPEN], cwd=folder, stdout=subprocess.PIPE, text=True, **options
+def opened(folder, commands, **options):
+    words = [sys.executable, "-c", OPEN, str(commands)]
+    done = subprocess.run(
+        words, cwd=folder, stdout=subprocess.PIPE, text=True, timeout=300, check=True, **options
     )
+    return done.stdout
 
 
 def names(folder):
@@ -36,9 +48,7 @@ def names(folder):
 
 
 def test_commands_that_begin_at_once_in_a_new_folder_all_find_the_store(tmp_path):
-    commands = [opening(tmp_path) for _ in range(3)]
-
-    assert [command.communicate(timeout=300)[0] for command in commands] == ["0\n"] * 3
+    assert opened(tmp_path, 3) == "0\n" * 3
     assert {"mlflow.db"} == {name for name in names(tmp_path) if "wal" not in name} - {
         "mlflow.db-shm"
     }
@@ -46,16 +56,17 @@ def test_commands_that_begin_at_once_in_a_new_folder_all_find_the_store(tmp_path
 
 def test_a_disk_that_is_full_is_named_and_leaves_nothing_behind(tmp_path):
     few = 300_000
-    full = opening(
-        tmp_path, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (few, few))
+    told = opened(
+        tmp_path, 1, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (few, few))
     )
 
-    told = full.communicate(timeout=300)[0]
     assert told.startswith("PHI3-P086 sqlite:///mlflow.db: ")
     assert f"the disk of {tmp_path}" in told
     assert not [name for name in names(tmp_path) if name != "mlflow.db.lock"]
 
-    assert opening(tmp_path).communicate(timeout=300)[0] == "0\n"
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    make_whole(store, _make_store)  # with room again
+    assert MlflowClient(store).get_experiment("0").name == "Default"
 
 
 def test_what_a_killed_command_left_is_made_anew(tmp_path):

@@ -105,3 +105,14 @@ def test_paths_mean_where_the_launcher_was_started(tmp_path, monkeypatch, capsys
 
     assert code == 2
     assert "PHI3-U005 epochs: 'none'" in capsys.readouterr().err  # so the file was found
+
+
+def test_a_run_that_the_store_does_not_have_is_told_in_a_line(tracker, monkeypatch, capsys):
+    monkeypatch.setattr(entry, "find_launcher", lambda: None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", tracker.uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", tracker.experiment_id)
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+
+    assert entry.run("prepare", ["--output", "plain"]) == 4
+
+    assert "Run with id=00000000000000000000000000000000 not found" in capsys.readouterr().err

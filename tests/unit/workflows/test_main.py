@@ -15,7 +15,8 @@ from mlflow_phi3.workflows.screen import Screen
         ("sqlite:////a/mlflow.db", "mlflow ui --backend-store-uri sqlite:////a/mlflow.db"),
         ("http://mlflow:5000", "http://mlflow:5000/#/experiments/7/runs/abc"),
         ("https://me:secret@mlflow/x/", "https://me:***@mlflow/x/#/experiments/7/runs/abc"),
-        ("postgresql://me:secret@db/m", "mlflow ui --backend-store-uri postgresql://me:***@db/m"),
+        ("sqlite:////a b/m.db", "mlflow ui --backend-store-uri 'sqlite:////a b/m.db'"),
+        ("postgresql://me:secret@db/m", "mlflow ui --backend-store-uri 'postgresql://me:***@db/m'"),
     ],
 )
 def test_how_to_look_opens_that_store_and_tells_no_password(store, told):

@@ -50,7 +50,8 @@ def test_the_tokens_are_the_preparations_own(tmp_path, capsys):
     run(plan(*wanted))  # as people read it
     shown = capsys.readouterr().out
     assert f"{6 * tokens:,}" in shown
-    assert "tokens trained" in shown
+    assert "local sweep: tokens trained" in shown
+    assert shown.count("preparation") == 1  # six figures are from it
 
 
 def test_a_sweep_in_foundry_has_a_job_a_trial_and_nothing_of_this_machine(tmp_path, capsys):
