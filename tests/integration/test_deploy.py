@@ -18,7 +18,7 @@ from mlflow_phi3.emulator.settings import (
     settings_from,
 )
 from mlflow_phi3.emulator.storage.azurite import ACCOUNT, account_key
-from mlflow_phi3.emulator.storage.blobs import Blobs
+from mlflow_phi3.emulator.storage.datastore import Datastore
 from mlflow_phi3.processes import is_alive
 
 LOCAL = ("-t", "azure-foundry:/local")
@@ -69,8 +69,8 @@ class Cloud:
 
     def leased_blobs(self):
         """Names of blobs that somebody holds a lease of, and of the container if it is held."""
-        listed = Blobs(f"{self.running.url}", ACCOUNT, account_key(self.settings.secret("storage")))
-        query = f"comp=list&{listed.sas()}"
+        store = Datastore(self.running.url, account_key(self.settings.secret("storage")))
+        query = f"comp=list&{store.sas()}"
         blobs = self.http.get(f"/{ACCOUNT}/azureml-blobstore?restype=container&{query}")
         containers = self.http.get(f"/{ACCOUNT}/?{query}")
         assert "<Name>LocalUpload/" in blobs.text
