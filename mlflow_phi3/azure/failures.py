@@ -9,6 +9,7 @@ from azure.core.exceptions import (
 )
 from azure.core.exceptions import (
     ClientAuthenticationError,
+    DecodeError,
     HttpResponseError,
     ServiceRequestError,
     ServiceResponseError,
@@ -76,6 +77,14 @@ def translated(where: str) -> Iterator[None]:
         yield
     except ClientAuthenticationError as error:
         raise _from_response(error, where, "PHI3-A702") from error
+    except DecodeError as error:
+        raise AzureError(
+            "PHI3-A715",
+            "what answered is not Azure: it tells no JSON",
+            where=where,
+            fix="see what stands in between, such as a proxy or a sign-in page; then run it again",
+            status=error.status_code,
+        ) from error
     except HttpResponseError as error:
         raise _from_response(error, where, "PHI3-A701") from error
     except (ServiceRequestError, ServiceResponseError) as error:

@@ -5,6 +5,8 @@ from typing import Any
 _NOT_FOUND = 404
 _MAY_BE_GONE = frozenset({"GET", "DELETE"})
 """Where 404 is an answer; to PUT and POST it says that something they need is missing."""
+_TELLING = frozenset({"GET", "POST"})
+"""Whose answer is what was asked for."""
 _REFUSED = 400
 
 
@@ -26,9 +28,9 @@ def send(ml: Any, method: str, url: str, *, body: Any = None) -> Any | None:
         The pipeline's response, or None when what is read or deleted is not there.
 
     Raises:
-        HttpResponseError: Refused.
+        HttpResponseError: Refused; DecodeError: the answer to a question is no JSON.
     """
-    from azure.core.exceptions import HttpResponseError
+    from azure.core.exceptions import DecodeError, HttpResponseError
     from azure.core.rest import HttpRequest
     from azure.mgmt.core.exceptions import ARMErrorFormat
 
@@ -41,6 +43,11 @@ def send(ml: Any, method: str, url: str, *, body: Any = None) -> Any | None:
         return None
     if told.status_code >= _REFUSED:
         raise HttpResponseError(response=told, error_format=ARMErrorFormat)
+    if method in _TELLING and told.content:
+        try:
+            told.json()
+        except ValueError as error:
+            raise DecodeError("its answer is no JSON", response=told) from error
     return answer
 
 

@@ -7,7 +7,6 @@ from mlflow_phi3.config.describe import listed
 from mlflow_phi3.config.parse import parse_arguments
 from mlflow_phi3.config.serve import ServeConfig
 from mlflow_phi3.errors import Phi3Error, UsageError
-from mlflow_phi3.serving.server import serve
 
 _USAGE = "python -m mlflow_phi3.serving FOLDER [--name value ...]"
 
@@ -23,6 +22,8 @@ def main(arguments: list[str]) -> int:
                 "PHI3-U043", "no checkpoint folder", fix=f"{_USAGE}; --help lists them"
             )
         config = parse_arguments(ServeConfig, arguments[1:])
+        from mlflow_phi3.serving.server import serve  # with torch; help and mistakes need none
+
         serve(Path(arguments[0]), config, told=lambda url: _tell(f"answers at {url}"))
     except Phi3Error as error:
         _tell(str(error))

@@ -20,7 +20,8 @@ class Response:
     reason = "as told"
 
     def __init__(self, status, body):
-        self.status_code, self._text = status, json.dumps(body)
+        self.status_code = status
+        self._text = body if isinstance(body, str) else json.dumps(body)
         self.content = self._text.encode()
 
     def text(self, encoding=None):
@@ -62,6 +63,21 @@ WANTED = ServerlessEndpoint("chat", "azureml://m/1")
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_what_is_read_or_deleted_may_be_gone(method):
     assert send(MemoryClient(GONE), method, "/thing") is None
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda client: ServerlessService(client, Deadline(5)).get("chat"),
+        lambda client: ServerlessService(client, Deadline(5)).get_key("chat"),
+        lambda client: ResourceManager(client).get("/hub", "1", where="hub"),
+    ],
+)
+def test_a_page_in_azures_place_is_told_as_such(read):
+    page = MemoryClient((200, "<html>Sign in to the guest network</html>"))
+    told = "PHI3-A715 .*not Azure.*status 200.*a proxy or a sign-in page"
+    with pytest.raises(AzureError, match=told):
+        read(page)
 
 
 @pytest.mark.parametrize("method", ["PUT", "POST"])

@@ -11,6 +11,9 @@ from mlflow_phi3.training.spec import LoraSpec
 from mlflow_phi3.workflows import plan as workflow
 from mlflow_phi3.workflows.plan import run
 
+# Passes of the demo's long conversations take seconds.
+SHORT = ("--probe-steps=1", "--per-device-batch-size=2")
+
 
 def plan(*arguments):
     return parse_arguments(PlanWord, arguments)
@@ -27,7 +30,7 @@ def test_the_tokens_are_the_preparations_own(tmp_path, capsys):
         f"--workspace={workspace}",
         "--n-trials=4",
         "--epochs=2,3",
-        "--probe-steps=1",
+        *SHORT,
         "--usd-per-hour=2",
     )
     run(plan("--output=json", *wanted))
@@ -68,7 +71,7 @@ def test_a_sweep_in_foundry_has_a_job_a_trial_and_nothing_of_this_machine(tmp_pa
 
 def test_hours_cost_what_the_machine_costs(tmp_path, capsys):
     machine = "--machine=standard_nc24ads_a100_v4"
-    run(plan("--output=json", f"--workspace={tmp_path}", "--n-trials=1", machine))
+    run(plan("--output=json", f"--workspace={tmp_path}", "--n-trials=1", machine, *SHORT))
     money = lines_of(capsys)["local sweep", "money"]
     assert money["amount"]["high"] > 0
     assert "Standard_NC24ads_A100_v4 on 20" in money["source"]
