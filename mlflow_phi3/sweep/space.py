@@ -69,7 +69,8 @@ class Space:
     @property
     def most_evaluations(self) -> int:
         """Of the longest trial that there can be."""
-        return self.largest().evaluations
+        epochs = _most(self.swept[EPOCHS]) if EPOCHS in self.swept else self.pinned[EPOCHS]
+        return int(epochs) * int(self.pinned["evaluations_per_epoch"])
 
     def check_layers(self, base: Base) -> None:
         """Refuse layers that ``base`` does not have, at which a later trial would stop.

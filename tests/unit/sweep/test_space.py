@@ -16,6 +16,12 @@ def space_of(model="demo", **values):
     return build_space(parse_values(Hyperparameters, values), model=model, seed=7)
 
 
+@pytest.mark.parametrize(("epochs", "most"), [("2", 6), ("2,5", 15), ("1..4", 12)])
+def test_the_longest_trial_has_most_evaluations(epochs, most):
+    space = space_of(epochs=epochs, evaluations_per_epoch="3", class_weights="balanced")
+    assert space.most_evaluations == most
+
+
 def test_swept_and_pinned_are_told_apart():
     space = space_of(epochs="3", lora_r="8,16", lora_dropout="0..0.1")
     assert set(space.swept) == {"learning_rate", "batch_size_multiplier", "lora_r", "lora_dropout"}

@@ -80,9 +80,10 @@ def test_a_package_that_is_missing_is_told_before_anything_runs(
 
 
 def test_balanced_weights_wait_for_the_data():
-    from mlflow_phi3.workflows.check import check_training
+    from mlflow_phi3.workflows.check import check_search, check_training
 
     check_training(parse_values(WORDS["train"], {"class_weights": "balanced"}))
+    check_search(parse_values(WORDS["sweep"], {"class_weights": "none,balanced"}))
 
 
 def test_data_without_test_rows_is_refused_before_the_training(tracker, monkeypatch):
