@@ -1,6 +1,7 @@
 """``mlflow-phi3 list | show | delete | cancel``: the jobs and tuned models of a project."""
 
 import json
+import shlex
 import sys
 from dataclasses import asdict
 from typing import Any
@@ -58,7 +59,7 @@ def list_command(*, target: str = TARGET, as_json: bool = AS_JSON) -> None:
         ],
     )
     if not jobs and not models:
-        more = "" if target == SCHEME else f" --azure_target {target}"
+        more = "" if target == SCHEME else f" --azure_target {shlex.quote(target)}"
         screen.say(f"  Begin    mlflow-phi3 train --backend foundry{more}")
 
 

@@ -133,11 +133,7 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
         stack.callback(meter.close)
         for service in (online, serverless, jobs):
             service.resume()
-        client = httpx.AsyncClient(
-            trust_env=False,
-            timeout=600.0,
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=IDLE_S),
-        )
+        client = _open_client()
         scoring, collector = Scoring(online, fleet, client), Collector(store, datastore)
         yield Application(
             router=Router(
@@ -168,6 +164,12 @@ def _application(settings: Settings, listener: socket.socket) -> Iterator[Applic
                 ACCOUNT: BlobService(datastore, identity, client),
             },
         )
+
+
+def _open_client() -> httpx.AsyncClient:
+    """What reaches the processes behind the port, however many requests are on their way."""
+    limits = httpx.Limits(max_connections=None, keepalive_expiry=IDLE_S)
+    return httpx.AsyncClient(trust_env=False, timeout=600.0, limits=limits)
 
 
 def _open_datastore(settings: Settings, stack: contextlib.ExitStack) -> Datastore:

@@ -81,9 +81,7 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
     """
     if not validation:
         raise UsageError("PHI3-U089", "no validation examples", where="validation_data")
-    space = build_space(config, model=config.model, seed=config.seed)
-    space.check_layers(base)
-    check_evaluations(space.largest(), len(train))
+    space = _space_over(base, train, config)
     facts = {**tags, EXAMPLES: digest_examples(itertools.chain(train, validation))}
     study = begin_study(config, space, tracker=tracker, parent=parent, facts=facts)
     checkpoints = folder / study.name
@@ -111,6 +109,14 @@ def run_sweep(  # noqa: PLR0913 - what a sweep needs, each by its name
         if result.costs:
             mark_front(result, tracker)
         return result
+
+
+def _space_over(base: Base, train: Sequence[Example], config: SweepConfig) -> Space:
+    """What is searched; refuse what this base or so few examples cannot be trained with."""
+    space = build_space(config, model=config.model, seed=config.seed)
+    space.check_layers(base)
+    check_evaluations(space.largest(), len(train))
+    return space
 
 
 def _affordable(seeds: int, conductor: Conductor) -> int:

@@ -37,6 +37,7 @@ from mlflow_phi3.training.memory import memory_bytes
 from mlflow_phi3.training.passes import split_by_tokens
 from mlflow_phi3.training.reference import alike, predict
 from mlflow_phi3.training.reports import EvaluationReport, StepReport, diverged, perplexity
+from mlflow_phi3.training.rider import Rider
 from mlflow_phi3.training.schedule import Schedule, check_evaluations, order_examples
 from mlflow_phi3.training.spec import LoraSpec, TrialSpec
 from mlflow_phi3.training.spread import Spread, gathered, spread_adapter
@@ -104,6 +105,8 @@ def train_sharded(
     budget = token_budget or TOKEN_BUDGET.get(group.device.type, 1024)
     identity = disk.identify(spec, base, disk.digest_examples(train))
     progress = _find_progress(folder / "last", identity, group)
+    rider = Rider(TRIAL, spec, folder)
+    rider.take_up(progress)
     spread = spread_adapter(base, spec, folder / "last" if progress.step else None)
     schedule = Schedule(spec, len(train))
     saved = time.perf_counter()
@@ -115,14 +118,9 @@ def train_sharded(
             number = progress.evaluated + 1
             told = _evaluate(spread.model, validation, group, budget, stepped, number)
             _refuse_infinite(f"validation loss {told.loss}", step, told.loss)
-            before = progress.best_loss
-            improved = not validation or told.loss < before
-            progress = replace(
-                progress,
-                evaluated=number,
-                best_loss=told.loss if validation and improved else before,
-                best_before=before,
-            )
+            improved = rider.hear(told.loss if validation else None)
+            best, before = rider.best_loss, rider.best_before
+            progress = replace(progress, evaluated=number, best_loss=best, best_before=before)
             _save(spread, progress, base, folder, best=improved)
             saved = time.perf_counter()
             if validation:
