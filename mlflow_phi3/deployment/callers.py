@@ -1,5 +1,6 @@
 """Asking endpoints: one client each, found by name, of whichever kind the endpoint is."""
 
+import shlex
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -120,7 +121,7 @@ class Callers:
             "PHI3-U737",
             "there is no such endpoint, or it is still being created",
             where=f"endpoint {endpoint}",
-            fix=f"list them by mlflow deployments list -t {self._uri}",
+            fix=f"list them by mlflow deployments list -t {shlex.quote(self._uri)}",
         )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime as dt
+import shlex
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -195,7 +196,7 @@ class ManagedDeployer:
                 "PHI3-U735",
                 "there is no such deployment",
                 where=names.given,
-                fix=f"list them by mlflow deployments list -t {self._uri}",
+                fix=f"list them by mlflow deployments list -t {shlex.quote(self._uri)}",
             )
         return describe(endpoint, found, names.deployment)
 

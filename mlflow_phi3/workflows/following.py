@@ -1,6 +1,7 @@
 """A job of Foundry as a run shows it: its status, its metrics, and the model that comes of it."""
 
 import json
+import shlex
 import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -63,7 +64,9 @@ def register_tuned_model(context: Context, run: Run, model: TunedModel, name: st
     uri = f"models:/{version.name}/{version.version}"
     context.screen.say(f"[bold green]{uri}[/] is {model.name}:{model.version} in Azure")
     target = run.tags().get(TARGET_TAG, "")
-    create = f"mlflow deployments create -t {target} --name {endpoint_for(name)} -m {uri}"
+    create = (
+        f"mlflow deployments create -t {shlex.quote(target)} --name {endpoint_for(name)} -m {uri}"
+    )
     context.screen.say(f"  Deploy   {create}")
 
 
